@@ -1,0 +1,43 @@
+"""The errors that people meet. Every message names the field, the bound and the remedy."""
+
+from __future__ import annotations
+
+
+class KvstoreError(Exception):
+    """Base of all errors of the store."""
+
+
+class CommandError(KvstoreError):
+    """A command that cannot be understood or is over a limit; nothing was proposed.
+
+    ``position`` is the 0-based index of the character in the command's text where it went wrong, if there is one.
+    """
+
+    def __init__(self, message: str, position: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.position = position
+
+
+class IncompleteCommand(CommandError):
+    """The text ends within a quote or a ``{`` block: more lines may complete it."""
+
+
+class DataDirError(KvstoreError):
+    """A data directory that cannot be opened: in use, read-only, another node's, or of a newer version."""
+
+
+class DamagedError(DataDirError):
+    """Stored data that does not match its checksum, or is missing: the node must not vote until it is repaired."""
+
+
+class UnavailableError(KvstoreError):
+    """The request certainly did not happen and will not happen; it can be sent again."""
+
+
+class StorageFullError(UnavailableError):
+    """The disk has no room: the write was refused before it was proposed, earlier data stays."""
+
+
+class UnknownOutcomeError(KvstoreError):
+    """The request may have happened or may still happen: only a retry under the same session and sequence is safe."""
