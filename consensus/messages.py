@@ -34,8 +34,8 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Ask(msgspec.Struct, frozen=True, tag="ask"):
-    """Would you promise this ballot, from slot ``first`` on? Asked before the ballot is used, so that a node that cannot
-    win disturbs nobody (the pre-vote of Ongaro's thesis, section 9.6)."""
+    """Would you promise this ballot, from slot ``first`` on? Asked before the ballot is used, so that a node that
+    cannot win disturbs nobody (the pre-vote of Ongaro's thesis, section 9.6)."""
 
     ballot: Ballot
     first: int
@@ -134,13 +134,13 @@ class Learn(msgspec.Struct, frozen=True, tag="learn"):
 
 
 class ReadIndex(msgspec.Struct, frozen=True, tag="read_index"):
-    """A follower's question to the leader: up to which slot must I have applied to serve the reads numbered ``read``?"""
+    """A follower asks the leader: what must I have applied to serve my reads numbered up to ``read``?"""
 
     read: int
 
 
 class ReadIndexReply(msgspec.Struct, frozen=True, tag="read_index_reply"):
-    """The reads numbered ``read`` see every command acknowledged before they arrived once ``index`` is applied."""
+    """Those reads see every command acknowledged before they arrived once ``index`` is applied."""
 
     read: int
     index: int

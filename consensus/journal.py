@@ -1,0 +1,58 @@
+"""What waits for the disk: records not yet durable, and the messages that speak for them."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from consensus.invariants import require
+from consensus.messages import Message, Record, Stored
+
+
+class Journal:
+    """Numbers the records and holds back every message that speaks for one until it is durable.
+
+    A Promise or Accepted that leaves before its record is on disk is forgotten by a crash but not by its receiver; the
+    host cannot get the order wrong because it never sees the message before.
+    """
+
+    def __init__(self) -> None:
+        self.recorded = 0
+        self._durable = 0
+        self._records: list[Record] = []
+        self._first_slots: deque[tuple[int, int]] = deque()
+        self._held: deque[tuple[int, str, Message]] = deque()
+
+    def record(self, record: Record) -> None:
+        """Add a record to make durable after all earlier ones."""
+        self.recorded += 1
+        self._records.append(record)
+        if isinstance(record, Stored):
+            self._first_slots.append((self.recorded, record.run.first))
+
+    def hold(self, receiver: str, message: Message) -> None:
+        """Send this once every record so far is durable."""
+        self._held.append((self.recorded, receiver, message))
+
+    def take_records(self) -> list[Record]:
+        """The records added since the last call."""
+        records, self._records = self._records, []
+        return records
+
+    def persisted(self, upto: int) -> None:
+        """The host made all records up to this number durable."""
+        require(self._durable <= upto <= self.recorded, f"persisted {upto} of {self.recorded}, had {self._durable}")
+        self._durable = upto
+        while self._first_slots and self._first_slots[0][0] <= upto:
+            self._first_slots.popleft()
+
+    def release(self) -> list[tuple[str, Message]]:
+        """The held messages whose records are durable, in order."""
+        released = []
+        while self._held and self._held[0][0] <= self._durable:
+            _, receiver, message = self._held.popleft()
+            released.append((receiver, message))
+        return released
+
+    def durable_before(self) -> int | None:
+        """The lowest slot with a value that is not durable yet, None if there is none."""
+        return min((first for _, first in self._first_slots), default=None)

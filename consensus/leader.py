@@ -1,0 +1,124 @@
+"""The leader's two phases, as bookkeeping: who promised and voted, what is in flight. Sending is the replica's part."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from consensus.ballot import Ballot
+from consensus.invariants import require
+from consensus.log import Log
+from consensus.membership import Configuration
+from consensus.messages import NO_OP, Promise, Run
+
+MAX_ACCEPT_SLOTS = 4_096
+MAX_ACCEPT_BYTES = 4 * 1_048_576
+MAX_IN_FLIGHT = 8
+"""Accepts on their way at once. While all are under way new values gather into the next, larger Accept."""
+
+
+class Phase1:
+    """A candidate's promises, for all slots from ``first`` on."""
+
+    def __init__(self, ballot: Ballot, first: int, configuration: Configuration) -> None:
+        self.ballot = ballot
+        self.first = first
+        self.promises: dict[str, list[Run]] = {}
+        self._configuration = configuration
+
+    def promised(self, sender: str, promise: Promise) -> bool:
+        """Count a promise; True once a quorum has promised. A node's second promise changes nothing."""
+        for run in promise.accepted:
+            require(run.ballot < self.ballot, f"{sender} promised {self.ballot} after accepting under {run.ballot}")
+        self.promises.setdefault(sender, promise.accepted)
+        return self._configuration.is_quorum(self.promises)
+
+    def adopt(self) -> list[bytes]:
+        """The values to propose from ``first`` on: per slot that of the highest ballot promised, no-ops in gaps.
+
+        Only that value can have been chosen under an earlier ballot (*Paxos Made Simple*, P2c).
+        """
+        highest = Log(self.first)
+        for run in sorted((run for runs in self.promises.values() for run in runs), key=lambda run: run.ballot):
+            highest.put(run)
+        values = [NO_OP] * (highest.last - self.first + 1)
+        for run in highest.runs(self.first, highest.last):
+            values[run.first - self.first : run.last - self.first + 1] = run.values
+        return values
+
+
+class Flight:
+    """One Accept under way: its run and the nodes that voted for it. ``sent_at`` in ms."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.votes: set[str] = set()
+        self.sent_at = 0
+
+
+class Phase2:
+    """A leader's proposals under its ballot: gathering, waiting to be sent, in flight.
+
+    ``recovered_upto``: all that may have been chosen before this ballot lies at or below it. ``first_proposal`` is the
+    slot of the first value that a client proposed under this ballot: the one that Phase 1 was run for. No slot below
+    ``next_free`` is free; ``open`` are values for the slots from ``open_first`` on that no Accept holds yet.
+    """
+
+    def __init__(self, ballot: Ballot, first: int, recovered_upto: int, configuration: Configuration) -> None:
+        self.ballot = ballot
+        self.next_free = first
+        self.recovered_upto = recovered_upto
+        self.first_proposal: int | None = None
+        self.open: list[bytes] = []
+        self.open_first = 0
+        self._queue: deque[Flight] = deque()
+        self._flights: dict[int, Flight] = {}
+        self._configuration = configuration
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a further Accept may be sent at once."""
+        return len(self._flights) + len(self._queue) < MAX_IN_FLIGHT
+
+    def enqueue(self, run: Run) -> None:
+        """Put a run of this ballot in line for sending."""
+        self._queue.append(Flight(run))
+
+    def departures(self, now: int) -> Iterator[Run]:
+        """The runs to send for the first time."""
+        while self._queue and len(self._flights) < MAX_IN_FLIGHT:
+            flight = self._queue.popleft()
+            flight.sent_at = now
+            self._flights[flight.run.first] = flight
+            yield flight.run
+
+    def overdue(self, now: int, patience: int) -> Iterator[tuple[Run, set[str]]]:
+        """The runs to send once more, with the nodes that voted already."""
+        for flight in self._flights.values():
+            if now - flight.sent_at >= patience:
+                flight.sent_at = now
+                yield flight.run, flight.votes
+
+    def accepted(self, sender: str, first: int, last: int) -> Run | None:
+        """Count a vote, once per node; returns the run when this vote made it chosen."""
+        flight = self._flights.get(first)
+        if flight is None:
+            return None
+        require(flight.run.last == last, f"{sender} accepted {first}..{last}, proposed was {first}..{flight.run.last}")
+        flight.votes.add(sender)
+        if not self._configuration.is_quorum(flight.votes):
+            return None
+        del self._flights[first]
+        return flight.run
+
+
+def chunks(values: list[bytes]) -> Iterator[list[bytes]]:
+    """Split values into lists that fit one Accept each, by number and by size."""
+    first = size = 0
+    for index, value in enumerate(values):
+        if index - first >= MAX_ACCEPT_SLOTS or (size and size + len(value) > MAX_ACCEPT_BYTES):
+            yield values[first:index]
+            first, size = index, 0
+        size += len(value)
+    if first < len(values):
+        yield values[first:]

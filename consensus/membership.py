@@ -1,0 +1,25 @@
+"""Who takes part, and how many make a quorum."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+MAX_NODES = 7
+
+
+class Configuration:
+    """A fixed set of 1 to 7 nodes; any two quorums (majorities) have a node in common."""
+
+    def __init__(self, nodes: Iterable[str]) -> None:
+        self.nodes = tuple(sorted(set(nodes)))
+        if not 1 <= len(self.nodes) <= MAX_NODES:
+            raise ValueError(f"a cluster has 1 to {MAX_NODES} nodes, not {len(self.nodes)}")
+        self.quorum = len(self.nodes) // 2 + 1
+
+    def is_quorum(self, votes: Collection[str]) -> bool:
+        """Whether these distinct nodes, counting members only, are a majority."""
+        return sum(node in votes for node in self.nodes) >= self.quorum
+
+    def reached_by_quorum(self, marks: Mapping[str, int]) -> int:
+        """The greatest mark that a majority has reached; a node without one counts as -1."""
+        return sorted((marks.get(node, -1) for node in self.nodes), reverse=True)[self.quorum - 1]

@@ -1,0 +1,663 @@
+"""One replica of the log: the only door to Multi-Paxos. Inputs go in, effects come out; no I/O, clock or randomness."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from enum import Enum
+
+import msgspec
+
+from consensus.acceptor import Acceptor
+from consensus.ballot import NEVER, Ballot
+from consensus.election import Election, Timing
+from consensus.invariants import require
+from consensus.journal import Journal
+from consensus.leader import MAX_ACCEPT_BYTES, MAX_ACCEPT_SLOTS, Phase1, Phase2, chunks
+from consensus.learner import Learner
+from consensus.log import Log
+from consensus.membership import Configuration
+from consensus.messages import (
+    Accept,
+    Accepted,
+    Alive,
+    Answer,
+    Ask,
+    Chosen,
+    Fetch,
+    Heartbeat,
+    Learn,
+    Message,
+    Prepare,
+    Promise,
+    Promised,
+    ReadIndex,
+    ReadIndexReply,
+    Record,
+    Reject,
+    Run,
+    Stored,
+)
+from consensus.reads import ReadQueue, ReadRounds
+
+SLOT_WINDOW = 1_048_576
+"""How far past ``chosen_upto`` a slot may be proposed by name: a new leader must fill every gap below it."""
+MAX_AHEAD_TOLD = 64
+"""Chosen ranges beyond the contiguous part that one message tells; later messages tell the rest."""
+NO_END = 2**63
+
+
+class Role(Enum):
+    FOLLOWER = "follower"
+    ASKING = "asking"
+    PREPARING = "preparing"
+    LEADER = "leader"
+
+
+class Effects(msgspec.Struct):
+    """What the host has to do, once per turn.
+
+    ``records`` are to be made durable in order, then ``persisted(upto)`` be called; ``messages`` are to be sent now;
+    ``chosen`` are runs to apply, in slot order and without a gap; then all reads numbered up to ``reads`` may be served
+    (0 = none new); ``fetches`` (node, first, last) ask for chosen slots that have left memory: answer by ``supply``.
+    """
+
+    records: list[Record]
+    upto: int
+    messages: list[tuple[str, Message]]
+    chosen: list[Run]
+    reads: int
+    fetches: list[tuple[str, int, int]]
+
+
+class Replica:
+    """A proposer, acceptor and learner in one, driven by messages, ticks and requests.
+
+    Start or restart it from what the host's log store holds: ``promised``, ``chosen_upto`` and the accepted runs above
+    it. Time is in milliseconds from any origin, never running backwards; only ``tick`` brings it in.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        nodes: Iterable[str],
+        *,
+        rng: random.Random,
+        now: int,
+        promised: Ballot = NEVER,
+        chosen_upto: int = 0,
+        accepted: Iterable[Run] = (),
+        timing: Timing | None = None,
+    ) -> None:
+        self.node = node
+        self.configuration = Configuration(nodes)
+        require(node in self.configuration.nodes, f"{node} is not one of the cluster's nodes")
+        self.role = Role.FOLLOWER
+        self._others = [other for other in self.configuration.nodes if other != node]
+        self._timing = timing or Timing()
+        self._now = now
+        self._log = Log(chosen_upto + 1, accepted)
+        self._acceptor = Acceptor(self._log, promised)
+        self._learner = Learner(self._log, chosen_upto)
+        self._election = Election(node, self.configuration, self._timing, rng, now)
+        self._journal = Journal()
+        self._queue = ReadQueue()
+        self._phase1: Phase1 | None = None
+        self._phase2: Phase2 | None = None
+        self._rounds = ReadRounds(NEVER, node, self.configuration)
+        self._heard_from: dict[str, int] = {}
+        self._next_beat = now
+        self._next_resend = now
+        self._next_read_ask = now
+        self._told = self._news()
+        self._fetching = False
+        self._fetch_at = now
+        self._fetch_from = 0
+        self._delivered = chosen_upto
+        self._messages: list[tuple[str, Message]] = []
+        self._fetches: list[tuple[str, int, int]] = []
+
+    # -- what the host may look at -----------------------------------------------------------------------------------
+
+    @property
+    def leader(self) -> str | None:
+        """The leader as far as this node knows."""
+        return self.node if self.role is Role.LEADER else self._election.leader
+
+    @property
+    def ballot(self) -> Ballot:
+        """The ballot of the leader that this node knows or last knew."""
+        return self._phase2.ballot if self._phase2 else self._election.leader_ballot
+
+    @property
+    def promised(self) -> Ballot:
+        return self._acceptor.promised
+
+    @property
+    def chosen_upto(self) -> int:
+        return self._learner.chosen_upto
+
+    @property
+    def log_start(self) -> int:
+        """The first slot in memory; all below it is chosen and in the host's log store."""
+        return self._log.start
+
+    @property
+    def last_slot(self) -> int:
+        """The highest slot that holds a value here."""
+        return self._log.last
+
+    @property
+    def memory_bytes(self) -> int:
+        """The size of the values in memory."""
+        return self._log.bytes
+
+    @property
+    def durable_upto(self) -> int:
+        """Every value in a slot up to here is durable: the host must not make effects beyond it durable."""
+        first = self._journal.durable_before()
+        return self._log.last if first is None else first - 1
+
+    @property
+    def first_proposal(self) -> int | None:
+        """The slot of the first client value proposed under our ballot, None if there is none or we do not lead."""
+        return self._phase2.first_proposal if self._phase2 else None
+
+    def is_chosen(self, slot: int) -> bool:
+        """Whether this node knows the slot as chosen."""
+        return self._learner.is_chosen(slot)
+
+    def value(self, slot: int) -> bytes | None:
+        """The value this node accepted for a slot in memory, chosen or not."""
+        held = self._log.at(slot)
+        return held[1] if held else None
+
+    def accepted(self, first: int, last: int) -> list[Run]:
+        """What the slots first..last hold in memory."""
+        return self._log.runs(first, last)
+
+    def gaps(self) -> list[tuple[int, int]]:
+        """The ranges without a value below the highest slot."""
+        return self._log.gaps(self.chosen_upto + 1, self._log.last)
+
+    # -- inputs ------------------------------------------------------------------------------------------------------
+
+    def receive(self, sender: str, message: Message) -> None:
+        """A message from another node; may be late, repeated or out of order."""
+        if sender not in self.configuration.nodes:
+            return
+        match message:
+            case Accept():
+                self._on_accept(sender, message)
+            case Accepted():
+                self._on_accepted(sender, message)
+            case Chosen():
+                self._on_chosen(sender, message)
+            case Heartbeat():
+                self._on_heartbeat(sender, message)
+            case Alive():
+                self._on_alive(sender, message)
+            case ReadIndex():
+                if self.role is Role.LEADER:
+                    self._rounds.wait(sender, message.read)
+            case ReadIndexReply():
+                self._queue.answer(message.read, message.index)
+            case Fetch():
+                self._on_fetch(sender, message)
+            case Learn():
+                self._on_learn(message)
+            case Ask():
+                self._on_ask(sender, message)
+            case Answer():
+                self._on_answer(sender, message)
+            case Prepare():
+                self._on_prepare(sender, message)
+            case Promise():
+                self._on_promise(sender, message)
+            case Reject():
+                self._on_reject(message)
+
+    def tick(self, now: int) -> None:
+        """Time passes; call it every few milliseconds in a cluster, and before other inputs of a turn."""
+        self._now = max(self._now, now)
+        if self.role is Role.LEADER:
+            self._lead_on()
+        elif self._now >= self._election.deadline:
+            self._ask()
+        elif self.role is not Role.FOLLOWER and self._now >= self._next_resend:
+            self._canvass()
+        if self._now >= self._fetch_at + self._timing.resend:
+            self._fetching = False
+        if self._queue.unanswered and self._now >= self._next_read_ask:
+            self._ask_read_index()
+
+    def campaign(self) -> None:
+        """Requests wait: ask to lead soon, if no leader is known."""
+        if self.role is Role.FOLLOWER:
+            self._election.hurry(self._now)
+
+    def propose(self, values: Sequence[bytes]) -> list[tuple[int, int]]:
+        """Leader only: propose values for the lowest free slots, in order; returns the slot ranges they took."""
+        phase2 = self._phase2
+        require(phase2 is not None, "only a leader proposes")
+        assert phase2 is not None
+        ranges: list[tuple[int, int]] = []
+        done = 0
+        while done < len(values):
+            slot, room = self._lowest_free(phase2)
+            taken = values[done : done + room]
+            if phase2.first_proposal is None:
+                phase2.first_proposal = slot
+            if phase2.open and phase2.open_first + len(phase2.open) != slot:
+                self._close_open(phase2)
+            if not phase2.open:
+                phase2.open_first = slot
+            phase2.open.extend(taken)
+            ranges.append((slot, slot + len(taken) - 1))
+            done += len(taken)
+        return ranges
+
+    def propose_at(self, slot: int, value: bytes) -> bool:
+        """Leader only: propose a value for this slot; False when the slot is taken, by a chosen or a proposed value.
+
+        The slot is at least 1 and at most ``chosen_upto + SLOT_WINDOW``.
+        """
+        phase2 = self._phase2
+        require(phase2 is not None, "only a leader proposes")
+        require(1 <= slot <= self.chosen_upto + SLOT_WINDOW, f"slot {slot} is outside the window")
+        assert phase2 is not None
+        self._close_open(phase2)
+        if slot < self._log.start or self._log.at(slot) is not None:
+            return False
+        if phase2.first_proposal is None:
+            phase2.first_proposal = slot
+        self._propose_run(phase2, Run(slot, phase2.ballot, [value]))
+        return True
+
+    def read(self) -> int:
+        """A linearizable read arrives: serve it once ``Effects.reads`` reaches the returned number."""
+        return self._queue.arrive()
+
+    def persisted(self, upto: int) -> None:
+        """All records up to this number (``Effects.upto``) are durable."""
+        self._journal.persisted(upto)
+        self._release()
+
+    def forget(self, upto: int) -> None:
+        """Drop slots up to ``upto`` from memory, as far as they are delivered and durable."""
+        self._log.forget(min(upto, self._delivered, self.durable_upto))
+
+    def supply(self, node: str, runs: list[Run]) -> None:
+        """The host's answer to a fetch: chosen values from its log store."""
+        self._send(node, Learn(runs, self.chosen_upto))
+
+    def effects(self) -> Effects:
+        """Close the turn: everything to do since the last call."""
+        if self._phase2:
+            self._depart(self._phase2)
+        if self._queue.close_turn():
+            self._ask_read_index()
+        if self.role is Role.LEADER:
+            self._begin_round()
+        elif not self._fetching:
+            self._fetch()
+        self._release()
+        chosen = self._log.runs(self._delivered + 1, self.chosen_upto)
+        require(
+            sum(len(run.values) for run in chosen) == self.chosen_upto - self._delivered,
+            f"a chosen slot within {self._delivered + 1}..{self.chosen_upto} has no value",
+        )
+        self._delivered = self.chosen_upto
+        effects = Effects(
+            self._journal.take_records(),
+            self._journal.recorded,
+            self._messages,
+            chosen,
+            self._queue.served(self.chosen_upto),
+            self._fetches,
+        )
+        self._messages, self._fetches = [], []
+        return effects
+
+    # -- election: ask first, then phase 1 ---------------------------------------------------------------------------
+
+    def _ask(self) -> None:
+        self.role = Role.ASKING
+        self._phase1 = None
+        ballot = self._election.ask(self._acceptor.promised, self._now)
+        self._next_resend = self._now + self._timing.resend
+        self._broadcast(Ask(ballot, self.chosen_upto + 1))
+        if self._election.answered(self.node, ballot, True):
+            self._prepare()
+
+    def _canvass(self) -> None:
+        """Ask or prepare once more, for the messages that were lost."""
+        self._next_resend = self._now + self._timing.resend
+        if self.role is Role.ASKING and self._election.asked:
+            self._broadcast(Ask(self._election.asked, self.chosen_upto + 1))
+        elif self._phase1:
+            for node in self._others:
+                if node not in self._phase1.promises:
+                    self._journal.hold(node, Prepare(self._phase1.ballot, self._phase1.first))
+
+    def _on_ask(self, sender: str, ask: Ask) -> None:
+        # A candidate that lacks slots which this node no longer holds in memory could not be given a full promise.
+        granted = (
+            self.role is not Role.LEADER
+            and not self._election.supports_leader(self._now)
+            and ask.first >= self._log.start
+        )
+        self._send(sender, Answer(ask.ballot, granted, self._acceptor.promised, self.chosen_upto))
+
+    def _on_answer(self, sender: str, answer: Answer) -> None:
+        self._election.see(answer.promised)
+        self._hear_of(answer.chosen_upto)
+        if self.role is Role.ASKING and self._election.answered(sender, answer.ballot, answer.granted):
+            self._prepare()
+
+    def _prepare(self) -> None:
+        """Phase 1a. The ballot is above everything this node ever promised, and durable before anyone hears of it."""
+        ballot = self._election.next_ballot(self._acceptor.promised)
+        require(ballot > self._acceptor.promised, f"ballot {ballot} was used before")
+        self.role = Role.PREPARING
+        self._election.asked = None
+        self._election.postpone(self._now)
+        self._phase1 = Phase1(ballot, self.chosen_upto + 1, self.configuration)
+        self._next_resend = self._now + self._timing.resend
+        self._promise(ballot)
+        for node in self.configuration.nodes:
+            if node == self.node:
+                self._journal.hold(
+                    node, Promise(ballot, self._phase1.first, self._log.runs(self._phase1.first, NO_END))
+                )
+            else:
+                self._journal.hold(node, Prepare(ballot, self._phase1.first))
+
+    def _on_prepare(self, sender: str, prepare: Prepare) -> None:
+        if prepare.ballot < self._acceptor.promised or prepare.first < self._log.start:
+            self._reject(sender, prepare.ballot)
+            return
+        if prepare.ballot > self._acceptor.promised:
+            self._step_down(prepare.ballot)
+            self._promise(prepare.ballot)
+            self._election.postpone(self._now)
+        self._journal.hold(sender, Promise(prepare.ballot, prepare.first, self._log.runs(prepare.first, NO_END)))
+
+    def _on_promise(self, sender: str, promise: Promise) -> None:
+        phase1 = self._phase1
+        if phase1 is None or promise.ballot != phase1.ballot:
+            return
+        require(promise.first == phase1.first, f"{sender} promised from slot {promise.first}, not {phase1.first}")
+        if phase1.promised(sender, promise):
+            self._take_over(phase1)
+
+    def _take_over(self, phase1: Phase1) -> None:
+        """Phase 1 is won: propose again, under this ballot, whatever an earlier one may have chosen."""
+        values = phase1.adopt()
+        recovered_upto = phase1.first + len(values) - 1
+        self.role = Role.LEADER
+        self._phase1 = None
+        self._phase2 = phase2 = Phase2(phase1.ballot, phase1.first, recovered_upto, self.configuration)
+        self._rounds = ReadRounds(phase1.ballot, self.node, self.configuration)
+        self._election.heard(self.node, phase1.ballot, self._now)
+        self._heard_from = dict.fromkeys(self.configuration.nodes, self._now)
+        slot = phase1.first
+        for part in chunks(values):
+            self._propose_run(phase2, Run(slot, phase2.ballot, part))
+            slot += len(part)
+        self._next_beat = self._now
+        self._lead_on()
+
+    def _step_down(self, ballot: Ballot) -> None:
+        """Stop leading or campaigning, because of this higher ballot or for want of a quorum."""
+        self._election.see(ballot)
+        if self.role is Role.FOLLOWER:
+            return
+        self.role = Role.FOLLOWER
+        self._phase1 = None
+        self._phase2 = None
+        self._election.lost(self._now)
+
+    def _follow(self, leader: str, ballot: Ballot) -> None:
+        """Its ballot is not below our promise: this is the leader."""
+        require(
+            leader == self.node or self._phase2 is None or ballot != self._phase2.ballot,
+            f"{leader} leads under our ballot {ballot}",
+        )
+        self._step_down(ballot)
+        self._election.heard(leader, ballot, self._now)
+
+    def _on_reject(self, reject: Reject) -> None:
+        self._election.see(reject.promised)
+        current = self._phase1 or self._phase2
+        if current is not None and current.ballot == reject.ballot:
+            self._step_down(reject.promised)
+        self._hear_of(reject.chosen_upto)
+
+    def _reject(self, sender: str, ballot: Ballot) -> None:
+        self._send(sender, Reject(ballot, self._acceptor.promised, self.chosen_upto))
+
+    # -- phase 2 -----------------------------------------------------------------------------------------------------
+
+    def _lowest_free(self, phase2: Phase2) -> tuple[int, int]:
+        """The lowest slot that nothing was proposed for, and how many free ones follow it without a break."""
+        end = phase2.open_first + len(phase2.open) if phase2.open else 0
+        frontier = max(self._log.last + 1, end)
+        slot = max(phase2.next_free, self._log.start)
+        if slot >= frontier:
+            return frontier, NO_END
+        if phase2.open and phase2.open_first <= slot:
+            slot = max(slot, end)
+        gaps = self._log.gaps(slot, self._log.last)
+        if not gaps:
+            phase2.next_free = frontier
+            return frontier, NO_END
+        first, last = gaps[0]
+        phase2.next_free = first
+        return first, last - first + 1
+
+    def _close_open(self, phase2: Phase2) -> None:
+        """Turn the gathered values into runs in line for sending."""
+        slot, values = phase2.open_first, phase2.open
+        phase2.open = []
+        for part in chunks(values):
+            self._propose_run(phase2, Run(slot, phase2.ballot, part))
+            slot += len(part)
+
+    def _propose_run(self, phase2: Phase2, run: Run) -> None:
+        """Phase 2a, with this node as the first acceptor: what it records is its own vote."""
+        self._store_accepted(run)
+        phase2.enqueue(run)
+
+    def _depart(self, phase2: Phase2) -> None:
+        if phase2.open and (phase2.has_room or len(phase2.open) >= MAX_ACCEPT_SLOTS):
+            self._close_open(phase2)
+        sent = False
+        for run in phase2.departures(self._now):
+            self._broadcast(self._accept_message(run))
+            self._journal.hold(self.node, Accepted(run.ballot, run.first, run.last))
+            sent = True
+        news = self._news()
+        if news != self._told and not (sent and news[1] == self._told[1]):
+            self._broadcast(Chosen(phase2.ballot, *news))
+        self._told = news
+
+    def _accept_message(self, run: Run) -> Accept:
+        return Accept(run.ballot, run.first, run.values, self.chosen_upto)
+
+    def _on_accept(self, sender: str, accept: Accept) -> None:
+        if accept.ballot < self._acceptor.promised:
+            self._reject(sender, accept.ballot)
+            return
+        self._follow(sender, accept.ballot)
+        run = Run(accept.first, accept.ballot, accept.values)
+        if run.last >= self._log.start:
+            self._store_accepted(run.clip(self._log.start, run.last))
+        self._journal.hold(sender, Accepted(run.ballot, run.first, run.last))
+        self._learner.hear(accept.ballot, accept.chosen_upto)
+
+    def _store_accepted(self, run: Run) -> None:
+        self._require_chosen_unchanged(run)
+        if self._acceptor.accept(run):
+            self._journal.record(Stored(run, self.chosen_upto))
+
+    def _require_chosen_unchanged(self, run: Run) -> None:
+        """Whatever ballot proposes it from now on, a chosen slot's value is the chosen one."""
+        if run.first > self.chosen_upto and not self._learner.ahead:
+            return
+        for held in self._log.runs(run.first, run.last):
+            for slot, value in enumerate(held.values, held.first):
+                require(
+                    value == run.values[slot - run.first] or not self.is_chosen(slot),
+                    f"slot {slot} is chosen, and {run.ballot} has another value for it",
+                )
+
+    def _on_accepted(self, sender: str, accepted: Accepted) -> None:
+        if self._phase2 is None or accepted.ballot != self._phase2.ballot:
+            return
+        self._heard_from[sender] = self._now
+        run = self._phase2.accepted(sender, accepted.first, accepted.last)
+        if run is not None:
+            self._learner.choose(run.first, run.last)
+
+    # -- a leader's beat ---------------------------------------------------------------------------------------------
+
+    def _lead_on(self) -> None:
+        phase2 = self._phase2
+        assert phase2 is not None
+        self._heard_from[self.node] = self._now
+        if self.configuration.reached_by_quorum(self._heard_from) + self._timing.election[0] <= self._now:
+            self._step_down(phase2.ballot)  # cut off: another may lead by now, and those who wait should be told
+            return
+        for run, votes in phase2.overdue(self._now, self._timing.resend):
+            for node in self._others:
+                if node not in votes:
+                    self._send(node, self._accept_message(run))
+        if self._now >= self._next_beat:
+            self._beat(phase2)
+
+    def _beat(self, phase2: Phase2) -> None:
+        """A heartbeat, which is also a round for the reads that wait."""
+        self._next_beat = self._now + self._timing.heartbeat
+        number = self._rounds.begin(max(self.chosen_upto, phase2.recovered_upto))
+        self._told = self._news()
+        self._broadcast(Heartbeat(phase2.ballot, number, *self._told))
+        self._confirm_reads()
+
+    def _on_heartbeat(self, sender: str, beat: Heartbeat) -> None:
+        if beat.ballot < self._acceptor.promised:
+            self._reject(sender, beat.ballot)
+            return
+        self._follow(sender, beat.ballot)
+        self._send(sender, Alive(beat.ballot, beat.round, self.chosen_upto))
+        self._learner.hear(beat.ballot, beat.chosen_upto, beat.chosen)
+
+    def _on_alive(self, sender: str, alive: Alive) -> None:
+        if self._phase2 is None or alive.ballot != self._phase2.ballot:
+            return
+        self._heard_from[sender] = self._now
+        self._rounds.answered(sender, alive.round)
+        self._confirm_reads()
+
+    def _on_chosen(self, sender: str, chosen: Chosen) -> None:
+        if chosen.ballot >= self._acceptor.promised:
+            self._follow(sender, chosen.ballot)
+            self._learner.hear(chosen.ballot, chosen.chosen_upto, chosen.chosen)
+
+    def _news(self) -> tuple[int, list[tuple[int, int]]]:
+        return self.chosen_upto, self._learner.ahead[:MAX_AHEAD_TOLD]
+
+    # -- reads -------------------------------------------------------------------------------------------------------
+
+    def _ask_read_index(self) -> None:
+        self._next_read_ask = self._now + self._timing.resend
+        if self.role is Role.LEADER:
+            self._rounds.wait(self.node, self._queue.asked)
+        elif self._election.leader:
+            self._send(self._election.leader, ReadIndex(self._queue.asked))
+
+    def _begin_round(self) -> None:
+        if self._rounds.waiting and self._phase2:
+            self._beat(self._phase2)
+
+    def _confirm_reads(self) -> None:
+        for node, number, index in self._rounds.confirmed():
+            if node == self.node:
+                self._queue.answer(number, index)
+            else:
+                self._send(node, ReadIndexReply(number, index))
+
+    # -- catching up -------------------------------------------------------------------------------------------------
+
+    def _hear_of(self, chosen_upto: int) -> None:
+        """Somebody knows slots as chosen; which values they hold has to be fetched."""
+        self._learner.heard_upto = max(self._learner.heard_upto, chosen_upto)
+
+    def _fetch(self) -> None:
+        wanted = self._learner.wanted()
+        if wanted is None or not self._others:
+            return
+        self._fetching = True
+        self._fetch_at = self._now
+        self._fetch_from += 1
+        # The leader first; after it did not answer, each of the others in turn.
+        target = self._others[self._fetch_from % len(self._others)]
+        if self._election.leader in self._others and self._fetch_from % 2:
+            target = self._election.leader
+        self._send(target, Fetch(*wanted))
+
+    def _on_fetch(self, sender: str, fetch: Fetch) -> None:
+        last = min(fetch.last, self.chosen_upto, fetch.first + MAX_ACCEPT_SLOTS - 1)
+        if fetch.first < self._log.start:
+            self._fetches.append((sender, fetch.first, min(last, self._log.start - 1)))
+            return
+        runs = [run for part in self._learner.chosen(fetch.first, fetch.last) for run in self._log.runs(*part)]
+        if runs:
+            self._send(sender, Learn(_within_budget(runs), self.chosen_upto))
+
+    def _on_learn(self, learn: Learn) -> None:
+        # A leader learns from its own quorums only: it re-proposed all that could be chosen before its ballot.
+        if self.role is Role.LEADER:
+            return
+        self._hear_of(learn.chosen_upto)
+        for run in learn.runs:
+            self._require_chosen_unchanged(run)
+            for first, last in self._learner.unchosen(run.first, run.last):
+                part = run.clip(first, last)
+                if part.ballot > self._acceptor.promised:
+                    self._step_down(part.ballot)
+                self._acceptor.store(part)
+                self._journal.record(Stored(part, self.chosen_upto))
+                self._learner.choose(first, last)
+        self._fetching = False
+
+    # -- sending -----------------------------------------------------------------------------------------------------
+
+    def _promise(self, ballot: Ballot) -> None:
+        self._acceptor.promise(ballot)
+        self._journal.record(Promised(ballot))
+
+    def _send(self, receiver: str, message: Message) -> None:
+        self._messages.append((receiver, message))
+
+    def _broadcast(self, message: Message) -> None:
+        self._messages.extend((node, message) for node in self._others)
+
+    def _release(self) -> None:
+        for receiver, message in self._journal.release():
+            if receiver == self.node:
+                self.receive(self.node, message)
+            else:
+                self._send(receiver, message)
+
+
+def _within_budget(runs: list[Run]) -> list[Run]:
+    """As many leading runs as fit one message, at least one."""
+    kept: list[Run] = []
+    size = 0
+    for run in runs:
+        size += sum(map(len, run.values))
+        if kept and size > MAX_ACCEPT_BYTES:
+            break
+        kept.append(run)
+    return kept
