@@ -228,7 +228,7 @@ class Replica:
             self._canvass()
         if self._now >= self._fetch_at + self._timing.resend:
             self._fetching = False
-        if self._queue.unanswered and self._now >= self._next_read_ask:
+        if self._now >= self._next_read_ask:
             self._ask_read_index()
 
     def campaign(self) -> None:
@@ -406,6 +406,7 @@ class Replica:
             self._propose_run(phase2, Run(slot, phase2.ballot, part))
             slot += len(part)
         self._next_beat = self._now
+        self._ask_read_index()
         self._lead_on()
 
     def _step_down(self, ballot: Ballot) -> None:
@@ -425,7 +426,10 @@ class Replica:
             f"{leader} leads under our ballot {ballot}",
         )
         self._step_down(ballot)
+        known = self._election.leader
         self._election.heard(leader, ballot, self._now)
+        if leader != known:
+            self._ask_read_index()
 
     def _on_reject(self, reject: Reject) -> None:
         self._election.see(reject.promised)
@@ -570,7 +574,10 @@ class Replica:
     # -- reads -------------------------------------------------------------------------------------------------------
 
     def _ask_read_index(self) -> None:
+        """For the reads of this node that no leader answered yet, if any."""
         self._next_read_ask = self._now + self._timing.resend
+        if not self._queue.unanswered:
+            return
         if self.role is Role.LEADER:
             self._rounds.wait(self.node, self._queue.asked)
         elif self._election.leader:

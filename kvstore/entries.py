@@ -1,0 +1,32 @@
+"""Entries: what one slot of the log holds, as bytes, and how it is shown."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+
+from consensus.messages import NO_OP
+from kvstore.commands import Entry, Opaque
+from kvstore.language import format as format_command
+
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(Entry).decode
+"""Raises msgspec.DecodeError (msgspec.ValidationError) for bytes that are no entry."""
+
+
+def as_text(entry: Entry) -> str:
+    """The command's canonical text, or the JSON that was proposed in its place."""
+    if isinstance(entry.command, Opaque):
+        return entry.command.json.decode()
+    return format_command(entry.command)
+
+
+def as_json(value: bytes) -> bytes:
+    """A slot's value as JSON text: null for a no-op, proposed JSON unchanged, a command as its canonical text."""
+    if value == NO_OP:
+        return b"null"
+    entry = decode(value)
+    if isinstance(entry.command, Opaque):
+        return entry.command.json
+    return json.dumps(format_command(entry.command)).encode()

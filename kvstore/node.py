@@ -1,0 +1,451 @@
+"""One running node: a replica, its log store and state machine, and the requests that wait for them.
+
+A host drives it: it brings in messages, requests and time, carries out each turn, and says when records are durable.
+The node reads no clock, opens no socket and starts no thread, so that the stdin node, an embedded store and a server
+share it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
+
+import msgspec
+
+from consensus.ballot import Ballot
+from consensus.election import Timing
+from consensus.leader import MAX_ACCEPT_BYTES
+from consensus.messages import Record, Run
+from consensus.replica import SLOT_WINDOW, Replica, Role
+from kvstore import entries
+from kvstore.client import Reply
+from kvstore.commands import Command, Entry, Opaque, Tick
+from kvstore.errors import CommandError, DamagedError, StorageFullError, UnavailableError
+from kvstore.log_store import LogStore
+from kvstore.peer_messages import Forward, ForwardSlot, ForwardSlotReply, PeerMessage, Request
+from kvstore.pending import CommandProposal, Query, Read, RecordQueue, Refusal, SlotProposal, SlotReply
+from kvstore.state_machine import StateMachine
+
+MAX_PENDING = 65_536
+MAX_MEMORY = 256 * 1_048_576
+"""Requests that may wait, and bytes of values in memory; beyond it requests are refused, so that clients slow down."""
+KEEP_SLOTS = 4_096
+KEEP_BYTES = 16 * 1_048_576
+"""Applied slots stay in memory so far, for followers a little behind; others are served from the log store."""
+COMMIT_INTERVAL = 1_000
+COMMIT_SLOTS = 20_000
+"""The state database is committed after so many ms or slots: what a crash loses of it is replayed from the log."""
+FORWARD_PATIENCE = 500
+"""How long a follower waits, in ms, before it hands a request to the leader once more."""
+GIVE_UP_INTERVAL = 50
+COPIES_ON_DISK = 4
+"""A value is written to log.db and state.db, and to the WAL of each."""
+
+
+class SlotRow(msgspec.Struct, frozen=True):
+    """One slot of this node's log, as JSON text."""
+
+    slot: int
+    json: bytes
+    status: Literal["chosen", "accepted"]
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """What the host must do: append ``records`` to the log store, then call ``persisted``; send ``messages``.
+
+    While an append is under way no further records are handed out.
+    """
+
+    records: list[Record]
+    messages: list[tuple[str, PeerMessage]]
+
+
+class Node:
+    """Takes requests and calls ``done`` with the outcome of each, once, within a later ``turn`` or ``tick``.
+
+    Times are in ms: ``now`` and deadlines by a clock that never jumps, ``wall`` since 1970. ``free_bytes`` tells how
+    much room new writes may take; a write that finds none is refused before it is proposed.
+    """
+
+    def __init__(
+        self,
+        node_id: str,
+        nodes: Iterable[str],
+        log: LogStore,
+        state: StateMachine,
+        *,
+        rng: random.Random,
+        now: int,
+        wall: int,
+        timing: Timing | None = None,
+        free_bytes: Callable[[], int] | None = None,
+    ) -> None:
+        recover(log, state)
+        self.log = log
+        self.state = state
+        self.replica = Replica(
+            node_id,
+            nodes,
+            rng=rng,
+            now=now,
+            promised=log.promised,
+            chosen_upto=state.applied_upto,
+            accepted=log.tail(state.applied_upto),
+            timing=timing,
+        )
+        self.session = f"{node_id}.{rng.getrandbits(64):016x}"
+        """Requests that bring no session of their own run under this one, new for every incarnation."""
+        self._now = now
+        self._wall = wall
+        self._stamp = 0
+        self._sequence = 0
+        self._commands: dict[tuple[str, int], CommandProposal] = {}
+        self._slots: dict[int, SlotProposal] = {}
+        self._reads: dict[int, list[Read]] = {}
+        self._to_send: list[CommandProposal | SlotProposal] = []
+        self._messages: list[tuple[str, PeerMessage]] = []
+        self._led_by: tuple[str | None, Ballot] = (None, self.replica.ballot)
+        self._tick_upto = 0
+        self._records = RecordQueue()
+        self._full: StorageFullError | None = None
+        self._free_bytes = free_bytes
+        self._budget: int | None = None
+        self._committed_at = now
+        self._give_up_at = now
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    def execute(
+        self,
+        command: Command,
+        done: Callable[[Reply | Refusal], None],
+        deadline: int,
+        *,
+        session: str = "",
+        sequence: int = 0,
+        acknowledged: int = 0,
+        size: int = 0,
+    ) -> None:
+        """Put a command through the log, exactly once however often the leader changes.
+
+        ``size``: bytes it takes on the way, about. Raises StorageFullError or UnavailableError when it is not taken.
+        """
+        self._admit(size)
+        if not session:
+            self._sequence += 1
+            session, sequence = self.session, self._sequence
+            acknowledged = next((key[1] for key in self._commands if key[0] == session), sequence)
+        proposal = CommandProposal(
+            deadline=deadline, request=Request(session, sequence, acknowledged, command), done=done
+        )
+        self._commands[session, sequence] = proposal
+        self._to_send.append(proposal)
+
+    def propose_at(self, slot: int, json: bytes, done: Callable[[SlotReply | Refusal], None], deadline: int) -> None:
+        """Propose a JSON value for a slot by name. Raises CommandError when the slot is out of range."""
+        highest = self.replica.chosen_upto + SLOT_WINDOW
+        if not 1 <= slot <= highest:
+            raise CommandError(
+                f"slot must be from 1 to {highest}, not {slot}: at most {SLOT_WINDOW} past what is chosen without a gap"
+            )
+        self._admit(len(json))
+        self._sequence += 1
+        proposal = SlotProposal(deadline=deadline, number=self._sequence, slot=slot, json=json, done=done)
+        self._slots[self._sequence] = proposal
+        self._to_send.append(proposal)
+
+    def query(self, query: Query, done: Callable[[Reply | Refusal], None], deadline: int) -> None:
+        """A linearizable read: it takes no slot, but a quorum confirms the leader first."""
+        self._reads.setdefault(self.replica.read(), []).append(Read(query, done, deadline))
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether any request waits for its outcome."""
+        return bool(self._commands or self._slots or self._reads)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the cluster has no other node."""
+        return len(self.replica.configuration.nodes) == 1
+
+    def log_rows(self) -> Iterator[SlotRow]:
+        """This node's log: every slot that holds a value, in order."""
+        start = self.replica.log_start
+        for run in self.log.read(1, start - 1):
+            for slot, value in enumerate(run.values, run.first):
+                yield SlotRow(slot, entries.as_json(value), "chosen")
+        for run in self.replica.accepted(start, self.replica.last_slot):
+            for slot, value in enumerate(run.values, run.first):
+                yield SlotRow(slot, entries.as_json(value), "chosen" if self.replica.is_chosen(slot) else "accepted")
+
+    def _admit(self, size: int) -> None:
+        """Refuse what cannot be taken, before anything has happened."""
+        if self._full is not None:
+            raise self._full
+        if len(self._commands) + len(self._slots) >= MAX_PENDING or self.replica.memory_bytes > MAX_MEMORY:
+            raise UnavailableError(
+                f"more than {MAX_PENDING} requests or {MAX_MEMORY} bytes are waiting: send them more slowly"
+            )
+        if self._free_bytes is not None:
+            if self._budget is None:
+                self._budget = self._free_bytes()
+            self._budget -= COPIES_ON_DISK * size
+            if self._budget < 0:
+                raise StorageFullError("the disk is full: the write was refused, make room and try again")
+
+    # -- the host's side ----------------------------------------------------------------------------------------------
+
+    def receive(self, sender: str, message: PeerMessage) -> None:
+        """A message from another node."""
+        match message:
+            case Forward():
+                if self.replica.role is Role.LEADER:
+                    self._propose(message.requests)
+            case ForwardSlot():
+                if self.replica.role is Role.LEADER and message.slot <= self.replica.chosen_upto + SLOT_WINDOW:
+                    skipped = self._propose_at(message.slot, message.json)
+                    self._messages.append((sender, ForwardSlotReply(message.request, skipped)))
+            case ForwardSlotReply():
+                if message.request in self._slots:
+                    self._slots[message.request].phase1_skipped = message.phase1_skipped
+            case _:
+                self.replica.receive(sender, message)
+
+    def tick(self, now: int, wall: int) -> None:
+        """Let time pass: before the other inputs of a turn, and every ``tick_interval`` while nothing happens."""
+        self._now, self._wall = now, wall
+        self.replica.tick(now)
+        self._give_up()
+        self._expire_keys()
+
+    @property
+    def tick_interval(self) -> int:
+        """How often to call ``tick``, in ms: a cluster has time-outs, a node alone only keys that expire."""
+        return 100 if self.is_alone else 10
+
+    def turn(self) -> Turn:
+        """Close the turn: pass on what came in, apply what was chosen, complete requests; returns what to do."""
+        self._note_leader()
+        self._send()
+        effects = self.replica.effects()
+        self._records.add(effects.records, effects.upto)
+        for run in effects.chosen:
+            self._apply(run)
+        self._complete_slots()
+        if effects.reads:
+            self._serve_reads(effects.reads)
+        for receiver, first, last in effects.fetches:
+            self.replica.supply(receiver, _one_message(self.log.read(first, last)))
+        self._tidy()
+        self._budget = None
+        messages, self._messages = self._messages, []
+        messages += effects.messages
+        return Turn(self._records.take(self._now), messages)
+
+    def persisted(self) -> None:
+        """The records of the last turn that had any are durable."""
+        self.replica.persisted(self._records.written())
+        self._full = None
+
+    def storage_failed(self, error: StorageFullError) -> None:
+        """There was no room for those records. They stay in line, and new writes are refused until they are stored."""
+        self._records.failed(self._now)
+        self._full = error
+        for proposal in self._proposals():
+            if proposal.tried or self.is_alone:
+                self._drop(proposal, str(error))
+
+    def close(self) -> None:
+        """Commit the state as far as the log is durable, and close both stores."""
+        self._commit()
+        self.state.close()
+        self.log.close()
+
+    # -- proposals on their way ---------------------------------------------------------------------------------------
+
+    def _note_leader(self) -> None:
+        """After a change of leader everything unfinished is sent once more; the session table removes the doubles."""
+        led_by = (self.replica.leader, self.replica.ballot)
+        if led_by != self._led_by:
+            self._led_by = led_by
+            self._tick_upto = 0
+            self._to_send = self._proposals()
+
+    def _proposals(self) -> list[CommandProposal | SlotProposal]:
+        return [*self._commands.values(), *self._slots.values()]
+
+    def _is_pending(self, proposal: CommandProposal | SlotProposal) -> bool:
+        if isinstance(proposal, CommandProposal):
+            return self._commands.get((proposal.request.session, proposal.request.sequence)) is proposal
+        return proposal.number in self._slots
+
+    def _send(self) -> None:
+        if not self._to_send and not self._reads:
+            return
+        leader = self.replica.leader
+        if leader is None:
+            self.replica.campaign()
+            return
+        proposals, self._to_send = self._to_send, []
+        commands: list[Request] = []
+        for proposal in proposals:
+            if not self._is_pending(proposal):
+                continue
+            proposal.tried = True
+            proposal.sent_at = self._now
+            if isinstance(proposal, CommandProposal):
+                commands.append(proposal.request)
+                continue
+            # In the order of arrival: a command before this one takes the lowest free slot first.
+            self._send_commands(leader, commands)
+            commands = []
+            if leader == self.replica.node:
+                proposal.phase1_skipped = self._propose_at(proposal.slot, proposal.json)
+            else:
+                self._messages.append((leader, ForwardSlot(proposal.number, proposal.slot, proposal.json)))
+        self._send_commands(leader, commands)
+
+    def _send_commands(self, leader: str, requests: list[Request]) -> None:
+        if requests and leader == self.replica.node:
+            self._propose(requests)
+        elif requests:
+            self._messages.append((leader, Forward(requests)))
+
+    def _propose(self, requests: Iterable[Request]) -> None:
+        stamp = self._next_stamp()
+        self.replica.propose(
+            [
+                entries.encode(Entry(request.session, request.sequence, request.acknowledged, stamp, request.command))
+                for request in requests
+            ]
+        )
+
+    def _propose_at(self, slot: int, json: bytes) -> bool:
+        """Propose for a slot by name unless it is taken; returns whether Phase 1 was skipped for it."""
+        proposed = self.replica.propose_at(slot, entries.encode(Entry("", 0, 0, self._next_stamp(), Opaque(json))))
+        return not (proposed and self.replica.first_proposal == slot)
+
+    def _next_stamp(self) -> int:
+        """The time for entries proposed now; never before that of an entry already in the log."""
+        self._stamp = max(self._stamp, self._wall, self.state.clock)
+        return self._stamp
+
+    def _expire_keys(self) -> None:
+        """When a key is due, move the log's clock on: expiry is a command in the log, not a timer on each node."""
+        due = self.state.next_expiry
+        if due is None or due > self._wall or self.replica.role is not Role.LEADER or self._tick_upto:
+            return
+        ranges = self.replica.propose([entries.encode(Entry("", 0, 0, self._next_stamp(), Tick()))])
+        self._tick_upto = ranges[-1][1]
+
+    def _give_up(self) -> None:
+        """Answer the requests whose time is over, and hand on again what a leader may never have received."""
+        if self._now < self._give_up_at:
+            return
+        self._give_up_at = self._now + GIVE_UP_INTERVAL
+        follows = self.replica.leader not in (None, self.replica.node)
+        for proposal in self._proposals():
+            if proposal.deadline <= self._now:
+                self._drop(proposal, "no quorum answered in time")
+            elif follows and proposal.tried and proposal.sent_at + FORWARD_PATIENCE <= self._now:
+                self._to_send.append(proposal)
+        for number, reads in list(self._reads.items()):
+            late = [read for read in reads if read.deadline <= self._now]
+            if late:
+                self._reads[number] = [read for read in reads if read.deadline > self._now]
+                if not self._reads[number]:
+                    del self._reads[number]
+            for read in late:
+                read.done(UnavailableError("no quorum confirmed a leader in time: nothing was read"))
+
+    def _drop(self, proposal: CommandProposal | SlotProposal, why: str) -> None:
+        if isinstance(proposal, CommandProposal):
+            del self._commands[proposal.request.session, proposal.request.sequence]
+        else:
+            del self._slots[proposal.number]
+        proposal.done(proposal.refusal(why))
+
+    # -- what was chosen ----------------------------------------------------------------------------------------------
+
+    def _apply(self, run: Run) -> None:
+        leads = self.replica.role is Role.LEADER
+        first_proposal = self.replica.first_proposal
+        for slot, value in enumerate(run.values, run.first):
+            session, sequence, result = self.state.apply(slot, value)
+            proposal = self._commands.pop((session, sequence), None) if session else None
+            if proposal is not None and result is not None:
+                skipped = slot != first_proposal if leads else None
+                proposal.done(Reply(result, slot, run.ballot, skipped))
+
+    def _complete_slots(self) -> None:
+        for proposal in list(self._slots.values()):
+            if self.replica.is_chosen(proposal.slot):
+                del self._slots[proposal.number]
+                json = entries.as_json(self._chosen_value(proposal.slot))
+                proposal.done(SlotReply(proposal.slot, json, proposal.phase1_skipped))
+
+    def _chosen_value(self, slot: int) -> bytes:
+        value = self.replica.value(slot)
+        return value if value is not None else next(self.log.read(slot, slot)).values[0]
+
+    def _serve_reads(self, upto: int) -> None:
+        for number in [number for number in self._reads if number <= upto]:
+            for read in self._reads.pop(number):
+                read.done(Reply(self.state.query(read.query, self._wall)))
+
+    def _tidy(self) -> None:
+        """Forget applied slots, and commit the state now and then."""
+        applied_upto = self.state.applied_upto
+        if self._tick_upto <= applied_upto:
+            self._tick_upto = 0
+        self.replica.forget(applied_upto - (KEEP_SLOTS if self.replica.memory_bytes <= KEEP_BYTES else 0))
+        uncommitted = self.state.uncommitted
+        if uncommitted >= COMMIT_SLOTS or (uncommitted and self._now >= self._committed_at + COMMIT_INTERVAL):
+            self._commit()
+
+    def _commit(self) -> None:
+        # Never ahead of the log: a slot that state.db has and log.db lost could not be shown to other nodes any more.
+        if self.state.applied_upto > self.replica.durable_upto:
+            return
+        self._committed_at = self._now
+        try:
+            self.state.commit()
+        except StorageFullError as error:
+            self._full = error
+        else:
+            self._full = self._full if self._records.stalled else None
+
+
+def recover(log: LogStore, state: StateMachine) -> None:
+    """Apply what the log knows as chosen and a crash lost from the state database.
+
+    Raises DamagedError when the log ends before the state does: acknowledged slots are missing from it.
+    """
+    if state.applied_upto > log.last:
+        raise DamagedError(
+            f"log.db ends at slot {log.last}, but state.db has applied up to slot {state.applied_upto}: slots"
+            f" {log.last + 1}..{state.applied_upto} were lost from log.db. Restore the data directory from a backup"
+        )
+    for run in log.read(state.applied_upto + 1, log.chosen_upto):
+        for slot, value in enumerate(run.values, run.first):
+            state.apply(slot, value)
+            if state.uncommitted >= COMMIT_SLOTS:
+                state.commit()
+    if state.applied_upto < log.chosen_upto:
+        raise DamagedError(
+            f"log.db lacks slot {state.applied_upto + 1}, though slots up to {log.chosen_upto} were chosen:"
+            " restore the whole data directory from a backup"
+        )
+
+
+def _one_message(runs: Iterator[Run]) -> list[Run]:
+    """As many runs as fit one message, at least one."""
+    kept: list[Run] = []
+    size = 0
+    for run in runs:
+        size += sum(map(len, run.values))
+        if kept and size > MAX_ACCEPT_BYTES:
+            break
+        kept.append(run)
+    return kept

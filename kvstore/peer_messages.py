@@ -1,0 +1,41 @@
+"""What nodes say to each other: the messages of consensus, and requests that a follower hands on to the leader."""
+
+from __future__ import annotations
+
+import msgspec
+
+from consensus.messages import Message
+from kvstore.commands import Command
+
+
+class Request(msgspec.Struct, frozen=True, array_like=True):
+    """A client's command on its way into the log; the leader adds the stamp that makes it an entry."""
+
+    session: str
+    sequence: int
+    acknowledged: int
+    command: Command
+
+
+class Forward(msgspec.Struct, frozen=True, tag="forward"):
+    """Please propose these. There is no reply: the sender completes a request when it applies it itself."""
+
+    requests: list[Request]
+
+
+class ForwardSlot(msgspec.Struct, frozen=True, tag="forward_slot"):
+    """Please propose this JSON value for a slot named by a client; ``request`` is the sender's number for it."""
+
+    request: int
+    slot: int
+    json: bytes
+
+
+class ForwardSlotReply(msgspec.Struct, frozen=True, tag="forward_slot_reply"):
+    """The leader took the proposal up. The sender learns what was chosen from the log."""
+
+    request: int
+    phase1_skipped: bool
+
+
+PeerMessage = Message | Forward | ForwardSlot | ForwardSlotReply

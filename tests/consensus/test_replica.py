@@ -1,0 +1,500 @@
+"""Replicas in situations that have a name: what must hold in each."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from consensus.ballot import NEVER, Ballot
+from consensus.invariants import InvariantViolation
+from consensus.messages import (
+    NO_OP,
+    Accept,
+    Accepted,
+    Alive,
+    Answer,
+    Ask,
+    Chosen,
+    Fetch,
+    Heartbeat,
+    Learn,
+    Message,
+    Prepare,
+    Promise,
+    Promised,
+    ReadIndex,
+    ReadIndexReply,
+    Reject,
+    Run,
+    Stored,
+)
+from consensus.replica import SLOT_WINDOW, Effects, Replica, Role
+from tests.consensus.cluster import Cluster
+
+B1, B5, B9 = Ballot(1, "n2"), Ballot(5, "n2"), Ballot(9, "n3")
+
+
+def replica(node: str = "n1", nodes: int = 3, **state: object) -> Replica:
+    names = [f"n{i + 1}" for i in range(nodes)]
+    return Replica(node, names, rng=random.Random(1), now=0, **state)  # type: ignore[arg-type]
+
+
+def settle(alone: Replica) -> list[Run]:
+    """Turn a replica until nothing is left to make durable; returns what was chosen."""
+    chosen: list[Run] = []
+    while True:
+        effects = alone.effects()
+        chosen += effects.chosen
+        if not effects.records:
+            return chosen
+        alone.persisted(effects.upto)
+
+
+def sent(effects: Effects, kind: type) -> list[tuple[str, Message]]:
+    return [(receiver, message) for receiver, message in effects.messages if isinstance(message, kind)]
+
+
+# -- a node alone ---------------------------------------------------------------------------------------------------
+
+
+def alone() -> Replica:
+    single = replica(nodes=1)
+    single.tick(0)
+    settle(single)
+    assert single.role is Role.LEADER
+    return single
+
+
+def test_a_node_alone_leads_at_once_and_chooses_what_is_durable() -> None:
+    single = alone()
+    assert single.propose([b"a", b"b"]) == [(1, 2)]
+    effects = single.effects()
+    assert effects.chosen == []
+    single.persisted(effects.upto)
+    assert single.effects().chosen == [Run(1, Ballot(1, "n1"), [b"a", b"b"])]
+
+
+def test_slots_may_be_proposed_in_any_order() -> None:
+    single = alone()
+    assert single.propose_at(5, b"five")
+    assert settle(single) == []
+    assert single.is_chosen(5)
+    assert not single.is_chosen(4)
+    assert single.gaps() == [(1, 4)]
+    assert single.propose_at(2, b"two")
+    assert not single.propose_at(5, b"other")
+    settle(single)
+    assert single.value(5) == b"five"
+    assert single.chosen_upto == 0
+
+
+def test_commands_without_a_slot_take_the_lowest_free_ones() -> None:
+    single = alone()
+    single.propose_at(2, b"two")
+    single.propose_at(5, b"five")
+    assert single.propose([b"a", b"b"]) == [(1, 1), (3, 3)]
+    assert single.propose([b"c", b"d"]) == [(4, 4), (6, 6)]
+    assert single.propose_at(8, b"eight")
+    assert single.propose([b"e", b"f", b"g"]) == [(7, 7), (9, 10)]
+    values = [value for run in settle(single) for value in run.values]
+    assert values == [b"a", b"two", b"b", b"c", b"five", b"d", b"e", b"eight", b"f", b"g"]
+
+
+def test_a_value_in_flight_holds_its_slot() -> None:
+    single = alone()
+    assert single.propose_at(1, b"first")
+    assert not single.propose_at(1, b"second")
+    assert single.propose([b"third"]) == [(2, 2)]
+    assert not single.propose_at(2, b"fourth")
+
+
+def test_slots_outside_the_window_are_a_bug_of_the_host() -> None:
+    single = alone()
+    assert single.propose_at(SLOT_WINDOW, b"a")
+    for slot in (0, -1, SLOT_WINDOW + 1):
+        with pytest.raises(InvariantViolation):
+            single.propose_at(slot, b"a")
+
+
+def test_phase_1_is_run_for_the_first_proposal_of_a_ballot() -> None:
+    single = alone()
+    assert single.first_proposal is None
+    single.propose_at(7, b"a")
+    single.propose([b"b"])
+    assert single.first_proposal == 7
+
+
+def test_only_a_leader_proposes() -> None:
+    with pytest.raises(InvariantViolation):
+        replica().propose([b"a"])
+    with pytest.raises(InvariantViolation):
+        replica().propose_at(1, b"a")
+
+
+def test_a_restarted_node_uses_a_higher_ballot_and_proposes_what_it_accepted_again() -> None:
+    again = replica(
+        nodes=1,
+        promised=Ballot(4, "n1"),
+        chosen_upto=2,
+        accepted=[Run(3, Ballot(4, "n1"), [b"c"]), Run(5, Ballot(4, "n1"), [b"e"])],
+    )
+    again.tick(0)
+    assert settle(again) == [Run(3, Ballot(5, "n1"), [b"c", NO_OP, b"e"])]
+    assert again.first_proposal is None
+
+
+def test_reads_of_a_node_alone_are_served_after_what_was_chosen_before() -> None:
+    single = alone()
+    single.propose([b"a"])
+    number = single.read()
+    effects = single.effects()
+    single.persisted(effects.upto)
+    assert max(effects.reads, single.effects().reads) == number
+
+
+# -- nothing leaves before it is durable ----------------------------------------------------------------------------
+
+
+def test_a_promise_leaves_after_its_record_is_durable() -> None:
+    acceptor = replica()
+    acceptor.receive("n2", Prepare(B5, 1))
+    effects = acceptor.effects()
+    assert effects.records == [Promised(B5)]
+    assert sent(effects, Promise) == []
+    acceptor.persisted(effects.upto)
+    assert sent(acceptor.effects(), Promise) == [("n2", Promise(B5, 1, []))]
+
+
+def test_accepted_leaves_after_its_record_is_durable_and_the_record_holds_the_promise() -> None:
+    acceptor = replica()
+    acceptor.receive("n2", Accept(B5, 1, [b"a"], 0))
+    effects = acceptor.effects()
+    assert effects.records == [Stored(Run(1, B5, [b"a"]), 0)]
+    assert sent(effects, Accepted) == []
+    assert acceptor.promised == B5
+    acceptor.persisted(effects.upto)
+    assert sent(acceptor.effects(), Accepted) == [("n2", Accepted(B5, 1, 1))]
+
+
+def test_a_repeated_accept_is_answered_only_once_the_first_is_durable() -> None:
+    acceptor = replica()
+    acceptor.receive("n2", Accept(B5, 1, [b"a"], 0))
+    effects = acceptor.effects()
+    acceptor.receive("n2", Accept(B5, 1, [b"a"], 0))
+    repeated = acceptor.effects()
+    assert repeated.records == []
+    assert sent(repeated, Accepted) == []
+    acceptor.persisted(effects.upto)
+    assert len(sent(acceptor.effects(), Accepted)) == 2
+
+
+def test_a_candidate_keeps_its_ballot_to_itself_until_it_is_durable() -> None:
+    cluster = Cluster(1)
+    cluster.disk_delay = (30, 30)
+    cluster.run(2_000, lambda: any(r.role is Role.PREPARING for r in cluster.replicas.values()))
+    candidate = next(name for name, r in cluster.replicas.items() if r.role is Role.PREPARING)
+    assert not any(isinstance(wire[4], Prepare) for wire in cluster.wires)
+    cluster.run(100, lambda: any(isinstance(wire[4], Prepare) for wire in cluster.wires))
+    assert cluster.disks[candidate].restore()[0] == cluster.replicas[candidate].promised
+
+
+def test_the_leaders_own_vote_waits_for_its_disk() -> None:
+    cluster = Cluster(1)
+    leader = cluster.leader()
+    cluster.run(200)
+    slow = leader.node
+    for name in cluster.names:
+        if name != slow:
+            cluster.crash(name)
+            break
+    leader.propose([b"a"])
+    cluster.disk_delay = (50, 50)
+    cluster.turn(slow)
+    cluster.disk_delay = (0, 0)
+    cluster.run(30)
+    assert 1 not in cluster.chosen
+    assert cluster.run(100, lambda: 1 in cluster.chosen)
+
+
+# -- acceptors and late messages ------------------------------------------------------------------------------------
+
+
+def test_what_is_below_the_promise_is_rejected_with_the_higher_ballot() -> None:
+    acceptor = replica(promised=B5)
+    for message in (Prepare(B1, 1), Accept(B1, 1, [b"a"], 0), Heartbeat(B1, 1, 0, [])):
+        acceptor.receive("n2", message)
+        effects = acceptor.effects()
+        assert effects.messages == [("n2", Reject(B1, B5, 0))]
+        assert effects.records == []
+
+
+def test_a_leader_hears_of_a_higher_ballot_and_steps_down() -> None:
+    cluster = Cluster(2)
+    leader = cluster.leader()
+    leader.receive("n3", Reject(leader.ballot, B9, 0))
+    assert leader.role is Role.FOLLOWER
+    late = cluster.leader()
+    late.receive("n3", Reject(Ballot(0, "n1"), B9, 0))
+    assert late.role is Role.LEADER, "a rejection of an earlier ballot says nothing about this one"
+
+
+def test_two_leaders_of_one_ballot_are_a_bug() -> None:
+    cluster = Cluster(2)
+    leader = cluster.leader()
+    other = next(name for name in cluster.names if name != leader.node)
+    with pytest.raises(InvariantViolation):
+        leader.receive(other, Heartbeat(leader.ballot, 1, 0, []))
+
+
+def test_a_second_value_for_a_chosen_slot_is_a_bug() -> None:
+    acceptor = replica()
+    acceptor.receive("n2", Accept(B1, 1, [b"a"], 0))
+    acceptor.receive("n2", Heartbeat(B1, 1, 1, []))
+    assert acceptor.is_chosen(1)
+    with pytest.raises(InvariantViolation):
+        acceptor.receive("n2", Accept(B5, 1, [b"x"], 0))
+
+
+def test_strangers_are_not_heard() -> None:
+    acceptor = replica()
+    acceptor.receive("n9", Prepare(B5, 1))
+    assert acceptor.effects().messages == []
+    assert acceptor.promised == NEVER
+
+
+# -- learning -------------------------------------------------------------------------------------------------------
+
+
+def test_a_watermark_does_not_vouch_for_a_value_of_another_ballot() -> None:
+    follower = replica(accepted=[Run(1, B1, [b"lost"])], promised=B1)
+    follower.receive("n2", Heartbeat(B5, 1, 1, []))
+    effects = follower.effects()
+    assert effects.chosen == []
+    assert sent(effects, Fetch) == [("n2", Fetch(1, 1))]
+    follower.receive("n2", Learn([Run(1, B5, [b"won"])], 1))
+    learned = follower.effects()
+    assert learned.chosen == [Run(1, B5, [b"won"])]
+    assert learned.records == [Stored(Run(1, B5, [b"won"]), 0)]
+
+
+def test_a_late_accept_of_an_old_ballot_cannot_undo_what_was_learned() -> None:
+    follower = replica()
+    follower.receive("n2", Learn([Run(1, B5, [b"won"])], 1))
+    follower.receive("n3", Accept(Ballot(1, "n3"), 1, [b"lost"], 0))
+    assert follower.value(1) == b"won"
+
+
+def test_chosen_slots_beyond_a_gap_are_told_and_fetched() -> None:
+    follower = replica()
+    follower.receive("n2", Accept(B5, 5, [b"five"], 0))
+    follower.receive("n2", Chosen(B5, 0, [(5, 5), (7, 7)]))
+    assert follower.is_chosen(5)
+    assert not follower.is_chosen(7)
+    assert sent(follower.effects(), Fetch) == [("n2", Fetch(7, 7))]
+
+
+def test_a_follower_that_missed_everything_catches_up_also_from_the_log_store() -> None:
+    cluster = Cluster(4, keep=10)
+    leader = cluster.leader()
+    behind = next(name for name in cluster.names if name != leader.node)
+    cluster.crash(behind)
+    for moment in range(60):
+        leader.propose([b"%d" % moment])
+        cluster.run(2)
+    assert leader.log_start > 40, "most of the log has left memory"
+    cluster.start(behind)
+    assert cluster.run(1_000, cluster.settled)
+    assert cluster.applied[behind] == 60
+
+
+# -- elections ------------------------------------------------------------------------------------------------------
+
+
+def test_a_node_cut_off_does_not_raise_its_ballot_and_disturbs_nobody_when_it_returns() -> None:
+    cluster = Cluster(5)
+    leader = cluster.leader()
+    cut = next(name for name in cluster.names if name != leader.node)
+    cluster.run(200)
+    promised = cluster.replicas[cut].promised
+    cluster.isolate(cut)
+    cluster.run(5_000)
+    assert cluster.replicas[cut].promised == promised
+    cluster.heal()
+    ballot = leader.ballot
+    cluster.run(2_000)
+    assert leader.role is Role.LEADER
+    assert leader.ballot == ballot
+
+
+def test_a_node_that_reaches_others_but_not_the_leader_does_not_depose_it() -> None:
+    cluster = Cluster(6)
+    leader = cluster.leader()
+    cluster.run(200)
+    cut = next(name for name in cluster.names if name != leader.node)
+    cluster.partition((cut, leader.node), (leader.node, cut))
+    ballot = leader.ballot
+    cluster.run(5_000)
+    assert leader.role is Role.LEADER
+    assert leader.ballot == ballot
+
+
+@pytest.mark.parametrize("one_way", ["deaf", "mute", "both"])
+def test_a_leader_that_lost_its_quorum_steps_down_and_another_takes_over(one_way: str) -> None:
+    cluster = Cluster(7)
+    leader = cluster.leader()
+    others = [name for name in cluster.names if name != leader.node]
+    deaf = [(other, leader.node) for other in others]
+    mute = [(leader.node, other) for other in others]
+    cluster.partition(*(deaf if one_way != "mute" else []), *(mute if one_way != "deaf" else []))
+    assert cluster.run(3_000, lambda: any(name in cluster.leaders() for name in others))
+    assert cluster.run(1_000, lambda: leader.node not in cluster.leaders())
+
+
+def test_a_candidate_too_far_behind_is_refused_and_catches_up_first() -> None:
+    ahead = replica(chosen_upto=50, promised=B1)
+    ahead.tick(1_000)
+    ahead.effects()
+    ahead.receive("n3", Ask(B9, 10))
+    answer = sent(ahead.effects(), Answer)[0][1]
+    assert (answer.granted, answer.chosen_upto) == (False, 50)  # type: ignore[union-attr]
+    ahead.receive("n3", Prepare(B9, 10))
+    assert sent(ahead.effects(), Reject) == [("n3", Reject(B9, B1, 50))]
+    assert ahead.promised == B1
+
+
+def test_a_deposed_leaders_accepted_but_unchosen_value_survives_if_a_quorum_meets_it() -> None:
+    cluster = Cluster(8)
+    leader = cluster.leader()
+    cluster.run(200)
+    follower, third = [name for name in cluster.names if name != leader.node]
+    cluster.partition((leader.node, third))
+    cluster.on_drop = lambda sender, receiver, message: isinstance(message, Accepted) and receiver == leader.node
+    leader.propose([b"minority"])
+    cluster.run(5)
+    assert 1 not in cluster.chosen
+    cluster.on_drop = None
+    cluster.crash(leader.node)
+    cluster.heal()
+    assert cluster.run(5_000, lambda: 1 in cluster.chosen)
+    assert cluster.chosen[1] == b"minority"
+    assert any(record.run.ballot.node in (follower, third) for record in cluster.stored(third, 1))
+
+
+def test_a_new_leader_fills_gaps_with_no_ops() -> None:
+    cluster = Cluster(9)
+    leader = cluster.leader()
+    leader.propose_at(4, b"four")
+    cluster.run(200)
+    cluster.crash(leader.node)
+    assert cluster.run(5_000, lambda: 4 in cluster.chosen)
+    assert [cluster.chosen[slot] for slot in range(1, 5)] == [NO_OP, NO_OP, NO_OP, b"four"]
+
+
+def test_lost_messages_are_sent_again() -> None:
+    cluster = Cluster(10)
+    leader = cluster.leader()
+    cluster.loss = 1.0
+    leader.propose([b"a"])
+    cluster.run(50)
+    cluster.heal()
+    assert cluster.run(500, lambda: 1 in cluster.chosen and cluster.settled())
+
+
+# -- reads ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_read_waits_until_a_quorum_answered_a_round_begun_after_it() -> None:
+    cluster = Cluster(11)
+    leader = cluster.leader()
+    cluster.run(200)
+    cluster.on_drop = lambda sender, receiver, message: isinstance(message, Alive)
+    number = leader.read()
+    cluster.run(200)
+    assert cluster.reads[leader.node] < number
+    cluster.on_drop = None
+    assert cluster.run(200, lambda: cluster.reads[leader.node] >= number)
+
+
+def test_a_deposed_leader_serves_no_reads() -> None:
+    cluster = Cluster(12)
+    old = cluster.leader()
+    cluster.run(200)
+    cluster.isolate(old.node)
+    number = old.read()
+    cluster.run(3_000, lambda: len(cluster.leaders()) == 1 and cluster.leaders() != [old.node])
+    cluster.leader().propose([b"newer"])
+    cluster.run(500)
+    assert cluster.reads[old.node] < number
+    cluster.heal()
+    assert cluster.run(2_000, lambda: cluster.reads[old.node] >= number)
+    assert cluster.applied[old.node] == 1, "it served the read after it learned what it had missed"
+
+
+def test_a_follower_asks_the_leader_and_waits_until_it_applied_as_much() -> None:
+    follower = replica()
+    follower.receive("n2", Heartbeat(B1, 1, 0, []))
+    number = follower.read()
+    assert sent(follower.effects(), ReadIndex) == [("n2", ReadIndex(number))]
+    follower.receive("n2", ReadIndexReply(number, 1))
+    assert follower.effects().reads == 0
+    follower.receive("n2", Accept(B1, 1, [b"a"], 0))
+    follower.receive("n2", Heartbeat(B1, 2, 1, []))
+    assert follower.effects().reads == number
+
+
+def test_a_new_leader_serves_no_read_before_it_knows_all_that_was_acknowledged() -> None:
+    cluster = Cluster(13)
+    old = cluster.leader()
+    cluster.run(200)
+    old.propose([b"acknowledged"])
+    assert cluster.run(100, lambda: cluster.applied[old.node] == 1)
+    cluster.crash(old.node)
+    assert cluster.run(5_000, lambda: bool(cluster.leaders()))
+    new = cluster.leader()
+    number = new.read()
+    while cluster.reads[new.node] < number:
+        cluster.step()
+    assert cluster.applied[new.node] >= 1
+
+
+def test_a_read_outlives_the_leader_it_was_sent_to() -> None:
+    cluster = Cluster(14)
+    leader = cluster.leader()
+    cluster.run(200)
+    follower = next(name for name in cluster.names if name != leader.node)
+    cluster.crash(leader.node)
+    number = cluster.replicas[follower].read()
+    assert cluster.run(5_000, lambda: cluster.reads[follower] >= number)
+
+
+# -- memory ---------------------------------------------------------------------------------------------------------
+
+
+def test_only_what_is_delivered_and_durable_is_forgotten() -> None:
+    single = alone()
+    single.propose([b"a", b"b"])
+    effects = single.effects()
+    single.forget(2)
+    assert single.log_start == 1
+    single.persisted(effects.upto)
+    assert single.durable_upto == 2
+    single.forget(2)
+    assert single.log_start == 1
+    single.effects()
+    single.forget(1)
+    assert single.log_start == 2
+    assert single.memory_bytes == 1
+
+
+def test_while_accepts_are_under_way_values_gather_into_the_next() -> None:
+    cluster = Cluster(15)
+    leader = cluster.leader()
+    cluster.run(200)
+    cluster.delay = (20, 20)
+    for moment in range(30):
+        leader.propose([b"%d" % moment])
+        cluster.step()
+    cluster.run(300)
+    assert len(cluster.chosen) == 30
+    assert len(cluster.stored(leader.node, 30)[0].run.values) > 1
