@@ -9,18 +9,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from consensus.ballot import NEVER
-from consensus.messages import NO_OP, Run
 from kvstore import entries
 from kvstore.client import LogRow, Reply, Status
+
 from kvstore.commands import READ_ONLY, Command
 from kvstore.data_dir import RESERVE_BYTES, DataDir
 from kvstore.errors import StorageFullError, UnavailableError
 from kvstore.language import check
-from kvstore.log_store import LogStore, SqliteLog
+from kvstore.log_store import SqliteLog
 from kvstore.node import Node
 from kvstore.pending import Refusal
 from kvstore.state_machine import StateMachine
+from kvstore.views import log_rows
 
 NODE_ID = "n1"
 PATIENCE = 5_000
@@ -91,6 +91,79 @@ class EmbeddedStore:
         return self._node.state.last_sequence(session)
 
     def log(self, first: int = 1, last: int | None = None) -> Iterator[LogRow]:
+        # Whatever this node accepted is on disk once a call has returned, so that the log store has all of it.
+        yield from log_rows(self._node.log, self._node.state, self._node.replica.is_chosen, first, last)
+
+    def status(self) -> Status:
         replica = self._node.replica
-        last = replica.last_slot if last is None else last
-        yield from log_rows(self._node.log, self._node.state, replica.chosen_upto, replica.is_chosen, first, last)
+        return Status(
+            node_id=NODE_ID,
+            nodes=[NODE_ID],
+            role=replica.role.value,
+            leader=replica.leader,
+            ballot=replica.ballot,
+            promised=replica.promised,
+            chosen_upto=replica.chosen_upto,
+            applied_upto=self._node.state.applied_upto,
+            last_slot=replica.last_slot,
+            gaps=replica.gaps(),
+            keys=self._node.state.count(),
+            log_bytes=self._node.log.bytes(),
+            state_bytes=self._node.state.bytes(),
+            data_dir=str(self._data_dir.path),
+        )
+
+    def sql(self, query: str) -> tuple[list[str], list[tuple[object, ...]]]:
+        columns, rows = self._node.state.sql(query)
+        return columns, list(rows)
+
+    def keys(self, prefix: bytes, limit: int) -> list[bytes]:
+        return self._node.state.keys(prefix, limit)
+
+    def tick(self) -> None:
+        self._node.tick(_now(), _wall())
+        self._pump()
+
+    def close(self) -> None:
+        self._node.close()
+        self._data_dir.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _pump(self) -> None:
+        """Turn the node until nothing moves any more: no records to store, nothing chosen, nobody served."""
+        moved = True
+        while moved:
+            before = self._node.state.applied_upto
+            records = self._node.turn().records
+            if records:
+                try:
+                    self._node.log.append(records)
+                except StorageFullError as error:
+                    self._node.storage_failed(error)
+                else:
+                    self._node.persisted()
+            moved = bool(records) or self._node.state.applied_upto > before
+
+
+def _only(outcomes: list[Reply | Refusal]) -> Reply:
+    if not outcomes:
+        raise UnavailableError("the store cannot lead its own log: its disk does not take the promise it needs")
+    outcome = outcomes[0]
+    if isinstance(outcome, Reply):
+        return outcome
+    raise outcome
+
+
+def _now() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+def _wall() -> int:
+    return time.time_ns() // 1_000_000

@@ -51,8 +51,13 @@ def storm(seed: int, nodes: int) -> Cluster:
             cluster.start(name)
     cluster.leader()
     assert cluster.run(3_000, lambda: len(cluster.leaders()) == 1 and cluster.settled()), "the cluster did not settle"
-    cluster.leader().propose([b"last"])
-    assert cluster.run(2_000, lambda: b"last" in cluster.chosen.values() and cluster.settled()), "it stands still"
+    for _ in range(5):
+        # A leader that the storm cut off may still step down, and forget what it had not sent.
+        cluster.leader().propose([b"last"])
+        if cluster.run(1_000, lambda: b"last" in cluster.chosen.values() and cluster.settled()):
+            break
+    else:
+        pytest.fail("a healed cluster stands still")
     assert set(cluster.chosen.values()) <= {*proposed, b"", b"last"}, "a value was chosen that nobody proposed"
     return cluster
 

@@ -256,6 +256,70 @@ def test_a_second_value_for_a_chosen_slot_is_a_bug() -> None:
         acceptor.receive("n2", Accept(B5, 1, [b"x"], 0))
 
 
+def candidate() -> Replica:
+    """n1 of three, with a durable ballot above 1.n2, waiting for promises."""
+    asking = replica(promised=B1)
+    asking.tick(1_000)
+    asking.receive("n2", Answer(Ballot(2, "n1"), True, B1, 0))
+    settle(asking)
+    assert asking.role is Role.PREPARING
+    return asking
+
+
+def leading() -> Replica:
+    """n1 of three, leading under 2.n1 with slot 1 proposed and no vote but its own."""
+    leader = candidate()
+    leader.receive("n2", Promise(leader.promised, 1, []))
+    leader.propose([b"a"])
+    settle(leader)
+    assert leader.role is Role.LEADER
+    return leader
+
+
+def test_promises_for_another_ballot_do_not_count() -> None:
+    asking = candidate()
+    asking.receive("n2", Promise(Ballot(1, "n1"), 1, []))
+    asking.receive("n3", Promise(Ballot(1, "n1"), 1, []))
+    assert asking.role is Role.PREPARING
+
+
+def test_votes_for_another_ballot_do_not_count() -> None:
+    leader = leading()
+    leader.receive("n2", Accepted(Ballot(1, "n1"), 1, 1))
+    assert leader.chosen_upto == 0
+    leader.receive("n2", Accepted(Ballot(2, "n1"), 1, 1))
+    assert leader.chosen_upto == 1
+
+
+def test_answers_to_another_ballots_rounds_confirm_no_read() -> None:
+    leader = leading()
+    number = leader.read()
+    leader.effects()
+    leader.receive("n2", Accepted(Ballot(2, "n1"), 1, 1))
+    leader.receive("n2", Alive(Ballot(1, "n1"), 99, 0))
+    assert leader.effects().reads == 0
+    leader.receive("n2", Alive(Ballot(2, "n1"), 99, 0))
+    assert leader.effects().reads == number
+
+
+def test_a_read_at_a_new_leader_waits_for_the_slots_it_recovered() -> None:
+    leader = candidate()
+    number = leader.read()
+    leader.receive("n2", Promise(leader.promised, 1, [Run(1, B1, [b"maybe acknowledged"])]))
+    settle(leader)
+    leader.receive("n2", Alive(leader.promised, 99, 0))
+    assert leader.effects().reads == 0
+    leader.receive("n2", Accepted(leader.promised, 1, 1))
+    assert leader.effects().reads == number
+
+
+def test_news_of_a_deposed_leader_is_not_believed() -> None:
+    acceptor = replica(promised=B5)
+    acceptor.receive("n2", Chosen(B1, 3, []))
+    assert acceptor.leader is None
+    assert sent(acceptor.effects(), Fetch) == []
+
+
 def test_strangers_are_not_heard() -> None:
     acceptor = replica()
     acceptor.receive("n9", Prepare(B5, 1))
@@ -485,6 +549,19 @@ def test_only_what_is_delivered_and_durable_is_forgotten() -> None:
     single.forget(1)
     assert single.log_start == 2
     assert single.memory_bytes == 1
+
+
+def test_what_was_learned_is_not_forgotten_before_it_is_durable() -> None:
+    follower = replica()
+    follower.receive("n2", Learn([Run(1, B5, [b"won"])], 1))
+    effects = follower.effects()
+    assert effects.chosen == [Run(1, B5, [b"won"])]
+    assert follower.durable_upto == 0
+    follower.forget(1)
+    assert follower.log_start == 1
+    follower.persisted(effects.upto)
+    follower.forget(1)
+    assert follower.log_start == 2
 
 
 def test_while_accepts_are_under_way_values_gather_into_the_next() -> None:
