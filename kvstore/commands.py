@@ -138,9 +138,7 @@ class Tick(msgspec.Struct, frozen=True, array_like=True, tag="tick"):
     """Only moves the log's clock on, so that keys expire though nobody writes. Proposed by the leader."""
 
 
-Simple: TypeAlias = (
-    Set | Get | Delete | Exists | Cas | Incr | Append | Push | Scan | Count | Expire | Ttl | Persist
-)
+Simple: TypeAlias = Set | Get | Delete | Exists | Cas | Incr | Append | Push | Scan | Count | Expire | Ttl | Persist
 Command: TypeAlias = (
     Set | Get | Delete | Exists | Cas | Incr | Append | Push | Scan | Count | Expire | Ttl | Persist | Txn | Tick
 )
@@ -171,7 +169,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     command: Command | Opaque
 
 
-# -- results: deterministic, recorded under (session, sequence), the same on every replica ------------------------------
+# -- results: deterministic, recorded under (session, sequence), the same on every replica -----------------------------
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):

@@ -11,7 +11,6 @@ from typing import Self
 
 from kvstore import entries
 from kvstore.client import LogRow, Reply, Status
-
 from kvstore.commands import READ_ONLY, Command
 from kvstore.data_dir import RESERVE_BYTES, DataDir
 from kvstore.errors import StorageFullError, UnavailableError
@@ -20,7 +19,7 @@ from kvstore.log_store import SqliteLog
 from kvstore.node import Node
 from kvstore.pending import Refusal
 from kvstore.state_machine import StateMachine
-from kvstore.views import log_rows
+from kvstore.views import ReadOnlyStore, log_rows
 
 NODE_ID = "n1"
 PATIENCE = 5_000
@@ -114,8 +113,7 @@ class EmbeddedStore:
         )
 
     def sql(self, query: str) -> tuple[list[str], list[tuple[object, ...]]]:
-        columns, rows = self._node.state.sql(query)
-        return columns, list(rows)
+        return self._node.state.sql(query)
 
     def keys(self, prefix: bytes, limit: int) -> list[bytes]:
         return self._node.state.keys(prefix, limit)
@@ -150,6 +148,11 @@ class EmbeddedStore:
                 else:
                     self._node.persisted()
             moved = bool(records) or self._node.state.applied_upto > before
+
+
+def inspect(path: Path) -> ReadOnlyStore:
+    """Look at a data directory without its lock, also while another process has it open."""
+    return ReadOnlyStore(path)
 
 
 def _only(outcomes: list[Reply | Refusal]) -> Reply:

@@ -1,0 +1,89 @@
+"""The data directory: its files, and the lock that lets one process write them."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from kvstore.errors import DataDirError
+
+RESERVE_BYTES = 1_048_576
+"""Room that new writes leave free, so that what was proposed before can still be made durable."""
+
+
+class DataDir:
+    """An opened data directory. The lock goes with the process, however that ends."""
+
+    def __init__(self, path: Path, lock: int | None) -> None:
+        self.path = path
+        self.log_path = path / "log.db"
+        self.state_path = path / "state.db"
+        self.history_path = path / "history"
+        self._lock = lock
+
+    @classmethod
+    def open(cls, path: Path, purpose: str) -> Self:
+        """Open or create a directory for writing; ``purpose`` is what a second process is told about this one."""
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise DataDirError(_why_not(path, error)) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(lock, 200).decode(errors="replace").strip() or "another process"
+            os.close(lock)
+            raise DataDirError(
+                f"data directory {path} is in use by {holder}: end that process, or use another --data-dir"
+            ) from None
+        with contextlib.suppress(OSError):  # a full disk takes the lock, but not its label
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"process {os.getpid()} ({purpose})\n".encode(), 0)
+        _sync_directory(path)
+        return cls(path, lock)
+
+    @classmethod
+    def read_only(cls, path: Path) -> Self:
+        """Look at a directory without its lock, also while another process writes it."""
+        if not (path / "log.db").is_file():
+            raise DataDirError(f"there is no store in {path}: name another with --data-dir")
+        return cls(path, None)
+
+    def free_bytes(self) -> int:
+        """The room that this process may still use on the directory's file system."""
+        stat = os.statvfs(self.path)
+        return stat.f_bavail * stat.f_frsize
+
+    def close(self) -> None:
+        """Give up the lock."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _why_not(path: Path, error: OSError) -> str:
+    reason = (error.strerror or str(error)).lower()
+    return f"data directory {path} cannot be opened for writing ({reason}): check its permissions, or use another"
+
+
+def _sync_directory(path: Path) -> None:
+    """A file whose directory entry is not on disk is gone after a power loss, whatever was synced into it."""
+    for directory in (path, path.parent):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,129 @@
+"""Commands to their canonical text: one line that parses back to the same command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from kvstore.commands import (
+    Append,
+    Cas,
+    Command,
+    Condition,
+    Count,
+    Delete,
+    Exists,
+    Expire,
+    Get,
+    Incr,
+    Persist,
+    Push,
+    Scan,
+    Set,
+    Tick,
+    Ttl,
+    Txn,
+    Value,
+)
+from kvstore.json_values import to_json
+from kvstore.lexer import quote
+
+
+def format(command: Command) -> str:
+    """The canonical text of a command."""
+    return _FORMAT[type(command)](command)
+
+
+def _values(*values: Value | None) -> tuple[list[str], list[str]]:
+    """Values as words, and the JSON option if one of them needs it: then all are written as JSON."""
+    given = [value for value in values if value is not None]
+    if any(value.json for value in given):
+        return [quote(to_json(value)) for value in given], ["JSON"]
+    return [quote(value.data) for value in given], []
+
+
+def _set(command: Set) -> str:
+    values, options = _values(command.value, command.ifeq)
+    words = [f"set {quote(command.key)}={values[0]}"]
+    if command.ttl:
+        words.append(_time(command.ttl))
+    if command.when:
+        words.append(command.when.upper())
+    if command.ifeq is not None:
+        words += ["IFEQ", values[1]]
+    return " ".join(words + options)
+
+
+def _time(ttl: int) -> str:
+    return f"EX {ttl // 1_000}" if ttl % 1_000 == 0 else f"PX {ttl}"
+
+
+def _cas(command: Cas) -> str:
+    values, options = _values(command.old, command.new)
+    return " ".join(["cas", quote(command.key), *values, *(["CREATE"] if command.create else []), *options])
+
+
+def _push(command: Push) -> str:
+    values, options = _values(command.item)
+    return " ".join(["push", quote(command.key), *values, *options])
+
+
+def _incr(command: Incr) -> str:
+    if command.by == 1:
+        return f"incr {quote(command.key)}"
+    return f"incr {quote(command.key)} {command.by}"
+
+
+def _scan(command: Scan) -> str:
+    if command.limit:
+        return f"scan {quote(command.prefix)} {command.limit}"
+    return f"scan {quote(command.prefix)}" if command.prefix else "scan"
+
+
+def _expire(command: Expire) -> str:
+    return f"expire {quote(command.key)} " + (
+        str(command.ttl // 1_000) if command.ttl % 1_000 == 0 else f"PX {command.ttl}"
+    )
+
+
+def _keys(name: str, keys: list[bytes]) -> str:
+    return " ".join([name, *map(quote, keys)])
+
+
+def _txn(command: Txn) -> str:
+    text = "; ".join(map(format, command.then))
+    if command.conditions:
+        text = f"if {' and '.join(map(_condition, command.conditions))} then {text}"
+    if command.otherwise:
+        text += f" else {'; '.join(map(format, command.otherwise))}"
+    return f"txn {{ {text} }}"
+
+
+def _condition(condition: Condition) -> str:
+    head = f"{condition.subject} {quote(condition.key)} {condition.comparison}"
+    if condition.operand is None:
+        return f"{head} {condition.number}"
+    values, options = _values(condition.operand)
+    return " ".join([head, *values, *options])
+
+
+_FORMAT = cast(
+    "dict[type[Command], Callable[[Command], str]]",
+    {
+        Set: _set,
+        Get: lambda command: f"get {quote(command.key)}",
+        Delete: lambda command: _keys("delete", command.keys),
+        Exists: lambda command: _keys("exists", command.keys),
+        Cas: _cas,
+        Incr: _incr,
+        Append: lambda command: f"append {quote(command.key)} {quote(command.data)}",
+        Push: _push,
+        Scan: _scan,
+        Count: lambda command: f"count {quote(command.prefix)}" if command.prefix else "count",
+        Expire: _expire,
+        Ttl: lambda command: f"ttl {quote(command.key)}",
+        Persist: lambda command: f"persist {quote(command.key)}",
+        Txn: _txn,
+        Tick: lambda command: "tick",
+    },
+)

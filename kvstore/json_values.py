@@ -1,0 +1,65 @@
+"""JSON values and how a key holds them: typed where their bytes alone would be read back as something else."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import msgspec
+
+from kvstore.commands import Value
+from kvstore.errors import CommandError
+
+_NUMBER = re.compile(rb"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
+
+
+def from_json(text: bytes) -> Value:
+    """The value that a JSON text stands for.
+
+    A number, and a string that does not look like one, are kept as plain bytes; all else is kept as JSON text.
+    Raises CommandError for text that is no JSON.
+    """
+    text = text.strip(b" \t\r\n")
+    try:
+        parsed = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise CommandError(f"the value is no valid JSON ({error})") from error
+    if _NUMBER.fullmatch(text):
+        return Value(text)
+    if isinstance(parsed, str):
+        try:
+            data = parsed.encode()
+        except UnicodeEncodeError as error:
+            raise CommandError("the value is a JSON string with half a surrogate pair: no Unicode text") from error
+        if not _NUMBER.fullmatch(data):
+            return Value(data)
+    return Value(text, True)
+
+
+def to_json(value: Value) -> bytes:
+    """The JSON text of a value: plain bytes are a number where they look like one, else a string."""
+    if value.json or _NUMBER.fullmatch(value.data):
+        return value.data
+    return msgspec.json.encode(value.data.decode(errors="backslashreplace"))
+
+
+def same(one: Value, other: Value) -> bool:
+    """Whether two values are equal: the same bytes, or JSON that means the same with the same types."""
+    if one == other:
+        return True
+    if not (one.json and other.json):
+        return False
+    return _typed(json.loads(one.data)) == _typed(json.loads(other.data))
+
+
+def _typed(parsed: object) -> object:
+    """In Python 1 == True == 1.0, in JSON they differ."""
+    if isinstance(parsed, list):
+        return [_typed(item) for item in parsed]
+    if isinstance(parsed, dict):
+        return {key: _typed(item) for key, item in parsed.items()}
+    return (type(parsed).__name__, parsed)
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,170 @@
+"""Text into words: shell-like quoting, with positions, for parsing and for highlighting alike."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from kvstore.errors import CommandError, IncompleteCommand
+
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0"}
+_CODES = {"x": 2, "u": 4, "U": 8}
+_HEX = re.compile(r"[0-9a-fA-F]+")
+_PLAIN = re.compile(r"[^\s'\"\\;{}=]+")
+_PLAIN_QUOTED = re.compile(r'[^"\\]+')
+
+
+class Word(NamedTuple):
+    """One word: its bytes, where it stands in the text, and where its first bare ``=`` is, as an index into the bytes.
+
+    ``mark`` is ";", "{" or "}" for these characters of a transaction; ``bare``: nothing in it was quoted or escaped.
+    """
+
+    data: bytes
+    start: int
+    end: int
+    equals: int = -1
+    bare: bool = True
+    mark: str = ""
+
+    @property
+    def text(self) -> str:
+        return self.data.decode(errors="backslashreplace")
+
+
+def split(text: str) -> list[Word]:
+    """All words of a command; ``;``, ``{`` and ``}`` are words of their own once the first word is ``txn``.
+
+    Raises CommandError at a bad escape, IncompleteCommand where the text ends within quotes.
+    """
+    words: list[Word] = []
+    position = 0
+    while True:
+        while position < len(text) and text[position].isspace():
+            position += 1
+        if position == len(text):
+            return words
+        in_txn = bool(words) and words[0].bare and words[0].data.lower() == b"txn"
+        if in_txn and text[position] in ";{}":
+            words.append(Word(b"", position, position + 1, mark=text[position]))
+            position += 1
+            continue
+        word = _word(text, position, ";{}" if in_txn else "")
+        words.append(word)
+        position = word.end
+
+
+def _word(text: str, start: int, stops: str) -> Word:
+    data = bytearray()
+    equals = -1
+    bare = True
+    position = start
+    while position < len(text):
+        plain = _PLAIN.match(text, position)
+        if plain:
+            data += _encode(plain[0], position)
+            position = plain.end()
+            continue
+        character = text[position]
+        if character.isspace() or character in stops:
+            break
+        if character == "'":
+            bare = False
+            end = text.find("'", position + 1)
+            if end < 0:
+                raise IncompleteCommand("a ' is not closed", position)
+            data += _encode(text[position + 1 : end], position + 1)
+            position = end + 1
+        elif character == '"':
+            bare = False
+            position = _quoted(text, position, data)
+        elif character == "\\":
+            bare = False
+            position = _escape(text, position, data)
+        else:
+            if character == "=" and equals < 0:
+                equals = len(data)
+            data += _encode(character, position)
+            position += 1
+    return Word(bytes(data), start, position, equals, bare)
+
+
+def _quoted(text: str, start: int, data: bytearray) -> int:
+    position = start + 1
+    while position < len(text):
+        if text[position] == '"':
+            return position + 1
+        if text[position] == "\\":
+            position = _escape(text, position, data)
+        else:
+            plain = _PLAIN_QUOTED.match(text, position)
+            assert plain is not None
+            data += _encode(plain[0], position)
+            position = plain.end()
+    raise IncompleteCommand('a " is not closed', start)
+
+
+def _escape(text: str, start: int, data: bytearray) -> int:
+    """Append what the escape at ``start`` stands for; returns the position after it."""
+    if start + 1 == len(text):
+        raise IncompleteCommand("a \\ at the end escapes nothing", start)
+    character = text[start + 1]
+    if character in _CODES:
+        digits = text[start + 2 : start + 2 + _CODES[character]]
+        if len(digits) < _CODES[character] or not _HEX.fullmatch(digits):
+            raise CommandError(f"\\{character} takes {_CODES[character]} hexadecimal digits", start)
+        code = int(digits, 16)
+        if character == "x":
+            data.append(code)
+        elif code > 0x10FFFF or 0xD800 <= code <= 0xDFFF:
+            raise CommandError(f"\\{character}{digits} is no Unicode character", start)
+        else:
+            data += chr(code).encode()
+        return start + 2 + len(digits)
+    if character.isalnum() and character not in _ESCAPES:
+        raise CommandError(
+            f"\\{character} is no escape: there are \\n \\t \\r \\0 \\xNN \\uNNNN, and \\\\ for a backslash", start
+        )
+    data += _encode(_ESCAPES.get(character, character), start + 1)
+    return start + 2
+
+
+def _encode(text: str, position: int) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise CommandError("this is not valid Unicode: write binary as \\xNN", position + error.start) from error
+
+
+_KEYWORDS = {"if", "then", "and", "else"}
+
+
+def quote(data: bytes) -> str:
+    """A word that means these bytes: bare where that is safe anywhere in a command, else in double quotes."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return '"' + "".join(_shown(part) for part in _characters(data)) + '"'
+    plain = _PLAIN.fullmatch(text)
+    if plain and text.isprintable() and text.lower() not in _KEYWORDS:
+        return text
+    return '"' + "".join(_shown(character) for character in text) + '"'
+
+
+def _characters(data: bytes) -> list[str]:
+    """Characters where the bytes are UTF-8, lone surrogates that stand for the bytes that are not."""
+    return list(data.decode(errors="surrogateescape"))
+
+
+_NAMES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", '"': '\\"', "\\": "\\\\"}
+
+
+def _shown(character: str) -> str:
+    if character in _NAMES:
+        return _NAMES[character]
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    if character.isprintable():
+        return character
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

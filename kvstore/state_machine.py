@@ -1,0 +1,226 @@
+"""The state machine: the chosen slots executed in order against state.db, which anyone may query."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from consensus.messages import NO_OP
+from kvstore import entries
+from kvstore.commands import Command, Count, Exists, Get, NotACommand, Opaque, Result, Scan, Ttl
+from kvstore.database import Schema, connect, storage_errors
+from kvstore.errors import CommandError, KvstoreError
+from kvstore.executor import Moment, execute
+from kvstore.keyspace import Keyspace
+from kvstore.sessions import Sessions
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+KEEP_RESULTS = 1_000
+"""The results of so many recent slots are kept for people to read, in the table ``results``."""
+
+
+def _create(database: Database) -> None:
+    # WITHOUT ROWID: one B-tree instead of two halves the cost of an upsert. sqlite-utils has no word for it.
+    database.execute(
+        "CREATE TABLE kv (key PRIMARY KEY NOT NULL, value NOT NULL, type TEXT NOT NULL, slot INTEGER NOT NULL,"
+        " created INTEGER NOT NULL, version INTEGER NOT NULL, expires INTEGER) WITHOUT ROWID"
+    )
+    database.execute("CREATE INDEX kv_expires ON kv(expires) WHERE expires IS NOT NULL")
+    columns = {"session": str, "acknowledged": int, "last_sequence": int, "last_slot": int, "results": bytes}
+    database.create_table("sessions", columns, pk="session")
+    database.create_table("results", {"slot": int, "result": str}, pk="slot")
+    database.create_table("progress", {"id": int, "applied_upto": int, "clock": int}, pk="id")
+    database.table("progress").insert({"id": 1, "applied_upto": 0, "clock": 0})
+
+
+STATE_SCHEMA = Schema(migrations=(_create,))
+
+
+class Applied(NamedTuple):
+    """Whose request a slot held ("" = nobody's who waits for it) and what executing it gave, None for a no-op."""
+
+    session: str
+    sequence: int
+    result: Result | None
+
+
+_NO_OP_APPLIED = Applied("", 0, None)
+
+
+class StateMachine:
+    """Executes entries, slot by slot. The same entries give the same state and results on every replica.
+
+    Changes are durable after ``commit``, together with ``applied_upto``; until then a crash loses them and the log
+    brings them back. Without a path the state is kept in memory.
+    """
+
+    def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
+        self._path = path or Path(":memory:")
+        self._connection = connect(path, STATE_SCHEMA, synchronous="FULL", read_only=read_only)
+        try:
+            with storage_errors(self._path):
+                self._connection.execute("PRAGMA cache_size = -65536")
+                self.applied_upto, self.clock = self._connection.execute(
+                    "SELECT applied_upto, clock FROM progress"
+                ).fetchone()
+                self._keys = Keyspace(self._connection)
+                self._sessions = Sessions(self._connection)
+        except BaseException:
+            self._connection.close()
+            raise
+        self._committed_upto = self.applied_upto
+        self._recent: dict[int, Result] = {}
+
+    # -- the log's side -----------------------------------------------------------------------------------------------
+
+    def apply(self, slot: int, value: bytes) -> Applied:
+        """Execute the next slot's value. Never fails on account of the value: what is no command does nothing."""
+        if slot != self.applied_upto + 1:
+            raise AssertionError(f"slot {slot} applied after {self.applied_upto}")
+        with storage_errors(self._path):
+            applied = self._execute(slot, value) if value != NO_OP else _NO_OP_APPLIED
+            self.applied_upto = slot
+            if applied.result is not None:
+                self._recent[slot] = applied.result
+                self._recent.pop(slot - KEEP_RESULTS, None)
+            if self._keys.is_large:
+                self._keys.flush()
+        return applied
+
+    def _execute(self, slot: int, value: bytes) -> Applied:
+        try:
+            entry = entries.decode(value)
+        except msgspec.DecodeError:
+            return Applied("", 0, NotACommand())
+        self.clock = max(self.clock, entry.stamp)
+        self._keys.expire(self.clock)
+        session, sequence = entry.session, entry.sequence
+        if session:
+            recorded = self._sessions.recorded(session, sequence)
+            if recorded is not None:
+                return Applied(session, sequence, recorded)
+        command = _parsed(entry.command) if isinstance(entry.command, Opaque) else entry.command
+        result: Result
+        result = NotACommand() if command is None else execute(command, Moment(self._keys, slot, self.clock))
+        if session:
+            self._sessions.record(session, sequence, entry.acknowledged, slot, result)
+        return Applied(session, sequence, result)
+
+    @property
+    def next_expiry(self) -> int | None:
+        """No key is due before this time (ms since 1970); None when no key expires."""
+        return self._keys.next_expiry
+
+    @property
+    def uncommitted(self) -> int:
+        """How many slots were applied since the last commit."""
+        return int(self.applied_upto - self._committed_upto)
+
+    def commit(self) -> None:
+        """Make everything applied durable. Raises StorageFullError when there is no room: it can be called again."""
+        with storage_errors(self._path):
+            self._keys.flush()
+            self._sessions.flush()
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO results VALUES (?, ?)",
+                [(slot, _text(result)) for slot, result in self._recent.items() if slot > self._committed_upto],
+            )
+            self._connection.execute("DELETE FROM results WHERE slot <= ?", (self.applied_upto - KEEP_RESULTS,))
+            self._connection.execute("UPDATE progress SET applied_upto = ?, clock = ?", (self.applied_upto, self.clock))
+            self._connection.commit()
+        self._committed_upto = self.applied_upto
+
+    def close(self) -> None:
+        """Close without a commit: what is not committed comes back from the log."""
+        self._connection.close()
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    def query(self, command: Get | Exists | Scan | Count | Ttl, now: int) -> Result:
+        """Execute a read on what is applied; ``now`` (ms since 1970) only shortens what a ttl shows."""
+        with storage_errors(self._path):
+            return execute(command, Moment(self._keys, self.applied_upto, max(self.clock, now)))
+
+    def last_sequence(self, session: str) -> int:
+        """The highest sequence of this session that was executed, 0 if none was."""
+        return self._sessions.last_sequence(session)
+
+    def keys(self, prefix: bytes, limit: int) -> list[bytes]:
+        """Some keys with this prefix, in byte order."""
+        with storage_errors(self._path):
+            return [key for key, _ in self._keys.scan(prefix, limit)]
+
+    def count(self) -> int:
+        """The number of keys."""
+        with storage_errors(self._path):
+            return self._keys.count()
+
+    def results(self, first: int, last: int) -> dict[int, str]:
+        """The recorded results of recent slots within first..last, as text."""
+        with storage_errors(self._path):
+            rows = self._connection.execute(
+                "SELECT slot, result FROM results WHERE slot BETWEEN ? AND ?", (first, last)
+            ).fetchall()
+        recent = {slot: _text(result) for slot, result in self._recent.items() if first <= slot <= last}
+        return {**dict(rows), **recent}
+
+    def sql(self, query: str, parameters: Sequence[object] = ()) -> tuple[list[str], list[tuple[object, ...]]]:
+        """Column names and rows of a query that reads; sees everything applied."""
+        if self.uncommitted:
+            with storage_errors(self._path):
+                self._keys.flush()
+        self._connection.set_authorizer(_reads_only)
+        try:
+            cursor = self._connection.execute(query, tuple(parameters))
+            columns = [column[0] for column in cursor.description or ()]
+            return columns, cursor.fetchall()
+        except (sqlite3.Error, sqlite3.Warning) as error:
+            raise KvstoreError(f"SQL: {error}") from error
+        finally:
+            self._connection.set_authorizer(None)
+
+    def digest(self) -> str:
+        """A hash of everything the log determines: equal on all replicas that applied the same slots."""
+        with storage_errors(self._path):
+            self._keys.flush()
+            self._sessions.flush()
+            hashed = hashlib.sha256(f"{self.applied_upto} {self.clock}".encode())
+            for table in ("kv", "sessions"):
+                for row in self._connection.execute(f"SELECT * FROM {table} ORDER BY 1"):
+                    hashed.update(repr(row).encode())
+        return hashed.hexdigest()
+
+    def bytes(self) -> int:
+        """The size of state.db and its WAL."""
+        wal = self._path.with_name(self._path.name + "-wal")
+        return sum(path.stat().st_size for path in (self._path, wal) if path.exists())
+
+
+def _parsed(opaque: Opaque) -> Command | None:
+    """The command that a JSON string holds; None when it is anything else."""
+    from kvstore.language import parse
+
+    try:
+        text = msgspec.json.decode(opaque.json, type=str)
+        return parse(text)
+    except (msgspec.DecodeError, CommandError):
+        return None
+
+
+_READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
+
+
+def _reads_only(action: int, *_: object) -> int:
+    return sqlite3.SQLITE_OK if action in _READING else sqlite3.SQLITE_DENY
+
+
+def _text(result: Result) -> str:
+    """A result as JSON, for people who look into the table."""
+    return msgspec.json.encode(result).decode()
