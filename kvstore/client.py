@@ -11,7 +11,7 @@ from consensus.ballot import Ballot
 from kvstore.commands import Command, Result
 
 
-class Reply(msgspec.Struct, frozen=True):
+class Reply(msgspec.Struct, frozen=True, gc=False):
     """A command's result, and how it came about.
 
     ``slot`` is the log position that holds the command, 0 for a read (which needs none); ``ballot`` and

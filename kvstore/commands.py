@@ -1,7 +1,8 @@
 """The commands, their results, and the entry that carries a command through the log.
 
 This file is the vocabulary; :mod:`kvstore.language` turns commands into text and back, and
-:mod:`kvstore.state_machine` executes them.
+:mod:`kvstore.state_machine` executes them. None of these values can be part of a reference cycle, and there are very
+many of them, so that the garbage collector is told to leave them alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ MAX_INTEGER = 2**63 - 1
 """Integers of ``incr`` are signed 64-bit, as in Redis."""
 
 
-class Value(msgspec.Struct, frozen=True, array_like=True):
+class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a key holds: bytes, and whether they are JSON text whose type must be kept.
 
     ``json`` is set only where the bytes alone would be read back as something else: a string that looks like a number,
@@ -28,7 +29,7 @@ class Value(msgspec.Struct, frozen=True, array_like=True):
     json: bool = False
 
 
-class Set(msgspec.Struct, frozen=True, array_like=True, tag="set"):
+class Set(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="set"):
     """Store a value. ``ttl`` in milliseconds from the entry's stamp, 0 = for ever (an earlier expiry is dropped)."""
 
     key: bytes
@@ -38,19 +39,19 @@ class Set(msgspec.Struct, frozen=True, array_like=True, tag="set"):
     ifeq: Value | None = None
 
 
-class Get(msgspec.Struct, frozen=True, array_like=True, tag="get"):
+class Get(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="get"):
     key: bytes
 
 
-class Delete(msgspec.Struct, frozen=True, array_like=True, tag="delete"):
+class Delete(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="delete"):
     keys: list[bytes]
 
 
-class Exists(msgspec.Struct, frozen=True, array_like=True, tag="exists"):
+class Exists(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="exists"):
     keys: list[bytes]
 
 
-class Cas(msgspec.Struct, frozen=True, array_like=True, tag="cas"):
+class Cas(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="cas"):
     """Replace ``old`` by ``new``, keeping the key's expiry; with ``create``, a missing key is set to ``new``."""
 
     key: bytes
@@ -59,50 +60,50 @@ class Cas(msgspec.Struct, frozen=True, array_like=True, tag="cas"):
     create: bool = False
 
 
-class Incr(msgspec.Struct, frozen=True, array_like=True, tag="incr"):
+class Incr(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="incr"):
     """Add ``by`` to a decimal integer (a missing key counts as 0), keeping the key's expiry."""
 
     key: bytes
     by: int = 1
 
 
-class Append(msgspec.Struct, frozen=True, array_like=True, tag="append"):
+class Append(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="append"):
     """Append bytes to the value (a missing key counts as empty), keeping the key's expiry."""
 
     key: bytes
     data: bytes
 
 
-class Push(msgspec.Struct, frozen=True, array_like=True, tag="push"):
+class Push(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="push"):
     """Append an item to the JSON list that the key holds (a missing key counts as an empty list)."""
 
     key: bytes
     item: Value
 
 
-class Scan(msgspec.Struct, frozen=True, array_like=True, tag="scan"):
+class Scan(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="scan"):
     """Keys with this prefix in byte order, with their values; ``limit`` 0 = all."""
 
     prefix: bytes = b""
     limit: int = 0
 
 
-class Count(msgspec.Struct, frozen=True, array_like=True, tag="count"):
+class Count(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="count"):
     prefix: bytes = b""
 
 
-class Expire(msgspec.Struct, frozen=True, array_like=True, tag="expire"):
+class Expire(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="expire"):
     """Let a key expire ``ttl`` milliseconds after the entry's stamp; 0 or less deletes it now."""
 
     key: bytes
     ttl: int
 
 
-class Ttl(msgspec.Struct, frozen=True, array_like=True, tag="ttl"):
+class Ttl(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="ttl"):
     key: bytes
 
 
-class Persist(msgspec.Struct, frozen=True, array_like=True, tag="persist"):
+class Persist(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="persist"):
     key: bytes
 
 
@@ -110,7 +111,7 @@ Subject: TypeAlias = Literal["value", "version", "slot"]
 Comparison: TypeAlias = Literal["=", "!=", "<", "<=", ">", ">="]
 
 
-class Condition(msgspec.Struct, frozen=True, array_like=True):
+class Condition(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A test in a transaction. A missing key has version 0 and slot 0, and no value: only ``!=`` holds for it.
 
     ``value`` compares with ``operand`` by = and != only; ``version`` and ``slot`` compare with ``number``.
@@ -123,7 +124,7 @@ class Condition(msgspec.Struct, frozen=True, array_like=True):
     number: int = 0
 
 
-class Txn(msgspec.Struct, frozen=True, array_like=True, tag="txn"):
+class Txn(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="txn"):
     """Several commands as one slot: all conditions hold -> ``then``, else ``otherwise``; all or nothing.
 
     A branch whose command fails (for example incr on text) changes nothing at all.
@@ -134,7 +135,7 @@ class Txn(msgspec.Struct, frozen=True, array_like=True, tag="txn"):
     otherwise: list[Simple] = []
 
 
-class Tick(msgspec.Struct, frozen=True, array_like=True, tag="tick"):
+class Tick(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="tick"):
     """Only moves the log's clock on, so that keys expire though nobody writes. Proposed by the leader."""
 
 
@@ -146,7 +147,7 @@ READ_ONLY = (Get, Exists, Scan, Count, Ttl)
 """Commands that change nothing: outside a transaction they need no slot, only a linearizable read."""
 
 
-class Opaque(msgspec.Struct, frozen=True, array_like=True, tag="json"):
+class Opaque(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="json"):
     """Any JSON value proposed to a slot by name, as the text it was given in.
 
     A string in the command language is executed; anything else is chosen, kept, and executed as nothing.
@@ -155,7 +156,7 @@ class Opaque(msgspec.Struct, frozen=True, array_like=True, tag="json"):
     json: bytes
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True):
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What one slot holds, as MessagePack.
 
     ``session`` and ``sequence`` identify a client's request across retries ("" = not retried); the client has received
@@ -172,11 +173,11 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
 # -- results: deterministic, recorded under (session, sequence), the same on every replica -----------------------------
 
 
-class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
+class Done(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="done"):
     """The command took effect and has nothing more to say."""
 
 
-class Found(msgspec.Struct, frozen=True, array_like=True, tag="found"):
+class Found(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="found"):
     """A key's value, the slots that last changed and that created it, and the number of changes since."""
 
     value: Value
@@ -185,23 +186,23 @@ class Found(msgspec.Struct, frozen=True, array_like=True, tag="found"):
     version: int
 
 
-class Missing(msgspec.Struct, frozen=True, array_like=True, tag="missing"):
+class Missing(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="missing"):
     """The key does not exist (get, cas, expire, ttl, persist)."""
 
 
-class NotMet(msgspec.Struct, frozen=True, array_like=True, tag="not_met"):
+class NotMet(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="not_met"):
     """A condition of the command did not hold, and nothing changed; ``reason`` says which."""
 
     reason: str
 
 
-class Integer(msgspec.Struct, frozen=True, array_like=True, tag="integer"):
+class Integer(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="integer"):
     """A count, a new number or length, or a time to live in milliseconds (-1 = the key has no expiry)."""
 
     number: int
 
 
-class Row(msgspec.Struct, frozen=True, array_like=True):
+class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One key of a scan; ``expires`` in milliseconds since 1970, 0 = never."""
 
     key: bytes
@@ -212,28 +213,28 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     expires: int
 
 
-class Rows(msgspec.Struct, frozen=True, array_like=True, tag="rows"):
+class Rows(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="rows"):
     rows: list[Row]
 
 
-class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
+class Failed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="failed"):
     """The command cannot be executed on the key as it is (incr on text, over a limit); nothing changed."""
 
     reason: str
 
 
-class Outcomes(msgspec.Struct, frozen=True, array_like=True, tag="outcomes"):
+class Outcomes(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="outcomes"):
     """A transaction's: whether its conditions held, and the results of the branch that ran, in order."""
 
     succeeded: bool
     results: list[SimpleResult]
 
 
-class NotACommand(msgspec.Struct, frozen=True, array_like=True, tag="not_a_command"):
+class NotACommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="not_a_command"):
     """The slot's value is kept in the log, but is no command: executing it did nothing."""
 
 
-class Expired(msgspec.Struct, frozen=True, array_like=True, tag="expired"):
+class Expired(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="expired"):
     """The request was executed before and its result acknowledged, so it is no longer recorded; nothing was done."""
 
 

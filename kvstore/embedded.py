@@ -71,20 +71,21 @@ class EmbeddedStore:
         else:
             self._node.execute(command, outcomes.append, deadline, size=len(entries.encode(command)))
         self._pump()
-        return _only(outcomes)
+        if not outcomes:
+            raise UnavailableError("the store cannot lead its own log: its disk does not take the promise it needs")
+        return _reply(outcomes[0])
 
     def execute_batch(self, commands: Sequence[Command], *, session: str, first_sequence: int) -> list[Reply]:
         self._node.tick(_now(), _wall())
-        outcomes: list[list[Reply | Refusal]] = []
+        outcomes: list[Reply | Refusal] = []
         deadline = _now() + PATIENCE
         for sequence, command in enumerate(commands, first_sequence):
-            outcome: list[Reply | Refusal] = []
-            outcomes.append(outcome)
             self._node.execute(
-                command, outcome.append, deadline, session=session, sequence=sequence, acknowledged=first_sequence
+                command, outcomes.append, deadline, session=session, sequence=sequence, acknowledged=first_sequence
             )
         self._pump()
-        return [_only(outcome) for outcome in outcomes]
+        # Alone and in one session, commands are chosen, applied and answered in the order they came.
+        return [_reply(outcome) for outcome in outcomes]
 
     def last_sequence(self, session: str) -> int:
         return self._node.state.last_sequence(session)
@@ -155,10 +156,7 @@ def inspect(path: Path) -> ReadOnlyStore:
     return ReadOnlyStore(path)
 
 
-def _only(outcomes: list[Reply | Refusal]) -> Reply:
-    if not outcomes:
-        raise UnavailableError("the store cannot lead its own log: its disk does not take the promise it needs")
-    outcome = outcomes[0]
+def _reply(outcome: Reply | Refusal) -> Reply:
     if isinstance(outcome, Reply):
         return outcome
     raise outcome

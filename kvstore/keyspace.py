@@ -29,6 +29,7 @@ ON CONFLICT(key) DO UPDATE SET value = excluded.value, type = excluded.type, slo
 created = excluded.created, version = excluded.version, expires = excluded.expires
 """
 _COLUMNS = "value, type, slot, created, version, coalesce(expires, 0)"
+_SELECT = f"SELECT {_COLUMNS} FROM kv WHERE key = ?"
 
 
 class Keyspace:
@@ -51,7 +52,7 @@ class Keyspace:
             return self._dirty[key]
         if key in self._clean:
             return self._clean[key]
-        row = self._connection.execute(f"SELECT {_COLUMNS} FROM kv WHERE key = ?", (_stored(key),)).fetchone()
+        row = self._connection.execute(_SELECT, (_stored(key),)).fetchone()
         return None if row is None else _held(row)
 
     def put(self, key: bytes, held: Held) -> None:

@@ -280,7 +280,8 @@ _HELP: list[tuple[Callable[[_Words], Command], Help]] = [
             "set KEY=VALUE | set KEY VALUE  [EX SECONDS | PX MS] [NX | XX] [IFEQ OLD] [JSON]",
             "store a value",
             "EX and PX let the key expire; without them an earlier expiry is dropped. NX sets only a missing key,"
-            " XX only an existing one, IFEQ only one that holds OLD. With JSON the values are JSON texts and keep their types.",
+            " XX only an existing one, IFEQ only one that holds OLD. With JSON the values are JSON texts that keep"
+            " their types.",
             ("set x=1", 'set greeting "hello world"', "set lease=n1 NX EX 30", "set cfg '{\"a\": [1, 2]}' JSON"),
         ),
     ),

@@ -371,8 +371,7 @@ class Node:
     def _apply(self, run: Run) -> None:
         leads = self.replica.role is Role.LEADER
         first_proposal = self.replica.first_proposal
-        for slot, value in enumerate(run.values, run.first):
-            session, sequence, result = self.state.apply(slot, value)
+        for slot, (session, sequence, result) in enumerate(self.state.apply(run.first, run.values), run.first):
             proposal = self._commands.pop((session, sequence), None) if session else None
             if proposal is not None and result is not None:
                 skipped = slot != first_proposal if leads else None
@@ -428,10 +427,9 @@ def recover(log: LogStore, state: StateMachine) -> None:
             f" {log.last + 1}..{state.applied_upto} were lost from log.db. Restore the data directory from a backup"
         )
     for run in log.read(state.applied_upto + 1, log.chosen_upto):
-        for slot, value in enumerate(run.values, run.first):
-            state.apply(slot, value)
-            if state.uncommitted >= COMMIT_SLOTS:
-                state.commit()
+        state.apply(run.first, run.values)
+        if state.uncommitted >= COMMIT_SLOTS:
+            state.commit()
     if state.applied_upto < log.chosen_upto:
         raise DamagedError(
             f"log.db lacks slot {state.applied_upto + 1}, though slots up to {log.chosen_upto} were chosen:"

@@ -8,7 +8,7 @@ from consensus.messages import Message
 from kvstore.commands import Command
 
 
-class Request(msgspec.Struct, frozen=True, array_like=True):
+class Request(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A client's command on its way into the log; the leader adds the stamp that makes it an entry."""
 
     session: str

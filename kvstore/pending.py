@@ -28,7 +28,7 @@ class SlotReply(msgspec.Struct, frozen=True):
     phase1_skipped: bool
 
 
-class Proposal(msgspec.Struct, eq=False):
+class Proposal(msgspec.Struct, eq=False, gc=False):
     """A request on its way into the log. ``tried``: it was handed to a leader, so that it may happen unheard of."""
 
     deadline: int
@@ -42,14 +42,14 @@ class Proposal(msgspec.Struct, eq=False):
         return UnavailableError(f"{why}: it was never proposed")
 
 
-class CommandProposal(Proposal, kw_only=True, eq=False):
+class CommandProposal(Proposal, kw_only=True, eq=False, gc=False):
     """Complete when the command is applied here."""
 
     request: Request
     done: Callable[[Reply | Refusal], None]
 
 
-class SlotProposal(Proposal, kw_only=True, eq=False):
+class SlotProposal(Proposal, kw_only=True, eq=False, gc=False):
     """Complete when the slot is known here as chosen."""
 
     number: int

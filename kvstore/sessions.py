@@ -27,6 +27,28 @@ class Session(msgspec.Struct):
     last_slot: int = 0
     results: dict[int, Result] = {}
 
+    def recorded(self, sequence: int) -> Result | None:
+        """The result of a request that was executed before, Expired if it is no longer kept, None if it is new."""
+        if sequence < self.acknowledged:
+            return Expired()
+        return self.results.get(sequence)
+
+    def record(self, sequence: int, acknowledged: int, slot: int, result: Result) -> None:
+        """Keep a result, and drop those that the client has acknowledged."""
+        self.last_slot = slot
+        if sequence > self.last_sequence:
+            self.last_sequence = sequence
+        self.results[sequence] = result
+        lowest = max(acknowledged, sequence - MAX_RESULTS + 1)
+        if lowest <= self.acknowledged:
+            return
+        if lowest - self.acknowledged < len(self.results):
+            for number in range(self.acknowledged, lowest):
+                self.results.pop(number, None)
+        else:
+            self.results = {number: kept for number, kept in self.results.items() if number >= lowest}
+        self.acknowledged = lowest
+
 
 class Sessions:
     """All sessions; beyond ``MAX_SESSIONS`` the one used longest ago is dropped, on every replica alike."""
@@ -43,36 +65,21 @@ class Sessions:
             self._sessions[name] = Session(acknowledged, last_sequence, last_slot)
             self._packed[name] = results
 
-    def recorded(self, name: str, sequence: int) -> Result | None:
-        """The result of a request that was executed before, Expired if it is no longer kept, None if it is new."""
-        session = self._session(name)
-        if session is None:
-            return None
-        if sequence < session.acknowledged:
-            return Expired()
-        return session.results.get(sequence)
-
-    def record(self, name: str, sequence: int, acknowledged: int, slot: int, result: Result) -> None:
-        """Keep a result, and drop those that the client has acknowledged."""
-        session = self._session(name)
+    def use(self, name: str) -> Session:
+        """The session that a request belongs to, begun if need be; it is now the one used last."""
+        session = self._sessions.get(name)
         if session is None:
             session = self._sessions[name] = Session()
             if len(self._sessions) > MAX_SESSIONS:
                 dropped, _ = self._sessions.popitem(last=False)
+                self._packed.pop(dropped, None)
                 self._dirty[dropped] = None
-        self._sessions.move_to_end(name)
+        else:
+            self._sessions.move_to_end(name)
+            if name in self._packed:
+                session.results = _unpack(self._packed.pop(name))
         self._dirty[name] = None
-        session.last_slot = slot
-        session.last_sequence = max(session.last_sequence, sequence)
-        session.results[sequence] = result
-        lowest = max(acknowledged, sequence - MAX_RESULTS + 1)
-        if lowest > session.acknowledged:
-            if lowest - session.acknowledged < len(session.results):
-                for number in range(session.acknowledged, lowest):
-                    session.results.pop(number, None)
-            else:
-                session.results = {number: kept for number, kept in session.results.items() if number >= lowest}
-            session.acknowledged = lowest
+        return session
 
     def last_sequence(self, name: str) -> int:
         session = self._sessions.get(name)
@@ -90,9 +97,3 @@ class Sessions:
             rows.append((name, session.acknowledged, session.last_sequence, session.last_slot, results))
         self._connection.executemany("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?)", rows)
         self._dirty = {}
-
-    def _session(self, name: str) -> Session | None:
-        packed = self._packed.pop(name, None)
-        if packed is not None:
-            self._sessions[name].results = _unpack(packed)
-        return self._sessions.get(name)

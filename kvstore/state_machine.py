@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from consensus.invariants import require
 from consensus.messages import NO_OP
 from kvstore import entries
 from kvstore.commands import Command, Count, Exists, Get, NotACommand, Opaque, Result, Scan, Ttl
@@ -76,22 +78,23 @@ class StateMachine:
             self._connection.close()
             raise
         self._committed_upto = self.applied_upto
-        self._recent: dict[int, Result] = {}
+        self._recent: deque[tuple[int, Result | None]] = deque(maxlen=KEEP_RESULTS)
 
     # -- the log's side -----------------------------------------------------------------------------------------------
 
-    def apply(self, slot: int, value: bytes) -> Applied:
-        """Execute the next slot's value. Never fails on account of the value: what is no command does nothing."""
-        if slot != self.applied_upto + 1:
-            raise AssertionError(f"slot {slot} applied after {self.applied_upto}")
+    def apply(self, first: int, values: Sequence[bytes]) -> list[Applied]:
+        """Execute the next slots, from ``first`` on. No value makes it fail: what is no command does nothing."""
+        require(first == self.applied_upto + 1, f"slot {first} is applied after slot {self.applied_upto}")
+        applied: list[Applied] = []
         with storage_errors(self._path):
-            applied = self._execute(slot, value) if value != NO_OP else _NO_OP_APPLIED
-            self.applied_upto = slot
-            if applied.result is not None:
-                self._recent[slot] = applied.result
-                self._recent.pop(slot - KEEP_RESULTS, None)
+            for slot, value in enumerate(values, first):
+                done = self._execute(slot, value) if value != NO_OP else _NO_OP_APPLIED
+                self.applied_upto = slot
+                applied.append(done)
             if self._keys.is_large:
                 self._keys.flush()
+        recent = applied[-KEEP_RESULTS:]
+        self._recent.extend(enumerate((done.result for done in recent), self.applied_upto - len(recent) + 1))
         return applied
 
     def _execute(self, slot: int, value: bytes) -> Applied:
@@ -99,19 +102,19 @@ class StateMachine:
             entry = entries.decode(value)
         except msgspec.DecodeError:
             return Applied("", 0, NotACommand())
-        self.clock = max(self.clock, entry.stamp)
-        self._keys.expire(self.clock)
-        session, sequence = entry.session, entry.sequence
-        if session:
-            recorded = self._sessions.recorded(session, sequence)
-            if recorded is not None:
-                return Applied(session, sequence, recorded)
+        if entry.stamp > self.clock:
+            self.clock = entry.stamp
+            self._keys.expire(self.clock)
+        session = self._sessions.use(entry.session) if entry.session else None
+        recorded = session.recorded(entry.sequence) if session else None
+        if recorded is not None:
+            return Applied(entry.session, entry.sequence, recorded)
         command = _parsed(entry.command) if isinstance(entry.command, Opaque) else entry.command
         result: Result
         result = NotACommand() if command is None else execute(command, Moment(self._keys, slot, self.clock))
         if session:
-            self._sessions.record(session, sequence, entry.acknowledged, slot, result)
-        return Applied(session, sequence, result)
+            session.record(entry.sequence, entry.acknowledged, slot, result)
+        return Applied(entry.session, entry.sequence, result)
 
     @property
     def next_expiry(self) -> int | None:
@@ -130,7 +133,7 @@ class StateMachine:
             self._sessions.flush()
             self._connection.executemany(
                 "INSERT OR REPLACE INTO results VALUES (?, ?)",
-                [(slot, _text(result)) for slot, result in self._recent.items() if slot > self._committed_upto],
+                [(slot, _text(result)) for slot, result in self._recent if slot > self._committed_upto and result],
             )
             self._connection.execute("DELETE FROM results WHERE slot <= ?", (self.applied_upto - KEEP_RESULTS,))
             self._connection.execute("UPDATE progress SET applied_upto = ?, clock = ?", (self.applied_upto, self.clock))
@@ -168,7 +171,7 @@ class StateMachine:
             rows = self._connection.execute(
                 "SELECT slot, result FROM results WHERE slot BETWEEN ? AND ?", (first, last)
             ).fetchall()
-        recent = {slot: _text(result) for slot, result in self._recent.items() if first <= slot <= last}
+        recent = {slot: _text(result) for slot, result in self._recent if first <= slot <= last and result}
         return {**dict(rows), **recent}
 
     def sql(self, query: str, parameters: Sequence[object] = ()) -> tuple[list[str], list[tuple[object, ...]]]:

@@ -1,0 +1,60 @@
+"""Exit statuses, and how output and errors leave the process."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from typing import Final, NoReturn
+
+from kvstore.errors import DataDirError, KvstoreError, UnavailableError, UnknownOutcomeError
+
+OK: Final = 0
+UNMET: Final = 1
+"""A condition was not met, a key does not exist, or a command failed."""
+USAGE: Final = 2
+"""Wrong usage, or a command or query that cannot be understood."""
+UNAVAILABLE: Final = 3
+"""The store cannot be used: no store, in use, damaged, or its disk is full."""
+INTERRUPTED: Final = 130
+BROKEN_PIPE: Final = 141
+"""Whoever read our output went away: what a shell shows for a program that SIGPIPE ended."""
+
+
+def status_of(error: KvstoreError) -> int:
+    if isinstance(error, DataDirError | UnavailableError | UnknownOutcomeError):
+        return UNAVAILABLE
+    return USAGE
+
+
+def complain(message: str, output: str = "", **fields: object) -> None:
+    """Write an error to standard error; ``fields`` are told in its JSON only."""
+    text = json.dumps({"error": message, **fields}) if output == "json" else f"kvstore: {message}"
+    print(text.encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)
+
+
+def write_lines(lines: Iterable[str]) -> None:
+    """Write lines to standard output."""
+    try:
+        for line in lines:
+            # Not the locale's encoding: what is written is UTF-8 on any machine, and never fails half-way.
+            sys.stdout.buffer.write(line.encode("utf-8", "backslashreplace") + b"\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        leave_broken_pipe()
+
+
+def write_bytes(data: bytes) -> None:
+    """Write bytes to standard output as they are."""
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        leave_broken_pipe()
+
+
+def leave_broken_pipe() -> NoReturn:
+    # The interpreter flushes standard output once more when it ends; that must find something that takes it.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(BROKEN_PIPE)

@@ -1,0 +1,48 @@
+"""Ctrl-C that never ends a store's work half-way.
+
+An exception in the middle of a store's Python code could leave a command half executed in memory, and closing the store
+would write that down. So Ctrl-C is only noted while a store works, and takes effect where nothing is under way.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Self
+
+
+class Interrupts:
+    """While it is entered, Ctrl-C takes effect in :meth:`check` and within :meth:`allowed` only."""
+
+    def __init__(self) -> None:
+        self._pending = False
+        self._allowed = False
+
+    def __enter__(self) -> Self:
+        self._previous = signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._previous)
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if Ctrl-C was pressed."""
+        if self._pending:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def allowed(self) -> Iterator[None]:
+        """Ctrl-C takes effect at once: for waiting on input."""
+        self.check()
+        self._allowed = True
+        try:
+            yield
+        finally:
+            self._allowed = False
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._pending = True
+        if self._allowed:
+            raise KeyboardInterrupt

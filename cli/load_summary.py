@@ -1,0 +1,74 @@
+"""What a load did, for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import msgspec
+
+from cli.render import table_lines, visible
+
+
+class Summary(msgspec.Struct):
+    """One file's. ``commands`` counts those executed by this load (of a dry run: those understood); ``skipped`` those
+    that an earlier load of the same file executed. Lines are the file's, slots 0 if there are none."""
+
+    file: str
+    format: str
+    state: Literal["loaded", "loaded before", "checked", "stopped", "interrupted"] = "loaded"
+    commands: int = 0
+    bad_lines: int = 0
+    not_met: int = 0
+    missing: int = 0
+    skipped: int = 0
+    resumed_at_line: int = 0
+    last_line: int = 0
+    first_slot: int = 0
+    last_slot: int = 0
+    seconds: float = 0.0
+    commands_per_second: int = 0
+
+    def finish(self, seconds: float) -> None:
+        self.seconds = round(seconds, 3)
+        self.commands_per_second = round(self.commands / max(seconds, 0.001))
+
+
+def summary_lines(summaries: Sequence[Summary], output: str) -> Iterator[str]:
+    """``output`` "" gives sentences; json is one object, the totals with the files in them."""
+    fields = [msgspec.structs.asdict(summary) for summary in summaries]
+    if output == "json":
+        totals = {name: sum(getattr(summary, name) for summary in summaries) for name in ("commands", "bad_lines")}
+        yield msgspec.json.encode({**totals, "files": fields}).decode()
+    elif output:
+        yield from table_lines(Summary.__struct_fields__, [list(each.values()) for each in fields], output)
+    else:
+        for summary in summaries:
+            yield _sentence(summary)
+
+
+def _sentence(summary: Summary) -> str:
+    name = visible(summary.file)
+    if summary.state == "loaded before":
+        return f"{name}: already loaded ({_many(summary.skipped, 'command')}); --again loads it once more"
+    did = "understood" if summary.state == "checked" else "executed"
+    parts = [f"{_many(summary.commands, 'command')} {did} in {summary.seconds:.2f} s"]
+    if summary.commands:
+        parts.append(f"{summary.commands_per_second:,}/s")
+    if summary.first_slot:
+        parts.append(f"slots {summary.first_slot} to {summary.last_slot}")
+    counts = [
+        (summary.skipped, f"{summary.skipped:,} executed before"),
+        (summary.not_met, f"{_many(summary.not_met, 'condition')} not met"),
+        (summary.missing, f"{_many(summary.missing, 'missing key')}"),
+        (summary.bad_lines, f"{_many(summary.bad_lines, 'bad line')}"),
+    ]
+    text = f"{name}: {', '.join(parts + [told for count, told in counts if count])}"
+    if summary.state in ("stopped", "interrupted"):
+        place = f"after line {summary.last_line}" if summary.last_line else "before the first command"
+        text += f"; {summary.state} {place}"
+    return text
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"

@@ -1,0 +1,109 @@
+"""One command, one process: what scripts call. Each function returns the exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from cli.exits import OK, UNMET, USAGE, complain, write_bytes, write_lines
+from cli.interrupts import Interrupts
+from cli.render import log_lines, result_lines, status_lines, table_lines, trouble, visible
+from kvstore.client import Reply
+from kvstore.commands import READ_ONLY, Command, Found, Get, Integer, Outcomes, Result, Value
+from kvstore.data_dir import DataDir
+from kvstore.embedded import EmbeddedStore, inspect
+from kvstore.errors import CommandError
+from kvstore.json_values import from_json
+from kvstore.language import check, parse
+
+
+def literal(text: str) -> bytes:
+    """An argument's bytes as the shell passed them, UTF-8 or not."""
+    return os.fsencode(text)
+
+
+def value(text: str, as_json: bool) -> Value:
+    """A value from an argument: its bytes, or a JSON text."""
+    return from_json(literal(text)) if as_json else Value(literal(text))
+
+
+def value_from_stdin(as_json: bool) -> Value:
+    data = sys.stdin.buffer.read()
+    return from_json(data) if as_json else Value(data)
+
+
+def execute(command: Command, data_dir: Path, output: str) -> int:
+    """Execute a command and print its result."""
+    reply = _reply(command, data_dir)
+    problem = trouble(command, reply.result)
+    if problem and output not in ("json", "csv") and not _is_shown(reply.result):
+        complain(problem)
+    else:
+        write_lines(result_lines(command, reply, output))
+    return UNMET if problem else OK
+
+
+def get(key: bytes, data_dir: Path, output: str, newline: bool) -> int:
+    """Print a value: byte for byte unless standard output is a terminal, which could take controls in it as orders."""
+    command = Get(key)
+    if output in ("json", "csv"):
+        return execute(command, data_dir, output)
+    result = _reply(command, data_dir).result
+    if not isinstance(result, Found):
+        complain(trouble(command, result))
+        return UNMET
+    data = result.value.data
+    if sys.stdout.isatty():
+        data = visible(data).encode()
+    write_bytes(data + b"\n" if newline else data)
+    return OK
+
+
+def execute_text(words: list[str], data_dir: Path, output: str) -> int:
+    """Execute a command given as text: the words joined by spaces, or standard input for ``-``."""
+    try:
+        text = (sys.stdin.buffer.read() if words == ["-"] else literal(" ".join(words))).decode().strip()
+    except UnicodeDecodeError as error:
+        raise CommandError(f"a command must be UTF-8 text: byte {error.start + 1} is not; write it as \\xNN") from None
+    try:
+        command = parse(text)
+    except CommandError as error:
+        complain(error.message, output, position=error.position)
+        if error.position is not None and "\n" not in text and output != "json":
+            print(f"  {visible(text)}\n  {' ' * len(visible(text[: error.position]))}^", file=sys.stderr)
+        return USAGE
+    return execute(command, data_dir, output)
+
+
+def show_log(first: int, last: int | None, data_dir: Path, output: str) -> int:
+    with inspect(data_dir) as store:
+        write_lines(log_lines(store.log(first, last), output))
+    return OK
+
+
+def show_status(data_dir: Path, output: str) -> int:
+    with inspect(data_dir) as store:
+        write_lines(status_lines(store.status(), output))
+    return OK
+
+
+def query(text: str, data_dir: Path, output: str) -> int:
+    with inspect(data_dir) as store:
+        columns, rows = store.sql(text)
+    write_lines(table_lines(columns, rows, output))
+    return OK
+
+
+def _reply(command: Command, data_dir: Path) -> Reply:
+    check(command)
+    if isinstance(command, READ_ONLY):
+        # A look at a directory without a store must not leave an empty one there.
+        DataDir.read_only(data_dir).close()
+    with Interrupts(), EmbeddedStore.open(data_dir, f"kvstore {type(command).__name__.lower()}") as store:
+        return store.execute(command)
+
+
+def _is_shown(result: Result) -> bool:
+    """Results that a script reads from standard output even when they mean exit status 1."""
+    return isinstance(result, Integer | Outcomes)

@@ -1,0 +1,401 @@
+"""Results, log rows, status and query rows as lines of text: table, json, csv or plain.
+
+``table`` is for eyes: aligned, long cells cut, control characters escaped. ``plain`` is for shell pipes: one line a
+row, cells parted by tabs, with backslash, tab and newline escaped. ``json`` and ``csv`` hold everything. All functions
+give lines without their newline, and rows are streamed, so that a log of a million slots needs no memory.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import chain, islice
+from typing import Final
+
+import msgspec
+
+from kvstore.client import LogRow, Reply, Status
+from kvstore.commands import (
+    Command,
+    Done,
+    Exists,
+    Expired,
+    Failed,
+    Found,
+    Integer,
+    Missing,
+    NotACommand,
+    NotMet,
+    Outcomes,
+    Result,
+    Row,
+    Rows,
+    Simple,
+    Ttl,
+    Txn,
+    Value,
+)
+from kvstore.json_values import to_json
+
+OUTPUTS: Final = ("table", "json", "csv", "plain")
+CELL_WIDTH = 100
+"""Longer cells of a table are cut here."""
+WIDTH_SAMPLE = 1_000
+"""Column widths of a table come from so many rows, so that a long one can be streamed."""
+
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\0": "\\0"}
+
+
+# -- text -----------------------------------------------------------------------------------------------------------
+
+
+def visible(data: bytes | str) -> str:
+    """Text for one line of a terminal: what is not UTF-8, controls and direction marks are shown as escapes."""
+    text = _decode(data) if isinstance(data, bytes) else data
+    return _UNSAFE.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    character = match.group()
+    return _SHORT.get(character) or (f"\\x{ord(character):02x}" if character < "\x80" else f"\\u{ord(character):04x}")
+
+
+def _decode(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")
+
+
+def quoted(key: bytes) -> str:
+    """A key within a sentence."""
+    return f"'{visible(key)}'"
+
+
+def provenance(reply: Reply) -> str:
+    """How a write came about: ``slot 7, ballot 1.n1, phase 1 skipped``; "" for a read, which needs no slot."""
+    if not reply.slot:
+        return ""
+    phase = "phase 1 skipped" if reply.phase1_skipped else "phase 1 run"
+    return f"slot {reply.slot}, ballot {reply.ballot}, {phase}"
+
+
+# -- results --------------------------------------------------------------------------------------------------------
+
+
+def result_lines(command: Command, reply: Reply, output: str) -> Iterator[str]:
+    """A command's result; ``output`` is one of OUTPUTS, or "" for what suits a person."""
+    result = reply.result
+    if isinstance(result, Rows):
+        yield from scan_lines(result.rows, output)
+    elif output == "json":
+        yield _json(result_fields(command, reply))
+    elif output == "csv":
+        fields = result_fields(command, reply)
+        yield from table_lines(list(fields), [list(fields.values())], "csv")
+    else:
+        yield from _sentences(command, result)
+
+
+def result_fields(command: Command, reply: Reply) -> dict[str, object]:
+    """The result as named values, for json and csv."""
+    fields = _fields(command, reply.result)
+    if reply.slot:
+        fields |= {"slot": reply.slot, "ballot": str(reply.ballot), "phase1_skipped": reply.phase1_skipped}
+    return fields
+
+
+def _fields(command: Command | None, result: Result) -> dict[str, object]:
+    match result:
+        case Done():
+            return {"result": "done"}
+        case Found(value, slot, created, version):
+            return {"result": "found", "value": value, "slot": slot, "created": created, "version": version}
+        case Missing():
+            return {"result": "missing"}
+        case NotMet(reason):
+            return {"result": "not_met", "reason": reason}
+        case Failed(reason):
+            return {"result": "failed", "reason": reason}
+        case Integer(number):
+            name = "milliseconds" if isinstance(command, Ttl) else "number"
+            return {"result": "integer", name: number}
+        case Rows(rows):
+            return {"result": "rows", "rows": [_scan_row(row) for row in rows]}
+        case Outcomes(succeeded, results):
+            inner = [_fields(part, each) for part, each in _branch(command, succeeded, results)]
+            return {"result": "outcomes", "succeeded": succeeded, "results": inner}
+        case NotACommand():
+            return {"result": "not_a_command"}
+        case Expired():
+            return {"result": "expired"}
+
+
+def _sentences(command: Command | None, result: Result) -> Iterator[str]:
+    match result:
+        case Done():
+            yield "OK"
+        case Found(value):
+            yield visible(value.data)
+        case Integer(number):
+            yield _duration(number) if isinstance(command, Ttl) else str(number)
+        case Rows(rows):
+            yield from scan_lines(rows, "plain")
+        case Outcomes(succeeded, results):
+            if isinstance(command, Txn) and command.conditions:
+                yield "conditions held: then" if succeeded else "conditions did not hold: else"
+            width = len(str(len(results)))
+            for number, (part, each) in enumerate(_branch(command, succeeded, results), 1):
+                lines = list(_sentences(part, each)) or ["(nothing)"]
+                yield f"{number:>{width}}. {lines[0]}"
+                for line in lines[1:]:
+                    yield f"{'':>{width}}  {line}"
+        case Missing() | NotMet() | Failed() | NotACommand() | Expired():
+            yield f"({trouble(command, result)})"
+
+
+def trouble(command: Command | None, result: Result) -> str:
+    """What to tell a person when the result is not what the command was for, else ""."""
+    match result:
+        case Missing():
+            key = getattr(command, "key", None)
+            return f"no such key: {quoted(key)}" if isinstance(key, bytes) else "no such key"
+        case NotMet(reason):
+            return f"not done: {reason}"
+        case Failed(reason):
+            return f"failed: {reason}"
+        case NotACommand():
+            return "no command: kept in the log, executed as nothing"
+        case Expired():
+            return "executed before, and its result is no longer recorded"
+        case Outcomes(succeeded) if not succeeded:
+            return "the transaction's conditions did not hold"
+        case Integer(number) if isinstance(command, Exists) and number < len(command.keys):
+            return f"{len(command.keys) - number} of {len(command.keys)} keys do not exist"
+        case _:
+            return ""
+
+
+def _branch(
+    command: Command | None, succeeded: bool, results: Sequence[Result]
+) -> Iterator[tuple[Simple | None, Result]]:
+    """The commands that ran in a transaction, each with its result."""
+    ran: Sequence[Simple | None] = []
+    if isinstance(command, Txn):
+        ran = command.then if succeeded else command.otherwise
+    return zip(chain(ran, [None] * (len(results) - len(ran))), results, strict=True)
+
+
+def _duration(milliseconds: int) -> str:
+    """A time to live in seconds; -1 for ever, as in Redis."""
+    return "-1" if milliseconds < 0 else f"{milliseconds / 1000:.3f}"
+
+
+# -- rows of scans, the log, status, queries ------------------------------------------------------------------------
+
+
+def scan_lines(rows: Iterable[Row], output: str) -> Iterator[str]:
+    """A scan; plain is key and value only."""
+    if output == "plain":
+        return table_lines(["key", "value"], ((row.key, row.value) for row in rows), output)
+    if output in ("json", "csv"):
+        columns = ["key", "value", "slot", "created", "version", "expires"]
+        return table_lines(columns, (list(_scan_row(row).values()) for row in rows), output)
+    cells = ((row.key, row.value, row.slot, row.created, row.version, _instant(row.expires)) for row in rows)
+    return table_lines(["key", "value", "slot", "created", "version", "expires"], cells, output)
+
+
+def _scan_row(row: Row) -> dict[str, object]:
+    return {
+        "key": row.key,
+        "value": row.value,
+        "slot": row.slot,
+        "created": row.created,
+        "version": row.version,
+        "expires": row.expires or None,
+    }
+
+
+def log_lines(rows: Iterable[LogRow], output: str) -> Iterator[str]:
+    """The log, one slot a row; json and csv also tell session, sequence and stamp."""
+    columns = ["slot", "ballot", "status", "value", "result"]
+    if output in ("json", "csv"):
+        full = [*columns, "session", "sequence", "stamp"]
+        cells = (
+            (row.slot, str(row.ballot), row.status, row.value or None, row.result, row.session, row.sequence, row.stamp)
+            for row in rows
+        )
+        return table_lines(full, cells, output)
+    short = ((row.slot, str(row.ballot), row.status, row.value or "(no-op)", row.result) for row in rows)
+    return table_lines(columns, short, output)
+
+
+def status_lines(status: Status, output: str) -> Iterator[str]:
+    """A node's status, one field a line."""
+    fields: dict[str, object] = {
+        "node": status.node_id,
+        "nodes": status.nodes,
+        "role": status.role,
+        "leader": status.leader,
+        "ballot": str(status.ballot),
+        "promised": str(status.promised),
+        "chosen_upto": status.chosen_upto,
+        "applied_upto": status.applied_upto,
+        "last_slot": status.last_slot,
+        "gaps": status.gaps,
+        "keys": status.keys,
+        "log_bytes": status.log_bytes,
+        "state_bytes": status.state_bytes,
+        "data_dir": status.data_dir,
+    }
+    if output == "json":
+        yield _json(fields)
+        return
+    fields["nodes"] = " ".join(status.nodes)
+    fields["gaps"] = " ".join(f"{first}-{last}" if last > first else str(first) for first, last in status.gaps)
+    if output == "csv":
+        yield from table_lines(list(fields), [list(fields.values())], output)
+    elif output == "plain":
+        yield from table_lines(["field", "value"], fields.items(), output)
+    else:
+        width = max(map(len, fields))
+        for name, value in fields.items():
+            yield f"{name:<{width}}  {'-' if value in (None, '') else visible(str(value))}"
+
+
+def table_lines(columns: Sequence[str], rows: Iterable[Sequence[object]], output: str) -> Iterator[str]:
+    """Rows of cells: None, numbers, str, bytes or Value. As json, an array with one object a line."""
+    match output:
+        case "json":
+            return _json_rows(columns, rows)
+        case "csv":
+            return _csv_rows(columns, rows)
+        case "plain":
+            return ("\t".join(_plain_cell(cell) for cell in row) for row in rows)
+        case _:
+            return _table_rows(columns, rows)
+
+
+def _instant(milliseconds: int) -> str:
+    if not milliseconds:
+        return ""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(" ", "milliseconds").replace("+00:00", "Z")
+
+
+def _text(cell: object) -> str:
+    match cell:
+        case None:
+            return ""
+        case Value(data):
+            return _decode(data)
+        case bytes():
+            return _decode(cell)
+        case bool():
+            return "true" if cell else "false"
+        case list() | dict():
+            return _json(cell)
+        case _:
+            return str(cell)
+
+
+def _plain_cell(cell: object) -> str:
+    return visible(_text(cell).replace("\\", "\\\\"))
+
+
+# -- json -----------------------------------------------------------------------------------------------------------
+
+
+def _json(item: object) -> str:
+    return msgspec.json.encode(_jsonable(item)).decode()
+
+
+def _jsonable(item: object) -> object:
+    """Bytes as text, values as their own JSON; msgspec would write the first as base64, the second as lists."""
+    match item:
+        case bytes():
+            return _decode(item)
+        case Value():
+            return msgspec.Raw(to_json(item))
+        case dict():
+            return {key: _jsonable(each) for key, each in item.items()}
+        case list():
+            return [_jsonable(each) for each in item]
+        case _:
+            return item
+
+
+def _json_rows(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    names = _distinct(columns)
+    previous = "["
+    for row in rows:
+        if previous != "[":
+            yield previous + ","
+        previous = ("[" if previous == "[" else " ") + _json(dict(zip(names, row, strict=True)))
+    yield previous + "]"
+
+
+def _distinct(columns: Sequence[str]) -> list[str]:
+    """Column names for an object: a query may name two columns alike, and neither may be lost."""
+    names: list[str] = []
+    for column in columns:
+        name, number = column, 2
+        while name in names:
+            name, number = f"{column}_{number}", number + 1
+        names.append(name)
+    return names
+
+
+# -- csv and table --------------------------------------------------------------------------------------------------
+
+
+def _csv_rows(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="")
+    for row in chain([columns], rows):
+        writer.writerow([_text(cell) for cell in row])
+        yield buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
+
+
+def _table_rows(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    stream = iter(rows)
+    sample = list(islice(stream, WIDTH_SAMPLE))
+    shown = [[_table_cell(cell) for cell in row] for row in sample]
+    widths = [max(map(_width, column)) for column in zip(columns, *shown, strict=True)]
+    # Numbers line up on the right: a column is numeric if all that it shows of the sample is.
+    numeric = [
+        any(cell is not None for cell in column)
+        and all(cell is None or (isinstance(cell, int | float) and not isinstance(cell, bool)) for cell in column)
+        for column in zip(*sample, strict=True)
+    ] or [False] * len(columns)
+    yield _aligned(columns, widths, numeric)
+    yield "  ".join("-" * width for width in widths)
+    for cells in chain(shown, ([_table_cell(cell) for cell in row] for row in stream)):
+        yield _aligned(cells, widths, numeric)
+
+
+def _table_cell(cell: object) -> str:
+    text = _text(cell)
+    if len(text) > CELL_WIDTH:
+        text = text[: CELL_WIDTH - 1] + "…"
+    return visible(text)
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> str:
+    parts = []
+    for cell, width, right in zip(cells, widths, numeric, strict=True):
+        padding = " " * (width - _width(cell))
+        parts.append(padding + cell if right else cell + padding)
+    return "  ".join(parts).rstrip()
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal: East Asian wide characters take two, combining marks none (Unicode annex 11)."""
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    none = sum(unicodedata.combining(character) != 0 for character in text)
+    return len(text) + wide - none
