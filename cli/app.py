@@ -30,6 +30,7 @@ app = typer.Typer(
     \b
     Exit status: 0 done; 1 a condition was not met, a key is missing, or a command failed;
     2 wrong usage; 3 the store is not available (in use, damaged, full, not there).""",
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -61,8 +62,23 @@ NEGATIVE_NUMBERS = {"ignore_unknown_options": True}
 """Lets ``incr k -5`` pass: -5 is no option there."""
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"kvstore {version('paxos-kvstore')}")
+        raise typer.Exit
+
+
 def _name(output: Output | None) -> str:
     return output.value if output else ""
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_print_version)] = False,
+) -> None:
+    pass
 
 
 # -- one command ----------------------------------------------------------------------------------------------------
@@ -100,7 +116,7 @@ def set_(
     data_dir: DataDir = DEFAULT_DATA_DIR,
     output: As = None,
 ) -> int:
-    """Store a value, taken literally; KEY=VALUE as one argument works too.
+    """Store a value, taken literally. KEY=VALUE as one argument works too.
 
     \b
       kvstore set greeting "hello world"
@@ -146,7 +162,7 @@ def _assignment(key: str, text: str | None, json: bool, stdin: bool) -> tuple[st
 
 @app.command("delete")
 def delete(keys: Keys, data_dir: DataDir = DEFAULT_DATA_DIR, output: As = None) -> int:
-    """Delete keys, all at once; prints how many there were. Exit status 1 if one did not exist."""
+    """Delete keys, and print how many there were. Exit status 1 if one did not exist."""
     from cli import oneshot
     from kvstore.commands import Delete
 
@@ -282,7 +298,7 @@ def expire(
 
 @app.command("ttl")
 def ttl(key: Key, data_dir: DataDir = DEFAULT_DATA_DIR, output: As = None) -> int:
-    """Print the seconds until a key expires, -1 for never. Exit status 1 if it does not exist."""
+    """Print the milliseconds until a key expires, -1 for never. Exit status 1 if it does not exist."""
     from cli import oneshot
     from kvstore.commands import Ttl
 
@@ -304,7 +320,7 @@ def exec_(
     data_dir: DataDir = DEFAULT_DATA_DIR,
     output: As = None,
 ) -> int:
-    """Execute a command of the command language; - reads it from standard input. Quote it as a whole.
+    """Execute a command of the command language. Quote it as a whole; - reads it from standard input.
 
     \b
       kvstore exec 'set greeting="hello world" EX 60'
@@ -373,7 +389,7 @@ def load(
     data_dir: DataDir = DEFAULT_DATA_DIR,
     output: As = None,
 ) -> int:
-    """Execute the commands of files, one a line; - is standard input, and .gz is unpacked.
+    """Execute files of commands, one a line. - is standard input; .gz is unpacked.
 
     Each line of a file is executed once: a load that was stopped or killed goes on where it was when it is
     started again, and a file that was loaded is not loaded twice. Stops at the first bad line; everything
@@ -396,7 +412,7 @@ def load(
 
 @app.command("repl")
 def repl(data_dir: DataDir = DEFAULT_DATA_DIR, output: As = None) -> int:
-    """A prompt with completion, history and help; reads commands from a pipe as well."""
+    """A prompt with completion, history and help. Reads commands from a pipe as well."""
     from cli.repl import run
 
     return run(data_dir, _name(output))
@@ -409,7 +425,7 @@ def node(
         Path | None, typer.Option("--data-dir", "-d", metavar="DIR", help="Survive restarts.", show_default="in memory")
     ] = None,
 ) -> int:
-    """A node that talks JSON lines on standard input and output, as Maelstrom does."""
+    """A node on standard input and output. It talks JSON lines, as Maelstrom's servers do."""
     from kvstore.stdio import run
 
     return run(data_dir)

@@ -56,10 +56,13 @@ class Foresight:
 
     def is_certain(self, command: Command) -> bool:
         """Whether the next command cannot fail; if it might, it has to be executed before another is asked about."""
+        if type(command) is Set:
+            # Most lines of most files, so it must cost next to nothing: the value is looked at only if that is needed.
+            self._changed[command.key] = None if command.when or command.ifeq else command.value
+            if self._shapes:
+                self._shapes.pop(command.key, None)
+            return True
         match command:
-            case Set(key, value):
-                # The value is looked at only if a command asks for it, so that plain sets cost next to nothing.
-                self._change(key, None if command.when or command.ifeq else value)
             case Incr(key) | Append(key) | Push(key):
                 shape = _after(command, self._shape(key))
                 if shape.kind == "other":

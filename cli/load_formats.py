@@ -101,7 +101,7 @@ def read_commands(lines: Iterable[bytes], skip: int) -> Iterator[Item]:
             yield number, None
             continue
         try:
-            yield number, parse(_text(line))
+            yield number, parse(_text(line[:-1] if line[-1:] == b"\r" else line))
         except CommandError as error:
             yield number, error
 

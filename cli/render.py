@@ -21,6 +21,7 @@ import msgspec
 from kvstore.client import LogRow, Reply, Status
 from kvstore.commands import (
     Command,
+    Delete,
     Done,
     Exists,
     Expired,
@@ -140,7 +141,7 @@ def _sentences(command: Command | None, result: Result) -> Iterator[str]:
         case Found(value):
             yield visible(value.data)
         case Integer(number):
-            yield _duration(number) if isinstance(command, Ttl) else str(number)
+            yield str(number)
         case Rows(rows):
             yield from scan_lines(rows, "plain")
         case Outcomes(succeeded, results):
@@ -174,6 +175,8 @@ def trouble(command: Command | None, result: Result) -> str:
             return "the transaction's conditions did not hold"
         case Integer(number) if isinstance(command, Exists) and number < len(command.keys):
             return f"{len(command.keys) - number} of {len(command.keys)} keys do not exist"
+        case Integer(number) if isinstance(command, Delete) and number < len(set(command.keys)):
+            return f"{len(set(command.keys)) - number} of {len(set(command.keys))} keys did not exist"
         case _:
             return ""
 
@@ -186,11 +189,6 @@ def _branch(
     if isinstance(command, Txn):
         ran = command.then if succeeded else command.otherwise
     return zip(chain(ran, [None] * (len(results) - len(ran))), results, strict=True)
-
-
-def _duration(milliseconds: int) -> str:
-    """A time to live in seconds; -1 for ever, as in Redis."""
-    return "-1" if milliseconds < 0 else f"{milliseconds / 1000:.3f}"
 
 
 # -- rows of scans, the log, status, queries ------------------------------------------------------------------------
@@ -223,13 +221,23 @@ def log_lines(rows: Iterable[LogRow], output: str) -> Iterator[str]:
     columns = ["slot", "ballot", "status", "value", "result"]
     if output in ("json", "csv"):
         full = [*columns, "session", "sequence", "stamp"]
-        cells = (
-            (row.slot, str(row.ballot), row.status, row.value or None, row.result, row.session, row.sequence, row.stamp)
-            for row in rows
-        )
-        return table_lines(full, cells, output)
-    short = ((row.slot, str(row.ballot), row.status, row.value or "(no-op)", row.result) for row in rows)
+        return table_lines(full, map(_full_log_row, rows), output)
+    short = ((row.slot, str(row.ballot), row.status, row.value or "(no-op)", _recorded(row.result)) for row in rows)
     return table_lines(columns, short, output)
+
+
+_decode_result: Final = msgspec.json.Decoder(Result).decode
+
+
+def _full_log_row(row: LogRow) -> Sequence[object]:
+    result = _fields(None, _decode_result(row.result)) if row.result else None
+    value = row.value or None
+    return (row.slot, str(row.ballot), row.status, value, result, row.session, row.sequence, row.stamp)
+
+
+def _recorded(result: str | None) -> str | None:
+    """A slot's recorded result in a few words."""
+    return "; ".join(_sentences(None, _decode_result(result))) if result else None
 
 
 def status_lines(status: Status, output: str) -> Iterator[str]:

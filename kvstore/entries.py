@@ -18,7 +18,7 @@ decode = msgspec.msgpack.Decoder(Entry).decode
 def as_text(entry: Entry) -> str:
     """The command's canonical text, or the JSON that was proposed in its place."""
     if isinstance(entry.command, Opaque):
-        return entry.command.json.decode()
+        return entry.command.json.decode(errors="backslashreplace")
     return format_command(entry.command)
 
 

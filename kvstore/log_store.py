@@ -32,9 +32,16 @@ _unpack = msgspec.msgpack.Decoder(list[bytes]).decode
 class LogStore(Protocol):
     """What a node needs of its log. ``promised`` and ``chosen_upto`` are as of opening it."""
 
-    promised: Ballot
-    chosen_upto: int
-    last: int
+    @property
+    def promised(self) -> Ballot: ...
+
+    @property
+    def chosen_upto(self) -> int: ...
+
+    @property
+    def last(self) -> int:
+        """The highest slot that holds a value, 0 if none does."""
+        ...
 
     def append(self, records: Sequence[Record]) -> None:
         """Make records durable, in order, all or none. Raises StorageFullError when there is no room."""

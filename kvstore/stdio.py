@@ -1,0 +1,382 @@
+"""The node on standard input and output: what course graders and Maelstrom drive."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+
+from consensus.messages import Record
+from kvstore import maelstrom as wire
+from kvstore.client import Reply
+from kvstore.commands import MAX_VALUE_BYTES, Cas, Command, Failed, Get, Missing, NotMet, Outcomes, Result, Set
+from kvstore.data_dir import RESERVE_BYTES, DataDir
+from kvstore.errors import CommandError, KvstoreError, StorageFullError, UnavailableError, UnknownOutcomeError
+from kvstore.json_values import from_json
+from kvstore.lanes import Lane
+from kvstore.limits import check
+from kvstore.log_store import LogStore, MemoryLog, SqliteLog
+from kvstore.maelstrom import RequestError
+from kvstore.node import Node
+from kvstore.peer_messages import PeerMessage
+from kvstore.pending import Refusal, SlotReply
+from kvstore.pipes import Pipes
+from kvstore.state_machine import StateMachine
+
+PATIENCE = 3_000
+"""How long a request may take, in ms: graders wait 5 s, start-up included."""
+EXIT_UNAVAILABLE = 3
+
+_encode_peer = msgspec.json.Encoder().encode
+_decode_peer = msgspec.json.Decoder(PeerMessage).decode
+
+Answer = tuple[str, list[wire.Field]]
+"""A reply's type and payload."""
+Answered = Callable[[Answer], None]
+
+
+def run(data_dir: Path | None) -> int:
+    """Serve until the end of input; returns the exit status."""
+    host = Host(data_dir)
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(host.serve())
+    else:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(host.serve())
+    return host.status
+
+
+class Host:
+    """Carries lines between the pipes and one node, and the node's records to its disk."""
+
+    def __init__(self, data_dir: Path | None) -> None:
+        self.status = 0
+        self._path = data_dir
+        self._data_dir: DataDir | None = None
+        self._node: Node | None = None
+        self._init: wire.Init | None = None
+        self._lanes: dict[str, Lane[tuple[str, wire.Raw, Answer]]] = {}
+        self._sent = 0
+        self._disk: ThreadPoolExecutor | None = None
+        self._writing = False
+        self._started = False
+        self._closing = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def serve(self) -> None:
+        """Until the input ends, or the node cannot go on."""
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._pipes = Pipes(self._loop, on_lines=self._take, on_end=self._finish)
+        try:
+            await self._ended
+        finally:
+            if self._timer:
+                self._timer.cancel()
+            await self._pipes.close()
+            self._close()
+
+    # -- input --------------------------------------------------------------------------------------------------------
+
+    def _take(self, lines: Sequence[tuple[int, bytes]]) -> None:
+        """The lines of one read, with their numbers: one turn of the node."""
+        if self._node:
+            self._node.tick(_now(), _wall())
+        for number, line in lines:
+            try:
+                message = wire.parse_line(line)
+                head = wire.parse_head(message.body)
+            except msgspec.DecodeError as error:
+                _report(f"line {number} skipped: {error}")
+                continue
+            if self._init and message.src in self._init.node_ids and message.src != self._init.node_id:
+                self._receive(number, message)
+            else:
+                self._request(message, head)
+        self._turn()
+
+    def _receive(self, number: int, message: wire.Line) -> None:
+        assert self._node is not None
+        try:
+            self._node.receive(message.src, _decode_peer(message.body))
+        except msgspec.DecodeError as error:
+            _report(f"line {number} skipped: no message of a node: {error}")
+
+    def _request(self, message: wire.Line, head: wire.Head) -> None:
+        # A node alone answers everybody in one order, so that what it prints depends on what it read only.
+        alone = self._node is None or self._node.is_alone
+        lane = self._lanes.setdefault("" if alone else message.src, Lane(self._send))
+        looks = head.type in ("read", "multi_paxos_log", "init")
+
+        def start(take: Callable[[tuple[str, wire.Raw, Answer]], None]) -> None:
+            self._started = True
+
+            def answered(answer: Answer) -> None:
+                take((message.src, head.msg_id, answer))
+
+            try:
+                self._serve_request(message, head, answered)
+            except RequestError as error:
+                answered(_error(error.code, error.text))
+            except UnavailableError as error:
+                answered(_error(wire.UNAVAILABLE, str(error)))
+            except CommandError as error:
+                answered(_error(wire.MALFORMED, str(error)))
+
+        lane.add(looks, start)
+
+    def _send(self, reply: tuple[str, wire.Raw, Answer]) -> None:
+        dest, msg_id, (kind, fields) = reply
+        src = self._init.node_id if self._init else ""
+        self._pipes.write(wire.encode_reply(src, dest, kind, msg_id, fields, self._sent))
+        self._sent += 1
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    def _serve_request(self, message: wire.Line, head: wire.Head, answered: Answered) -> None:
+        request = wire.parse_request(head.type, message.body)
+        if isinstance(request, wire.Init):
+            self._initialise(request, answered)
+            return
+        node = self._node
+        if node is None:
+            raise RequestError(wire.UNAVAILABLE, "the node is not initialised: send init first")
+        if self._closing:
+            raise RequestError(wire.UNAVAILABLE, "the node is shutting down")
+        deadline = _now() + PATIENCE
+        match request:
+            case wire.Echo():
+                answered(("echo_ok", [("echo", bytes(request.echo))]))
+            case wire.Log():
+                answered(("multi_paxos_log_ok", [wire.log_field(node.log_rows())]))
+            case wire.ProposeAt():
+                slot, json = wire.parse_slot(request.slot), bytes(request.value)
+                if len(json) > MAX_VALUE_BYTES:
+                    raise RequestError(
+                        wire.MALFORMED, f"value has {len(json)} bytes of JSON, at most {MAX_VALUE_BYTES} are allowed"
+                    )
+                node.propose_at(slot, json, lambda outcome: answered(_slot_answer(outcome)), deadline)
+            case wire.Read():
+                key = wire.parse_key(request.key)
+                node.query(Get(key), lambda outcome: answered(_read_answer(outcome)), deadline)
+            case wire.Write():
+                self._execute(Set(wire.parse_key(request.key), from_json(bytes(request.value))), "write_ok", answered)
+            case wire.Cas():
+                old, new = from_json(bytes(request.old)), from_json(bytes(request.new))
+                cas = Cas(wire.parse_key(request.key), old, new, request.create_if_not_exists)
+                self._execute(cas, "cas_ok", answered)
+            case wire.Transact():
+                self._transact(request, answered)
+
+    def _execute(self, command: Command, ok: str, answered: Answered) -> None:
+        assert self._node is not None
+        check(command)
+
+        def done(outcome: Reply | Refusal) -> None:
+            answered(_write_answer(outcome.result, ok, []) if isinstance(outcome, Reply) else _refusal(outcome))
+
+        self._node.execute(command, done, _now() + PATIENCE, size=MAX_VALUE_BYTES)
+
+    def _transact(self, request: wire.Transact, answered: Answered) -> None:
+        assert self._node is not None
+        if not request.txn:
+            answered(("txn_ok", [("txn", b"[]")]))
+            return
+        command = wire.parse_txn(request)
+        check(command)
+
+        def done(outcome: Reply | Refusal) -> None:
+            if not isinstance(outcome, Reply):
+                answered(_refusal(outcome))
+            elif isinstance(outcome.result, Outcomes):
+                answered(("txn_ok", [wire.txn_field(request, outcome.result.results)]))
+            else:
+                answered(_write_answer(outcome.result, "txn_ok", []))
+
+        self._node.execute(command, done, _now() + PATIENCE, size=MAX_VALUE_BYTES)
+
+    def _initialise(self, request: wire.Init, answered: Answered) -> None:
+        if self._init is not None and request != self._init:
+            raise RequestError(
+                wire.MALFORMED, f"init: this node is {self._init.node_id} of {self._init.node_ids} already"
+            )
+        if self._init is None:
+            if request.node_id not in request.node_ids:
+                raise RequestError(wire.MALFORMED, f"init: node_id {request.node_id!r} is not one of node_ids")
+            self._init = request
+            try:
+                self._node = self._open(request)
+            except (KvstoreError, ValueError) as error:
+                self.status = EXIT_UNAVAILABLE
+                _report(f"cannot start: {error}")
+                answered(_error(wire.UNAVAILABLE, str(error)))
+                self._end()
+                return
+            self._tick()
+        answered(("init_ok", []))
+
+    def _open(self, init: wire.Init) -> Node:
+        log: LogStore
+        if self._path is None:
+            log, state = MemoryLog(), StateMachine(None)
+        else:
+            self._data_dir = DataDir.open(self._path, "kvstore node")
+            log = SqliteLog(self._data_dir.log_path, node_id=init.node_id, nodes=init.node_ids)
+            state = StateMachine(self._data_dir.state_path)
+            self._disk = ThreadPoolExecutor(1, "log")
+        data_dir = self._data_dir
+        return Node(
+            init.node_id,
+            init.node_ids,
+            log,
+            state,
+            rng=random.Random(),
+            now=_now(),
+            wall=_wall(),
+            free_bytes=None if data_dir is None else lambda: data_dir.free_bytes() - RESERVE_BYTES,
+        )
+
+    # -- turns --------------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        assert self._node is not None
+        self._timer = self._loop.call_later(self._node.tick_interval / 1_000, self._tick)
+        self._node.tick(_now(), _wall())
+        self._turn()
+
+    def _turn(self) -> None:
+        node = self._node
+        if node is None:
+            return
+        while True:
+            self._started = False
+            turn = node.turn()
+            for receiver, message in turn.messages:
+                self._pipes.write(wire.encode_peer(node.replica.node, receiver, _encode_peer(message)))
+            if turn.records and self._disk is None:
+                node.log.append(turn.records)
+                node.persisted()
+            elif turn.records:
+                self._writing = True
+                self._disk_write(node, turn.records)
+                if not self._started:
+                    return
+            elif not self._started:
+                break
+        if self._closing and not (self._writing or node.has_pending):
+            self._end()
+
+    def _disk_write(self, node: Node, records: list[Record]) -> None:
+        assert self._disk is not None
+        written = asyncio.wrap_future(self._disk.submit(node.log.append, records), loop=self._loop)
+
+        def done(future: asyncio.Future[None]) -> None:
+            self._writing = False
+            node.tick(_now(), _wall())
+            error = future.exception()
+            if error is None:
+                node.persisted()
+            elif isinstance(error, StorageFullError):
+                _report(str(error))
+                node.storage_failed(error)
+            else:
+                # What this node promised may or may not be on its disk: it must not go on.
+                _report(f"cannot go on: {error}")
+                self.status = EXIT_UNAVAILABLE
+                self._end()
+                return
+            self._turn()
+
+        written.add_done_callback(done)
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        """The input ended: nobody answers any more, but a node alone can finish what it was asked."""
+        if self._closing:
+            return
+        node = self._node
+        if node is None:
+            self._end()
+            return
+        if not node.is_alone:
+            self._closing = True
+            node.tick(_now() + PATIENCE, _wall())
+            self._turn()
+            return
+        self._turn()
+        self._closing_when_idle(node)
+
+    def _closing_when_idle(self, node: Node) -> None:
+        if self._writing or node.has_pending:
+            self._loop.call_later(0.005, self._closing_when_idle, node)
+            return
+        self._closing = True
+        self._end()
+
+    def _end(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def _close(self) -> None:
+        if self._disk:
+            self._disk.shutdown()
+        if self._node:
+            self._node.close()
+        if self._data_dir:
+            self._data_dir.close()
+
+
+def _slot_answer(outcome: SlotReply | Refusal) -> Answer:
+    if not isinstance(outcome, SlotReply):
+        return _refusal(outcome)
+    fields: list[wire.Field] = [
+        ("slot", outcome.slot),
+        ("phase1_skipped", outcome.phase1_skipped),
+        ("chosen", True),
+        ("value", outcome.json),
+    ]
+    return ("multi_paxos_propose_ok", fields)
+
+
+def _read_answer(outcome: Reply | Refusal) -> Answer:
+    if not isinstance(outcome, Reply):
+        return _refusal(outcome)
+    return _write_answer(outcome.result, "read_ok", [("value", wire.value_json(outcome.result))])
+
+
+def _write_answer(result: Result, ok: str, fields: list[wire.Field]) -> Answer:
+    match result:
+        case Missing():
+            return _error(wire.KEY_MISSING, "key does not exist")
+        case NotMet() | Failed():
+            return _error(wire.PRECONDITION_FAILED, result.reason)
+    return (ok, fields)
+
+
+def _refusal(error: Refusal) -> Answer:
+    return _error(wire.TIMEOUT if isinstance(error, UnknownOutcomeError) else wire.UNAVAILABLE, str(error))
+
+
+def _error(code: int, text: str) -> Answer:
+    return ("error", [("code", code), ("text", text)])
+
+
+def _report(text: str) -> None:
+    print(f"kvstore node: {text}", file=sys.stderr, flush=True)
+
+
+def _now() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+def _wall() -> int:
+    return time.time_ns() // 1_000_000
