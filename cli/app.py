@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from cli.exits import INTERRUPTED, complain, leave_broken_pipe, status_of
+from cli.exits import INTERRUPTED, complain, leave_broken_pipe, reopen_closed_streams, status_of
 from kvstore.errors import CommandError, KvstoreError
 
 if TYPE_CHECKING:
@@ -437,6 +437,7 @@ UsageError = cast(type[typer.BadParameter], typer.BadParameter.__bases__[0])
 
 def main() -> None:
     """The console command."""
+    reopen_closed_streams()
     arguments = sys.argv[1:] or ["--help"]
     try:
         status = app(arguments, prog_name="kvstore", standalone_mode=False)

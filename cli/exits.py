@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final, NoReturn
 
 from kvstore.errors import DataDirError, KvstoreError, UnavailableError, UnknownOutcomeError
@@ -52,6 +53,13 @@ def write_bytes(data: bytes) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         leave_broken_pipe()
+
+
+def reopen_closed_streams() -> None:
+    """A parent may have closed our standard streams, and Python then has None in their place."""
+    sys.stdin = sys.stdin or Path(os.devnull).open()  # noqa: SIM115
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
 
 
 def leave_broken_pipe() -> NoReturn:

@@ -22,7 +22,7 @@ from cli.foresight import Foresight
 from cli.interrupts import Interrupts
 from cli.load_formats import Content
 from cli.load_source import Source, UnreadableError
-from cli.load_summary import Summary, summary_lines
+from cli.load_summary import Summary, many, summary_lines
 from cli.progress import Progress
 from cli.render import visible
 from kvstore.client import Reply, Store
@@ -205,7 +205,8 @@ class Load:
         if ordinal == self._done + 1 and self._done:
             self._progress.begin(self._source.position())
             self.summary.resumed_at_line = line
-            self._tell(f"{self._name}: going on at line {line:,}; {self._done:,} lines before it were executed already")
+            if self._output != "json":  # there the summary tells it
+                self._tell(f"{self._name}: going on at line {line}; {many(self._done, 'command')} executed before")
         if isinstance(content, CommandError):
             self._flush()
             self._bad_line(line, content)
@@ -269,6 +270,7 @@ class Load:
                 case Missing():
                     summary.missing += 1
                 case Failed(reason):
+                    summary.commands -= 1
                     self._bad_line(lines[index], CommandError(reason))
                 case _:
                     pass

@@ -11,8 +11,8 @@ from cli.render import table_lines, visible
 
 
 class Summary(msgspec.Struct):
-    """One file's. ``commands`` counts those executed by this load (of a dry run: those understood); ``skipped`` those
-    that an earlier load of the same file executed. Lines are the file's, slots 0 if there are none."""
+    """One file's. ``commands`` counts what this load executed (of a dry run: what it understood), ``skipped`` what
+    earlier loads of the file executed, ``bad_lines`` what was not understood or failed. 0 stands for no line or slot."""
 
     file: str
     format: str
@@ -50,18 +50,19 @@ def summary_lines(summaries: Sequence[Summary], output: str) -> Iterator[str]:
 def _sentence(summary: Summary) -> str:
     name = visible(summary.file)
     if summary.state == "loaded before":
-        return f"{name}: already loaded ({_many(summary.skipped, 'command')}); --again loads it once more"
+        return f"{name}: already loaded ({many(summary.skipped, 'command')}); --again loads it once more"
     did = "understood" if summary.state == "checked" else "executed"
-    parts = [f"{_many(summary.commands, 'command')} {did} in {summary.seconds:.2f} s"]
+    parts = [f"{many(summary.commands, 'command')} {did} in {summary.seconds:.2f} s"]
     if summary.commands:
         parts.append(f"{summary.commands_per_second:,}/s")
     if summary.first_slot:
-        parts.append(f"slots {summary.first_slot} to {summary.last_slot}")
+        alone = summary.first_slot == summary.last_slot
+        parts.append(f"slot {summary.first_slot}" if alone else f"slots {summary.first_slot} to {summary.last_slot}")
     counts = [
         (summary.skipped, f"{summary.skipped:,} executed before"),
-        (summary.not_met, f"{_many(summary.not_met, 'condition')} not met"),
-        (summary.missing, f"{_many(summary.missing, 'missing key')}"),
-        (summary.bad_lines, f"{_many(summary.bad_lines, 'bad line')}"),
+        (summary.not_met, f"{many(summary.not_met, 'condition')} not met"),
+        (summary.missing, f"{many(summary.missing, 'missing key')}"),
+        (summary.bad_lines, f"{many(summary.bad_lines, 'bad line')}"),
     ]
     text = f"{name}: {', '.join(parts + [told for count, told in counts if count])}"
     if summary.state in ("stopped", "interrupted"):
@@ -70,5 +71,6 @@ def _sentence(summary: Summary) -> str:
     return text
 
 
-def _many(count: int, thing: str) -> str:
+def many(count: int, thing: str) -> str:
+    """``1 line``, ``2,000 lines``."""
     return f"{count:,} {thing}{'' if count == 1 else 's'}"

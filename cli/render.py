@@ -309,7 +309,11 @@ def _text(cell: object) -> str:
 
 
 def _plain_cell(cell: object) -> str:
-    return visible(_text(cell).replace("\\", "\\\\"))
+    data = cell.data if isinstance(cell, Value) else cell
+    if isinstance(data, bytes):
+        # Before it is decoded: what is not UTF-8 becomes an escape, which is not to be escaped again.
+        return visible(data.replace(b"\\", b"\\\\"))
+    return visible(_text(data).replace("\\", "\\\\"))
 
 
 # -- json -----------------------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def execute(command: Command, moment: Moment) -> Result:
 
 def _write(moment: Moment, key: bytes, value: Value, before: Held | None, expires: int) -> None:
     created, version = (before.created, before.version + 1) if before else (moment.slot, 1)
-    moment.keys.put(key, Held(value, moment.slot, created, version, expires))
+    moment.keys.put(key, Held(value, moment.slot, created, version, expires), is_new=before is None)
 
 
 def _set(command: Set, moment: Moment) -> SimpleResult:

@@ -35,15 +35,17 @@ _SELECT = f"SELECT {_COLUMNS} FROM kv WHERE key = ?"
 class Keyspace:
     """Keys and values are bytes here; in SQLite they are TEXT where they are UTF-8 without NUL, else BLOB.
 
-    ``next_expiry`` is a lower bound in ms: before it nothing can be due.
+    ``size`` is the number of keys; ``next_expiry`` a lower bound in ms: before it nothing can be due.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, size: int) -> None:
+        self.size = size
         self._connection = connection
         self._dirty: dict[bytes, Held | None] = {}
         self._clean: dict[bytes, Held | None] = {}
         self._dirty_bytes = 0
         self._undo: list[tuple[bytes, Held | None]] | None = None
+        self._size_before = size
         self.next_expiry: int | None = self._earliest_expiry()
 
     def get(self, key: bytes) -> Held | None:
@@ -55,16 +57,18 @@ class Keyspace:
         row = self._connection.execute(_SELECT, (_stored(key),)).fetchone()
         return None if row is None else _held(row)
 
-    def put(self, key: bytes, held: Held) -> None:
-        """Store what the key holds from now on."""
+    def put(self, key: bytes, held: Held, *, is_new: bool = False) -> None:
+        """Store what the key holds from now on; ``is_new``: it did not exist."""
         self._change(key, held)
+        self.size += is_new
         self._dirty_bytes += len(key) + len(held.value.data)
         if held.expires and (self.next_expiry is None or held.expires < self.next_expiry):
             self.next_expiry = held.expires
 
     def delete(self, key: bytes) -> None:
-        """Remove a key."""
+        """Remove a key, which exists."""
         self._change(key, None)
+        self.size -= 1
         self._dirty_bytes += len(key)
 
     def _change(self, key: bytes, held: Held | None) -> None:
@@ -77,11 +81,13 @@ class Keyspace:
     def begin(self) -> None:
         """From here on changes can be rolled back."""
         self._undo = []
+        self._size_before = self.size
 
     def end(self, keep: bool) -> None:
         """Keep or roll back all changes since ``begin``."""
         undo, self._undo = self._undo or [], None
         if not keep:
+            self.size = self._size_before
             for key, held in reversed(undo):
                 self._dirty[key] = held
 

@@ -38,8 +38,8 @@ def _create(database: Database) -> None:
     columns = {"session": str, "acknowledged": int, "last_sequence": int, "last_slot": int, "results": bytes}
     database.create_table("sessions", columns, pk="session")
     database.create_table("results", {"slot": int, "result": str}, pk="slot")
-    database.create_table("progress", {"id": int, "applied_upto": int, "clock": int}, pk="id")
-    database.table("progress").insert({"id": 1, "applied_upto": 0, "clock": 0})
+    database.create_table("progress", {"id": int, "applied_upto": int, "clock": int, "keys": int}, pk="id")
+    database.table("progress").insert({"id": 1, "applied_upto": 0, "clock": 0, "keys": 0})
 
 
 STATE_SCHEMA = Schema(migrations=(_create,))
@@ -69,10 +69,10 @@ class StateMachine:
         try:
             with storage_errors(self._path):
                 self._connection.execute("PRAGMA cache_size = -65536")
-                self.applied_upto, self.clock = self._connection.execute(
-                    "SELECT applied_upto, clock FROM progress"
+                self.applied_upto, self.clock, size = self._connection.execute(
+                    "SELECT applied_upto, clock, keys FROM progress"
                 ).fetchone()
-                self._keys = Keyspace(self._connection)
+                self._keys = Keyspace(self._connection, size)
                 self._sessions = Sessions(self._connection)
         except BaseException:
             self._connection.close()
@@ -136,7 +136,10 @@ class StateMachine:
                 [(slot, _text(result)) for slot, result in self._recent if slot > self._committed_upto and result],
             )
             self._connection.execute("DELETE FROM results WHERE slot <= ?", (self.applied_upto - KEEP_RESULTS,))
-            self._connection.execute("UPDATE progress SET applied_upto = ?, clock = ?", (self.applied_upto, self.clock))
+            self._connection.execute(
+                "UPDATE progress SET applied_upto = ?, clock = ?, keys = ?",
+                (self.applied_upto, self.clock, self._keys.size),
+            )
             self._connection.commit()
         self._committed_upto = self.applied_upto
 
@@ -162,8 +165,7 @@ class StateMachine:
 
     def count(self) -> int:
         """The number of keys."""
-        with storage_errors(self._path):
-            return self._keys.count()
+        return self._keys.size
 
     def results(self, first: int, last: int) -> dict[int, str]:
         """The recorded results of recent slots within first..last, as text."""

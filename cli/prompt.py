@@ -1,0 +1,218 @@
+"""The prompt on a terminal: completion, highlighting, history, toolbar."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from prompt_toolkit import PromptSession, print_formatted_text
+from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+from prompt_toolkit.formatted_text import FormattedText, StyleAndTextTuples
+from prompt_toolkit.history import FileHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.lexers import Lexer
+from prompt_toolkit.output import ColorDepth
+from prompt_toolkit.styles import Style
+
+from cli.render import OUTPUTS, visible
+from cli.repl import pointed
+from cli.session import META, Leave, Session
+from kvstore.client import Store
+from kvstore.errors import CommandError, IncompleteCommand, KvstoreError
+from kvstore.language import COMMANDS, parse, tokens
+from kvstore.lexer import quote, split
+
+TICK = 0.1
+"""How often time passes for an idle store, in seconds: its keys expire though nobody types."""
+MAX_COMPLETIONS = 50
+MAX_HIGHLIGHTED = 10_000
+"""Longer input is shown plain, so that pasting a large value stays fast."""
+
+STYLE = Style.from_dict(
+    {
+        "command": "bold ansicyan",
+        "unknown": "ansired",
+        "key": "ansigreen",
+        "value": "",
+        "number": "ansiyellow",
+        "option": "ansimagenta",
+        "keyword": "ansimagenta",
+        "punctuation": "bold",
+        "error": "ansired underline",
+        "failure": "ansired",
+        "bottom-toolbar": "noreverse ansibrightblack",
+    }
+)
+
+_OPTIONS = {
+    "set": ["EX", "PX", "NX", "XX", "IFEQ", "JSON"],
+    "cas": ["CREATE", "JSON"],
+    "push": ["JSON"],
+    "expire": ["PX"],
+    "help": [*COMMANDS, *META],
+    "output": list(OUTPUTS),
+    "timing": ["on", "off"],
+}
+_TAKES_KEYS = {"delete", "del", "exists"}
+_NO_KEY = {"txn", "tick", *META}
+
+
+def interact(store: Store, data_dir: Path, output: str) -> None:
+    """Prompt until Ctrl-D or ``quit``."""
+    asyncio.run(_Prompt(store, data_dir, output).run())
+
+
+class _Prompt:
+    def __init__(self, store: Store, data_dir: Path, output: str) -> None:
+        self._store = store
+        self._session = Session(store, output, interactive=True)
+        self._colours = None if "NO_COLOR" not in os.environ else ColorDepth.DEPTH_1_BIT
+        self._prompt: PromptSession[str] = PromptSession(
+            "kvstore> ",
+            completer=_Completer(store),
+            complete_while_typing=False,
+            lexer=_Highlighter(),
+            history=FileHistory(str(data_dir / "history")),
+            auto_suggest=AutoSuggestFromHistory(),
+            bottom_toolbar=self._toolbar,
+            multiline=True,
+            prompt_continuation=lambda width, number, wraps: "...".rjust(width - 2) + "> ",
+            key_bindings=_bindings(),
+            refresh_interval=0.5,
+            style=STYLE,
+            color_depth=self._colours,
+        )
+
+    async def run(self) -> None:
+        ticking = asyncio.create_task(self._tick())
+        print("A write is one slot of the log. help lists the commands, Tab completes, Ctrl-D leaves.")
+        try:
+            while True:
+                try:
+                    text = await self._prompt.prompt_async()
+                except KeyboardInterrupt:
+                    continue
+                except EOFError:
+                    return
+                try:
+                    for line in self._session.execute(text):
+                        print(line)
+                except Leave:
+                    return
+                except KeyboardInterrupt:
+                    self._complain(["interrupted"])
+                except CommandError as error:
+                    self._complain(pointed(text, error))
+                except KvstoreError as error:
+                    self._complain([str(error)])
+        finally:
+            ticking.cancel()
+
+    async def _tick(self) -> None:
+        """On the loop that also runs the commands: a store belongs to one thread."""
+        while True:
+            await asyncio.sleep(TICK)
+            self._store.tick()
+
+    def _complain(self, lines: Iterable[str]) -> None:
+        text = FormattedText([("class:failure", "\n".join(map(visible_line, lines)))])
+        print_formatted_text(text, style=STYLE, color_depth=self._colours)
+
+    def _toolbar(self) -> str:
+        status = self._store.status()
+        gaps = ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in status.gaps[:3])
+        more = " ..." if len(status.gaps) > 3 else ""
+        return (
+            f" {status.node_id} {status.role}  ballot {status.ballot}  chosen {status.chosen_upto}"
+            f"  applied {status.applied_upto}  gaps {gaps or 'none'}{more}"
+        )
+
+
+def visible_line(line: str) -> str:
+    """A line of an error without what would move the cursor."""
+    return visible(line)
+
+
+def _bindings() -> KeyBindings:
+    bindings = KeyBindings()
+
+    @bindings.add("enter")
+    def _(event: KeyPressEvent) -> None:
+        """Accept a whole command; within quotes or braces begin a new line."""
+        if _is_incomplete(event.current_buffer.text):
+            event.current_buffer.insert_text("\n")
+        else:
+            event.current_buffer.validate_and_handle()
+
+    return bindings
+
+
+def _is_incomplete(text: str) -> bool:
+    name = text.split(maxsplit=1)[0].lower() if text.strip() else ""
+    if not name or name in META or name.startswith("#"):
+        return False
+    try:
+        parse(text)
+    except IncompleteCommand:
+        return True
+    except CommandError:
+        return False
+    return False
+
+
+class _Highlighter(Lexer):
+    def lex_document(self, document: Document) -> Callable[[int], StyleAndTextTuples]:
+        text = document.text
+        first = text.split(maxsplit=1)[0].lower() if text.strip() else ""
+        if len(text) > MAX_HIGHLIGHTED or first.startswith("#"):
+            return lambda number: [("", document.lines[number])]
+        styles = [""] * len(text)
+        for token in tokens(text):
+            kind = "command" if token.start == text.find(first) and first in META else token.kind
+            if first in META and token.start > 0 and first != "explain":
+                kind = "value"
+            styles[token.start : token.end] = [f"class:{kind}"] * (token.end - token.start)
+        starts = [0]
+        for line in document.lines:
+            starts.append(starts[-1] + len(line) + 1)
+        return lambda number: [
+            (styles[starts[number] + column], character) for column, character in enumerate(document.lines[number])
+        ]
+
+
+class _Completer(Completer):
+    """Commands first, then existing keys, then options."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
+        text = document.text_before_cursor
+        try:
+            words = split(text)
+        except CommandError:
+            return  # within quotes
+        fresh = not text or text[-1].isspace()
+        current = "" if fresh or not words else text[words[-1].start :]
+        typed = [word.text.lower() for word in (words if fresh else words[:-1])]
+        if not typed:
+            for name, about in [
+                *((c.name, c.summary) for c in COMMANDS.values()),
+                *((n, m.summary) for n, m in META.items()),
+            ]:
+                if name.startswith(current.lower()):
+                    yield Completion(name, -len(current), display_meta=about)
+            return
+        name = typed[0]
+        if name not in _NO_KEY and (len(typed) == 1 or name in _TAKES_KEYS):
+            prefix = b"" if fresh or not words else words[-1].data
+            for key in self._store.keys(prefix, MAX_COMPLETIONS):
+                yield Completion(quote(key), -len(current))
+        else:
+            for option in _OPTIONS.get(name, []):
+                if option.lower().startswith(current.lower()):
+                    yield Completion(option, -len(current))

@@ -1,0 +1,69 @@
+"""The interactive prompt, and the same for commands from a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from cli.exits import OK, UNMET, complain, write_lines
+from cli.session import Leave, Session
+from kvstore.embedded import EmbeddedStore
+from kvstore.errors import CommandError, IncompleteCommand, KvstoreError
+
+
+def run(data_dir: Path, output: str = "") -> int:
+    """Take commands until the end of input; returns the exit status.
+
+    On a terminal an error never ends the session and the status is 0; from a pipe it is 1 if any command failed.
+    """
+    with EmbeddedStore.open(data_dir, "kvstore repl") as store:
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            from cli.prompt import interact
+
+            interact(store, data_dir, output)
+            return OK
+        session = Session(store, output, interactive=False)
+        read_commands(session, sys.stdin.buffer)
+        return UNMET if session.failed else OK
+
+
+def read_commands(session: Session, lines: Iterable[bytes]) -> None:
+    """Execute commands one a line; a line that ends within quotes or braces goes on in the next."""
+    pending = ""
+    first_number = 0
+    for number, raw in enumerate(lines, 1):
+        if not pending:
+            first_number = number
+        try:
+            text = pending + raw.decode()
+            write_lines(session.execute(text.rstrip("\r\n")))
+        except IncompleteCommand:
+            pending = text
+            continue
+        except Leave:
+            return
+        except UnicodeDecodeError as error:
+            _fail(session, first_number, f"this is not UTF-8 (byte {error.start}): write binary as \\xNN")
+        except KvstoreError as error:
+            _fail(session, first_number, str(error))
+        pending = ""
+    if pending:
+        _fail(session, first_number, "the input ends within quotes or braces")
+
+
+def _fail(session: Session, number: int, message: str) -> None:
+    session.failed = True
+    complain(f"line {number}: {message}")
+
+
+def pointed(text: str, error: CommandError) -> list[str]:
+    """The line of the text where it went wrong, with a caret under the place, and the error below."""
+    from prompt_toolkit.utils import get_cwidth
+
+    if error.position is None:
+        return [error.message]
+    start = text.rfind("\n", 0, error.position) + 1
+    line = text[start:].split("\n", 1)[0]
+    before = line[: error.position - start].expandtabs(1)
+    return [line.expandtabs(1), " " * sum(map(get_cwidth, before)) + "^", error.message]
