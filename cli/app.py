@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from cli.exits import INTERRUPTED, complain, leave_broken_pipe, reopen_closed_streams, status_of
+from cli.exits import INTERRUPTED, complain, flush, leave_without_output, reopen_closed_streams, status_of
 from kvstore.errors import CommandError, KvstoreError
 
 if TYPE_CHECKING:
@@ -441,7 +441,7 @@ def main() -> None:
     arguments = sys.argv[1:] or ["--help"]
     try:
         status = app(arguments, prog_name="kvstore", standalone_mode=False)
-        sys.stdout.flush()
+        flush()
     except UsageError as error:
         ctx = error.ctx
         hint = f" (see: {ctx.command_path} --help)" if ctx else ""
@@ -452,8 +452,8 @@ def main() -> None:
         status = status_of(error)
     except typer.Abort:
         status = INTERRUPTED
-    except BrokenPipeError:
-        leave_broken_pipe()
+    except BrokenPipeError as error:
+        leave_without_output(error)
     sys.exit(status)
 
 

@@ -37,22 +37,41 @@ def complain(message: str, output: str = "", **fields: object) -> None:
 
 def write_lines(lines: Iterable[str]) -> None:
     """Write lines to standard output."""
-    try:
-        for line in lines:
-            # Not the locale's encoding: what is written is UTF-8 on any machine, and never fails half-way.
-            sys.stdout.buffer.write(line.encode("utf-8", "backslashreplace") + b"\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        leave_broken_pipe()
+    for line in lines:
+        # Not the locale's encoding: what is written is UTF-8 on any machine, and never fails half-way.
+        _write(line.encode("utf-8", "backslashreplace") + b"\n")
+    flush()
 
 
 def write_bytes(data: bytes) -> None:
     """Write bytes to standard output as they are."""
+    _write(data)
+    flush()
+
+
+def _write(data: bytes) -> None:
     try:
         sys.stdout.buffer.write(data)
+    except OSError as error:
+        leave_without_output(error)
+
+
+def flush() -> None:
+    """Have all output written, or leave."""
+    try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        leave_broken_pipe()
+    except OSError as error:
+        leave_without_output(error)
+
+
+def leave_without_output(error: OSError) -> NoReturn:
+    """Standard output takes no more: its reader went away, which is no error, or its disk is full."""
+    # The interpreter flushes standard output once more when it ends; that must find something that takes it.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        raise SystemExit(BROKEN_PIPE)
+    complain(f"standard output cannot be written: {(error.strerror or str(error)).lower()}")
+    raise SystemExit(UNMET)
 
 
 def reopen_closed_streams() -> None:
@@ -60,9 +79,3 @@ def reopen_closed_streams() -> None:
     sys.stdin = sys.stdin or Path(os.devnull).open()  # noqa: SIM115
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
-
-
-def leave_broken_pipe() -> NoReturn:
-    # The interpreter flushes standard output once more when it ends; that must find something that takes it.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raise SystemExit(BROKEN_PIPE)

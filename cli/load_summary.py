@@ -11,8 +11,8 @@ from cli.render import table_lines, visible
 
 
 class Summary(msgspec.Struct):
-    """One file's. ``commands`` counts what this load executed (of a dry run: what it understood), ``skipped`` what
-    earlier loads of the file executed, ``bad_lines`` what was not understood or failed. 0 stands for no line or slot."""
+    """One file's. ``commands`` counts what this load executed (a dry run: understood), ``skipped`` what earlier loads
+    of the file executed, ``bad_lines`` what was not understood or failed. 0 stands for no line, or no slot."""
 
     file: str
     format: str

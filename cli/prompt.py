@@ -58,6 +58,7 @@ _OPTIONS = {
     "timing": ["on", "off"],
 }
 _TAKES_KEYS = {"delete", "del", "exists"}
+_SUMMARIES = {name: entry.summary for name, entry in [*COMMANDS.items(), *META.items()]}
 _NO_KEY = {"txn", "tick", *META}
 
 
@@ -119,7 +120,7 @@ class _Prompt:
             self._store.tick()
 
     def _complain(self, lines: Iterable[str]) -> None:
-        text = FormattedText([("class:failure", "\n".join(map(visible_line, lines)))])
+        text = FormattedText([("class:failure", "\n".join(map(visible, lines)))])
         print_formatted_text(text, style=STYLE, color_depth=self._colours)
 
     def _toolbar(self) -> str:
@@ -130,11 +131,6 @@ class _Prompt:
             f" {status.node_id} {status.role}  ballot {status.ballot}  chosen {status.chosen_upto}"
             f"  applied {status.applied_upto}  gaps {gaps or 'none'}{more}"
         )
-
-
-def visible_line(line: str) -> str:
-    """A line of an error without what would move the cursor."""
-    return visible(line)
 
 
 def _bindings() -> KeyBindings:
@@ -200,10 +196,7 @@ class _Completer(Completer):
         current = "" if fresh or not words else text[words[-1].start :]
         typed = [word.text.lower() for word in (words if fresh else words[:-1])]
         if not typed:
-            for name, about in [
-                *((c.name, c.summary) for c in COMMANDS.values()),
-                *((n, m.summary) for n, m in META.items()),
-            ]:
+            for name, about in _SUMMARIES.items():
                 if name.startswith(current.lower()):
                     yield Completion(name, -len(current), display_meta=about)
             return

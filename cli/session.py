@@ -85,10 +85,10 @@ class Session:
             return
         how = render.provenance(reply)
         shown = list(lines)
-        if how:
-            # The result of a write is a word or a number: how it came about stands beside it.
-            yield "  ".join([*shown[:1], f"{how}, {took}"])
-            yield from shown[1:]
+        if how and len(shown) == 1:
+            yield f"{shown[0]}  {how}, {took}"
+        elif how:
+            yield from [*shown, f"{how}, {took}"]
         else:
             yield from shown or ["(nothing)"]
             if self._timing:
