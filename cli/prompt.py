@@ -58,7 +58,10 @@ _OPTIONS = {
     "timing": ["on", "off"],
 }
 _TAKES_KEYS = {"delete", "del", "exists"}
-_SUMMARIES = {name: entry.summary for name, entry in [*COMMANDS.items(), *META.items()]}
+_SUMMARIES = {
+    **{name: entry.summary for name, entry in COMMANDS.items()},
+    **{name: entry.summary for name, entry in META.items()},
+}
 _NO_KEY = {"txn", "tick", *META}
 
 
