@@ -232,5 +232,5 @@ READERS: Final[dict[str, Callable[[Iterable[bytes], int], Iterator[Item]]]] = {
 
 def format_of(name: str) -> str:
     """A format by a file's name: .jsonl, .ndjson, .csv, .tsv, also with .gz; anything else holds commands."""
-    suffix = name.lower().removesuffix(".gz").rpartition(".")[2]
-    return {"jsonl": "jsonl", "ndjson": "jsonl", "csv": "csv", "tsv": "tsv"}.get(suffix, "commands")
+    _, dot, suffix = name.lower().removesuffix(".gz").rpartition(".")
+    return {"jsonl": "jsonl", "ndjson": "jsonl", "csv": "csv", "tsv": "tsv"}.get(dot and suffix, "commands")

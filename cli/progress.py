@@ -6,6 +6,8 @@ import shutil
 import sys
 import time
 
+from cli.load_summary import many
+
 INTERVAL = 0.1
 BAR = 24
 
@@ -50,7 +52,7 @@ def progress_text(name: str, position: int, total: int, skipped: int, commands: 
     """``users.kv  [######------]  50%  12.1 of 24.2 MB  41,000 commands/s  0:12 left``"""
     rate = f"{commands / max(seconds, 0.001):,.0f} commands/s"
     if not total:
-        return f"{name}  {position / 1e6:.1f} MB  {commands:,} commands  {rate}"
+        return f"{name}  {position / 1e6:.1f} MB  {many(commands, 'command')}  {rate}"
     share = min(position / total, 1.0)
     bar = "#" * round(share * BAR)
     left = seconds * (total - position) / max(position - skipped, 1)

@@ -364,10 +364,11 @@ def _distinct(columns: Sequence[str]) -> list[str]:
 
 def _csv_rows(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="")
+    # The writer quotes what is in its line terminator, so that both must be in it.
+    writer = csv.writer(buffer, lineterminator="\r\n")
     for row in chain([columns], rows):
         writer.writerow([_text(cell) for cell in row])
-        yield buffer.getvalue()
+        yield buffer.getvalue()[:-2]
         buffer.seek(0)
         buffer.truncate()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -29,7 +30,7 @@ class DataDir:
     def open(cls, path: Path, purpose: str) -> Self:
         """Open or create a directory for writing; ``purpose`` is what a second process is told about this one."""
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            _make_directory(path)
             lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise DataDirError(_why_not(path, error)) from error
@@ -41,10 +42,14 @@ class DataDir:
             raise DataDirError(
                 f"data directory {path} is in use by {holder}: end that process, or use another --data-dir"
             ) from None
+        except OSError as error:
+            os.close(lock)
+            raise DataDirError(
+                f"data directory {path} cannot be locked ({error.strerror}): use one on a local file system"
+            ) from error
         with contextlib.suppress(OSError):  # a full disk takes the lock, but not its label
             os.ftruncate(lock, 0)
             os.pwrite(lock, f"process {os.getpid()} ({purpose})\n".encode(), 0)
-        _sync_directory(path)
         return cls(path, lock)
 
     @classmethod
@@ -75,14 +80,26 @@ class DataDir:
 
 
 def _why_not(path: Path, error: OSError) -> str:
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return f"data directory {path} cannot be opened: it is, or lies under, a file; name a directory"
     reason = (error.strerror or str(error)).lower()
-    return f"data directory {path} cannot be opened for writing ({reason}): check its permissions, or use another"
+    remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check its permissions"
+    return f"data directory {path} cannot be opened for writing ({reason}): {remedy}, or use another --data-dir"
 
 
-def _sync_directory(path: Path) -> None:
-    """A file whose directory entry is not on disk is gone after a power loss, whatever was synced into it."""
-    for directory in (path, path.parent):
-        handle = os.open(directory, os.O_RDONLY)
+def _make_directory(path: Path) -> None:
+    """Make a directory and what is missing above it, and their entries durable.
+
+    A directory whose entry is not on disk is gone after a power loss, with all that was synced into it. SQLite does the
+    same for its files within.
+    """
+    parents = {directory.parent for directory in (path, *path.parents) if not directory.exists()}
+    path.mkdir(parents=True, exist_ok=True)
+    for directory in parents | {path.parent}:  # a start that was killed may have made it, but not synced
+        try:
+            handle = os.open(directory, os.O_RDONLY)
+        except PermissionError:
+            continue  # as in a home that others own and may not be listed; most often nothing was made in it
         try:
             os.fsync(handle)
         finally:

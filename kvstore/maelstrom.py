@@ -40,9 +40,9 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What every request's body has."""
+    """What every request's body has; a type that is no string is kept for the error that names it."""
 
-    type: str
+    kind: str | int | float | bool | list[object] | dict[str, object] | None = msgspec.field(name="type", default=None)
     msg_id: Raw = Raw(b"")
 
 
@@ -108,8 +108,10 @@ parse_line = msgspec.json.Decoder(Line).decode
 parse_head = msgspec.json.Decoder(Head).decode
 
 
-def parse_request(kind: str, body: Raw) -> Request:
+def parse_request(kind: object, body: Raw) -> Request:
     """The request in a body; RequestError names the field that is wrong."""
+    if not isinstance(kind, str):
+        raise RequestError(MALFORMED, f"type must be a string, not {json.dumps(kind)[:80]}")
     if kind not in _REQUESTS:
         raise RequestError(NOT_SUPPORTED, f"type {kind!r} is not supported: there are {', '.join(_REQUESTS)}")
     try:

@@ -114,7 +114,7 @@ class Host:
         # A node alone answers everybody in one order, so that what it prints depends on what it read only.
         alone = self._node is None or self._node.is_alone
         lane = self._lanes.setdefault("" if alone else message.src, Lane(self._send))
-        looks = head.type in ("read", "multi_paxos_log", "init")
+        looks = head.kind in ("read", "multi_paxos_log", "init")
 
         def start(take: Callable[[tuple[str, wire.Raw, Answer]], None]) -> None:
             self._started = True
@@ -142,7 +142,7 @@ class Host:
     # -- requests -----------------------------------------------------------------------------------------------------
 
     def _serve_request(self, message: wire.Line, head: wire.Head, answered: Answered) -> None:
-        request = wire.parse_request(head.type, message.body)
+        request = wire.parse_request(head.kind, message.body)
         if isinstance(request, wire.Init):
             self._initialise(request, answered)
             return

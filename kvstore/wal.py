@@ -1,85 +1,214 @@
 """Telling a torn tail of SQLite's write-ahead log from one that rotted.
 
 When SQLite opens a database it takes the WAL's frames up to the first whose checksum fails, and drops the rest
-without a word. That is right for a torn tail: a commit that was cut off was never acknowledged. But each commit is
-synced before the next one is written, so a bad frame in a transaction that is followed by another was whole once, and
-acknowledged.
-The format: https://sqlite.org/fileformat2.html#the_write_ahead_log
+without a word. That is right for a torn tail: a commit that was cut off was never acknowledged. It is wrong for a
+commit that was whole once. Three things prove that one was:
+
+- A later commit follows, since each is synced before the next one is written.
+- The wal-index (the -shm file) counts the frame as committed: SQLite writes it after the sync. The index is not synced
+  itself, so after a power loss it may count too few, never too many.
+- Only the frame's salts or its commit mark are wrong: its checksum still holds without them.
+
+What remains is damage to the very last commit before a power loss: nothing on the disk tells it from a torn one.
+The formats: https://sqlite.org/fileformat2.html#the_write_ahead_log, https://sqlite.org/walformat.html
 """
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
+import time
 from array import array
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 from kvstore.errors import DamagedError
 
 _HEADER = struct.Struct(">8I")
 _FRAME = struct.Struct(">6I")
+_INDEX = struct.Struct("=16xI12x8s2I")
+"""Of a copy of the wal-index's header, in the byte order of the machine: last frame, salts, and its own checksum."""
 _BIG_ENDIAN_SUMS = 0x377F0683
 _LITTLE_ENDIAN_SUMS = 0x377F0682
+_NATIVE_SUMS = _BIG_ENDIAN_SUMS if sys.byteorder == "big" else _LITTLE_ENDIAN_SUMS
+_READINGS = 4
+_PAUSE = 0.02
 
 
-def check_wal(database: Path) -> None:
-    """Raise DamagedError when the WAL beside this database lost a commit to rot; call it before SQLite."""
+class _Damage(NamedTuple):
+    """What is wrong with a WAL, which its header tells from earlier and later ones."""
+
+    header: bytes
+    what: str
+
+
+class _Frame(NamedTuple):
+    page: bytes
+    page_number: int
+    commit_size: int
+    salts: tuple[int, int]
+    sums: tuple[int, int]
+
+
+def check_wal(database: Path, *, in_use: bool) -> None:
+    """Raise DamagedError when the WAL beside this database lost a commit to rot; call it before SQLite opens it.
+
+    ``in_use``: some connection may have the database open, and be writing. Then the wal-index is left alone, because
+    closing a file releases all locks that this process has on it, those of its other connections too. And what was read
+    in the middle of a write looks damaged: only damage that stays in its place while the WAL is not begun anew counts.
+    """
     path = database.with_name(database.name + "-wal")
-    if not path.exists():
+    if not in_use:
+        damage = _damage(path, _acknowledged(database.with_name(database.name + "-shm")))
+        if damage is not None:
+            raise _damaged(path, damage)
         return
-    wal = path.read_bytes()
-    if len(wal) < _HEADER.size:
+    previous = None
+    for _ in range(_READINGS):
+        damage = _damage(path, {})
+        if damage is None:
+            return
+        if damage == previous:
+            raise _damaged(path, damage)
+        previous = damage
+        time.sleep(_PAUSE)
+
+
+def sync_wal(database: Path) -> None:
+    """Make durable what a killed process wrote but had not synced, before anyone speaks for what SQLite reads of it."""
+    try:
+        wal = os.open(database.with_name(database.name + "-wal"), os.O_RDONLY)
+    except FileNotFoundError:
         return
-    magic, _, page_size, _, *salts, sum0, sum1 = _HEADER.unpack_from(wal)
-    frame_size = _FRAME.size + page_size
-    frames = (len(wal) - _HEADER.size) // frame_size if page_size else 0
-    header_holds = magic in (_BIG_ENDIAN_SUMS, _LITTLE_ENDIAN_SUMS) and _sums(wal[:24], magic, 0, 0) == (sum0, sum1)
-    if not header_holds:
-        # Written once when the WAL begins and synced with its first commit; nothing of it would be read.
-        if frames > 1:
-            raise _rotten(path, "its header")
-        return
-    sums = (sum0, sum1)
-    committed_after_bad = 0
-    bad: int | None = None
-    for index in range(frames):
-        offset = _HEADER.size + index * frame_size
-        _, commit_size, salt0, salt1, frame_sum0, frame_sum1 = _FRAME.unpack_from(wal, offset)
-        if [salt0, salt1] != salts:
-            if bad is None and not _resumes(wal, offset, frame_size, salts):
-                return
-            bad = index if bad is None else bad
-            continue
-        if committed_after_bad:
-            raise _rotten(path, f"frame {bad}")
-        if bad is None:
-            page = wal[offset + _FRAME.size : offset + frame_size]
-            sums = _sums(page, magic, *_sums(wal[offset : offset + 8], magic, *sums))
-            bad = index if sums != (frame_sum0, frame_sum1) else None
-        if bad is not None and commit_size:
-            committed_after_bad += 1
+    try:
+        os.fsync(wal)
+    finally:
+        os.close(wal)
 
 
-def _resumes(wal: bytes, offset: int, frame_size: int, salts: list[int]) -> bool:
-    """Whether frames of this generation follow one whose salts are others': the frame rotted, the WAL does not end."""
-    while (offset := offset + frame_size) + frame_size <= len(wal):
-        if list(_FRAME.unpack_from(wal, offset)[2:4]) == salts:
-            return True
-    return False
+def _damage(path: Path, acknowledged: dict[bytes, int]) -> _Damage | None:
+    try:
+        wal = path.open("rb")
+    except FileNotFoundError:
+        return None
+    with wal:
+        head = wal.read(_HEADER.size)
+        if len(head) < _HEADER.size:
+            return None
+        magic, _, page_size, generation, *_, sum0, sum1 = _HEADER.unpack(head)
+        known_magic = magic in (_BIG_ENDIAN_SUMS, _LITTLE_ENDIAN_SUMS)
+        if not known_magic or _sums(head[:24], magic, (0, 0)) != (sum0, sum1):
+            # SQLite syncs the header before it writes the first frame.
+            return _Damage(head, "its header does not match its checksum") if wal.read(1) else None
+        scan = _Scan(wal, magic, page_size, generation, head[16:24], (sum0, sum1))
+        what = scan.damage(acknowledged.get(head[16:24], 0))
+        return None if what is None else _Damage(head, what)
 
 
-def _sums(data: bytes, magic: int, sum0: int, sum1: int) -> tuple[int, int]:
+class _Scan:
+    """One pass over the frames behind a sound header."""
+
+    def __init__(
+        self, wal: BinaryIO, magic: int, page_size: int, generation: int, salts: bytes, sums: tuple[int, int]
+    ) -> None:
+        self._wal = wal
+        self._magic = magic
+        self._page_size = page_size
+        self._generation = generation
+        salt0, salt1 = struct.unpack(">2I", salts)
+        self._salts = (salt0, salt1)
+        self._sums = sums
+        self._database_size = 0
+        self._number = 0
+
+    def damage(self, acknowledged: int) -> str | None:
+        """What is wrong with the frames, if that cost an acknowledged commit."""
+        while (frame := self._read()) is not None and self._follows(frame):
+            self._sums = frame.sums
+            self._database_size = frame.commit_size or self._database_size
+        bad = self._number
+        if frame is None:
+            return f"it ends after frame {bad - 1} of {acknowledged}" if bad <= acknowledged else None
+        what = f"frame {bad} does not match its checksum"
+        if bad <= acknowledged or self._was_whole(frame):
+            return what
+        return what if self._later_commit(frame) else None
+
+    def _read(self) -> _Frame | None:
+        self._number += 1
+        head = self._wal.read(_FRAME.size)
+        page = self._wal.read(self._page_size)
+        if len(page) < self._page_size:
+            return None
+        page_number, commit_size, salt0, salt1, sum0, sum1 = _FRAME.unpack(head)
+        return _Frame(page, page_number, commit_size, (salt0, salt1), (sum0, sum1))
+
+    def _follows(self, frame: _Frame) -> bool:
+        """Whether SQLite would take a frame after those before it."""
+        return frame.salts == self._salts and self._holds(frame, frame.commit_size)
+
+    def _holds(self, frame: _Frame, commit_size: int) -> bool:
+        """Whether the checksum of a frame holds, with this commit mark, after all that came before."""
+        head = struct.pack(">2I", frame.page_number, commit_size)
+        return _sums(frame.page, self._magic, _sums(head, self._magic, self._sums)) == frame.sums
+
+    def _was_whole(self, frame: _Frame) -> bool:
+        """Whether only the salts or the commit mark of a frame are wrong. A torn write does not look like that."""
+        # A commit mark is the size of the database in pages: as before, or with the page of this frame the last one.
+        marks = {0, frame.commit_size, self._database_size, max(self._database_size, frame.page_number)}
+        return any(self._holds(frame, mark) for mark in marks)
+
+    def _later_commit(self, bad: _Frame) -> bool:
+        """Whether a frame of a later transaction than the bad one's follows."""
+        # A transaction ends with its commit mark; a bad frame whose header was never on disk is not the end of one.
+        ended = bool(bad.commit_size) if bad.salts == self._salts else not self._never_written(bad)
+        while (frame := self._read()) is not None:
+            if frame.salts == self._salts:
+                if ended:
+                    return True
+                ended = bool(frame.commit_size)
+        return False
+
+    def _never_written(self, frame: _Frame) -> bool:
+        """Whether a frame's place holds nothing, or what an earlier generation of the WAL left there.
+
+        Each generation's first salt is the one before it plus one.
+        """
+        blank = not any(frame.salts)
+        return blank or 0 < (self._salts[0] - frame.salts[0]) % 2**32 <= self._generation
+
+
+def _acknowledged(index: Path) -> dict[bytes, int]:
+    """By a WAL's salts, how many of its frames the wal-index counts as committed."""
+    try:
+        with index.open("rb") as file:
+            copies = file.read(2 * _INDEX.size)
+    except FileNotFoundError:
+        return {}
+    counts: dict[bytes, int] = {}
+    for start in range(0, len(copies) - _INDEX.size + 1, _INDEX.size):
+        copy = copies[start : start + _INDEX.size]
+        last_frame, salts, sum0, sum1 = _INDEX.unpack(copy)
+        if any(copy) and _sums(copy[:40], _NATIVE_SUMS, (0, 0)) == (sum0, sum1):
+            counts[salts] = max(last_frame, counts.get(salts, 0))
+    return counts
+
+
+def _damaged(path: Path, damage: _Damage) -> DamagedError:
+    return DamagedError(
+        f"{path} is damaged: {damage.what}; what was acknowledged is lost with it. This node must not vote with it:"
+        " restore the data directory from a backup, or in a cluster start a new node in its place"
+    )
+
+
+def _sums(data: bytes, magic: int, sums: tuple[int, int]) -> tuple[int, int]:
+    """SQLite's running checksum, over data of a multiple of 8 bytes."""
     words = array("I", data)
     if (sys.byteorder == "big") != (magic == _BIG_ENDIAN_SUMS):
         words.byteswap()
+    sum0, sum1 = sums
     for even, odd in zip(words[::2], words[1::2], strict=True):
         sum0 = (sum0 + even + sum1) & 0xFFFFFFFF
         sum1 = (sum1 + odd + sum0) & 0xFFFFFFFF
     return sum0, sum1
-
-
-def _rotten(path: Path, where: str) -> DamagedError:
-    return DamagedError(
-        f"{path} is damaged at {where}, before commits that were acknowledged. This node must not vote with it: restore"
-        " the data directory from a backup, or in a cluster start a new node in its place"
-    )

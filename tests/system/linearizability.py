@@ -1,7 +1,7 @@
 """Is a history of reads, writes and compare-and-sets of one register linearizable?
 
-Wing and Gong's search with Lowe's memoisation (*Testing for linearizability*, 2017): take any operation that began before
-the first pending one returned, apply it, and go on; remember every (set of taken operations, value) that led nowhere.
+Wing and Gong's search with Lowe's memoisation (*Testing for linearizability*, 2017): take any operation that began
+before the first pending one returned, apply it, and go on; remember every (set of taken operations, value) seen.
 """
 
 from __future__ import annotations
