@@ -18,6 +18,7 @@ from prompt_toolkit.lexers import Lexer
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.styles import Style
 
+from cli.interrupts import Interrupts
 from cli.render import OUTPUTS, visible
 from cli.repl import pointed
 from cli.session import META, Leave, Session
@@ -103,8 +104,10 @@ class _Prompt:
                 except EOFError:
                     return
                 try:
-                    for line in self._session.execute(text):
-                        print(line)
+                    # A Ctrl-C waits until the command is done: half of it must not be applied.
+                    with Interrupts():
+                        for line in self._session.execute(text):
+                            print(line)
                 except Leave:
                     return
                 except KeyboardInterrupt:

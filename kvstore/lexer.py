@@ -49,7 +49,8 @@ def split(text: str) -> list[Word]:
             words.append(Word(b"", position, position + 1, mark=text[position]))
             position += 1
             continue
-        word = _word(text, position, ";{}" if in_txn else "")
+        opens_txn = not words and text[position : position + 4].lower() == "txn{"
+        word = _word(text, position, ";{}" if in_txn or opens_txn else "")
         words.append(word)
         position = word.end
 

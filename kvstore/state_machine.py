@@ -187,7 +187,10 @@ class StateMachine:
             columns = [column[0] for column in cursor.description or ()]
             return columns, cursor.fetchall()
         except (sqlite3.Error, sqlite3.Warning) as error:
-            raise KvstoreError(f"SQL: {error}") from error
+            denied = "not authorized" in str(error)
+            raise KvstoreError(
+                "SQL: only queries that read are allowed; write with set" if denied else f"SQL: {error}"
+            ) from error
         finally:
             self._connection.set_authorizer(None)
 

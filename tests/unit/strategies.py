@@ -1,0 +1,91 @@
+"""Hypothesis strategies for valid commands."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import strategies as st
+
+from kvstore.commands import (
+    Append,
+    Cas,
+    Command,
+    Condition,
+    Count,
+    Delete,
+    Exists,
+    Expire,
+    Get,
+    Incr,
+    Persist,
+    Push,
+    Scan,
+    Set,
+    Simple,
+    Tick,
+    Ttl,
+    Txn,
+    Value,
+)
+from kvstore.json_values import from_json
+from kvstore.limits import MAX_TTL
+
+AWKWARD = ["if", "then", "else", "and", "NX", "EX", "=", "a=b", "{", "}", ";", "\\", "'", '"', " ", "#x", "-1", "txn"]
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+awkward = st.sampled_from(AWKWARD)
+keys = st.one_of(
+    st.sampled_from([b"a", b"b", b"user:1"]),
+    awkward.map(str.encode),
+    texts.filter(bool).map(str.encode),
+    st.binary(min_size=1, max_size=12),
+)
+json_texts = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=5,
+).map(lambda value: json.dumps(value).encode())
+json_values = json_texts.map(from_json)
+plain_values = st.one_of(awkward.map(str.encode), texts.map(str.encode), st.binary(max_size=12)).map(Value)
+values = plain_values | json_values
+# Two values of one command are written in one form; bytes that are no text have no JSON form.
+pairs = st.tuples(plain_values, plain_values) | st.tuples(json_values, json_values)
+conditions = st.one_of(
+    st.builds(Condition, st.just("value"), keys, st.sampled_from(["=", "!="]), values),
+    st.builds(
+        Condition,
+        st.sampled_from(["version", "slot"]),
+        keys,
+        st.sampled_from(["=", "!=", "<", "<=", ">", ">="]),
+        st.none(),
+        st.integers(0, 2**63 - 1),
+    ),
+)
+sets = st.one_of(
+    st.builds(Set, keys, values, st.integers(0, MAX_TTL), st.sampled_from(["", "nx", "xx"])),
+    st.builds(lambda key, pair: Set(key, pair[0], ifeq=pair[1]), keys, pairs),
+)
+simple: st.SearchStrategy[Simple] = st.one_of(
+    sets,
+    st.builds(Get, keys),
+    st.builds(Delete, st.lists(keys, min_size=1, max_size=3)),
+    st.builds(Exists, st.lists(keys, min_size=1, max_size=3)),
+    st.builds(lambda key, pair, create: Cas(key, *pair, create), keys, pairs, st.booleans()),
+    st.builds(Incr, keys, st.integers(-(2**63), 2**63 - 1)),
+    st.builds(Append, keys, st.binary(max_size=12)),
+    st.builds(Push, keys, values),
+    st.builds(Scan, st.one_of(st.just(b""), keys), st.integers(0, 2**63 - 1)),
+    st.builds(Count, st.one_of(st.just(b""), keys)),
+    st.builds(Expire, keys, st.integers(-MAX_TTL, MAX_TTL)),
+    st.builds(Ttl, keys),
+    st.builds(Persist, keys),
+)
+transactions = st.one_of(
+    st.builds(Txn, st.lists(simple, min_size=1, max_size=3)),
+    st.builds(
+        Txn,
+        st.lists(simple, min_size=1, max_size=3),
+        st.lists(conditions, min_size=1, max_size=3),
+        st.lists(simple, max_size=2),
+    ),
+)
+commands: st.SearchStrategy[Command] = simple | transactions | st.just(Tick())
