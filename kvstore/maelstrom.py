@@ -6,15 +6,19 @@ The protocol: https://github.com/jepsen-io/maelstrom/blob/main/doc/protocol.md
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
+from typing import get_args
 
 import msgspec
 
+from consensus.membership import MAX_NODES
 from kvstore.commands import Found, Get, Push, Result, Set, Simple, SimpleResult, Txn
 from kvstore.errors import CommandError
 from kvstore.json_values import from_json, to_json
 from kvstore.limits import check
 from kvstore.node import SlotRow
+from kvstore.peer_messages import PeerMessage
 
 Raw = msgspec.Raw
 
@@ -31,18 +35,33 @@ class RequestError(Exception):
         self.text = text
 
 
-class Line(msgspec.Struct, frozen=True):
-    """One line of input; ``dest`` may be missing, all else is checked before it is used."""
+class NoMessageError(ValueError):
+    """A line that is no message, and cannot be answered: no JSON object, or without ``src`` or ``body``."""
 
+
+class Message(msgspec.Struct, frozen=True):
+    """One line of input, its request not yet looked into.
+
+    ``msg_id`` is the JSON it came as, empty when there was none. ``fault``, if any, is why it can only be answered with
+    an error.
+    """
+
+    src: str
+    dest: str
+    kind: str
+    msg_id: Raw
+    body: Raw
+    fault: str = ""
+
+
+class _Line(msgspec.Struct, frozen=True):
     src: str
     body: Raw
     dest: str = ""
 
 
-class Head(msgspec.Struct, frozen=True):
-    """What every request's body has; a type that is no string is kept for the error that names it."""
-
-    kind: str | int | float | bool | list[object] | dict[str, object] | None = msgspec.field(name="type", default=None)
+class _Head(msgspec.Struct, frozen=True):
+    kind: Raw = msgspec.field(name="type", default=Raw(b""))
     msg_id: Raw = Raw(b"")
 
 
@@ -103,29 +122,95 @@ _REQUESTS: dict[str, type[Request]] = {
     "echo": Echo,
 }
 
-parse_line = msgspec.json.Decoder(Line).decode
-"""Raises msgspec.DecodeError for a line that is no message."""
-parse_head = msgspec.json.Decoder(Head).decode
+PEER_TYPES = frozenset(kind.__struct_config__.tag for kind in get_args(PeerMessage))
+
+_decode_line = msgspec.json.Decoder(_Line).decode
+_decode_head = msgspec.json.Decoder(_Head).decode
+_SLOT = re.compile(rb"[1-9][0-9]{0,18}")
 
 
-def parse_request(kind: object, body: Raw) -> Request:
-    """The request in a body; RequestError names the field that is wrong."""
-    if not isinstance(kind, str):
-        raise RequestError(MALFORMED, f"type must be a string, not {json.dumps(kind)[:80]}")
-    if kind not in _REQUESTS:
-        raise RequestError(NOT_SUPPORTED, f"type {kind!r} is not supported: there are {', '.join(_REQUESTS)}")
+def parse_message(line: bytes) -> Message:
+    """Take a line apart; NoMessageError says why it is none.
+
+    A body stays the JSON text it came as, so that its values can go back unchanged.
+    """
     try:
-        return msgspec.json.decode(body, type=_REQUESTS[kind])
+        # Values are handed on unparsed, so that bytes that are no text would come out again.
+        line.decode()
+        outer = _decode_line(line)
+        head = _decode_head(outer.body)
+    except UnicodeDecodeError as error:
+        raise NoMessageError(f"not UTF-8 ({error})") from error
+    except RecursionError as error:
+        raise NoMessageError("JSON nested too deeply") from error
+    except msgspec.DecodeError as error:
+        return _salvage(line, error)
+    kind, fault = _kind(head.kind)
+    return Message(outer.src, outer.dest, kind, head.msg_id, outer.body, fault)
+
+
+def _kind(text: Raw) -> tuple[str, str]:
+    """A request's type, or what is wrong with it."""
+    if bytes(text)[:1] == b'"':
+        return msgspec.json.decode(text, type=str), ""
+    return "", f"type must be a string, not {_shown(text)}" if bytes(text) else "type is missing"
+
+
+def _salvage(line: bytes, error: msgspec.DecodeError) -> Message:
+    """Whom to tell that a line cannot be served. Half a surrogate pair is JSON but no text: msgspec stops there."""
+    try:
+        parsed = json.loads(line, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise NoMessageError(f"no JSON ({error})") from error
+    if not isinstance(parsed, dict):
+        raise NoMessageError("no JSON object") from error
+    src, body = parsed.get("src"), parsed.get("body")
+    if not isinstance(src, str):
+        raise NoMessageError("src is missing or no string") from error
+    if not isinstance(body, dict):
+        raise NoMessageError("body is missing or no object") from error
+    surrogate = not isinstance(error, msgspec.ValidationError)
+    fault = "a string has half a surrogate pair: no Unicode text" if surrogate else str(error)
+    msg_id = Raw(json.dumps(body["msg_id"]).encode() if "msg_id" in body else b"")
+    return Message(src, "", "", msg_id, Raw(b"{}"), fault)
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")
+
+
+def parse_request(message: Message) -> Request:
+    """The request in a message; RequestError names the field that is wrong."""
+    kind = message.kind
+    if message.fault:
+        raise RequestError(MALFORMED, message.fault)
+    if kind not in _REQUESTS:
+        raise RequestError(NOT_SUPPORTED, f"type {kind[:80]!r} is not supported: there are {', '.join(_REQUESTS)}")
+    try:
+        request = msgspec.json.decode(message.body, type=_REQUESTS[kind])
     except msgspec.DecodeError as error:
         raise RequestError(MALFORMED, f"malformed {kind}: {error}") from error
+    if isinstance(request, Init):
+        _check_init(request)
+    return request
+
+
+def _check_init(init: Init) -> None:
+    names = init.node_ids
+    if not 1 <= len(names) <= MAX_NODES:
+        raise RequestError(MALFORMED, f"init: node_ids must name 1 to {MAX_NODES} nodes, not {len(names)}")
+    if not all(names) or len(set(names)) != len(names):
+        raise RequestError(MALFORMED, "init: node_ids must be different names, none of them empty")
+    if init.node_id not in names:
+        raise RequestError(MALFORMED, f"init: node_id {init.node_id!r} is not one of node_ids")
 
 
 def parse_slot(text: Raw) -> int:
     """A slot number from 1 to 2**63 - 1."""
-    raw = bytes(text)
-    if not (raw.isdigit() and 1 <= int(raw) < 2**63 and raw[:1] != b"0"):
-        raise RequestError(MALFORMED, f"slot must be a whole number from 1 to 2**63 - 1, not {raw[:80].decode()}")
-    return int(raw)
+    # Measured as text first: Python refuses to convert thousands of digits.
+    if not _SLOT.fullmatch(bytes(text)) or (slot := int(bytes(text))) >= 2**63:
+        raise RequestError(MALFORMED, f"slot must be a whole number from 1 to 2**63 - 1, not {_shown(text)}")
+    return slot
 
 
 def parse_key(text: Raw) -> bytes:
@@ -135,7 +220,7 @@ def parse_key(text: Raw) -> bytes:
         data = str(key).encode()
         check(Get(data))
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
-        raise RequestError(MALFORMED, f"key must be a string or an integer, not {bytes(text)[:80].decode()}") from error
+        raise RequestError(MALFORMED, f"key must be a string or an integer, not {_shown(text)}") from error
     except CommandError as error:
         raise RequestError(MALFORMED, str(error)) from error
     return data
@@ -153,7 +238,7 @@ def parse_txn(request: Transact) -> Txn:
         elif kind == "append":
             commands.append(Push(key, from_json(bytes(value))))
         else:
-            raise RequestError(MALFORMED, f"txn: an operation is r, w or append, not {kind!r}")
+            raise RequestError(MALFORMED, f"txn: an operation is r, w or append, not {kind[:80]!r}")
     return Txn(commands)
 
 
@@ -206,3 +291,8 @@ def _object(fields: Sequence[tuple[str, bytes]]) -> bytes:
 
 def _text(value: str | int | bool) -> bytes:
     return json.dumps(value).encode()
+
+
+def _shown(text: Raw) -> str:
+    """The beginning of a client's JSON, for a message about it."""
+    return bytes(text).decode()[:80]

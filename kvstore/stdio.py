@@ -22,7 +22,7 @@ from kvstore.json_values import from_json
 from kvstore.lanes import Lane
 from kvstore.limits import check
 from kvstore.log_store import LogStore, MemoryLog, SqliteLog
-from kvstore.maelstrom import RequestError
+from kvstore.maelstrom import NoMessageError, RequestError
 from kvstore.node import Node
 from kvstore.peer_messages import PeerMessage
 from kvstore.pending import Refusal, SlotReply
@@ -31,7 +31,9 @@ from kvstore.state_machine import StateMachine
 
 PATIENCE = 3_000
 """How long a request may take, in ms: graders wait 5 s, start-up included."""
-EXIT_UNAVAILABLE = 3
+EXIT_BROKEN, EXIT_UNAVAILABLE = 1, 3
+FLUSH_SECONDS = 1.0
+"""How long a broken node tries to hand over the replies that it owes."""
 
 _encode_peer = msgspec.json.Encoder().encode
 _decode_peer = msgspec.json.Decoder(PeerMessage).decode
@@ -63,67 +65,96 @@ class Host:
         self._data_dir: DataDir | None = None
         self._node: Node | None = None
         self._init: wire.Init | None = None
-        self._lanes: dict[str, Lane[tuple[str, wire.Raw, Answer]]] = {}
+        self._lanes: dict[str, Lane[tuple[wire.Message, Answer]]] = {}
         self._sent = 0
         self._disk: ThreadPoolExecutor | None = None
         self._writing = False
-        self._started = False
+        self._moved = False
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
 
     async def serve(self) -> None:
         """Until the input ends, or the node cannot go on."""
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(self._break)
         self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._broken: asyncio.Future[None] = self._loop.create_future()
         self._pipes = Pipes(self._loop, on_lines=self._take, on_end=self._finish)
         try:
             await self._ended
         finally:
             if self._timer:
                 self._timer.cancel()
-            await self._pipes.close()
+            await self._flush()
             self._close()
+
+    def _break(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        """A callback met what nobody foresaw, such as a broken invariant: neither to go on nor to commit is safe."""
+        if self._broken.done():
+            return
+        self._broken.set_result(None)
+        loop.default_exception_handler(context)
+        _report("cannot go on: what was acknowledged is in the log")
+        self.status = EXIT_BROKEN
+        self._end()
+
+    async def _flush(self) -> None:
+        """Hand over what is owed: for as long as a reader takes, but only briefly where node or output is broken."""
+        flushed = self._loop.create_task(self._pipes.close())
+        await asyncio.wait([flushed, self._broken], return_when=asyncio.FIRST_COMPLETED)
+        if not flushed.done():
+            await asyncio.wait([flushed], timeout=FLUSH_SECONDS)
+        if not flushed.done():
+            flushed.cancel()
+            _report("some replies could not be written")
 
     # -- input --------------------------------------------------------------------------------------------------------
 
     def _take(self, lines: Sequence[tuple[int, bytes]]) -> None:
         """The lines of one read, with their numbers: one turn of the node."""
-        if self._node:
-            self._node.tick(_now(), _wall())
+        self._advance()
         for number, line in lines:
             try:
-                message = wire.parse_line(line)
-                head = wire.parse_head(message.body)
-            except msgspec.DecodeError as error:
+                message = wire.parse_message(line)
+            except NoMessageError as error:
                 _report(f"line {number} skipped: {error}")
                 continue
-            if self._init and message.src in self._init.node_ids and message.src != self._init.node_id:
+            if self._is_from_peer(message):
                 self._receive(number, message)
             else:
-                self._request(message, head)
+                self._request(message)
         self._turn()
 
-    def _receive(self, number: int, message: wire.Line) -> None:
-        assert self._node is not None
+    def _is_from_peer(self, message: wire.Message) -> bool:
+        if self._init is None:
+            # Nodes that were initialised earlier speak already. They repeat themselves, so that nothing is lost; to
+            # answer would spend the msg_id that belongs to init_ok.
+            return message.kind in wire.PEER_TYPES
+        return message.src != self._init.node_id and message.src in self._init.node_ids
+
+    def _receive(self, number: int, message: wire.Message) -> None:
+        if self._node is None:
+            return
         try:
             self._node.receive(message.src, _decode_peer(message.body))
         except msgspec.DecodeError as error:
             _report(f"line {number} skipped: no message of a node: {error}")
 
-    def _request(self, message: wire.Line, head: wire.Head) -> None:
+    def _request(self, message: wire.Message) -> None:
         # A node alone answers everybody in one order, so that what it prints depends on what it read only.
         alone = self._node is None or self._node.is_alone
         lane = self._lanes.setdefault("" if alone else message.src, Lane(self._send))
-        looks = head.kind in ("read", "multi_paxos_log", "init")
+        looks = message.kind in ("read", "multi_paxos_log", "init")
 
-        def start(take: Callable[[tuple[str, wire.Raw, Answer]], None]) -> None:
-            self._started = True
+        def start(take: Callable[[tuple[wire.Message, Answer]], None]) -> None:
+            self._moved = True
 
             def answered(answer: Answer) -> None:
-                take((message.src, head.msg_id, answer))
+                self._moved = True
+                take((message, answer))
 
             try:
-                self._serve_request(message, head, answered)
+                self._serve_request(message, answered)
             except RequestError as error:
                 answered(_error(error.code, error.text))
             except UnavailableError as error:
@@ -133,16 +164,16 @@ class Host:
 
         lane.add(looks, start)
 
-    def _send(self, reply: tuple[str, wire.Raw, Answer]) -> None:
-        dest, msg_id, (kind, fields) = reply
-        src = self._init.node_id if self._init else ""
-        self._pipes.write(wire.encode_reply(src, dest, kind, msg_id, fields, self._sent))
+    def _send(self, reply: tuple[wire.Message, Answer]) -> None:
+        message, (kind, fields) = reply
+        src = self._init.node_id if self._init else message.dest
+        self._pipes.write(wire.encode_reply(src, message.src, kind, message.msg_id, fields, self._sent))
         self._sent += 1
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
-    def _serve_request(self, message: wire.Line, head: wire.Head, answered: Answered) -> None:
-        request = wire.parse_request(head.kind, message.body)
+    def _serve_request(self, message: wire.Message, answered: Answered) -> None:
+        request = wire.parse_request(message)
         if isinstance(request, wire.Init):
             self._initialise(request, answered)
             return
@@ -209,12 +240,10 @@ class Host:
                 wire.MALFORMED, f"init: this node is {self._init.node_id} of {self._init.node_ids} already"
             )
         if self._init is None:
-            if request.node_id not in request.node_ids:
-                raise RequestError(wire.MALFORMED, f"init: node_id {request.node_id!r} is not one of node_ids")
             self._init = request
             try:
                 self._node = self._open(request)
-            except (KvstoreError, ValueError) as error:
+            except KvstoreError as error:
                 self.status = EXIT_UNAVAILABLE
                 _report(f"cannot start: {error}")
                 answered(_error(wire.UNAVAILABLE, str(error)))
@@ -249,38 +278,44 @@ class Host:
     def _tick(self) -> None:
         assert self._node is not None
         self._timer = self._loop.call_later(self._node.tick_interval / 1_000, self._tick)
-        self._node.tick(_now(), _wall())
+        self._advance()
         self._turn()
 
+    def _advance(self) -> None:
+        """Tell the node the time; at the end it has been told a later one, so that it gives up."""
+        if self._node is not None and not self._closing:
+            self._node.tick(_now(), _wall())
+
     def _turn(self) -> None:
+        """Turn the node until nothing moves: what one turn completes makes room for the next proposals and requests."""
         node = self._node
         if node is None:
             return
-        while True:
-            self._started = False
+        moved = True
+        while moved:
+            self._moved = False
+            applied_upto = node.state.applied_upto
             turn = node.turn()
             for receiver, message in turn.messages:
                 self._pipes.write(wire.encode_peer(node.replica.node, receiver, _encode_peer(message)))
+            moved = self._moved or node.state.applied_upto > applied_upto
             if turn.records and self._disk is None:
                 node.log.append(turn.records)
                 node.persisted()
+                moved = True
             elif turn.records:
-                self._writing = True
                 self._disk_write(node, turn.records)
-                if not self._started:
-                    return
-            elif not self._started:
-                break
         if self._closing and not (self._writing or node.has_pending):
             self._end()
 
     def _disk_write(self, node: Node, records: list[Record]) -> None:
         assert self._disk is not None
+        self._writing = True
         written = asyncio.wrap_future(self._disk.submit(node.log.append, records), loop=self._loop)
 
         def done(future: asyncio.Future[None]) -> None:
             self._writing = False
-            node.tick(_now(), _wall())
+            self._advance()
             error = future.exception()
             if error is None:
                 node.persisted()
@@ -300,27 +335,16 @@ class Host:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        """The input ended: nobody answers any more, but a node alone can finish what it was asked."""
-        if self._closing:
-            return
+        """The input ended: finish what needs no other node, give up the rest, answer everybody."""
         node = self._node
         if node is None:
             self._end()
-            return
-        if not node.is_alone:
+        elif self._writing or (node.is_alone and node.has_pending):
+            self._loop.call_later(0.005, self._finish)
+        elif not self._closing:
             self._closing = True
             node.tick(_now() + PATIENCE, _wall())
             self._turn()
-            return
-        self._turn()
-        self._closing_when_idle(node)
-
-    def _closing_when_idle(self, node: Node) -> None:
-        if self._writing or node.has_pending:
-            self._loop.call_later(0.005, self._closing_when_idle, node)
-            return
-        self._closing = True
-        self._end()
 
     def _end(self) -> None:
         if not self._ended.done():
@@ -329,7 +353,7 @@ class Host:
     def _close(self) -> None:
         if self._disk:
             self._disk.shutdown()
-        if self._node:
+        if self._node and not self._broken.done():
             self._node.close()
         if self._data_dir:
             self._data_dir.close()
@@ -363,6 +387,8 @@ def _write_answer(result: Result, ok: str, fields: list[wire.Field]) -> Answer:
 
 
 def _refusal(error: Refusal) -> Answer:
+    if isinstance(error, CommandError):
+        return _error(wire.MALFORMED, str(error))
     return _error(wire.TIMEOUT if isinstance(error, UnknownOutcomeError) else wire.UNAVAILABLE, str(error))
 
 

@@ -10,9 +10,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+
+from kvstore.maelstrom import NoMessageError, parse_message
 
 TRANSCRIPTS = sorted((Path(__file__).parent / "transcripts").glob("*.txt"))
 NODE = [sys.executable, "-m", "kvstore", "node"]
@@ -51,20 +54,35 @@ def test_all_lines_at_once_then_end_of_input(path: Path, durable: bool, tmp_path
     assert "Traceback" not in done.stderr
 
 
+def is_answered(line: str) -> bool:
+    """Whether a reply to the line must be waited for: all but those that are no message."""
+    try:
+        parse_message(line.encode())
+    except NoMessageError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
 def test_line_by_line(path: Path) -> None:
     given, expected = parse(path)
+    printed = []
     with subprocess.Popen(NODE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        printed = []
-        for line in given:
-            process.stdin.write(line + "\n")
-            process.stdin.flush()
-            if is_message(line):
-                printed.append(process.stdout.readline().rstrip("\n"))
-        process.stdin.close()
-        printed += process.stdout.read().splitlines()
+        # A missing reply ends as a difference from the transcript, not as a test that never ends.
+        limit = threading.Timer(20, process.kill)
+        limit.start()
+        try:
+            for line in given:
+                process.stdin.write(line + "\n")
+                process.stdin.flush()
+                if is_answered(line):
+                    printed.append(process.stdout.readline().rstrip("\n"))
+            process.stdin.close()
+            printed += process.stdout.read().splitlines()
+        finally:
+            limit.cancel()
     assert printed == expected
 
 

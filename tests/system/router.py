@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Process:
         assert out is not None
         assert err is not None
         self._threads = [
-            threading.Thread(target=lambda: [printed(name, line) for line in out], daemon=True),
+            threading.Thread(target=_hand_on, args=(name, out, printed), daemon=True),
             threading.Thread(target=lambda: self.errors.extend(err), daemon=True),
         ]
         for thread in self._threads:
@@ -69,6 +69,11 @@ class Process:
 
     def resume(self) -> None:
         self._process.send_signal(signal.SIGCONT)
+
+
+def _hand_on(name: str, lines: Iterable[str], printed: Callable[[str, str], None]) -> None:
+    for line in lines:
+        printed(name, line)
 
 
 class Router:

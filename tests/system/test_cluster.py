@@ -141,7 +141,7 @@ def pauses(router: Router, until: float) -> None:
 @pytest.mark.parametrize("cluster", range(SEEDS), indirect=True)
 def test_histories_under_faults_are_linearizable(cluster: Router, trouble: Callable[[Router, float], None]) -> None:
     seed = cluster.random.randrange(1_000)
-    assert check(run_under(cluster, seed, 3, trouble)) > 50
+    assert check(run_under(cluster, seed, 2, trouble)) > 50
 
 
 @pytest.mark.parametrize("cluster", [0], indirect=True)

@@ -1,0 +1,55 @@
+"""The commands in the README do what it says, for somebody who has only read that far."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    """A PATH on which ``kvstore`` is this checkout's."""
+    program = tmp_path / "bin" / "kvstore"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m kvstore "$@"\n')
+    program.chmod(0o755)
+    return {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}
+
+
+def test_every_command_in_the_readme_works(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    commands = [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+    assert len(commands) > 10
+    printed = []
+    env = environment(tmp_path)
+    for command in commands:
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, (command, done.stderr)
+        printed.append(done.stdout)
+    assert printed[0] == "OK\n2\n2\n"
+    assert any("init_ok" in text for text in printed)
+
+
+def test_the_two_commands_of_the_readme_set_up_everything(tmp_path: Path) -> None:
+    """Their setting up is CI's part; here the rest of the first one runs, and prints the log and the store."""
+    first, second = blocks("sh")
+    assert second.strip().endswith("-m pytest -n 2")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    run = first.split("&&", 2)[2].replace(".venv/bin/kvstore", "kvstore")
+    done = subprocess.run(
+        ["bash", "-c", run], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "chosen  set x=1" in done.stdout
+    assert "greeting" in done.stdout

@@ -1,0 +1,180 @@
+"""The prompt, driven in a real pseudo-terminal; and the same commands from a pipe."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyte
+import pytest
+
+REPL = [sys.executable, "-m", "kvstore", "repl"]
+
+
+class Terminal:
+    """A person at a terminal: types, and waits for what should appear."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._main, other = pty.openpty()
+        fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 60, 100, 0, 0))
+        environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "60"}
+        environment.pop("NO_COLOR", None)
+        self.process = subprocess.Popen(
+            [*REPL, "--data-dir", str(data_dir)],
+            stdin=other,
+            stdout=other,
+            stderr=other,
+            env=environment,
+            start_new_session=True,
+        )
+        os.close(other)
+        self._screen = pyte.Screen(100, 60)
+        self._stream = pyte.ByteStream(self._screen)
+
+    def type(self, text: str) -> None:
+        os.write(self._main, text.encode())
+
+    def expect(self, pattern: str, patience: float = 15) -> None:
+        """Wait until the screen shows this."""
+        deadline = time.monotonic() + patience
+        while not re.search(pattern, self.shown()):
+            if time.monotonic() > deadline:
+                pytest.fail(f"{pattern!r} did not appear; the screen shows:\n{self.shown()}")
+            if select.select([self._main], [], [], 0.1)[0]:
+                try:
+                    printed = os.read(self._main, 65_536)
+                except OSError:  # the other end is closed
+                    continue
+                if b"\x1b[6n" in printed:  # it asks where the cursor is
+                    os.write(self._main, b"\x1b[%d;%dR" % (self._screen.cursor.y + 1, self._screen.cursor.x + 1))
+                self._stream.feed(printed)
+
+    def shown(self) -> str:
+        """The screen's text."""
+        return "\n".join(line.rstrip() for line in self._screen.display)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(10)
+        os.close(self._main)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    opened = Terminal(tmp_path / "data")
+    opened.expect("kvstore>")
+    yield opened
+    opened.close()
+
+
+def test_a_session(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.type("set user:ann=1\r")
+    terminal.expect(r"OK  slot 1, ballot 1\.n1, phase 1 run, \d+\.\d ms")
+    terminal.type("set greeting 'hello world'\r")
+    terminal.expect(r"OK  slot 2, ballot 1\.n1, phase 1 skipped, \d+\.\d ms")
+    terminal.expect(r"n1 leader  ballot 1\.n1  chosen 2  applied 2  gaps none")
+    terminal.type("get us\t")
+    terminal.expect("user:ann")
+    terminal.type("\r")
+    terminal.expect(r"\n1\s")
+    terminal.type('set poem "first\r')
+    terminal.expect(r"\.\.\.>")
+    terminal.type('second"\r')
+    terminal.expect("OK  slot 3")
+    terminal.type("get poem\r")
+    terminal.expect(r"first\\nsecond")
+    terminal.type("set x 1 EX ten\r")
+    terminal.expect(r"\n +\^\s+the time to live must be a whole number, not 'ten'")
+    terminal.type("incr greeting\r")
+    terminal.expect(r"\(failed: the value is not an integer\)  slot 4")
+    terminal.type("set never=typed\x03")
+    terminal.expect(r"set never=typed\n+kvstore>")
+    terminal.type("count\r")
+    terminal.expect(r"\n3\s")
+    terminal.type("sql SELECT count(*) AS n FROM kv\r")
+    terminal.expect(r"n\s+-+\s+3")
+    terminal.type("explain incr x\r")
+    terminal.expect("phase 1     skipped")
+    terminal.type("help cas\r")
+    terminal.expect("cas KEY OLD NEW")
+    terminal.type("log 1 2\r")
+    terminal.expect(r"1\.n1 +chosen +set user:ann=1 +OK")
+    terminal.type("\x04")
+    assert terminal.process.wait(15) == 0
+    assert "set poem" in (tmp_path / "data" / "history").read_text()
+
+
+def test_keys_expire_while_nobody_types(terminal: Terminal) -> None:
+    terminal.type("set lease=n1 PX 300\r")
+    terminal.expect("OK  slot 1")
+    terminal.expect("applied 2")  # the tick that the log needed
+    terminal.type("get lease\r")
+    terminal.expect("no such key: 'lease'")
+
+
+def test_what_was_acknowledged_survives_kill_9(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.type("set x=kept\r")
+    terminal.expect("OK  slot 1")
+    os.kill(terminal.process.pid, signal.SIGKILL)
+    terminal.process.wait(10)
+    again = Terminal(tmp_path / "data")
+    again.expect("kvstore>")
+    again.type("get x\r")
+    again.expect(r"\nkept")
+    again.type("\x1b[A\x1b[A\r")  # history: the command before the last one
+    again.expect(r"OK  slot 2, ballot 2\.n1, phase 1 run")
+    again.close()
+
+
+def from_pipe(data_dir: Path, text: str | bytes) -> subprocess.CompletedProcess[bytes]:
+    given = text.encode() if isinstance(text, str) else text
+    return subprocess.run([*REPL, "--data-dir", str(data_dir)], input=given, capture_output=True, timeout=30)
+
+
+def test_commands_from_a_pipe(tmp_path: Path) -> None:
+    done = from_pipe(tmp_path, "# a comment\n\nset x=1\nset p 'a\nb'\nget p\nget nobody\nset x=2 NX\nquit\nset x=9\n")
+    assert done.stdout.decode().splitlines() == [
+        "OK",
+        "OK",
+        "a\\nb",
+        "(no such key: 'nobody')",
+        "(not done: the key exists)",
+    ]
+    assert done.returncode == 0, "a missing key and a condition that is not met are answers, not failures"
+    assert from_pipe(tmp_path, "get x\n").stdout == b"1\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"nonsense\n", b"line 1: unknown command 'nonsense'"),
+        (b"set t=a\nincr t\n", b""),
+        (b"\xff\xfe\n", b"line 1: this is not UTF-8"),
+        (b"get 'a\n", b"line 1: the input ends within quotes"),
+        (b"sql DROP TABLE kv\n", b"only queries that read"),
+    ],
+)
+def test_a_failed_command_shows_in_the_exit_status_and_ends_nothing(tmp_path: Path, text: bytes, said: bytes) -> None:
+    done = from_pipe(tmp_path, b"set before=1\n" + text)
+    assert done.returncode == 1
+    assert said.replace(b"line 1", b"line 2") in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert from_pipe(tmp_path, "get before\n").stdout == b"1\n"
+
+
+def test_two_at_once(terminal: Terminal, tmp_path: Path) -> None:
+    done = from_pipe(tmp_path / "data", "get x\n")
+    assert done.returncode == 3
+    assert f"in use by process {terminal.process.pid}".encode() in done.stderr
