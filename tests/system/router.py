@@ -95,20 +95,21 @@ class Router:
         self._closed = threading.Event()
         self._deliverer = threading.Thread(target=self._deliver, daemon=True)
         self._deliverer.start()
-        for name in self.names:
-            self.start(name)
+        self.start(*self.names)
 
     # -- processes --------------------------------------------------------------------------------------------------
 
-    def start(self, name: str) -> None:
-        data_dir = self.directory / name if self.directory else None
-        process = Process(name, data_dir, self._printed)
-        client = Client(self, f"init-{name}-{self._next()}")
-        with self._lock:
-            self.processes[name] = process
-        reply = client.call(name, {"type": "init", "node_id": name, "node_ids": self.names}, 20)
-        assert reply is not None, f"{name} does not start: {process.errors}"
-        assert reply["type"] == "init_ok", reply
+    def start(self, *names: str) -> None:
+        """Start nodes together, which takes as long as one, and initialise them."""
+        for name in names:
+            process = Process(name, self.directory / name if self.directory else None, self._printed)
+            with self._lock:
+                self.processes[name] = process
+        for name in names:
+            client = Client(self, f"init-{name}-{self._next()}")
+            reply = client.call(name, {"type": "init", "node_id": name, "node_ids": self.names}, 20)
+            assert reply is not None, f"{name} does not start: {self.processes[name].errors}"
+            assert reply["type"] == "init_ok", reply
 
     def kill(self, name: str) -> None:
         with self._lock:

@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -50,9 +51,7 @@ def run_under(router: Router, seed: int, seconds: float, trouble: Callable[[Rout
         thread.start()
     trouble(router, time.monotonic() + seconds)
     router.heal()
-    for name in router.names:
-        if name not in router.processes:
-            router.start(name)
+    router.start(*(name for name in router.names if name not in router.processes))
     time.sleep(1.0)
     stop.set()
     for thread in threads:
@@ -176,10 +175,11 @@ def test_without_a_quorum_the_error_says_what_is_known(cluster: Router) -> None:
     assert written["type"] == "write_ok"
     cluster.partition(*[(a, b) for a in cluster.names for b in cluster.names if a != b])
     time.sleep(1.0)
-    for body, code in (({"type": "read", "key": "x"}, 11), ({"type": "write", "key": "x", "value": 2}, 11)):
-        reply = client.call("n2", body, 10)
-        assert reply is not None
-        assert (reply["type"], reply["code"]) == ("error", code)
+    bodies = ({"type": "read", "key": "x"}, {"type": "write", "key": "x", "value": 2})
+    with ThreadPoolExecutor() as both:
+        for reply in both.map(lambda body: Client(cluster, f"for {body['type']}").call("n2", body, 10), bodies):
+            assert reply is not None
+            assert (reply["type"], reply["code"]) == ("error", 11)
     cluster.heal()
     read = client.call("n2", {"type": "read", "key": "x"}, 10)
     assert read is not None
