@@ -50,7 +50,7 @@ def run(files: Sequence[str], options: Options, output: str) -> int:
         if reason := _why_unreadable(name):
             complain(f"{visible(name)}: {reason}", output, file=visible(name))
             return USAGE
-    # A load makes millions of short-lived values without cycles: looking for cycles often would cost a fifth of its time.
+    # A load makes millions of short-lived values without cycles: looking for cycles often costs a fifth of its time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     summaries: list[Summary] = []
