@@ -416,6 +416,50 @@ def repl(data_dir: DataDir = DEFAULT_DATA_DIR, output: As = None) -> int:
     return run(data_dir, _name(output))
 
 
+@app.command("simulate")
+def simulate(
+    seeds: Annotated[str, typer.Option("--seeds", metavar="A..B", help="Which seeds to run.")] = "0..99",
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="S", min=0, help="Run this one alone.", show_default=False)
+    ] = None,
+    nodes: Annotated[
+        int, typer.Option("--nodes", min=0, max=7, help="How many replicas.", show_default="the seed chooses")
+    ] = 0,
+    faults: Annotated[
+        str, typer.Option("--faults", metavar="PRESET", help="all, network, processes, disks, clocks or none.")
+    ] = "all",
+    time: Annotated[float, typer.Option("--time", metavar="SECONDS", help="How long faults go on.")] = 5.0,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=0, help="How many processes.", show_default="one a core")
+    ] = 0,
+    trace: Annotated[
+        Path | None, typer.Option("--trace", metavar="FILE", help="Write every event of the run.", show_default=False)
+    ] = None,
+    keep_faults: Annotated[
+        str | None,
+        typer.Option("--keep-faults", metavar="N,N,...", help="Only these faults of it.", show_default=False),
+    ] = None,
+    keep_clients: Annotated[
+        str | None, typer.Option("--keep-clients", metavar="N,N,...", help="Only these clients.", show_default=False)
+    ] = None,
+    output: As = None,
+) -> int:
+    """Look for bugs: run whole clusters in virtual time, under faults, and check every rule there is.
+
+    Everything is drawn from the seed, so that a run can be repeated event by event. A failure is shown with the
+    rule that was broken and a picture of the last events. Exit status 1 if there was one.
+
+    \b
+      kvstore simulate --seeds 0..999
+      kvstore simulate --seeds 0..99 --nodes 5 --faults network --time 20
+      kvstore simulate --seed 42 --trace trace.txt
+    """
+    from cli import simulate as simulator
+
+    options = simulator.Options(seeds, seed, nodes, faults, time, jobs, trace, keep_faults, keep_clients)
+    return simulator.run(options, _name(output))
+
+
 @app.command("node")
 def node(
     # Not KVSTORE_DATA_DIR: several nodes started from one shell would fight over one directory.

@@ -497,6 +497,9 @@ class Replica:
         run = Run(accept.first, accept.ballot, accept.values)
         if run.last >= self._log.start:
             self._store_accepted(run.clip(self._log.start, run.last))
+        if accept.ballot > self._acceptor.promised:
+            # All its slots are chosen and gone from memory: nothing was stored that would imply the promise.
+            self._promise(accept.ballot)
         self._journal.hold(sender, Accepted(run.ballot, run.first, run.last))
         self._learner.hear(accept.ballot, accept.chosen_upto)
 

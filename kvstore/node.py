@@ -65,7 +65,8 @@ class Node:
     """Takes requests and calls ``done`` with the outcome of each, once, within a later ``turn`` or ``tick``.
 
     Times are in ms: ``now`` and deadlines by a clock that never jumps, ``wall`` since 1970. ``free_bytes`` tells how
-    much room new writes may take; a write that finds none is refused before it is proposed.
+    much room new writes may take; a write that finds none is refused before it is proposed. ``keep_slots``: so many
+    applied slots stay in memory.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Node:
         wall: int,
         timing: Timing | None = None,
         free_bytes: Callable[[], int] | None = None,
+        keep_slots: int = KEEP_SLOTS,
     ) -> None:
         recover(log, state)
         self.log = log
@@ -110,6 +112,7 @@ class Node:
         self._records = RecordQueue()
         self._full: StorageFullError | None = None
         self._free_bytes = free_bytes
+        self._keep_slots = keep_slots
         self._budget: int | None = None
         self._committed_at = now
         self._give_up_at = now
@@ -163,6 +166,11 @@ class Node:
     def has_pending(self) -> bool:
         """Whether any request waits for its outcome."""
         return bool(self._commands or self._slots or self._reads)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for their outcome."""
+        return len(self._commands) + len(self._slots) + sum(map(len, self._reads.values()))
 
     @property
     def is_alone(self) -> bool:
@@ -398,7 +406,7 @@ class Node:
         applied_upto = self.state.applied_upto
         if self._tick_upto <= applied_upto:
             self._tick_upto = 0
-        self.replica.forget(applied_upto - (KEEP_SLOTS if self.replica.memory_bytes <= KEEP_BYTES else 0))
+        self.replica.forget(applied_upto - (self._keep_slots if self.replica.memory_bytes <= KEEP_BYTES else 0))
         uncommitted = self.state.uncommitted
         if uncommitted >= COMMIT_SLOTS or (uncommitted and self._now >= self._committed_at + COMMIT_INTERVAL):
             self._commit()

@@ -60,12 +60,14 @@ class StateMachine:
     """Executes entries, slot by slot. The same entries give the same state and results on every replica.
 
     Changes are durable after ``commit``, together with ``applied_upto``; until then a crash loses them and the log
-    brings them back. Without a path the state is kept in memory.
+    brings them back. Without a path the state is kept in memory, or in the database that ``connection`` has open.
     """
 
-    def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
+    def __init__(
+        self, path: Path | None, *, read_only: bool = False, connection: sqlite3.Connection | None = None
+    ) -> None:
         self._path = path or Path(":memory:")
-        self._connection = connect(path, STATE_SCHEMA, synchronous="FULL", read_only=read_only)
+        self._connection = connection or connect(path, STATE_SCHEMA, synchronous="FULL", read_only=read_only)
         try:
             with storage_errors(self._path):
                 self._connection.execute("PRAGMA cache_size = -65536")

@@ -1,0 +1,277 @@
+"""``kvstore simulate``: many seeds over several processes, a table of what they exercised, and a failure explained."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from cli.exits import OK, UNMET, write_lines
+from cli.load_summary import many
+from cli.progress import StatusLine, bar, clock
+from cli.render import table_lines
+from consensus.simulation.faults import PRESETS
+from consensus.simulation.scenario import Scenario
+from consensus.simulation.trace import Trace, picture, relevant
+from kvstore.errors import CommandError
+from kvstore.simulated.run import Outcome, simulate, smallest
+from kvstore.simulated.service import client_count
+
+MAX_TIME: Final = 3_600
+SHARE: Final = 5
+"""Seeds that a process takes at a time."""
+MAX_FAILURES: Final = 10
+"""After so many failures no further seeds are begun: they hardly tell more."""
+PICTURED: Final = 40
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What to run, as given; a ``seed`` alone, and of what it gives only these ``faults`` and ``clients``."""
+
+    seeds: str
+    seed: int | None
+    nodes: int
+    preset: str
+    seconds: float
+    jobs: int
+    trace: Path | None
+    faults: str | None
+    clients: str | None
+
+
+def run(options: Options, output: str) -> int:
+    """Simulate, report; the exit status is 1 if a rule was broken."""
+    base = _scenario(options)
+    if options.seed is not None:
+        return _one(base, options.trace, output)
+    if options.trace or options.faults is not None or options.clients is not None:
+        raise CommandError("--trace, --keep-faults and --keep-clients belong to a single run: name it with --seed")
+    first, last = _range(options.seeds)
+    tally = _many(base, range(first, last + 1), options.jobs or os.cpu_count() or 1)
+    tally.failures.sort(key=lambda failure: failure.scenario.seed)
+    if output == "json":
+        write_lines([_json(tally)])
+    else:
+        write_lines(_summary(tally, output))
+        for failure in tally.failures[1:]:
+            write_lines(_headline(failure))
+        if tally.failures:
+            write_lines(_explained(tally.failures[0]))
+    return UNMET if tally.failures else OK
+
+
+class Tally:
+    """What came of the seeds that were run so far."""
+
+    def __init__(self) -> None:
+        self.seeds = self.events = 0
+        self.failures: list[Outcome] = []
+        self.times: Counter[str] = Counter()
+        self.seeds_with: Counter[str] = Counter()
+        self._started = time.monotonic()
+
+    def add(self, outcome: Outcome) -> None:
+        self.seeds += 1
+        self.events += outcome.events
+        self.times.update(outcome.counts)
+        self.seeds_with.update(outcome.counts.keys())
+        if outcome.failed:
+            self.failures.append(outcome)
+
+    @property
+    def seconds(self) -> float:
+        return max(time.monotonic() - self._started, 0.001)
+
+
+# -- what to run ------------------------------------------------------------------------------------------------------
+
+
+def _scenario(options: Options) -> Scenario:
+    if options.preset not in PRESETS:
+        raise CommandError(f"--faults must be one of {', '.join(PRESETS)}, not {options.preset}")
+    if not 0.1 <= options.seconds <= MAX_TIME:
+        raise CommandError(f"--time must be from 0.1 to {MAX_TIME} seconds, not {options.seconds:g}")
+    return Scenario(
+        options.seed or 0,
+        options.nodes,
+        round(options.seconds * 1_000),
+        options.preset,
+        _numbers("--keep-faults", options.faults),
+        _numbers("--keep-clients", options.clients),
+    )
+
+
+def _numbers(name: str, text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(number) for number in text.split(",") if number)
+    except ValueError:
+        raise CommandError(f"{name} takes numbers separated by commas, not {text!r}") from None
+
+
+def _range(text: str) -> tuple[int, int]:
+    first, dots, last = text.partition("..")
+    try:
+        bounds = int(first), int(last if dots else first)
+    except ValueError:
+        raise CommandError(f"--seeds must be A..B, for example 0..999, not {text!r}") from None
+    if not 0 <= bounds[0] <= bounds[1]:
+        raise CommandError(f"--seeds A..B runs from A up to B, and neither is negative: not {text!r}")
+    return bounds
+
+
+# -- running ----------------------------------------------------------------------------------------------------------
+
+
+def _share(base: Scenario, seeds: Sequence[int]) -> list[Outcome]:
+    """What one process does at a time."""
+    return [simulate(msgspec.structs.replace(base, seed=seed)) for seed in seeds]
+
+
+def _many(base: Scenario, seeds: range, jobs: int) -> Tally:
+    """Run all seeds, in as many processes."""
+    line, tally = StatusLine(True), Tally()
+    shares = iter([seeds[at : at + SHARE] for at in range(0, len(seeds), SHARE)])
+    pool = ProcessPoolExecutor(jobs)
+    try:
+        running = {pool.submit(_share, base, share) for _, share in zip(range(2 * jobs), shares, strict=False)}
+        while running:
+            done, running = wait(running, 0.1, FIRST_COMPLETED)
+            for future in done:
+                for outcome in future.result():
+                    tally.add(outcome)
+                share = next(shares, None)
+                if share is not None and len(tally.failures) < MAX_FAILURES:
+                    running.add(pool.submit(_share, base, share))
+            line.draw(lambda: _progress(tally, len(seeds)))
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    finally:
+        line.clear()
+    pool.shutdown()
+    return tally
+
+
+def _progress(tally: Tally, total: int) -> str:
+    left = tally.seconds * (total - tally.seeds) / max(tally.seeds, 1)
+    return (
+        f"{bar(tally.seeds / total)}  {tally.seeds:,} of {total:,} seeds  {tally.events / tally.seconds:,.0f} events/s"
+        f"  {many(len(tally.failures), 'failure')}  {clock(left)} left"
+    )
+
+
+def _one(scenario: Scenario, file: Path | None, output: str) -> int:
+    """Run one seed, with its trace if wanted."""
+    trace = Trace() if file is not None else None
+    tally = Tally()
+    outcome = simulate(scenario, trace)
+    tally.add(outcome)
+    if file is not None and trace is not None:
+        try:
+            with file.open("w", encoding="utf-8") as stream:
+                stream.writelines(f"{line}\n" for line in trace.lines())
+        except OSError as error:
+            raise CommandError(f"--trace {file} cannot be written: {error.strerror}") from None
+    if output == "json":
+        write_lines([_json(tally)])
+        return UNMET if outcome.failed else OK
+    write_lines(_summary(tally, output))
+    if outcome.failed:
+        shrinkable = scenario.faults is None and scenario.clients is None
+        write_lines(_explained(outcome) if shrinkable else [*_headline(outcome), *_pictured(outcome)])
+    return UNMET if outcome.failed else OK
+
+
+# -- reporting --------------------------------------------------------------------------------------------------------
+
+
+def _summary(tally: Tally, output: str) -> Iterator[str]:
+    rows = [(what, times, tally.seeds_with[what]) for what, times in sorted(tally.times.items())]
+    yield from table_lines(["exercised", "times", "seeds"], rows, output)
+    if output in ("", "table"):
+        failed = many(len(tally.failures), "failure") if tally.failures else "every rule held"
+        yield ""
+        yield (
+            f"{many(tally.seeds, 'seed')}, {many(tally.events, 'event')} in {tally.seconds:.1f} s"
+            f" ({tally.events / tally.seconds:,.0f}/s): {failed}"
+        )
+
+
+def _json(tally: Tally) -> str:
+    report = {
+        "seeds": tally.seeds,
+        "events": tally.events,
+        "seconds": round(tally.seconds, 3),
+        "exercised": dict(sorted(tally.times.items())),
+        "failures": [
+            {
+                "seed": failure.scenario.seed,
+                "rule": failure.rule,
+                "found": failure.found,
+                "at_ms": failure.at,
+                "repeat": _command(failure.scenario),
+            }
+            for failure in tally.failures
+        ],
+    }
+    return msgspec.json.encode(report).decode()
+
+
+def _headline(outcome: Outcome) -> Iterator[str]:
+    yield ""
+    yield f"seed {outcome.scenario.seed} broke a rule after {outcome.at} ms: {outcome.rule}"
+    yield f"  {outcome.found}"
+
+
+def _explained(outcome: Outcome) -> Iterator[str]:
+    """A failure with as few faults and clients as it needs, as a picture, and how to see all of it."""
+    yield from _headline(outcome)
+    small = smallest(outcome)
+    faults, kept = len(outcome.scenario.actions()), small.scenario.actions()
+    clients = client_count(outcome.scenario)
+    yield ""
+    yield (
+        f"It takes {len(kept)} of {many(faults, 'fault')} and {len(small.scenario.clients or ())} of"
+        f" {many(clients, 'client')}, {many(len(small.scenario.names), 'node')}:"
+    )
+    for number, action in kept:
+        yield f"  fault {number}: {action}"
+    yield from _pictured(small)
+    yield ""
+    yield f"All of it:  {_command(small.scenario)} --trace trace.txt"
+    yield f"The seed:   {_command(outcome.scenario)}"
+
+
+def _pictured(outcome: Outcome) -> Iterator[str]:
+    trace = Trace()
+    repeated = simulate(outcome.scenario, trace)
+    width = shutil.get_terminal_size((160, 24)).columns
+    yield ""
+    events = relevant(trace.events, repeated.nodes, repeated.slots, PICTURED)
+    for line in picture(events, outcome.scenario.names):
+        yield line if len(line) <= width else f"{line[: width - 1]}…"
+    yield f"{repeated.rule}: {repeated.found}"
+
+
+def _command(scenario: Scenario) -> str:
+    """The command that repeats a run."""
+    words = [f"kvstore simulate --seed {scenario.seed}"]
+    if scenario.nodes:
+        words.append(f"--nodes {scenario.nodes}")
+    if scenario.preset != "all":
+        words.append(f"--faults {scenario.preset}")
+    if scenario.time != Scenario(0).time:
+        words.append(f"--time {scenario.time / 1_000:g}")
+    for option, kept in (("--keep-faults", scenario.faults), ("--keep-clients", scenario.clients)):
+        if kept is not None:
+            words.append(f"{option} '{','.join(map(str, kept))}'")
+    return " ".join(words)

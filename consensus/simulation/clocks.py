@@ -1,0 +1,35 @@
+"""A node's two clocks, which run too fast or too slow, and one of which is set now and then."""
+
+from __future__ import annotations
+
+EPOCH = 1_700_000_000_000
+"""The time since 1970, in ms, at which every run begins."""
+
+
+class Clocks:
+    """``local`` never jumps and never stands still for long; ``wall`` may be set forward or back.
+
+    ``rate``: ms by this clock in one ms of real time.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self._base = 0.0
+        self._since = 0
+        self._set_by = 0
+
+    def local(self, now: int) -> int:
+        return int(self._base + (now - self._since) * self.rate)
+
+    def wall(self, now: int) -> int:
+        return EPOCH + self._set_by + self.local(now)
+
+    def drift(self, now: int, rate: float) -> None:
+        """From now on the clock runs at this rate."""
+        self._base += (now - self._since) * self.rate
+        self._since = now
+        self.rate = rate
+
+    def jump(self, by: int) -> None:
+        """Somebody sets the wall clock."""
+        self._set_by += by

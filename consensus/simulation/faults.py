@@ -1,0 +1,321 @@
+"""What goes wrong, and when: a schedule of actions drawn from the seed before the run begins.
+
+A further kind of action (a snapshot, a change of membership, ...) is a class with ``begin`` and ``end`` here, a way to
+draw it, and a weight in the presets; the world knows none of them by name.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+
+from consensus.simulation.network import Link, Weather
+
+if TYPE_CHECKING:
+    from consensus.simulation.world import World
+
+LEADER = "leader"
+"""In place of a node's name: whoever leads when the action begins. Chance alone would seldom hit a leader at work."""
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happens to the world from ``at`` to ``until``, in ms."""
+
+    at: int
+    until: int
+
+    def begin(self, world: World) -> None:
+        raise NotImplementedError
+
+    def end(self, world: World) -> None:
+        """What lasts is over; an action of a single moment has nothing to undo."""
+
+    @property
+    def title(self) -> str:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return f"{self.at}..{self.until} ms: {self.title}"
+
+
+class Cut(Action, frozen=True, kw_only=True):
+    """A partition. ``shape``: in halves, one node alone, mute (not heard), deaf (it hears nobody), or one pair."""
+
+    shape: str
+    group: tuple[str, ...]
+
+    def begin(self, world: World) -> None:
+        group = {world.resolve(name) for name in self.group}
+        here = [name for name in world.names if name in group]
+        there = [name for name in world.names if name not in group]
+        if self.shape == "pair":
+            there = there[:1]
+        out = [(a, b) for a in here for b in there]
+        back = [(b, a) for a, b in out]
+        links = {"mute": out, "deaf": back}.get(self.shape, out + back)
+        world.bad_weather(self, Weather(frozenset(links), cut=True))
+        world.count(f"partition: {self.shape}")
+
+    def end(self, world: World) -> None:
+        world.good_weather(self)
+
+    @property
+    def title(self) -> str:
+        return f"partition ({self.shape}) around {', '.join(self.group)}"
+
+
+class Bad(Action, frozen=True, kw_only=True):
+    """Links that lose, repeat or delay messages (which also reorders them)."""
+
+    links: frozenset[Link]
+    delay: int = 0
+    loss: float = 0.0
+    repeat: float = 0.0
+
+    def begin(self, world: World) -> None:
+        world.bad_weather(self, Weather(self.links, delay=self.delay, loss=self.loss, repeat=self.repeat))
+        world.count("network: slow links" if self.delay else "network: lossy links")
+
+    def end(self, world: World) -> None:
+        world.good_weather(self)
+
+    @property
+    def title(self) -> str:
+        return f"{len(self.links)} links: loss {self.loss}, repeat {self.repeat}, delay up to {self.delay} ms more"
+
+
+class Burst(Action, frozen=True, kw_only=True):
+    """Links on which nothing arrives for a while, and then everything at once."""
+
+    links: frozenset[Link]
+
+    def begin(self, world: World) -> None:
+        world.bad_weather(self, Weather(self.links, hold=self.until))
+        world.count("network: bursts")
+
+    def end(self, world: World) -> None:
+        world.good_weather(self)
+
+    @property
+    def title(self) -> str:
+        return f"{len(self.links)} links deliver nothing, then all at once"
+
+
+class Crash(Action, frozen=True, kw_only=True):
+    """kill -9 once the node has carried out ``effects`` more effects; it restarts at ``until``."""
+
+    node: str
+    effects: int
+
+    def begin(self, world: World) -> None:
+        world.crash_after(world.resolve(self.node), self.effects, self.until)
+
+    @property
+    def title(self) -> str:
+        return f"{self.node} crashes after {self.effects} more effects"
+
+
+class CrashAll(Action, frozen=True, kw_only=True):
+    """Power loss: all nodes at once; each restarts some time after."""
+
+    restarts: tuple[int, ...]
+
+    def begin(self, world: World) -> None:
+        world.count("crash: all at once")
+        for name, restart in zip(world.names, self.restarts, strict=True):
+            world.crash(name, restart)
+
+    @property
+    def title(self) -> str:
+        return "all nodes crash at once"
+
+
+class Pause(Action, frozen=True, kw_only=True):
+    """A process stands still (a long garbage collection, a suspended machine), and then finds everything waiting."""
+
+    node: str
+
+    def begin(self, world: World) -> None:
+        world.pause(world.resolve(self.node), self.until)
+
+    @property
+    def title(self) -> str:
+        return f"{self.node} stands still"
+
+
+class SlowDisk(Action, frozen=True, kw_only=True):
+    node: str
+    latency: int
+
+    def begin(self, world: World) -> None:
+        world.count("disk: slow")
+        world.disks[self.node].slower += self.latency
+
+    def end(self, world: World) -> None:
+        world.disks[self.node].slower -= self.latency
+
+    @property
+    def title(self) -> str:
+        return f"{self.node}: a sync takes up to {self.latency} ms more"
+
+
+class FullDisk(Action, frozen=True, kw_only=True):
+    node: str
+
+    def begin(self, world: World) -> None:
+        world.count("disk: full")
+        world.disks[self.node].full = True
+
+    def end(self, world: World) -> None:
+        world.disks[self.node].full = False
+
+    @property
+    def title(self) -> str:
+        return f"{self.node}: the disk is full"
+
+
+class Rot(Action, frozen=True, kw_only=True):
+    """A durable record of the node decays. Whoever reads it must notice, and vote no more."""
+
+    node: str
+    share: float
+
+    def begin(self, world: World) -> None:
+        disk = world.disks[self.node]
+        if disk.rot(1 + int(self.share * disk.last)):
+            world.count("disk: a record rotted")
+
+    @property
+    def title(self) -> str:
+        return f"{self.node}: a record rots"
+
+
+class Drift(Action, frozen=True, kw_only=True):
+    node: str
+    rate: float
+
+    def begin(self, world: World) -> None:
+        world.count("clock: drift")
+        world.clocks[self.node].drift(world.timeline.now, self.rate)
+
+    def end(self, world: World) -> None:
+        world.clocks[self.node].drift(world.timeline.now, 1.0)
+
+    @property
+    def title(self) -> str:
+        return f"{self.node}: its clocks run at {self.rate:.2f} of the right rate"
+
+
+class Jump(Action, frozen=True, kw_only=True):
+    node: str
+    by: int
+
+    def begin(self, world: World) -> None:
+        world.count("clock: jump")
+        world.clocks[self.node].jump(self.by)
+
+    @property
+    def title(self) -> str:
+        return f"{self.node}: its wall clock is set by {self.by:+} ms"
+
+
+Draw: TypeAlias = Callable[[random.Random, Sequence[str], int, int], Action]
+
+
+def _some_node(rng: random.Random, names: Sequence[str]) -> str:
+    return LEADER if rng.random() < 0.5 else rng.choice(names)
+
+
+def _links(rng: random.Random, names: Sequence[str]) -> frozenset[Link]:
+    share = rng.choice([0.2, 0.5, 1.0])
+    return frozenset((a, b) for a in names for b in names if a != b and rng.random() < share)
+
+
+def _cut(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
+    shape = rng.choice(["halves", "alone", "alone", "mute", "deaf", "pair"])
+    group = tuple(rng.sample(list(names), len(names) // 2)) if shape == "halves" else (_some_node(rng, names),)
+    return Cut(at=at, until=until, shape=shape, group=group)
+
+
+def _bad(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
+    if rng.random() < 0.4:
+        return Bad(at=at, until=until, links=_links(rng, names), delay=rng.choice([20, 80, 300]))
+    loss, repeat = rng.choice([0.05, 0.2, 0.5]), rng.choice([0.0, 0.1, 0.5])
+    return Bad(at=at, until=until, links=_links(rng, names), loss=loss, repeat=repeat)
+
+
+def _burst(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
+    return Burst(at=at, until=until, links=_links(rng, names))
+
+
+def _crash(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
+    return Crash(at=at, until=until, node=_some_node(rng, names), effects=int(rng.random() * 12))
+
+
+def _crash_all(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
+    return CrashAll(at=at, until=until, restarts=tuple(rng.randint(at + 1, until) for _ in names))
+
+
+def _pause(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
+    return Pause(at=at, until=until, node=_some_node(rng, names))
+
+
+def _slow_disk(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
+    return SlowDisk(at=at, until=until, node=rng.choice(names), latency=rng.choice([10, 100, 400]))
+
+
+def _full_disk(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
+    return FullDisk(at=at, until=until, node=rng.choice(names))
+
+
+def _rot(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
+    # The first ones only: a majority has to stay intact, whatever else happens.
+    return Rot(at=at, until=until, node=rng.choice(names[: (len(names) - 1) // 2]), share=rng.random())
+
+
+def _drift(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
+    return Drift(at=at, until=until, node=rng.choice(names), rate=rng.choice([0.8, 0.9, 1.1, 1.25]))
+
+
+def _jump(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
+    return Jump(at=at, until=until, node=rng.choice(names), by=rng.choice([-3_600_000, -2_000, -50, 50, 2_000, 60_000]))
+
+
+_NETWORK: dict[Draw, int] = {_cut: 8, _bad: 4, _burst: 2}
+_PROCESSES: dict[Draw, int] = {_crash: 8, _crash_all: 1, _pause: 3}
+_DISKS: dict[Draw, int] = {_slow_disk: 2, _full_disk: 2, _rot: 1}
+_CLOCKS: dict[Draw, int] = {_drift: 1, _jump: 2}
+PRESETS: dict[str, dict[Draw, int]] = {
+    "all": {**_NETWORK, **_PROCESSES, **_DISKS, **_CLOCKS},
+    "network": _NETWORK,
+    "processes": _PROCESSES,
+    "disks": {**_DISKS, _crash: 4},
+    "clocks": {**_CLOCKS, _pause: 1},
+    "none": {},
+}
+"""Which faults a run may meet, each with its weight."""
+
+
+def schedule(rng: random.Random, names: Sequence[str], time: int, preset: str) -> list[Action]:
+    """The faults of a run, in order of their beginning; all have ended by ``time`` (ms)."""
+    weights = dict(PRESETS[preset])
+    if len(names) < 3:
+        weights.pop(_rot, None)  # no majority would be left
+    if len(names) < 2:
+        for draw in _NETWORK:
+            weights.pop(draw, None)
+    if not weights:
+        return []
+    # The runs between which nothing goes wrong matter too: under constant fire nothing is ever chosen.
+    pace = rng.choice([150, 300, 600])
+    actions = []
+    at = rng.randint(0, 2 * pace)
+    while at < time:
+        (draw,) = rng.choices(list(weights), list(weights.values()))
+        until = min(time, at + rng.choice([5, 50, 200, 500, 1_000]) + rng.randint(0, 200))
+        actions.append(draw(rng, names, at, until))
+        at += rng.randint(1, 2 * pace)
+    return actions

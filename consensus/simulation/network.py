@@ -1,0 +1,101 @@
+"""A network that delays, loses, repeats, reorders and holds back messages, link by link."""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+Link = tuple[str, str]
+"""From, to: what happens in one direction need not happen in the other."""
+
+
+class Weather(NamedTuple):
+    """What a fault does to some links while it lasts.
+
+    ``delay``: ms that a message may take longer; ``loss`` and ``repeat``: probabilities; ``hold``: nothing arrives
+    before this time, then everything at once; ``cut``: nothing arrives at all.
+    """
+
+    links: frozenset[Link]
+    cut: bool = False
+    delay: int = 0
+    loss: float = 0.0
+    repeat: float = 0.0
+    hold: int = 0
+
+
+class _State(NamedTuple):
+    cut: bool
+    delay: int
+    loss: float
+    repeat: float
+    hold: int
+
+
+class Network:
+    """Decides when each copy of a message arrives. ``delay``: the usual bounds in ms."""
+
+    def __init__(self, rng: random.Random, delay: tuple[int, int]) -> None:
+        self.lost = self.repeated = self.reordered = 0
+        self._random = rng
+        self._delay = delay
+        self._weather: list[Weather] = []
+        self._states: dict[Link, _State] = {}
+        self._latest: dict[Link, int] = {}
+
+    def begin(self, weather: Weather) -> None:
+        self._weather.append(weather)
+        self._states.clear()
+
+    def end(self, weather: Weather) -> None:
+        """It is over; weather that has ended already is no error, since ``clear`` may have come before."""
+        if weather in self._weather:
+            self._weather.remove(weather)
+            self._states.clear()
+
+    def clear(self) -> None:
+        """All faults of the network are over."""
+        self._weather.clear()
+        self._states.clear()
+
+    def is_cut(self, sender: str, receiver: str) -> bool:
+        return self._state((sender, receiver)).cut
+
+    def arrivals(self, sender: str, receiver: str, now: int) -> list[int]:
+        """The times at which copies of a message sent now arrive; empty when it is lost."""
+        link = (sender, receiver)
+        cut, slower, loss, repeat, hold = self._state(link)
+        draw = self._random.random
+        if cut or (loss and draw() < loss):
+            self.lost += 1
+            return []
+        low, high = self._delay
+        copies = 1
+        if repeat and draw() < repeat:
+            self.repeated += 1
+            copies = 2
+        times = []
+        for _ in range(copies):
+            arrival = now + low + int(draw() * (high - low + 1 + slower))
+            if arrival < hold:
+                arrival = hold
+            latest = self._latest.get(link, 0)
+            if arrival < latest:
+                self.reordered += 1
+            else:
+                self._latest[link] = arrival
+            times.append(arrival)
+        return times
+
+    def _state(self, link: Link) -> _State:
+        state = self._states.get(link)
+        if state is None:
+            here = [weather for weather in self._weather if link in weather.links]
+            state = self._states[link] = _State(
+                any(weather.cut for weather in here),
+                sum(weather.delay for weather in here),
+                max((weather.loss for weather in here), default=0.0),
+                max((weather.repeat for weather in here), default=0.0),
+                max((weather.hold for weather in here), default=0),
+            )
+        return state

@@ -1,0 +1,68 @@
+"""One run, drawn from its seed: how large, how fast, how bad."""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+import msgspec
+
+from consensus.simulation.faults import Action, schedule
+
+DEFAULT_TIME: Final = 5_000
+"""How long faults go on, in ms of virtual time."""
+
+
+class Dials(msgspec.Struct, frozen=True):
+    """What stays the same throughout a run. Bounds and intervals in ms.
+
+    ``keep_slots``: how many applied slots a node keeps in memory; ``turn_delay``: how long a process gathers input
+    before it acts on it; ``rates``: how fast each node's clocks run.
+    """
+
+    delay: tuple[int, int]
+    latency: tuple[int, int]
+    tick: int
+    turn_delay: int
+    keep_slots: int
+    rates: tuple[float, ...]
+
+
+class Scenario(msgspec.Struct, frozen=True):
+    """Everything that decides a run: the same scenario gives the same run, event by event.
+
+    ``nodes`` 0: the seed chooses. ``faults`` and ``clients`` keep only these of what the seed gives (by number), for a
+    failure that was made smaller.
+    """
+
+    seed: int
+    nodes: int = 0
+    time: int = DEFAULT_TIME
+    preset: str = "all"
+    faults: tuple[int, ...] | None = None
+    clients: tuple[int, ...] | None = None
+
+    def random(self, purpose: str) -> random.Random:
+        """A generator for one purpose: what one part of the run draws does not change what another gets."""
+        return random.Random(f"{self.seed} {purpose}")
+
+    @property
+    def names(self) -> list[str]:
+        size = self.nodes or self.random("nodes").choice([1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 5, 5, 7])
+        return [f"n{number + 1}" for number in range(size)]
+
+    def dials(self) -> Dials:
+        rng = self.random("dials")
+        return Dials(
+            delay=(rng.choice([0, 1, 1, 5]), rng.choice([5, 5, 10, 30])),
+            latency=(0, rng.choice([0, 2, 5, 20])),
+            tick=rng.choice([10, 10, 20]),
+            turn_delay=rng.choice([0, 0, 0, 2]),
+            keep_slots=rng.choice([0, 5, 40, 4_096]),
+            rates=tuple(rng.choice([1.0, 1.0, 1.0, 0.97, 1.03]) for _ in self.names),
+        )
+
+    def actions(self) -> list[tuple[int, Action]]:
+        """The faults with their numbers."""
+        actions = enumerate(schedule(self.random("faults"), self.names, self.time, self.preset))
+        return [(number, action) for number, action in actions if self.faults is None or number in self.faults]

@@ -1,0 +1,46 @@
+"""Making a failing run smaller: without the faults and clients that it does not need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from consensus.simulation.scenario import Scenario
+
+
+def shrink(scenario: Scenario, clients: int, fails: Callable[[Scenario], bool]) -> Scenario:
+    """Drop clients and faults as long as the run still fails; returns the smallest scenario found.
+
+    ``clients``: how many the seed gives; ``fails`` runs a scenario. First halves, then ever smaller parts are dropped
+    (Zeller and Hildebrandt's delta debugging). What is left is needed: without any one of it the failure goes away.
+    """
+
+    def with_clients(kept: Sequence[int]) -> bool:
+        return fails(msgspec.structs.replace(scenario, clients=tuple(kept)))
+
+    kept_clients = scenario.clients if scenario.clients is not None else tuple(range(clients))
+    scenario = msgspec.structs.replace(scenario, clients=tuple(_needed(kept_clients, with_clients)))
+
+    def with_faults(kept: Sequence[int]) -> bool:
+        return fails(msgspec.structs.replace(scenario, faults=tuple(kept)))
+
+    kept_faults = [number for number, _ in scenario.actions()]
+    return msgspec.structs.replace(scenario, faults=tuple(_needed(kept_faults, with_faults)))
+
+
+def _needed(items: Sequence[int], fails: Callable[[Sequence[int]], bool]) -> Sequence[int]:
+    """A part of ``items`` that still fails, and of which no single one can be dropped."""
+    size = max(len(items) // 2, 1)
+    while items:
+        start, dropped = 0, False
+        while start < len(items):
+            rest = [*items[:start], *items[start + size :]]
+            if fails(rest):
+                items, dropped = rest, True
+            else:
+                start += size
+        if size == 1 and not dropped:
+            break
+        size = max(size // 2, 1)
+    return items

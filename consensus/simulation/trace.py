@@ -1,0 +1,159 @@
+"""What happened in a run, as lines of text and as a picture: time goes down, nodes stand side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from consensus.messages import Accept, Accepted, Chosen, Fetch, Heartbeat, Learn, Prepare, Promise, Record, Run, Stored
+
+LANE = 10
+"""The width of a node's column."""
+QUIET = ("Heartbeat", "Alive")
+"""Messages that say nothing new nearly always: left out of the picture."""
+
+
+class Event(msgspec.Struct, frozen=True):
+    """``node``: where it happens ("" = to all); ``peer``: to whom a message goes; ``slots``: which it is about."""
+
+    at: int
+    node: str
+    kind: str
+    text: str
+    peer: str = ""
+    slots: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        where = f"{self.node} -> {self.peer}" if self.kind == "send" else self.node or "*"
+        where = f"{self.node} <- {self.peer}" if self.kind == "receive" else where
+        return f"{self.at:>7} {where:<10} {self.text}"
+
+
+class Trace:
+    """Collects the events of a run. Only made when somebody wants to look: writing it takes longer than the run."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def note(self, at: int, node: str, text: str) -> None:
+        self.events.append(Event(at, node, "note", text))
+
+    def sent(self, at: int, node: str, receiver: str, message: object) -> None:
+        self.events.append(Event(at, node, "send", describe(message), receiver, _slots(message)))
+
+    def received(self, at: int, sender: str, node: str, message: object) -> None:
+        self.events.append(Event(at, node, "receive", describe(message), sender, _slots(message)))
+
+    def wrote(self, at: int, node: str, records: Sequence[Record]) -> None:
+        for record in records:
+            slots = (record.run.first, record.run.last) if isinstance(record, Stored) else None
+            self.events.append(Event(at, node, "write", f"on disk: {describe(record)}", slots=slots))
+
+    def lines(self) -> Iterator[str]:
+        """Every event, one a line."""
+        return map(str, self.events)
+
+
+def describe(message: object) -> str:
+    """A message or record in a few words; bytes as they are."""
+    if isinstance(message, Stored):
+        return f"Stored {_run(message.run)}, chosen up to {message.chosen_upto}"
+    if isinstance(message, Promise):
+        held = ", ".join(map(_run, message.accepted)) or "nothing"
+        return f"Promise {message.ballot} from slot {message.first}, accepted: {held}"
+    if isinstance(message, Learn):
+        return f"Learn {', '.join(map(_run, message.runs))}, chosen up to {message.chosen_upto}"
+    if isinstance(message, Accept):
+        return f"Accept {_run(Run(message.first, message.ballot, message.values))}, chosen up to {message.chosen_upto}"
+    if isinstance(message, msgspec.Struct):
+        fields = ((name, getattr(message, name)) for name in message.__struct_fields__)
+        return f"{type(message).__name__} " + ", ".join(f"{name} {value}" for name, value in fields)
+    return str(message)
+
+
+def _run(run: Run) -> str:
+    slots = f"{run.first}" if run.first == run.last else f"{run.first}..{run.last}"
+    return f"[{slots} under {run.ballot}: {', '.join(_short(value) for value in run.values)}]"
+
+
+def _short(value: bytes) -> str:
+    if not value:
+        return "no-op"
+    text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in value)
+    return text if len(text) <= 48 else f"{text[:45]}..."
+
+
+def _slots(message: object) -> tuple[int, int] | None:
+    match message:
+        case Accept():
+            return message.first, message.first + len(message.values) - 1
+        case Accepted() | Fetch():
+            return message.first, message.last
+        case Learn():
+            return message.runs[0].first, message.runs[-1].last
+        case Promise() | Prepare():
+            return message.first, 2**63
+        case Chosen() | Heartbeat():
+            return None
+        case _:
+            return None
+
+
+def relevant(events: Sequence[Event], nodes: Sequence[str], slots: Sequence[int], limit: int) -> list[Event]:
+    """The last events that have to do with these nodes and slots (with none given: with any), oldest first."""
+    found: list[Event] = []
+    for event in reversed(events):
+        if event.text.startswith(QUIET) or (event.kind == "receive" and found and _is_same(found[-1], event)):
+            continue
+        if event.slots is not None and slots and not any(event.slots[0] <= slot <= event.slots[1] for slot in slots):
+            continue
+        if event.slots is None and slots and nodes and event.node and event.node not in nodes:
+            continue
+        found.append(event)
+        if len(found) == limit:
+            break
+    return found[::-1]
+
+
+def _is_same(one: Event, other: Event) -> bool:
+    return one.kind == other.kind and one.at == other.at and one.node == other.node and one.text == other.text
+
+
+def picture(events: Sequence[Event], names: Sequence[str]) -> Iterator[str]:
+    """A space-time diagram: a column for each node, an arrow where a message leaves or arrives."""
+    column = {name: index for index, name in enumerate(names)}
+    yield f"{'ms':>7}  " + "".join(f"{name:<{LANE}}" for name in names)
+    last = -1
+    for event in events:
+        when = f"{event.at:>7}" if event.at != last else " " * 7
+        last = event.at
+        yield f"{when}  {_lanes(event, column, len(names))}  {_caption(event)}"
+
+
+def _lanes(event: Event, column: dict[str, int], width: int) -> str:
+    cells = [" "] * (width * LANE)
+    for index in range(width):
+        cells[index * LANE] = "│"
+    at, peer = column.get(event.node), column.get(event.peer)
+    if at is None:
+        if event.kind == "note":
+            return "─" * ((width - 1) * LANE + 1) + " " * (LANE - 1)
+        return "".join(cells)
+    if peer is not None and event.kind == "send":
+        low, high = sorted((at * LANE, peer * LANE))
+        for cell in range(low + 1, high):
+            cells[cell] = "─" if cells[cell] == " " else "┼"
+        cells[peer * LANE] = "▶" if peer > at else "◀"
+    cells[at * LANE] = {"send": "●", "receive": "○", "write": "■", "note": "✱"}[event.kind]
+    return "".join(cells)
+
+
+def _caption(event: Event) -> str:
+    match event.kind:
+        case "send":
+            return f"{event.node} → {event.peer}: {event.text}"
+        case "receive":
+            return f"{event.node} ← {event.peer}: {event.text}"
+        case _:
+            return f"{event.node}: {event.text}" if event.node else event.text

@@ -1,0 +1,263 @@
+"""Simulated clients: they send commands, lose patience, try again elsewhere, and remember what they were told."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import msgspec
+from consensus.simulation.linearizability import Operation
+
+from consensus.simulation.world import World
+from kvstore.commands import (
+    READ_ONLY,
+    Append,
+    Cas,
+    Command,
+    Condition,
+    Delete,
+    Exists,
+    Expire,
+    Get,
+    Incr,
+    Persist,
+    Scan,
+    Set,
+    Txn,
+    Value,
+)
+from kvstore.simulated.model import seen
+from kvstore.simulated.oracle import Oracle, Told
+from kvstore.simulated.requests import ClientReply, ClientRequest, SlotClaim, SlotVerdict
+
+KEYS = (b"k:a", b"k:b", b"k:c")
+PREFIX = b"k:"
+FADING = (b"t1", b"t2")
+"""Keys that expire: what the log says about them is checked, but no history, since the clocks decide."""
+
+
+class Pending(msgspec.Struct):
+    """A command on its way: ``called`` in the order of the oracle, ``attempt`` counts from 1."""
+
+    sequence: int
+    command: Command
+    called: int
+    attempt: int = 0
+    first_sent: int = 0
+
+
+class SessionClient:
+    """Sends commands under one session, several at once if its ``window`` allows; each until it has an answer.
+
+    ``nodes``: whom it may ask; ``draw``: its next command, None when there is no more.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        world: World,
+        oracle: Oracle,
+        rng: random.Random,
+        nodes: Sequence[str],
+        draw: Callable[[random.Random], Command | None],
+        *,
+        window: int = 1,
+        pace: int = 50,
+    ) -> None:
+        self.name = name
+        self.told: list[Told] = []
+        self._world = world
+        self._oracle = oracle
+        self._random = rng
+        self._nodes = nodes
+        self._draw = draw
+        self._window = window
+        self._pace = pace
+        self._target = rng.choice(nodes)
+        self._patience = rng.choice([300, 700, 1_500])
+        self._sequence = 0
+        self._pending: dict[int, Pending] = {}
+        self._done = False
+
+    def begin(self) -> None:
+        self._world.timeline.after(self._random.randint(0, self._pace), self._next)
+
+    def stop(self) -> None:
+        """No more new commands."""
+        self._done = True
+
+    def unfinished(self) -> str:
+        """What it waits for, in words."""
+        waits = [f"{pending.sequence} (attempt {pending.attempt})" for pending in self._pending.values()]
+        return f"{self.name} waits for its requests {', '.join(waits)}" if waits else ""
+
+    def _next(self) -> None:
+        if self._done:
+            return
+        if len(self._pending) < self._window:
+            command = self._draw(self._random)
+            if command is None:
+                self._done = True
+                return
+            self._sequence += 1
+            pending = Pending(self._sequence, command, self._oracle.moment(), first_sent=self._world.timeline.now)
+            self._pending[pending.sequence] = pending
+            self._try(pending)
+        self._world.timeline.after(self._random.randint(0, 2 * self._pace), self._next)
+
+    def _try(self, pending: Pending) -> None:
+        pending.attempt += 1
+        if pending.attempt > 1:
+            self._world.count("request: tried again")
+            self._target = self._random.choice(self._nodes)
+        acknowledged = next(iter(self._pending))
+        request = ClientRequest(
+            self.name, pending.sequence, acknowledged, pending.attempt, pending.command, self._patience
+        )
+        self._world.request(self.name, self._target, request)
+        self._world.timeline.after(self._patience, self._lose_patience, pending.sequence, pending.attempt)
+
+    def _lose_patience(self, sequence: int, attempt: int) -> None:
+        pending = self._pending.get(sequence)
+        if pending is not None and pending.attempt == attempt:
+            self._try(pending)
+
+    def receive(self, sender: str, message: object) -> None:
+        assert isinstance(message, ClientReply)
+        pending = self._pending.get(message.sequence)
+        if pending is None:
+            return
+        if message.refusal:
+            if message.attempt == pending.attempt:
+                pause = self._random.randint(5, 100)
+                self._world.timeline.after(pause, self._lose_patience, pending.sequence, pending.attempt)
+            return
+        if message.attempt < pending.attempt:
+            self._world.count("request: answered to an earlier attempt")
+        del self._pending[pending.sequence]
+        result = seen(message.result)
+        returned = self._oracle.moment()
+        if not isinstance(pending.command, READ_ONLY):
+            self.told.append(Told(self.name, self.name, pending.sequence, pending.command, message.slot, result))
+        if not _fades(pending.command):
+            self._oracle.history.append(Operation(self.name, pending.called, returned, pending.command, (result,)))
+
+
+class SlotClient:
+    """Claims slots by name, some way ahead of what is chosen: that is how gaps come about."""
+
+    def __init__(
+        self,
+        name: str,
+        world: World,
+        rng: random.Random,
+        nodes: Sequence[str],
+        check: Callable[[str, SlotVerdict], None],
+    ) -> None:
+        self.name = name
+        self.told: list[Told] = []
+        self._check = check
+        self._world = world
+        self._random = rng
+        self._nodes = nodes
+        self._pace = rng.choice([100, 300])
+        self._sequence = 0
+        self._done = False
+
+    def begin(self) -> None:
+        self._world.timeline.after(self._random.randint(0, self._pace), self._next)
+
+    def stop(self) -> None:
+        self._done = True
+
+    def unfinished(self) -> str:
+        """Whether a claim came through is checked when the answer comes; nobody waits for it."""
+        return ""
+
+    def _next(self) -> None:
+        if self._done:
+            return
+        rng = self._random
+        self._sequence += 1
+        slot = max(1, self._world.safety.chosen_upto + rng.choice([-1, 0, 1, 1, 2, 2, 3, 6]))
+        value = rng.choice([f'"set s=v{self._sequence}"', f'{{"claim": {self._sequence}}}', '"no command at all"'])
+        claim = SlotClaim(self._sequence, slot, value.encode(), rng.choice([500, 2_000]))
+        self._world.request(self.name, rng.choice(self._nodes), claim)
+        self._world.timeline.after(rng.randint(0, 2 * self._pace), self._next)
+
+    def receive(self, sender: str, message: object) -> None:
+        assert isinstance(message, SlotVerdict)
+        if not message.refusal:
+            self._check(sender, message)
+
+
+# -- what clients ask for ---------------------------------------------------------------------------------------------
+
+
+def _fades(command: Command) -> bool:
+    """Whether it touches keys that expire: no part of the histories."""
+    if isinstance(command, Txn):
+        return any(_fades(part) for part in [*command.then, *command.otherwise])
+    return getattr(command, "key", b"") in FADING
+
+
+def _value(rng: random.Random) -> Value:
+    return Value(b"%d" % rng.randrange(1_000_000) if rng.random() < 0.7 else b"v%d" % rng.randrange(20))
+
+
+def _on_one_key(rng: random.Random) -> Command:
+    key, dice = rng.choice(KEYS), rng.random()
+    if dice < 0.35:
+        return Get(key)
+    if dice < 0.55:
+        return Set(key, _value(rng), when=rng.choice(["", "", "", "nx", "xx"]))
+    if dice < 0.70:
+        return Incr(key, rng.randint(-2, 5))
+    if dice < 0.80:
+        return Append(key, b"%d" % rng.randrange(10))
+    if dice < 0.90:
+        return Cas(key, Value(b"%d" % rng.randrange(3)), _value(rng), rng.random() < 0.5)
+    return Delete([key]) if dice < 0.95 else Exists([key])
+
+
+def _counting(rng: random.Random) -> Command:
+    """Every execution shows, and every read that is stale."""
+    key = KEYS[0]
+    return Incr(key) if rng.random() < 0.6 else Get(key)
+
+
+def _fading(rng: random.Random) -> Command:
+    key, dice = rng.choice(FADING), rng.random()
+    if dice < 0.4:
+        return Set(key, _value(rng), ttl=rng.choice([1, 30, 200, 1_500]))
+    if dice < 0.5:
+        return Expire(key, rng.choice([0, 50, 500]))
+    if dice < 0.6:
+        return Persist(key)
+    return Txn([Incr(key), Get(key)]) if dice < 0.7 else Txn([Get(key), Exists([FADING[0]]), Set(key, _value(rng))])
+
+
+def _over_keys(rng: random.Random) -> Command:
+    dice = rng.random()
+    one, other = rng.sample(KEYS[:2], 2)
+    if dice < 0.3:
+        return Txn([Incr(one, -1), Incr(other, 1)])
+    if dice < 0.5:
+        condition = Condition("value", one, rng.choice(["=", "!="]), Value(b"%d" % rng.randint(-2, 2)))
+        return Txn([Set(other, _value(rng)), Get(one)], [condition], [Delete([one, other])])
+    if dice < 0.7:
+        return Scan(PREFIX)
+    return Get(one) if dice < 0.9 else Set(one, Value(b"%d" % rng.randint(-2, 2)))
+
+
+def draws(rng: random.Random, whole: bool) -> Callable[[random.Random], Command | None]:
+    """What one client does all the time."""
+    if whole:
+        return _over_keys
+    return rng.choice([_on_one_key, _on_one_key, _counting, _counting, _fading])
+
+
+def probe(name: bytes) -> Callable[[random.Random], Command | None]:
+    """One write and one read of a key of its own."""
+    commands: list[Command] = [Get(name), Set(name, Value(b"served"))]
+    return lambda rng: commands.pop() if commands else None

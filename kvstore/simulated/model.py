@@ -1,0 +1,214 @@
+"""A second, naive opinion on what commands do: a dictionary, no expiry index, no overlay, no SQL.
+
+The state machine is compared with it slot by slot, and what clients saw is explained by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import TypeAlias
+
+import msgspec
+
+from kvstore.commands import (
+    Append,
+    Cas,
+    Command,
+    Delete,
+    Done,
+    Entry,
+    Exists,
+    Expire,
+    Expired,
+    Failed,
+    Found,
+    Get,
+    Incr,
+    Integer,
+    Missing,
+    NotACommand,
+    NotMet,
+    Opaque,
+    Outcomes,
+    Persist,
+    Result,
+    Rows,
+    Scan,
+    Set,
+    Tick,
+    Txn,
+)
+from kvstore.errors import CommandError
+from kvstore.language import parse
+
+Seen: TypeAlias = Hashable
+"""A result, reduced to what the model knows of: see ``seen``."""
+DONE, NOT_MET, FAILED, EXPIRED, NOTHING = "done", "not met", "failed", "expired", "no command"
+
+
+class Cell(msgspec.Struct, frozen=True):
+    """A key's value and when it expires, in ms since 1970 (0 = never)."""
+
+    data: bytes
+    expires: int = 0
+
+
+class Model:
+    """The keyspace after some slots, and the requests that were executed so far."""
+
+    def __init__(self) -> None:
+        self.cells: dict[bytes, Cell] = {}
+        self.clock = 0
+        self.executed: dict[tuple[str, int], tuple[int, Seen]] = {}
+
+    def apply(self, slot: int, entry: Entry) -> tuple[int, Seen]:
+        """Execute an entry, or recall what it gave; returns the slot that really executed it, and what came out."""
+        if entry.stamp > self.clock:
+            self.clock = entry.stamp
+            self.cells = {key: cell for key, cell in self.cells.items() if not 0 < cell.expires <= self.clock}
+        request = (entry.session, entry.sequence)
+        if entry.session and request in self.executed:
+            return self.executed[request]
+        outcome = slot, self._execute(entry.command)
+        if entry.session:
+            self.executed[request] = outcome
+        return outcome
+
+    def _execute(self, command: Command | Opaque) -> Seen:
+        if isinstance(command, Opaque):
+            text = msgspec.json.decode(command.json)
+            try:
+                command = parse(text) if isinstance(text, str) else command
+            except CommandError:
+                return NOTHING
+        if isinstance(command, Opaque):
+            return NOTHING
+        return execute(self.cells, command, self.clock)
+
+
+def execute(cells: dict[bytes, Cell], command: Command, clock: int) -> Seen:
+    """Execute one of the commands that simulated clients send."""
+    match command:
+        case Txn():
+            return _transact(cells, command, clock)
+        case Tick():
+            return DONE
+        case Delete(keys):
+            return sum(cells.pop(key, None) is not None for key in keys)
+        case Exists(keys):
+            return sum(key in cells for key in keys)
+        case Scan():
+            return tuple((key, cells[key].data) for key in sorted(cells) if key.startswith(command.prefix))
+        case Set() | Get() | Cas() | Incr() | Append() | Expire() | Persist():
+            return _on_one_key(cells, command, cells.get(command.key), clock)
+        case _:
+            raise NotImplementedError(f"simulated clients send no {type(command).__name__}")
+
+
+def _on_one_key(
+    cells: dict[bytes, Cell],
+    command: Set | Get | Cas | Incr | Append | Expire | Persist,
+    held: Cell | None,
+    clock: int,
+) -> Seen:
+    key = command.key
+    match command:
+        case Get():
+            return held.data if held else None
+        case Set():
+            if (command.when == "nx" and held) or (command.when == "xx" and not held):
+                return NOT_MET
+            if command.ifeq is not None and (held is None or held.data != command.ifeq.data):
+                return NOT_MET
+            cells[key] = Cell(command.value.data, clock + command.ttl if command.ttl else 0)
+        case Cas():
+            if held is None and not command.create:
+                return None
+            if held is not None and held.data != command.old.data:
+                return NOT_MET
+            cells[key] = Cell(command.new.data, held.expires if held else 0)
+        case Incr():
+            if held is not None and not held.data.lstrip(b"-").isdigit():
+                return FAILED
+            number = (int(held.data) if held else 0) + command.by
+            cells[key] = Cell(b"%d" % number, held.expires if held else 0)
+            return number
+        case Append():
+            data = (held.data if held else b"") + command.data
+            cells[key] = Cell(data, held.expires if held else 0)
+            return len(data)
+        case Expire() | Persist():
+            return _set_expiry(cells, command, held, clock)
+    return DONE
+
+
+def _set_expiry(cells: dict[bytes, Cell], command: Expire | Persist, held: Cell | None, clock: int) -> Seen:
+    if held is None:
+        return None
+    if isinstance(command, Persist) and not held.expires:
+        return NOT_MET
+    if isinstance(command, Expire) and command.ttl <= 0:
+        del cells[command.key]
+    else:
+        cells[command.key] = Cell(held.data, clock + command.ttl if isinstance(command, Expire) else 0)
+    return DONE
+
+
+def _transact(cells: dict[bytes, Cell], txn: Txn, clock: int) -> Seen:
+    holds = True
+    for condition in txn.conditions:
+        held = cells.get(condition.key)
+        equal = held is not None and condition.operand is not None and held.data == condition.operand.data
+        holds = holds and equal == (condition.comparison == "=")
+    before = dict(cells)
+    results = []
+    for command in txn.then if holds else txn.otherwise:
+        result = execute(cells, command, clock)
+        if result == FAILED:
+            cells.clear()
+            cells.update(before)
+            return FAILED
+        results.append(result)
+    return holds, tuple(results)
+
+
+def seen(result: Result | None) -> Seen:
+    """A real result in the model's terms."""
+    match result:
+        case Done():
+            return DONE
+        case Found(value):
+            return value.data
+        case Missing():
+            return None
+        case NotMet():
+            return NOT_MET
+        case Failed():
+            return FAILED
+        case Expired():
+            return EXPIRED
+        case Integer(number):
+            return number
+        case Rows(rows):
+            return tuple((row.key, row.value.data) for row in rows)
+        case Outcomes(succeeded, results):
+            return succeeded, tuple(map(seen, results))
+        case NotACommand() | None:
+            return NOTHING
+    raise NotImplementedError(type(result).__name__)
+
+
+State: TypeAlias = tuple[tuple[bytes, bytes], ...]
+"""The keys and values of a history without expiry, in the order of the keys: hashable."""
+EMPTY: State = ()
+
+
+def step(state: State, request: Command, result: object) -> Iterable[State]:
+    """For the linearizability checker: the states after a command with this result; any result where it is unknown.
+
+    A result is wrapped in a tuple of one, so that None is told apart from "unknown".
+    """
+    cells = {key: Cell(data) for key, data in state}
+    given = execute(cells, request, 0)
+    if result is None or result == (given,):
+        yield tuple((key, cells[key].data) for key in sorted(cells))

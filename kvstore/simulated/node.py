@@ -1,0 +1,235 @@
+"""A real node in the simulator: its state database in memory, its log on a virtual disk, its clients simulated."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from consensus.ballot import Ballot
+from consensus.messages import Record
+from consensus.replica import Replica
+from consensus.simulation.disk import Disk, RottenRecord
+from consensus.simulation.service import Damaged
+from kvstore.client import Reply
+from kvstore.commands import READ_ONLY
+from kvstore.database import connect
+from kvstore.errors import CommandError, StorageFullError, UnavailableError, UnknownOutcomeError
+from kvstore.node import Node
+from kvstore.peer_messages import Forward, ForwardSlot, PeerMessage
+from kvstore.pending import Refusal, SlotReply
+from kvstore.simulated.model import seen
+from kvstore.simulated.oracle import Oracle, Told
+from kvstore.simulated.requests import ClientReply, ClientRequest, SlotClaim, SlotVerdict
+from kvstore.state_machine import STATE_SCHEMA, Applied, StateMachine
+
+NO_ROOM = StorageFullError("the disk is full")
+
+
+class Environment(NamedTuple):
+    """What the nodes of one run share with the rest of it."""
+
+    names: Sequence[str]
+    keep_slots: int
+    oracle: Oracle
+    observe: Callable[[str, int, bytes, bool], None]
+    note: Callable[[str], None]
+
+
+class SimulatedState(StateMachine):
+    """The real state machine on a database in memory, whose commits a crash spares and whose rest it undoes."""
+
+    def __init__(self, connection: sqlite3.Connection, node: str, disk: Disk, environment: Environment) -> None:
+        super().__init__(None, connection=connection)
+        self._node = node
+        self._disk = disk
+        self._environment = environment
+        self._began_at = self.applied_upto
+
+    def apply(self, first: int, values: Sequence[bytes]) -> list[Applied]:
+        """Slot by slot, so that every single one can be looked at."""
+        applied = []
+        for slot, value in enumerate(values, first):
+            self._environment.observe(self._node, slot, value, slot == self._began_at + 1)
+            (done,) = super().apply(slot, [value])
+            self._environment.oracle.applied(self._node, slot, value, done, self)
+            applied.append(done)
+        return applied
+
+    def commit(self) -> None:
+        if self._disk.full:
+            raise NO_ROOM
+        super().commit()
+
+    def close(self) -> None:
+        """The database outlives the process, as a file does; what was not committed is gone."""
+        self._connection.rollback()
+
+
+class Turn(NamedTuple):
+    records: Sequence[Record]
+    messages: Sequence[tuple[str, object]]
+
+
+class SimulatedNode:
+    """One process: passes clients' requests to the node, and collects its answers as messages."""
+
+    def __init__(
+        self,
+        name: str,
+        disk: Disk,
+        state: SimulatedState,
+        environment: Environment,
+        rng: random.Random,
+        now: int,
+        wall: int,
+    ) -> None:
+        self._name = name
+        self._state = state
+        self._environment = environment
+        self._now = now
+        self._replies: list[tuple[str, object]] = []
+        with _damage():
+            disk.open()
+            self._node = Node(
+                name,
+                environment.names,
+                disk,
+                state,
+                rng=rng,
+                now=now,
+                wall=wall,
+                free_bytes=lambda: 0 if disk.full else 1 << 40,
+                keep_slots=environment.keep_slots,
+            )
+
+    @property
+    def replica(self) -> Replica:
+        return self._node.replica
+
+    @property
+    def waiting(self) -> int:
+        return self._node.waiting
+
+    @property
+    def state(self) -> SimulatedState:
+        return self._state
+
+    def tick(self, now: int, wall: int) -> None:
+        self._now = now
+        self._node.tick(now, wall)
+
+    def turn(self) -> Turn:
+        with _damage():
+            turn = self._node.turn()
+        # Replies first: a client may know of a result though nothing else leaves this process any more.
+        messages = [*self._replies, *turn.messages]
+        self._replies = []
+        return Turn(turn.records, messages)
+
+    def persisted(self) -> None:
+        self._node.persisted()
+
+    def storage_failed(self) -> None:
+        self._node.storage_failed(NO_ROOM)
+
+    def crash(self) -> None:
+        self._state.close()
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    def receive(self, sender: str, message: object) -> None:
+        match message:
+            case ClientRequest():
+                self._request(sender, message)
+            case SlotClaim():
+                self._claim(sender, message)
+            case _:
+                self._peer(sender, message)
+
+    def _peer(self, sender: str, message: object) -> None:
+        assert isinstance(message, PeerMessage)
+        if isinstance(message, Forward | ForwardSlot):
+            self._environment.note("request: forwarded to the leader")
+        self._node.receive(sender, message)
+
+    def _request(self, client: str, request: ClientRequest) -> None:
+        command, deadline = request.command, self._now + request.patience
+        led_by = self.replica.ballot
+
+        def done(outcome: Reply | Refusal) -> None:
+            self._answer(client, request, outcome, led_by)
+
+        try:
+            if isinstance(command, READ_ONLY):
+                self._node.query(command, done, deadline)
+            else:
+                self._node.execute(
+                    command,
+                    done,
+                    deadline,
+                    session=request.session,
+                    sequence=request.sequence,
+                    acknowledged=request.acknowledged,
+                    size=100,
+                )
+        except (CommandError, StorageFullError, UnavailableError) as error:
+            done(error if not isinstance(error, StorageFullError) else UnavailableError(str(error)))
+
+    def _answer(self, client: str, request: ClientRequest, outcome: Reply | Refusal, led_by: Ballot) -> None:
+        count = self._environment.note
+        if isinstance(outcome, Reply):
+            told = Told(client, request.session, request.sequence, request.command, outcome.slot, seen(outcome.result))
+            self._environment.oracle.told(self._name, told, self._state.applied_upto)
+            if led_by != self.replica.ballot:
+                count(
+                    "read: waited through a leader change"
+                    if not outcome.slot
+                    else "request: waited through a leader change"
+                )
+            reply = ClientReply(request.sequence, request.attempt, outcome.result, outcome.slot)
+        else:
+            unknown = isinstance(outcome, UnknownOutcomeError)
+            count("request: answered that it may have happened" if unknown else "request: refused")
+            reply = ClientReply(request.sequence, request.attempt, refusal=str(outcome), unknown=unknown)
+        self._replies.append((client, reply))
+
+    def _claim(self, client: str, claim: SlotClaim) -> None:
+        def done(outcome: SlotReply | Refusal) -> None:
+            if isinstance(outcome, SlotReply):
+                lost = outcome.json != claim.json
+                self._environment.note("slot by name: another value was chosen" if lost else "slot by name: chosen")
+                verdict = SlotVerdict(claim.sequence, outcome.slot, outcome.json)
+            else:
+                verdict = SlotVerdict(claim.sequence, claim.slot, b"", str(outcome))
+            self._replies.append((client, verdict))
+
+        try:
+            self._node.propose_at(claim.slot, claim.json, done, self._now + claim.patience)
+        except (CommandError, StorageFullError, UnavailableError) as error:
+            done(UnavailableError(str(error)))
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    try:
+        yield
+    except RottenRecord as error:
+        raise Damaged(str(error)) from error
+
+
+_TEMPLATE: list[bytes] = []
+
+
+def empty_database() -> sqlite3.Connection:
+    """A state database in memory, without a row; its schema is made once and copied from then on."""
+    if not _TEMPLATE:
+        made = connect(None, STATE_SCHEMA, synchronous="FULL")
+        made.commit()
+        _TEMPLATE.append(made.serialize())
+        made.close()
+    connection = sqlite3.connect(":memory:", check_same_thread=False)
+    connection.deserialize(_TEMPLATE[0])
+    return connection

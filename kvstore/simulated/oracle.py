@@ -1,0 +1,194 @@
+"""Judges what nodes applied and what clients were told, against the model and against each other."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+
+import msgspec
+
+from consensus.messages import NO_OP
+from consensus.simulation.linearizability import Operation, check
+from consensus.simulation.violation import Violation
+from kvstore import entries
+from kvstore.commands import (
+    READ_ONLY,
+    Append,
+    Cas,
+    Command,
+    Delete,
+    Entry,
+    Exists,
+    Expired,
+    Get,
+    Incr,
+    Opaque,
+    Set,
+    Tick,
+)
+from kvstore.simulated.model import EMPTY, EXPIRED, NOTHING, Model, Seen, seen, step
+from kvstore.state_machine import Applied, StateMachine
+
+DIGEST_EVERY = 8
+"""The digest of the whole state is compared at each so many slots, that of the results at every one."""
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What a client was told about one of its requests."""
+
+    client: str
+    session: str
+    sequence: int
+    command: Command
+    slot: int
+    result: Seen
+
+
+class Oracle:
+    """One for a whole run: over all nodes, incarnations and clients."""
+
+    def __init__(self, counts: Counter[str]) -> None:
+        self.model = Model()
+        self.history: list[Operation[Command]] = []
+        self._counts = counts
+        self._modelled_upto = 0
+        self._results: dict[int, int] = {0: 0}
+        self._digests: dict[int, tuple[str, str]] = {}
+        self._moment = 0
+
+    # -- while the run goes on ----------------------------------------------------------------------------------------
+
+    def moment(self) -> int:
+        """A point in the order of all calls and returns."""
+        self._moment += 1
+        return self._moment
+
+    def applied(self, node: str, slot: int, value: bytes, applied: Applied, state: StateMachine) -> None:
+        """A node executed a slot with this result."""
+        if slot == self._modelled_upto + 1:
+            self._model(node, slot, value, applied)
+        results = zlib.crc32(_pack((value, applied.result, state.clock)), self._results.get(slot - 1, 0))
+        if self._results.setdefault(slot, results) != results:
+            raise Violation(
+                "all nodes get the same results from the same slots",
+                f"slot {slot}: {node} got {applied.result}, at clock {state.clock}, others did not",
+                nodes=[node],
+                slots=[slot],
+            )
+        if slot % DIGEST_EVERY == 0:
+            self.compare_digests(node, slot, state)
+
+    def compare_digests(self, node: str, slot: int, state: StateMachine) -> None:
+        """A node has applied up to this slot: every other one had the same state then."""
+        digest = state.digest()
+        first, known = self._digests.setdefault(slot, (node, digest))
+        if known != digest:
+            raise Violation(
+                "all nodes have the same state after the same slots",
+                f"after slot {slot} the state of {node} differs from that of {first}",
+                nodes=[node, first],
+                slots=[slot],
+            )
+
+    def _model(self, node: str, slot: int, value: bytes, applied: Applied) -> None:
+        """The first node to apply a slot: does its result agree with the naive one?"""
+        self._modelled_upto = slot
+        if value == NO_OP:
+            return
+        entry = entries.decode(value)
+        if isinstance(entry.command, Tick):
+            self._counts["expiry: the leader moved the clock on"] += 1
+        executed_in, expected = self.model.apply(slot, entry)
+        if executed_in != slot:
+            self._counts["session: a duplicate chosen in a second slot"] += 1
+            key = "the result is recalled" if applied.result != Expired() else "its result is no longer kept"
+            self._counts[f"session: a duplicate executed: {key}"] += 1
+        given = NOTHING if _is_no_command(entry) and expected == NOTHING else seen(applied.result)
+        if given != expected and not (executed_in != slot and given == EXPIRED):
+            raise Violation(
+                "every request is executed once, as its command says",
+                f"slot {slot}: {entries.as_text(entry)} of {entry.session or 'nobody'}, request {entry.sequence}, gave"
+                f" {given!r} on {node}; executed once, in slot {executed_in}, it gives {expected!r}",
+                nodes=[node],
+                slots=[slot, executed_in],
+            )
+
+    def told(self, node: str, told: Told, applied_upto: int) -> None:
+        """A node answers a client. The answer must be final: chosen, durable on a majority, applied."""
+        if not told.slot:
+            return
+        if told.slot > applied_upto:
+            raise Violation(
+                "a reply is sent after its slot is applied",
+                f"{node} answers request {told.sequence} of {told.session}, in slot {told.slot}, and has applied"
+                f" {applied_upto}",
+                nodes=[node],
+                slots=[told.slot],
+            )
+        executed_in, expected = self.model.executed.get((told.session, told.sequence), (0, None))
+        if told.result == EXPIRED and executed_in:
+            return  # a late copy of a request whose answer the client has
+        if not executed_in or told.result != expected:
+            raise Violation(
+                "nothing acknowledged is lost, and what is told is what happened",
+                f"{node} answers request {told.sequence} of {told.session} with {told.result!r} in slot {told.slot};"
+                f" the log gives {expected!r} in slot {executed_in}",
+                nodes=[node],
+                slots=[told.slot],
+            )
+
+    # -- when it is over ----------------------------------------------------------------------------------------------
+
+    def judge(self, acknowledged: list[Told], whole: bool) -> None:
+        """Everything acknowledged is in the log, and every history has an order that explains it.
+
+        ``whole``: commands touch several keys, so that the history is explained as one; else key by key.
+        """
+        for told in acknowledged:
+            executed_in, expected = self.model.executed.get((told.session, told.sequence), (0, None))
+            if told.slot and (not executed_in or expected != told.result):
+                raise Violation(
+                    "nothing acknowledged is lost",
+                    f"{told.client} was told {told.result!r} for request {told.sequence}, the log says {expected!r}",
+                    slots=[told.slot],
+                )
+        histories: dict[bytes, list[Operation[Command]]] = {}
+        for operation in self.history:
+            histories.setdefault(b"" if whole else _key(operation.request), []).append(operation)
+        for key, history in histories.items():
+            self._explain(key, history)
+
+    def _explain(self, key: bytes, history: list[Operation[Command]]) -> None:
+        verdict = check(history, EMPTY, step, is_read=_is_read)
+        if verdict.linearizable:
+            return
+        stuck = "; ".join(
+            f"{op.client}: {op.request} gave {op.result[0] if isinstance(op.result, tuple) else 'nothing'}"
+            f" between {op.called} and {op.returned}"
+            for op in verdict.stuck[:4]
+        )
+        raise Violation(
+            "every client's history is linearizable",
+            f"{'key ' + key.decode() if key else 'the whole history'}: after {len(verdict.longest)} of {len(history)}"
+            f" operations none of these can come next: {stuck}",
+        )
+
+
+def _is_no_command(entry: Entry) -> bool:
+    return isinstance(entry.command, Opaque)
+
+
+def _is_read(request: Command) -> bool:
+    return isinstance(request, READ_ONLY)
+
+
+def _key(request: Command) -> bytes:
+    match request:
+        case Delete(keys) | Exists(keys):
+            return keys[0]
+        case Set(key) | Get(key) | Cas(key) | Incr(key) | Append(key):
+            return key
+        case _:
+            raise NotImplementedError(f"{type(request).__name__} is no part of a history of one key")

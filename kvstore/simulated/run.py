@@ -1,0 +1,67 @@
+"""One run of the simulator, from its scenario to its outcome."""
+
+from __future__ import annotations
+
+import msgspec
+
+from consensus.simulation.scenario import Scenario
+from consensus.simulation.shrink import shrink
+from consensus.simulation.trace import Trace
+from consensus.simulation.violation import Violation
+from consensus.simulation.world import World
+from kvstore.simulated.service import SimulatedStore, client_count
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """``events`` that were simulated, what they exercised, and the rule that was broken with what was found."""
+
+    scenario: Scenario
+    events: int
+    counts: dict[str, int]
+    rule: str = ""
+    found: str = ""
+    nodes: tuple[str, ...] = ()
+    slots: tuple[int, ...] = ()
+    at: int = 0
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.rule)
+
+
+def simulate(scenario: Scenario, trace: Trace | None = None) -> Outcome:
+    """Run a scenario; the same one gives the same outcome and the same trace, whenever and wherever."""
+    world = World(scenario, trace)
+    store = SimulatedStore(scenario, world)
+    violation: Violation | None = None
+    try:
+        world.run(store)
+    except Violation as error:
+        violation = error
+    finally:
+        store.close()
+    timeline, counts = world.timeline, dict(sorted(world.counts.items()))
+    if violation is None:
+        return Outcome(scenario, timeline.events, counts)
+    return Outcome(
+        scenario,
+        timeline.events,
+        counts,
+        violation.rule,
+        violation.found,
+        violation.nodes,
+        violation.slots,
+        timeline.now,
+    )
+
+
+def smallest(outcome: Outcome) -> Outcome:
+    """A failed run without the faults and clients that its failure does not need, and no longer than that takes.
+
+    A smaller run counts only if it breaks the same rule.
+    """
+
+    def fails(scenario: Scenario) -> bool:
+        return simulate(scenario).rule == outcome.rule
+
+    return simulate(shrink(outcome.scenario, client_count(outcome.scenario), fails))

@@ -1,0 +1,131 @@
+"""The store as the simulator's service: starts nodes, provides clients, and judges the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from consensus.simulation.disk import Disk
+from consensus.simulation.scenario import Scenario
+from consensus.simulation.service import Client
+from consensus.simulation.violation import Violation
+from consensus.simulation.world import World
+from kvstore import entries
+from kvstore.peer_messages import PeerMessage
+from kvstore.simulated.clients import SessionClient, SlotClient, draws, probe
+from kvstore.simulated.node import Environment, SimulatedNode, SimulatedState, empty_database
+from kvstore.simulated.oracle import Oracle
+from kvstore.simulated.requests import SlotVerdict
+
+MAX_CLIENTS = 4
+
+
+class SimulatedStore:
+    """Everything of one run that is about keys and values."""
+
+    def __init__(self, scenario: Scenario, world: World) -> None:
+        self._scenario = scenario
+        self._world = world
+        self._oracle = Oracle(world.counts)
+        self._environment = Environment(
+            scenario.names, world.dials.keep_slots, self._oracle, world.safety.applied, world.count
+        )
+        self._databases = {name: empty_database() for name in scenario.names}
+        self._nodes: dict[str, SimulatedNode] = {}
+        self._starts = 0
+        self._decoder: msgspec.msgpack.Decoder[PeerMessage] = msgspec.msgpack.Decoder(PeerMessage)
+        self.encode = msgspec.msgpack.Encoder().encode
+        self._whole = scenario.random("history").random() < 0.3
+        self._workers = self._draw_workers()
+        self._probes: dict[str, SessionClient] = {}
+        for name in scenario.names:
+            rng = scenario.random(f"probe {name}")
+            self._probes[name] = SessionClient(f"probe-{name}", world, self._oracle, rng, [name], probe(name.encode()))
+        self.clients: Sequence[Client] = [*self._workers, *self._probes.values()]
+
+    def _draw_workers(self) -> list[SessionClient | SlotClient]:
+        scenario, world = self._scenario, self._world
+        rng = scenario.random("clients")
+        workers: list[SessionClient | SlotClient] = []
+        for number in range(client_count(scenario)):
+            own = scenario.random(f"client {number}")
+            if rng.random() < 0.15:
+                workers.append(SlotClient(f"c{number}", world, own, scenario.names, self._check_slot))
+                continue
+            workers.append(
+                SessionClient(
+                    f"c{number}",
+                    world,
+                    self._oracle,
+                    own,
+                    scenario.names,
+                    draws(own, self._whole),
+                    window=rng.choice([1, 1, 3, 6]),
+                    pace=rng.choice([20, 50, 150]),
+                )
+            )
+        return [
+            worker for number, worker in enumerate(workers) if scenario.clients is None or number in scenario.clients
+        ]
+
+    # -- nodes --------------------------------------------------------------------------------------------------------
+
+    def start(self, name: str, disk: Disk, now: int, wall: int) -> SimulatedNode:
+        """Start or restart a node. Raises Damaged when its disk is not intact."""
+        self._starts += 1
+        rng = self._scenario.random(f"node {name} {self._starts}")
+        state = SimulatedState(self._databases[name], name, disk, self._environment)
+        self._nodes[name] = SimulatedNode(name, disk, state, self._environment, rng, now, wall)
+        return self._nodes[name]
+
+    def decode(self, data: bytes) -> PeerMessage:
+        return self._decoder.decode(data)
+
+    # -- clients ------------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        for worker in self._workers:
+            worker.begin()
+
+    def stop(self) -> None:
+        for worker in self._workers:
+            worker.stop()
+        for name in self._running():
+            self._probes[name].begin()
+
+    def unfinished(self) -> str:
+        clients = [*self._workers, *(self._probes[name] for name in self._running())]
+        return next(filter(None, (client.unfinished() for client in clients)), "")
+
+    def _running(self) -> list[str]:
+        return [name for name, host in self._world.hosts.items() if host.process is not None]
+
+    def _check_slot(self, node: str, verdict: SlotVerdict) -> None:
+        """A client is told what its slot holds."""
+        chosen = self._world.safety.chosen.get(verdict.slot)
+        if chosen is None or entries.as_json(chosen) != verdict.json:
+            raise Violation(
+                "what is told as chosen is chosen",
+                f"{node} says slot {verdict.slot} holds {verdict.json!r}, chosen is {chosen!r}",
+                nodes=[node],
+                slots=[verdict.slot],
+            )
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def judge(self) -> None:
+        for name in self._running():
+            state = self._nodes[name].state
+            self._oracle.compare_digests(name, state.applied_upto, state)
+        workers = [*self._workers, *self._probes.values()]
+        self._oracle.judge([told for worker in workers for told in worker.told], self._whole)
+
+    def close(self) -> None:
+        for database in self._databases.values():
+            database.close()
+
+
+def client_count(scenario: Scenario) -> int:
+    """How many clients the seed gives, before any are dropped."""
+    return scenario.random("client count").randint(1, MAX_CLIENTS)
