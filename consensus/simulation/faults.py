@@ -277,7 +277,7 @@ def _rot(rng: random.Random, names: Sequence[str], at: int, until: int) -> Actio
 
 
 def _drift(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
-    return Drift(at=at, until=until, node=rng.choice(names), rate=rng.choice([0.8, 0.9, 1.1, 1.25]))
+    return Drift(at=at, until=until, node=rng.choice(names), rate=rng.choice([0.3, 0.8, 1.25, 3.0]))
 
 
 def _jump(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
@@ -287,7 +287,7 @@ def _jump(rng: random.Random, names: Sequence[str], at: int, until: int) -> Acti
 _NETWORK: dict[Draw, int] = {_cut: 8, _bad: 4, _burst: 2}
 _PROCESSES: dict[Draw, int] = {_crash: 8, _crash_all: 1, _pause: 3}
 _DISKS: dict[Draw, int] = {_slow_disk: 2, _full_disk: 2, _rot: 1}
-_CLOCKS: dict[Draw, int] = {_drift: 1, _jump: 2}
+_CLOCKS: dict[Draw, int] = {_drift: 2, _jump: 2}
 PRESETS: dict[str, dict[Draw, int]] = {
     "all": {**_NETWORK, **_PROCESSES, **_DISKS, **_CLOCKS},
     "network": _NETWORK,
@@ -315,7 +315,7 @@ def schedule(rng: random.Random, names: Sequence[str], time: int, preset: str) -
     at = rng.randint(0, 2 * pace)
     while at < time:
         (draw,) = rng.choices(list(weights), list(weights.values()))
-        until = min(time, at + rng.choice([5, 50, 200, 500, 1_000]) + rng.randint(0, 200))
+        until = min(time, at + rng.choice([5, 50, 300, 800, 1_500]) + rng.randint(0, 300))
         actions.append(draw(rng, names, at, until))
         at += rng.randint(1, 2 * pace)
     return actions

@@ -43,6 +43,7 @@ class Safety:
         self._bits = {name: 1 << number for number, name in enumerate(names)}
         self._quorum = len(names) // 2 + 1
         self._owners: dict[Ballot, tuple[str, int]] = {}
+        self._promised: dict[Ballot, int] = {}
         self._told = dict.fromkeys(names, NEVER)
         self._applied = dict.fromkeys(names, 0)
 
@@ -50,9 +51,12 @@ class Safety:
 
     def durable(self, name: str, record: Record) -> None:
         """A record reached a node's disk."""
+        bit = self._bits[name]
         if not isinstance(record, Stored):
+            if record.ballot.node == name:
+                self._promised[record.ballot] = bit
             return
-        run, bit = record.run, self._bits[name]
+        run = record.run
         ballot, accepted = run.ballot, self.accepted
         self._propose(name, run)
         for slot, value in enumerate(run.values, run.first):
@@ -108,6 +112,7 @@ class Safety:
                 self._promise(name, disk, message)
             case Accept():
                 self._own(name, incarnation, message.ballot)
+                self._require_promises(name, message.ballot)
                 self._propose(name, Run(message.first, message.ballot, message.values))
                 self._require_chosen(name, message.chosen_upto)
             case Accepted():
@@ -138,6 +143,15 @@ class Safety:
                 nodes=[name],
             )
 
+    def _require_promises(self, name: str, ballot: Ballot) -> None:
+        promises = self._promised.get(ballot, 0).bit_count()
+        if promises < self._quorum:
+            raise Violation(
+                "a ballot is used once a majority has promised it",
+                f"{name} proposes under {ballot}, which {promises} nodes have promised",
+                nodes=[name],
+            )
+
     def _keep_promise(self, name: str, ballot: Ballot, what: str) -> None:
         if ballot < self._told[name]:
             raise Violation(
@@ -150,6 +164,7 @@ class Safety:
         self._require_durable(name, disk, promise.ballot, "a Promise")
         self._keep_promise(name, promise.ballot, "promises")
         self._told[name] = promise.ballot
+        self._promised[promise.ballot] = self._promised.get(promise.ballot, 0) | self._bits[name]
         reported = {slot: run.ballot for run in promise.accepted for slot in range(run.first, run.last + 1)}
         for run in disk.log.runs(promise.first, NO_END):
             for slot in range(run.first, run.last + 1):

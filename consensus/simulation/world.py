@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -42,6 +43,7 @@ class Host:
         self.effects_left = -1
         self.restart_at = 0
         self.sent = 0
+        self.tick_missed = False
         self.backlog: list[Callable[[], None]] = []
 
 
@@ -76,6 +78,15 @@ class World:
             self._run(service)
         except InvariantViolation as error:
             raise Violation("an invariant that the code itself checks", str(error), nodes=[self._acting]) from error
+        except Violation:
+            raise
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            raise Violation(
+                "nothing fails in a way that nobody foresaw",
+                f"{type(error).__name__}: {error} ({where.name}, line {where.lineno})",
+                nodes=[self._acting],
+            ) from error
 
     def _run(self, service: Service) -> None:
         self.service = service
@@ -198,6 +209,7 @@ class World:
         host.process = None
         host.paused = False
         host.backlog.clear()
+        host.tick_missed = False
         host.incarnation += 1
 
     def crash_after(self, name: str, effects: int, restart: int) -> None:
@@ -222,9 +234,16 @@ class World:
         host.paused = False
         if self.trace is not None:
             self.trace.note(self.timeline.now, host.name, "goes on")
+        if host.process is not None and not host.turn_planned:
+            # It stood still right after it had looked at its clock: what follows happens at the old time.
+            host.turn_planned = True
+            self.timeline.after(self.dials.turn_delay, self._turn, host, host.incarnation)
         backlog, host.backlog = host.backlog, []
         for action in backlog:
             action()
+        if host.tick_missed:
+            host.tick_missed = False
+            self.timeline.after(self.dials.tick, self._tick, host, host.incarnation)
 
     def _process(self, host: Host, incarnation: int, action: Callable[[Host, int], None]) -> Process | None:
         """The process for which something was planned, if it still runs; where it stands still, the action waits."""
@@ -237,11 +256,15 @@ class World:
         return host.process
 
     def _tick(self, host: Host, incarnation: int) -> None:
-        process = self._process(host, incarnation, self._tick)
-        if process is not None:
-            self._let_time_pass(host, process)
-            self._act(host, process)
-            self.timeline.after(self.dials.tick, self._tick, host, incarnation)
+        if host.incarnation != incarnation or host.process is None:
+            return
+        if host.paused:
+            host.tick_missed = True
+            return
+        self._acting = host.name
+        self._let_time_pass(host, host.process)
+        self._act(host, host.process)
+        self.timeline.after(self.dials.tick, self._tick, host, incarnation)
 
     def _turn(self, host: Host, incarnation: int) -> None:
         process = self._process(host, incarnation, self._turn)

@@ -6,11 +6,10 @@ import random
 from collections.abc import Callable, Sequence
 
 import msgspec
-from consensus.simulation.linearizability import Operation
 
+from consensus.simulation.linearizability import Operation
 from consensus.simulation.world import World
 from kvstore.commands import (
-    READ_ONLY,
     Append,
     Cas,
     Command,
@@ -43,7 +42,6 @@ class Pending(msgspec.Struct):
     command: Command
     called: int
     attempt: int = 0
-    first_sent: int = 0
 
 
 class SessionClient:
@@ -100,7 +98,7 @@ class SessionClient:
                 self._done = True
                 return
             self._sequence += 1
-            pending = Pending(self._sequence, command, self._oracle.moment(), first_sent=self._world.timeline.now)
+            pending = Pending(self._sequence, command, self._oracle.called(self.name, self._sequence))
             self._pending[pending.sequence] = pending
             self._try(pending)
         self._world.timeline.after(self._random.randint(0, 2 * self._pace), self._next)
@@ -135,12 +133,12 @@ class SessionClient:
         if message.attempt < pending.attempt:
             self._world.count("request: answered to an earlier attempt")
         del self._pending[pending.sequence]
-        result = seen(message.result)
-        returned = self._oracle.moment()
-        if not isinstance(pending.command, READ_ONLY):
-            self.told.append(Told(self.name, self.name, pending.sequence, pending.command, message.slot, result))
+        told = Told(self.name, pending.sequence, pending.command, message.slot, message.as_of, seen(message.result))
+        self.told.append(told)
+        returned = self._oracle.returned(told)
         if not _fades(pending.command):
-            self._oracle.history.append(Operation(self.name, pending.called, returned, pending.command, (result,)))
+            operation = Operation(self.name, pending.called, returned, pending.command, (told.result,))
+            self._oracle.history.append(operation)
 
 
 class SlotClient:
@@ -226,6 +224,12 @@ def _counting(rng: random.Random) -> Command:
     return Incr(key) if rng.random() < 0.6 else Get(key)
 
 
+def _reading(rng: random.Random) -> Command:
+    """Hardly ever waits for a write, and so goes on reading where it is when the leader has long been deposed."""
+    key = rng.choice(KEYS)
+    return Get(key) if rng.random() < 0.97 else Incr(key)
+
+
 def _fading(rng: random.Random) -> Command:
     key, dice = rng.choice(FADING), rng.random()
     if dice < 0.4:
@@ -253,8 +257,8 @@ def _over_keys(rng: random.Random) -> Command:
 def draws(rng: random.Random, whole: bool) -> Callable[[random.Random], Command | None]:
     """What one client does all the time."""
     if whole:
-        return _over_keys
-    return rng.choice([_on_one_key, _on_one_key, _counting, _counting, _fading])
+        return rng.choice([_over_keys, _over_keys, _reading])
+    return rng.choice([_on_one_key, _on_one_key, _counting, _counting, _reading, _reading, _fading])
 
 
 def probe(name: bytes) -> Callable[[random.Random], Command | None]:

@@ -13,10 +13,11 @@ from consensus.messages import Record
 from consensus.replica import Replica
 from consensus.simulation.disk import Disk, RottenRecord
 from consensus.simulation.service import Damaged
+from consensus.simulation.violation import Violation
 from kvstore.client import Reply
 from kvstore.commands import READ_ONLY
 from kvstore.database import connect
-from kvstore.errors import CommandError, StorageFullError, UnavailableError, UnknownOutcomeError
+from kvstore.errors import CommandError, DamagedError, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.node import Node
 from kvstore.peer_messages import Forward, ForwardSlot, PeerMessage
 from kvstore.pending import Refusal, SlotReply
@@ -175,21 +176,22 @@ class SimulatedNode:
                     acknowledged=request.acknowledged,
                     size=100,
                 )
-        except (CommandError, StorageFullError, UnavailableError) as error:
-            done(error if not isinstance(error, StorageFullError) else UnavailableError(str(error)))
+        except (CommandError, DamagedError, StorageFullError, UnavailableError) as error:
+            done(UnavailableError(str(error)))
 
     def _answer(self, client: str, request: ClientRequest, outcome: Reply | Refusal, led_by: Ballot) -> None:
         count = self._environment.note
         if isinstance(outcome, Reply):
-            told = Told(client, request.session, request.sequence, request.command, outcome.slot, seen(outcome.result))
-            self._environment.oracle.told(self._name, told, self._state.applied_upto)
+            applied_upto = self._state.applied_upto
+            told = Told(client, request.sequence, request.command, outcome.slot, applied_upto, seen(outcome.result))
+            self._environment.oracle.told(self._name, told, applied_upto)
             if led_by != self.replica.ballot:
                 count(
                     "read: waited through a leader change"
                     if not outcome.slot
                     else "request: waited through a leader change"
                 )
-            reply = ClientReply(request.sequence, request.attempt, outcome.result, outcome.slot)
+            reply = ClientReply(request.sequence, request.attempt, outcome.result, outcome.slot, applied_upto)
         else:
             unknown = isinstance(outcome, UnknownOutcomeError)
             count("request: answered that it may have happened" if unknown else "request: refused")
@@ -208,7 +210,7 @@ class SimulatedNode:
 
         try:
             self._node.propose_at(claim.slot, claim.json, done, self._now + claim.patience)
-        except (CommandError, StorageFullError, UnavailableError) as error:
+        except (CommandError, DamagedError, StorageFullError, UnavailableError) as error:
             done(UnavailableError(str(error)))
 
 
@@ -218,6 +220,8 @@ def _damage() -> Iterator[None]:
         yield
     except RottenRecord as error:
         raise Damaged(str(error)) from error
+    except DamagedError as error:
+        raise Violation("a node whose disk is intact finds its log complete", str(error)) from error
 
 
 _TEMPLATE: list[bytes] = []

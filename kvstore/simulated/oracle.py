@@ -36,13 +36,16 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 class Told(msgspec.Struct, frozen=True):
-    """What a client was told about one of its requests."""
+    """What a client is told about one of its requests.
+
+    ``slot`` is the one that executed it, 0 for a read; a read shows the state after the slots up to ``as_of``.
+    """
 
     client: str
-    session: str
     sequence: int
     command: Command
     slot: int
+    as_of: int
     result: Seen
 
 
@@ -57,6 +60,8 @@ class Oracle:
         self._results: dict[int, int] = {0: 0}
         self._digests: dict[int, tuple[str, str]] = {}
         self._moment = 0
+        self._seen_upto = 0
+        self._floors: dict[tuple[str, int], int] = {}
 
     # -- while the run goes on ----------------------------------------------------------------------------------------
 
@@ -115,25 +120,47 @@ class Oracle:
                 slots=[slot, executed_in],
             )
 
+    def called(self, client: str, sequence: int) -> int:
+        """A client begins a request, and must be shown whatever any client has been shown by now."""
+        self._floors[client, sequence] = self._seen_upto
+        return self.moment()
+
+    def returned(self, told: Told) -> int:
+        """A client has its answer."""
+        self._seen_upto = max(self._seen_upto, told.slot or told.as_of)
+        return self.moment()
+
     def told(self, node: str, told: Told, applied_upto: int) -> None:
         """A node answers a client. The answer must be final: chosen, durable on a majority, applied."""
-        if not told.slot:
+        if told.slot:
+            self._told_of_write(node, told, applied_upto)
             return
+        floor = self._floors[told.client, told.sequence]
+        if told.as_of < floor:
+            raise Violation(
+                "a read shows everything that was acknowledged or read before it was asked for",
+                f"{node} answers read {told.sequence} of {told.client} as of slot {told.as_of}, when the client asked"
+                f" slot {floor} had been seen",
+                nodes=[node],
+                slots=[floor],
+            )
+
+    def _told_of_write(self, node: str, told: Told, applied_upto: int) -> None:
         if told.slot > applied_upto:
             raise Violation(
                 "a reply is sent after its slot is applied",
-                f"{node} answers request {told.sequence} of {told.session}, in slot {told.slot}, and has applied"
+                f"{node} answers request {told.sequence} of {told.client}, in slot {told.slot}, and has applied"
                 f" {applied_upto}",
                 nodes=[node],
                 slots=[told.slot],
             )
-        executed_in, expected = self.model.executed.get((told.session, told.sequence), (0, None))
+        executed_in, expected = self.model.executed.get((told.client, told.sequence), (0, None))
         if told.result == EXPIRED and executed_in:
             return  # a late copy of a request whose answer the client has
         if not executed_in or told.result != expected:
             raise Violation(
-                "nothing acknowledged is lost, and what is told is what happened",
-                f"{node} answers request {told.sequence} of {told.session} with {told.result!r} in slot {told.slot};"
+                "what is told is what happened",
+                f"{node} answers request {told.sequence} of {told.client} with {told.result!r} in slot {told.slot};"
                 f" the log gives {expected!r} in slot {executed_in}",
                 nodes=[node],
                 slots=[told.slot],
@@ -147,7 +174,7 @@ class Oracle:
         ``whole``: commands touch several keys, so that the history is explained as one; else key by key.
         """
         for told in acknowledged:
-            executed_in, expected = self.model.executed.get((told.session, told.sequence), (0, None))
+            executed_in, expected = self.model.executed.get((told.client, told.sequence), (0, None))
             if told.slot and (not executed_in or expected != told.result):
                 raise Violation(
                     "nothing acknowledged is lost",

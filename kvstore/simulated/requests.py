@@ -31,12 +31,16 @@ class SlotClaim(msgspec.Struct, frozen=True):
 
 
 class ClientReply(msgspec.Struct, frozen=True):
-    """``slot`` 0: a read. ``refusal``: why there is no result; ``unknown``: it may have happened all the same."""
+    """``slot`` 0: a read, of the state after the slots up to ``as_of``.
+
+    ``refusal``: why there is no result; ``unknown``: it may have happened all the same.
+    """
 
     sequence: int
     attempt: int
     result: Result | None = None
     slot: int = 0
+    as_of: int = 0
     refusal: str = ""
     unknown: bool = False
 

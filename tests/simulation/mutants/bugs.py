@@ -1,0 +1,341 @@
+"""The bugs, by the rule of Multi-Paxos or of the store that they break."""
+
+from __future__ import annotations
+
+from tests.simulation.mutants.patching import Mutant, mutant
+
+REPLICA = "consensus.replica:Replica."
+
+DURABILITY = [
+    mutant(
+        "a Promise is sent before it is durable",
+        (REPLICA + "_on_prepare", "self._journal.hold(sender, Promise(", "self._send(sender, Promise("),
+    ),
+    mutant(
+        "an Accepted is sent before it is durable",
+        (REPLICA + "_on_accept", "self._journal.hold(sender, Accepted(", "self._send(sender, Accepted("),
+    ),
+    mutant(
+        "a leader counts its own vote before it is durable",
+        (REPLICA + "_depart", "self._journal.hold(self.node, Accepted(", "self.receive(self.node, Accepted("),
+    ),
+    mutant(
+        "messages that speak for records leave as soon as the records exist",
+        ("consensus.journal:Journal.release", "self._held[0][0] <= self._durable", "self._held[0][0] <= self.recorded"),
+    ),
+    mutant(
+        "a candidate's ballot is not durable, so that it is used again after a restart",
+        (REPLICA + "_prepare", "self._promise(ballot)", "self._acceptor.promise(ballot)"),
+    ),
+    mutant(
+        "the promise is forgotten in a restart",
+        (REPLICA + "__init__", "Acceptor(self._log, promised)", "Acceptor(self._log)"),
+    ),
+    mutant(
+        "an Accept for slots that have left memory is answered without a promise",
+        (REPLICA + "_on_accept", "if accept.ballot > self._acceptor.promised:", "if False:"),
+    ),
+    mutant(
+        "the state is committed ahead of the durable log",
+        (
+            "kvstore.node:Node._commit",
+            "if self.state.applied_upto > self.replica.durable_upto:",
+            "if False:",
+        ),
+    ),
+]
+
+ACCEPTORS = [
+    mutant(
+        "a ballot below the promise is accepted",
+        (REPLICA + "_on_accept", "if accept.ballot < self._acceptor.promised:", "if False:"),
+        ("consensus.acceptor:Acceptor.accept", "require(run.ballot >= self.promised, ", "require(True, "),
+    ),
+    mutant(
+        "accepting does not raise the promise",
+        ("consensus.acceptor:Acceptor.accept", "self.promised = run.ballot", "pass"),
+        (REPLICA + "_on_accept", "if accept.ballot > self._acceptor.promised:", "if False:"),
+    ),
+    mutant(
+        "a lower ballot is promised after a higher one",
+        (REPLICA + "_on_prepare", "prepare.ballot < self._acceptor.promised or", ""),
+    ),
+    mutant(
+        "a promise leaves out what the acceptor knows as chosen",
+        (
+            REPLICA + "_on_prepare",
+            "self._log.runs(prepare.first, NO_END)",
+            "self._log.runs(max(prepare.first, self.chosen_upto + 1), NO_END)",
+        ),
+    ),
+    mutant(
+        "slots that have left memory are promised as if they were empty",
+        (REPLICA + "_on_prepare", "or prepare.first < self._log.start", ""),
+        (REPLICA + "_on_ask", "and ask.first >= self._log.start", ""),
+    ),
+]
+
+PHASE_1 = [
+    mutant(
+        "the first value reported is adopted, not that of the highest ballot",
+        (
+            "consensus.leader:Phase1.adopt",
+            "sorted((run for runs in self.promises.values() for run in runs), key=lambda run: run.ballot)",
+            "[run for runs in reversed(list(self.promises.values())) for run in runs]",
+        ),
+    ),
+    mutant(
+        "a candidate forgets its own accepted values",
+        (REPLICA + "_prepare", "self._log.runs(self._phase1.first, NO_END)", "[]"),
+    ),
+    mutant(
+        "values beyond a gap are taken for lost, and no-ops proposed over them",
+        (
+            "consensus.leader:Phase1.adopt",
+            "    values[run.first - self.first : run.last - self.first + 1] = run.values",
+            "    if run.first > self.first and values[run.first - self.first - 1] == NO_OP:\n"
+            "            break\n"
+            "        values[run.first - self.first : run.last - self.first + 1] = run.values",
+        ),
+    ),
+    mutant(
+        "one promise of the quorum is not looked at",
+        (
+            "consensus.leader:Phase1.adopt",
+            "for runs in self.promises.values()",
+            "for runs in list(self.promises.values())[1:] or [[]]",
+        ),
+    ),
+    mutant(
+        "one node's promise is counted twice",
+        (
+            "consensus.leader:Phase1.promised",
+            "return self._configuration.is_quorum(self.promises)",
+            "self.heard = getattr(self, 'heard', 0) + 1\n    return self.heard >= self._configuration.quorum",
+        ),
+    ),
+    mutant(
+        "phase 1 begins after the last accepted slot, not after the last chosen one",
+        (
+            REPLICA + "_prepare",
+            "Phase1(ballot, self.chosen_upto + 1, self.configuration)",
+            "Phase1(ballot, self._log.last + 1, self.configuration)",
+        ),
+    ),
+    mutant(
+        "recovered values are taken as chosen without phase 2",
+        (
+            REPLICA + "_take_over",
+            "        slot += len(part)",
+            "        self._learner.choose(slot, slot + len(part) - 1)\n        slot += len(part)",
+        ),
+    ),
+]
+
+QUORUMS = [
+    mutant(
+        "half of the nodes are enough",
+        ("consensus.membership:Configuration.__init__", "len(self.nodes) // 2 + 1", "max(len(self.nodes) // 2, 1)"),
+    ),
+    mutant(
+        "half of the nodes are enough in clusters of an even size",
+        ("consensus.membership:Configuration.__init__", "len(self.nodes) // 2 + 1", "(len(self.nodes) + 1) // 2"),
+    ),
+    mutant(
+        "one node's vote is counted twice",
+        (
+            "consensus.leader:Phase2.accepted",
+            "if not self._configuration.is_quorum(flight.votes):",
+            "flight.heard = getattr(flight, 'heard', 0) + 1\n    if flight.heard < self._configuration.quorum:",
+        ),
+    ),
+    mutant(
+        "votes of an older ballot are counted",
+        (
+            REPLICA + "_on_accepted",
+            "if self._phase2 is None or accepted.ballot != self._phase2.ballot:",
+            "if self._phase2 is None:",
+        ),
+    ),
+]
+
+LEARNING = [
+    mutant(
+        "a watermark makes a value of an older ballot the chosen one",
+        ("consensus.learner:Learner.hear", "if run.ballot == ballot:", "if run.ballot <= ballot:"),
+    ),
+    mutant(
+        "a follower takes what it accepted as chosen",
+        (
+            REPLICA + "_on_accept",
+            "self._learner.hear(accept.ballot, accept.chosen_upto)",
+            "self._learner.choose(run.first, run.last)",
+        ),
+    ),
+    mutant(
+        "slots beyond a gap are applied before the gap is filled",
+        ("consensus.learner:Learner.choose", "if first <= self.chosen_upto + 1:", "if True:"),
+    ),
+    mutant(
+        "a node teaches what it accepted, chosen or not",
+        (
+            REPLICA + "_on_fetch",
+            "self._learner.chosen(fetch.first, fetch.last)",
+            "[(fetch.first, fetch.last)]",
+        ),
+    ),
+    mutant(
+        "a leader proposes a second value for a slot that is taken",
+        (
+            REPLICA + "propose_at",
+            "if slot < self._log.start or self._log.at(slot) is not None:",
+            "if slot < self._log.start:",
+        ),
+    ),
+    mutant(
+        "a deposed leader goes on as if nothing had happened",
+        (REPLICA + "_step_down", "if self.role is Role.FOLLOWER:", "if self.role in (Role.FOLLOWER, Role.LEADER):"),
+    ),
+]
+
+READS = [
+    mutant(
+        "a leader serves reads without asking a quorum",
+        (
+            "consensus.reads:ReadRounds.confirmed",
+            "upto = self._configuration.reached_by_quorum(self._answered)",
+            "upto = self.round",
+        ),
+    ),
+    mutant(
+        "a read is confirmed by a round that began before it arrived",
+        (
+            "consensus.reads:ReadRounds.wait",
+            "self.waiting[node] = max(self.waiting.get(node, 0), number)",
+            "(self._rounds[-1][2] if self._rounds else self.waiting)[node] = number",
+        ),
+    ),
+    mutant(
+        "a leader, stale or not, answers a follower's read index at once",
+        (
+            REPLICA + "receive",
+            "self._rounds.wait(sender, message.read)",
+            "self._send(sender, ReadIndexReply(message.read, self.chosen_upto))",
+        ),
+    ),
+    mutant(
+        "a new leader serves reads before what it recovered is chosen",
+        (REPLICA + "_beat", "max(self.chosen_upto, phase2.recovered_upto)", "self.chosen_upto"),
+    ),
+    mutant(
+        "a late answer confirms the newest round",
+        (
+            REPLICA + "_on_alive",
+            "self._rounds.answered(sender, alive.round)",
+            "self._rounds.answered(sender, self._rounds.round)",
+        ),
+    ),
+    mutant(
+        "a follower confirms a leader that it has promised to depose",
+        (REPLICA + "_on_heartbeat", "if beat.ballot < self._acceptor.promised:", "if False:"),
+    ),
+    mutant(
+        "a follower serves its reads before it has applied the read index",
+        (
+            "consensus.reads:ReadQueue.served",
+            "while self._indexed and self._indexed[0][1] <= chosen_upto:",
+            "while self._indexed:",
+        ),
+    ),
+]
+
+EXECUTION = [
+    mutant(
+        "retries are executed twice",
+        ("kvstore.state_machine:StateMachine._execute", "if recorded is not None:", "if False:"),
+    ),
+    mutant(
+        "only a session's last sequence is remembered",
+        (
+            "kvstore.sessions:Session.recorded",
+            "if sequence < self.acknowledged:",
+            "if sequence < self.last_sequence and sequence not in self.results:",
+        ),
+    ),
+    mutant(
+        "results are dropped before the client has acknowledged them",
+        ("kvstore.sessions:Session.record", "lowest = max(acknowledged, ", "lowest = max(sequence, "),
+    ),
+    mutant(
+        "sessions are not saved with the state",
+        ("kvstore.sessions:Sessions.flush", "for name in self._dirty:", "for name in ():"),
+    ),
+    mutant(
+        "the session table is not consulted after a restart",
+        (
+            "kvstore.sessions:Sessions.use",
+            "session.results = _unpack(self._packed.pop(name))",
+            "self._packed.pop(name)",
+        ),
+    ),
+    mutant(
+        "applying looks at the wall clock",
+        (
+            "kvstore.node:Node.tick",
+            "self._now, self._wall = now, wall",
+            "self._now, self._wall = now, wall\n    self.state.wall = wall",
+        ),
+        (
+            "kvstore.state_machine:StateMachine._execute",
+            "if entry.stamp > self.clock:\n        self.clock = entry.stamp",
+            "if getattr(self, 'wall', 0) > self.clock:\n        self.clock = self.wall",
+        ),
+    ),
+    mutant(
+        "a reply is sent when a command is proposed",
+        (
+            "kvstore.node:Node._send_commands",
+            "self._propose(requests)",
+            "self._propose(requests)\n"
+            "        for request in requests:\n"
+            "            proposal = self._commands.pop((request.session, request.sequence))\n"
+            "            done = __import__('kvstore.commands', fromlist=['Done']).Done()\n"
+            "            proposal.done(Reply(done, self.replica.last_slot + 1))",
+        ),
+    ),
+    mutant(
+        "a failed transaction keeps its first changes",
+        ("kvstore.executor:_transact", "moment.keys.end(keep=False)", "moment.keys.end(keep=True)"),
+    ),
+    mutant(
+        "an expired key is read until somebody writes it",
+        ("kvstore.state_machine:StateMachine._execute", "self._keys.expire(self.clock)", "pass"),
+    ),
+]
+
+LIVENESS = [
+    mutant(
+        "a lost Accept is not sent again",
+        ("consensus.leader:Phase2.overdue", "if now - flight.sent_at >= patience:", "if False:"),
+    ),
+    mutant(
+        "a lost Fetch is not sent again",
+        (REPLICA + "tick", "self._fetching = False", "pass"),
+    ),
+    mutant(
+        "nobody asks to lead",
+        (REPLICA + "tick", "elif self._now >= self._election.deadline:", "elif False:"),
+    ),
+    mutant(
+        "a write that found no room on the disk is forgotten",
+        ("kvstore.pending:RecordQueue.failed", "self._waiting = self._writing + self._waiting", "pass"),
+    ),
+    mutant(
+        "after a change of leader unfinished requests are not sent again",
+        ("kvstore.node:Node._note_leader", "self._to_send = self._proposals()", "pass"),
+        ("kvstore.node:Node._give_up", "self._to_send.append(proposal)", "pass"),
+        ("kvstore.node:Node._give_up", "if proposal.deadline <= self._now:", "if False:"),
+    ),
+]
+
+ALL: list[Mutant] = [*DURABILITY, *ACCEPTORS, *PHASE_1, *QUORUMS, *LEARNING, *READS, *EXECUTION, *LIVENESS]
