@@ -67,6 +67,32 @@ class Cut(Action, frozen=True, kw_only=True):
         return f"partition ({self.shape}) around {', '.join(self.group)}"
 
 
+class Exile(Action, frozen=True, kw_only=True):
+    """The leader is cut off from the other nodes, but not from clients, and its clock nearly stands still: it goes on
+    believing that it leads while others elect another. If it is only ``mute`` it hears the others, late."""
+
+    mute: bool
+
+    def begin(self, world: World) -> None:
+        leader = world.resolve(LEADER)
+        out = frozenset((leader, name) for name in world.names if name != leader)
+        back = frozenset((name, leader) for _, name in out)
+        world.bad_weather(self, Weather(back, cut=not self.mute, delay=1_000))
+        # Not at once: some answers to what it still says are to arrive very late.
+        world.timeline.after(100, world.bad_weather, self, Weather(out, cut=True))
+        world.clocks[leader].drift(world.timeline.now, 0.05)
+        world.count("partition: an exiled leader")
+
+    def end(self, world: World) -> None:
+        world.good_weather(self)
+        for clocks in world.clocks.values():
+            clocks.drift(world.timeline.now, 1.0)
+
+    @property
+    def title(self) -> str:
+        return f"the leader is {'mute' if self.mute else 'cut off'}, and its clock nearly stands still"
+
+
 class Bad(Action, frozen=True, kw_only=True):
     """Links that lose, repeat or delay messages (which also reorders them)."""
 
@@ -116,6 +142,26 @@ class Crash(Action, frozen=True, kw_only=True):
     @property
     def title(self) -> str:
         return f"{self.node} crashes after {self.effects} more effects"
+
+
+class Regicide(Action, frozen=True, kw_only=True):
+    """Whoever campaigns or leads is killed a little later: ballots follow each other before anything is settled.
+
+    ``effects``: at most so many effects of a candidate or leader are carried out.
+    """
+
+    effects: int
+
+    def begin(self, world: World) -> None:
+        world.count("crash: one leader after the other")
+        world.doom = self.effects
+
+    def end(self, world: World) -> None:
+        world.doom = 0
+
+    @property
+    def title(self) -> str:
+        return f"whoever leads crashes after at most {self.effects} effects"
 
 
 class CrashAll(Action, frozen=True, kw_only=True):
@@ -240,6 +286,10 @@ def _cut(rng: random.Random, names: Sequence[str], at: int, until: int) -> Actio
     return Cut(at=at, until=until, shape=shape, group=group)
 
 
+def _exile(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
+    return Exile(at=at, until=max(until, at + 1_000), mute=rng.random() < 0.5)
+
+
 def _bad(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
     if rng.random() < 0.4:
         return Bad(at=at, until=until, links=_links(rng, names), delay=rng.choice([20, 80, 300]))
@@ -253,6 +303,10 @@ def _burst(rng: random.Random, names: Sequence[str], at: int, until: int) -> Act
 
 def _crash(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
     return Crash(at=at, until=until, node=_some_node(rng, names), effects=int(rng.random() * 12))
+
+
+def _regicide(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
+    return Regicide(at=at, until=at + 3_000, effects=len(names) * rng.choice([3, 6, 12]))
 
 
 def _crash_all(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
@@ -284,8 +338,8 @@ def _jump(rng: random.Random, names: Sequence[str], at: int, until: int) -> Acti
     return Jump(at=at, until=until, node=rng.choice(names), by=rng.choice([-3_600_000, -2_000, -50, 50, 2_000, 60_000]))
 
 
-_NETWORK: dict[Draw, int] = {_cut: 8, _bad: 4, _burst: 2}
-_PROCESSES: dict[Draw, int] = {_crash: 8, _crash_all: 1, _pause: 3}
+_NETWORK: dict[Draw, int] = {_cut: 8, _bad: 4, _burst: 2, _exile: 2}
+_PROCESSES: dict[Draw, int] = {_crash: 8, _regicide: 2, _crash_all: 1, _pause: 3}
 _DISKS: dict[Draw, int] = {_slow_disk: 2, _full_disk: 2, _rot: 1}
 _CLOCKS: dict[Draw, int] = {_drift: 2, _jump: 2}
 PRESETS: dict[str, dict[Draw, int]] = {
@@ -316,6 +370,7 @@ def schedule(rng: random.Random, names: Sequence[str], time: int, preset: str) -
     while at < time:
         (draw,) = rng.choices(list(weights), list(weights.values()))
         until = min(time, at + rng.choice([5, 50, 300, 800, 1_500]) + rng.randint(0, 300))
-        actions.append(draw(rng, names, at, until))
+        action = draw(rng, names, at, until)
+        actions.append(msgspec.structs.replace(action, until=min(time, action.until)))
         at += rng.randint(1, 2 * pace)
     return actions

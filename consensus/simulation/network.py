@@ -9,6 +9,10 @@ Link = tuple[str, str]
 """From, to: what happens in one direction need not happen in the other."""
 
 
+STRAGGLERS = 0.03
+"""So many messages take far longer than the others, as on any real network."""
+
+
 class Weather(NamedTuple):
     """What a fault does to some links while it lasts.
 
@@ -33,12 +37,15 @@ class _State(NamedTuple):
 
 
 class Network:
-    """Decides when each copy of a message arrives. ``delay``: the usual bounds in ms."""
+    """Decides when each copy of a message arrives. ``delay``: the usual bounds in ms; ``loss``, ``repeat``: how likely
+    a message is lost or repeated even in good weather."""
 
-    def __init__(self, rng: random.Random, delay: tuple[int, int]) -> None:
+    def __init__(self, rng: random.Random, delay: tuple[int, int], loss: float, repeat: float) -> None:
         self.lost = self.repeated = self.reordered = 0
         self._random = rng
         self._delay = delay
+        self._loss = loss
+        self._repeat = repeat
         self._weather: list[Weather] = []
         self._states: dict[Link, _State] = {}
         self._latest: dict[Link, int] = {}
@@ -54,7 +61,8 @@ class Network:
             self._states.clear()
 
     def clear(self) -> None:
-        """All faults of the network are over."""
+        """From now on no message is lost or repeated."""
+        self._loss = self._repeat = 0.0
         self._weather.clear()
         self._states.clear()
 
@@ -76,7 +84,10 @@ class Network:
             copies = 2
         times = []
         for _ in range(copies):
-            arrival = now + low + int(draw() * (high - low + 1 + slower))
+            wait = draw()
+            if wait > 1 - STRAGGLERS:
+                wait *= 20
+            arrival = now + low + int(wait * (high - low + 1 + slower))
             if arrival < hold:
                 arrival = hold
             latest = self._latest.get(link, 0)
@@ -94,8 +105,8 @@ class Network:
             state = self._states[link] = _State(
                 any(weather.cut for weather in here),
                 sum(weather.delay for weather in here),
-                max((weather.loss for weather in here), default=0.0),
-                max((weather.repeat for weather in here), default=0.0),
+                max((weather.loss for weather in here), default=self._loss),
+                max((weather.repeat for weather in here), default=self._repeat),
                 max((weather.hold for weather in here), default=0),
             )
         return state

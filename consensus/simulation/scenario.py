@@ -16,11 +16,14 @@ DEFAULT_TIME: Final = 5_000
 class Dials(msgspec.Struct, frozen=True):
     """What stays the same throughout a run. Bounds and intervals in ms.
 
-    ``keep_slots``: how many applied slots a node keeps in memory; ``turn_delay``: how long a process gathers input
-    before it acts on it; ``rates``: how fast each node's clocks run.
+    ``loss`` and ``repeat``: how likely a message is lost or repeated, whatever the weather; ``keep_slots``: how many
+    applied slots a node keeps in memory; ``turn_delay``: how long a process gathers input before it acts on it;
+    ``rates``: how fast each node's clocks run.
     """
 
     delay: tuple[int, int]
+    loss: float
+    repeat: float
     latency: tuple[int, int]
     tick: int
     turn_delay: int
@@ -57,6 +60,8 @@ class Scenario(msgspec.Struct, frozen=True):
         rates = rng.choice([[1.0], [1.0, 0.97, 1.03], [0.4, 1.0, 2.0]])
         return Dials(
             delay=(rng.choice([0, 1, 1, 5]), rng.choice([5, 5, 10, 30, 120])),
+            loss=rng.choice([0.0, 0.0, 0.02, 0.2]) if self.preset in ("all", "network") else 0.0,
+            repeat=rng.choice([0.0, 0.0, 0.1]) if self.preset in ("all", "network") else 0.0,
             latency=(0, rng.choice([0, 2, 5, 20])),
             tick=rng.choice([10, 10, 20]),
             turn_delay=rng.choice([0, 0, 0, 2]),

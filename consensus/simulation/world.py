@@ -55,7 +55,8 @@ class World:
         self.names = scenario.names
         self.timeline = Timeline()
         self.dials = dials = scenario.dials()
-        self.network = Network(scenario.random("network"), dials.delay)
+        self._random = scenario.random("world")
+        self.network = Network(scenario.random("network"), dials.delay, dials.loss, dials.repeat)
         self.clocks = {name: Clocks(rate) for name, rate in zip(self.names, dials.rates, strict=True)}
         self.disks = {name: Disk(scenario.random(f"disk {name}"), dials.latency) for name in self.names}
         self.counts: Counter[str] = Counter()
@@ -64,11 +65,13 @@ class World:
         self.trace = trace
         self.hosts = {name: Host(name) for name in self.names}
         self.service: Service
+        self.doom = 0
         self._clients: dict[str, Client] = {}
-        self._weather: dict[int, Weather] = {}
+        self._weather: dict[int, list[Weather]] = {}
         self._encoded: tuple[object, bytes] = (None, b"")
         self._on_the_way = 0
         self._acting = ""
+        self._healed = False
 
     # -- a run --------------------------------------------------------------------------------------------------------
 
@@ -109,6 +112,8 @@ class World:
         if self.trace is not None:
             self.trace.note(self.timeline.now, "", "the faults are over")
         self.network.clear()
+        self._healed = True
+        self.doom = 0
         for disk in self.disks.values():
             disk.slower, disk.full = 0, False
         for host in self.hosts.values():
@@ -238,9 +243,11 @@ class World:
             # It stood still right after it had looked at its clock: what follows happens at the old time.
             host.turn_planned = True
             self.timeline.after(self.dials.turn_delay, self._turn, host, host.incarnation)
+        # What waits on different connections is read in any order, and perhaps not all before the next turn.
         backlog, host.backlog = host.backlog, []
+        self._random.shuffle(backlog)
         for action in backlog:
-            action()
+            self.timeline.after(self._random.choice([0, 0, 2]), action)
         if host.tick_missed:
             host.tick_missed = False
             self.timeline.after(self.dials.tick, self._tick, host, host.incarnation)
@@ -300,6 +307,9 @@ class World:
                 self.disks[host.name].begin(turn.records), self._written, host, host.incarnation, turn.records
             )
         self.situations.turned(process.replica)
+        if self.doom and host.effects_left < 0 and process.replica.role is not Role.FOLLOWER:
+            host.effects_left = self._random.randint(1, self.doom)
+            host.restart_at = self.timeline.now + self._random.randint(20, 400)
 
     def _next_effect(self, host: Host) -> bool:
         if host.effects_left == 0:
@@ -413,11 +423,14 @@ class World:
         return max(leaders, key=lambda replica: replica.ballot).node if leaders else self.names[-1]
 
     def bad_weather(self, action: Action, weather: Weather) -> None:
-        self._weather[id(action)] = weather
+        if self._healed or self.timeline.now >= action.until:
+            return
+        self._weather.setdefault(id(action), []).append(weather)
         self.network.begin(weather)
 
     def good_weather(self, action: Action) -> None:
-        self.network.end(self._weather.pop(id(action)))
+        for weather in self._weather.pop(id(action), ()):
+            self.network.end(weather)
 
     def count(self, what: str) -> None:
         """Something worth exercising happened."""

@@ -72,6 +72,7 @@ class SessionClient:
         self._window = window
         self._pace = pace
         self._target = rng.choice(nodes)
+        self._roams = rng.choice([0.0, 0.3, 1.0])
         self._patience = rng.choice([300, 700, 1_500])
         self._sequence = 0
         self._pending: dict[int, Pending] = {}
@@ -100,6 +101,8 @@ class SessionClient:
             self._sequence += 1
             pending = Pending(self._sequence, command, self._oracle.called(self.name, self._sequence))
             self._pending[pending.sequence] = pending
+            if self._random.random() < self._roams:
+                self._target = self._random.choice(self._nodes)
             self._try(pending)
         self._world.timeline.after(self._random.randint(0, 2 * self._pace), self._next)
 

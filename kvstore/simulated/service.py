@@ -18,7 +18,7 @@ from kvstore.simulated.node import Environment, SimulatedNode, SimulatedState, e
 from kvstore.simulated.oracle import Oracle
 from kvstore.simulated.requests import SlotVerdict
 
-MAX_CLIENTS = 4
+MAX_CLIENTS = 5
 
 
 class SimulatedStore:
@@ -62,7 +62,7 @@ class SimulatedStore:
                     scenario.names,
                     draws(own, self._whole),
                     window=rng.choice([1, 1, 3, 6]),
-                    pace=rng.choice([20, 50, 150]),
+                    pace=rng.choice([5, 20, 60]),
                 )
             )
         return [

@@ -330,12 +330,6 @@ LIVENESS = [
         "a write that found no room on the disk is forgotten",
         ("kvstore.pending:RecordQueue.failed", "self._waiting = self._writing + self._waiting", "pass"),
     ),
-    mutant(
-        "after a change of leader unfinished requests are not sent again",
-        ("kvstore.node:Node._note_leader", "self._to_send = self._proposals()", "pass"),
-        ("kvstore.node:Node._give_up", "self._to_send.append(proposal)", "pass"),
-        ("kvstore.node:Node._give_up", "if proposal.deadline <= self._now:", "if False:"),
-    ),
 ]
 
 ALL: list[Mutant] = [*DURABILITY, *ACCEPTORS, *PHASE_1, *QUORUMS, *LEARNING, *READS, *EXECUTION, *LIVENESS]
