@@ -134,14 +134,20 @@ class Learn(msgspec.Struct, frozen=True, tag="learn"):
 
 
 class ReadIndex(msgspec.Struct, frozen=True, tag="read_index"):
-    """A follower asks the leader: what must I have applied to serve my reads numbered up to ``read``?"""
+    """A follower asks the leader: what must I have applied to serve my reads numbered up to ``read``?
 
+    Reads are numbered anew in every ``incarnation`` of a node, which the answer repeats: one that was meant for the
+    process before a restart says nothing about the reads of this one.
+    """
+
+    incarnation: int
     read: int
 
 
 class ReadIndexReply(msgspec.Struct, frozen=True, tag="read_index_reply"):
     """Those reads see every command acknowledged before they arrived once ``index`` is applied."""
 
+    incarnation: int
     read: int
     index: int
 

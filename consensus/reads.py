@@ -8,29 +8,37 @@ node that promised after it answered; so nothing was chosen under a later ballot
 from __future__ import annotations
 
 from collections import deque
+from typing import NamedTuple
 
 from consensus.ballot import Ballot
 from consensus.membership import Configuration
 
 
+class Reader(NamedTuple):
+    """One process of a node: its reads are numbered from 1."""
+
+    node: str
+    incarnation: int
+
+
 class ReadRounds:
     """The leader's side: reads that wait, and the numbered rounds under way for them, under one ballot.
 
-    Reads are numbered by their node; a number stands for all of that node's reads up to it.
+    Reads are numbered by their node's process; a number stands for all of its reads up to it.
     """
 
     def __init__(self, ballot: Ballot, node: str, configuration: Configuration) -> None:
         self.ballot = ballot
         self.round = 0
-        self.waiting: dict[str, int] = {}
+        self.waiting: dict[Reader, int] = {}
         self._node = node
-        self._rounds: deque[tuple[int, int, dict[str, int]]] = deque()
+        self._rounds: deque[tuple[int, int, dict[Reader, int]]] = deque()
         self._answered: dict[str, int] = {}
         self._configuration = configuration
 
-    def wait(self, node: str, number: int) -> None:
-        """A node's reads up to this number wait for the next round."""
-        self.waiting[node] = max(self.waiting.get(node, 0), number)
+    def wait(self, reader: Reader, number: int) -> None:
+        """A process's reads up to this number wait for the next round."""
+        self.waiting[reader] = max(self.waiting.get(reader, 0), number)
 
     def begin(self, index: int) -> int:
         """Begin a round for all reads that wait; they are served once it is confirmed and ``index`` is applied.
@@ -48,13 +56,13 @@ class ReadRounds:
         """A node confirmed the ballot in this round, and thereby in all earlier ones."""
         self._answered[sender] = max(self._answered.get(sender, 0), number)
 
-    def confirmed(self) -> list[tuple[str, int, int]]:
-        """The reads confirmed by a quorum since the last call, as (node, number, index)."""
+    def confirmed(self) -> list[tuple[Reader, int, int]]:
+        """The reads confirmed by a quorum since the last call, as (reader, number, index)."""
         upto = self._configuration.reached_by_quorum(self._answered)
-        ready: list[tuple[str, int, int]] = []
+        ready: list[tuple[Reader, int, int]] = []
         while self._rounds and self._rounds[0][0] <= upto:
             _, index, reads = self._rounds.popleft()
-            ready.extend((node, number, index) for node, number in reads.items())
+            ready.extend((reader, number, index) for reader, number in reads.items())
         return ready
 
 

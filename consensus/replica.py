@@ -38,7 +38,7 @@ from consensus.messages import (
     Run,
     Stored,
 )
-from consensus.reads import ReadQueue, ReadRounds
+from consensus.reads import Reader, ReadQueue, ReadRounds
 
 SLOT_WINDOW = 1_048_576
 """How far past ``chosen_upto`` a slot may be proposed by name: a new leader must fill every gap below it."""
@@ -102,6 +102,7 @@ class Replica:
         self._election = Election(node, self.configuration, self._timing, rng, now)
         self._journal = Journal()
         self._queue = ReadQueue()
+        self._reader = Reader(node, rng.getrandbits(52))
         self._phase1: Phase1 | None = None
         self._phase2: Phase2 | None = None
         self._rounds = ReadRounds(NEVER, node, self.configuration)
@@ -199,9 +200,10 @@ class Replica:
                 self._on_alive(sender, message)
             case ReadIndex():
                 if self.role is Role.LEADER:
-                    self._rounds.wait(sender, message.read)
+                    self._rounds.wait(Reader(sender, message.incarnation), message.read)
             case ReadIndexReply():
-                self._queue.answer(message.read, message.index)
+                if message.incarnation == self._reader.incarnation:
+                    self._queue.answer(message.read, message.index)
             case Fetch():
                 self._on_fetch(sender, message)
             case Learn():
@@ -582,20 +584,20 @@ class Replica:
         if not self._queue.unanswered:
             return
         if self.role is Role.LEADER:
-            self._rounds.wait(self.node, self._queue.asked)
+            self._rounds.wait(self._reader, self._queue.asked)
         elif self._election.leader:
-            self._send(self._election.leader, ReadIndex(self._queue.asked))
+            self._send(self._election.leader, ReadIndex(self._reader.incarnation, self._queue.asked))
 
     def _begin_round(self) -> None:
         if self._rounds.waiting and self._phase2:
             self._beat(self._phase2)
 
     def _confirm_reads(self) -> None:
-        for node, number, index in self._rounds.confirmed():
-            if node == self.node:
+        for reader, number, index in self._rounds.confirmed():
+            if reader == self._reader:
                 self._queue.answer(number, index)
             else:
-                self._send(node, ReadIndexReply(number, index))
+                self._send(reader.node, ReadIndexReply(reader.incarnation, number, index))
 
     # -- catching up -------------------------------------------------------------------------------------------------
 

@@ -102,6 +102,8 @@ class Node:
         self._wall = wall
         self._stamp = 0
         self._sequence = 0
+        # Not from 0: a late answer to the process before a restart must not be taken for one to this.
+        self._slot_request = rng.getrandbits(52)
         self._commands: dict[tuple[str, int], CommandProposal] = {}
         self._slots: dict[int, SlotProposal] = {}
         self._reads: dict[int, list[Read]] = {}
@@ -153,9 +155,9 @@ class Node:
                 f"slot must be from 1 to {highest}, not {slot}: at most {SLOT_WINDOW} past what is chosen without a gap"
             )
         self._admit(len(json))
-        self._sequence += 1
-        proposal = SlotProposal(deadline=deadline, number=self._sequence, slot=slot, json=json, done=done)
-        self._slots[self._sequence] = proposal
+        self._slot_request += 1
+        proposal = SlotProposal(deadline=deadline, number=self._slot_request, slot=slot, json=json, done=done)
+        self._slots[self._slot_request] = proposal
         self._to_send.append(proposal)
 
     def query(self, query: Query, done: Callable[[Reply | Refusal], None], deadline: int) -> None:

@@ -499,11 +499,23 @@ def test_a_follower_asks_the_leader_and_waits_until_it_applied_as_much() -> None
     follower = replica()
     follower.receive("n2", Heartbeat(B1, 1, 0, []))
     number = follower.read()
-    assert sent(follower.effects(), ReadIndex) == [("n2", ReadIndex(number))]
-    follower.receive("n2", ReadIndexReply(number, 1))
+    ((leader, asked),) = sent(follower.effects(), ReadIndex)
+    assert (leader, asked) == ("n2", ReadIndex(asked.incarnation, number))
+    follower.receive("n2", ReadIndexReply(asked.incarnation, number, 1))
     assert follower.effects().reads == 0
     follower.receive("n2", Accept(B1, 1, [b"a"], 0))
     follower.receive("n2", Heartbeat(B1, 2, 1, []))
+    assert follower.effects().reads == number
+
+
+def test_an_answer_meant_for_the_process_before_a_restart_serves_no_read() -> None:
+    follower = replica()
+    follower.receive("n2", Heartbeat(B1, 1, 0, []))
+    number = follower.read()
+    ((_, asked),) = sent(follower.effects(), ReadIndex)
+    follower.receive("n2", ReadIndexReply(asked.incarnation + 1, number + 5, 0))
+    assert follower.effects().reads == 0
+    follower.receive("n2", ReadIndexReply(asked.incarnation, number, 0))
     assert follower.effects().reads == number
 
 

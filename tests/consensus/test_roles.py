@@ -18,7 +18,7 @@ from consensus.learner import Learner
 from consensus.log import Log
 from consensus.membership import Configuration
 from consensus.messages import NO_OP, Accepted, Promise, Promised, Run, Stored
-from consensus.reads import ReadQueue, ReadRounds
+from consensus.reads import Reader, ReadQueue, ReadRounds
 
 B1, B2, B3 = Ballot(1, "n1"), Ballot(2, "n2"), Ballot(3, "n3")
 THREE = Configuration(["n1", "n2", "n3"])
@@ -249,13 +249,16 @@ def test_a_leader_heard_recently_is_supported() -> None:
     assert 1_300 <= follower.deadline <= 1_600
 
 
+N1, N2 = Reader("n1", 11), Reader("n2", 22)
+
+
 # -- reads ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_read_waits_for_a_quorum_of_a_round_begun_after_it_arrived() -> None:
     rounds = ReadRounds(B1, "n1", THREE)
     rounds.begin(5)
-    rounds.wait("n1", 1)
+    rounds.wait(N1, 1)
     rounds.answered("n2", 1)
     assert rounds.confirmed() == []
     assert rounds.begin(8) == 2
@@ -263,18 +266,18 @@ def test_a_read_waits_for_a_quorum_of_a_round_begun_after_it_arrived() -> None:
     rounds.answered("n2", 1)
     assert rounds.confirmed() == []
     rounds.answered("n3", 2)
-    assert rounds.confirmed() == [("n1", 1, 8)]
+    assert rounds.confirmed() == [(N1, 1, 8)]
     assert rounds.confirmed() == []
 
 
 def test_a_later_answer_confirms_earlier_rounds() -> None:
     rounds = ReadRounds(B1, "n1", THREE)
-    rounds.wait("n1", 1)
+    rounds.wait(N1, 1)
     rounds.begin(5)
-    rounds.wait("n2", 4)
+    rounds.wait(N2, 4)
     rounds.begin(6)
     rounds.answered("n3", 2)
-    assert rounds.confirmed() == [("n1", 1, 5), ("n2", 4, 6)]
+    assert rounds.confirmed() == [(N1, 1, 5), (N2, 4, 6)]
 
 
 def test_reads_are_served_when_their_index_is_reached() -> None:

@@ -211,17 +211,21 @@ READS = [
         "a read is confirmed by a round that began before it arrived",
         (
             "consensus.reads:ReadRounds.wait",
-            "self.waiting[node] = max(self.waiting.get(node, 0), number)",
-            "(self._rounds[-1][2] if self._rounds else self.waiting)[node] = number",
+            "self.waiting[reader] = max(self.waiting.get(reader, 0), number)",
+            "(self._rounds[-1][2] if self._rounds else self.waiting)[reader] = number",
         ),
     ),
     mutant(
         "a leader, stale or not, answers a follower's read index at once",
         (
             REPLICA + "receive",
-            "self._rounds.wait(sender, message.read)",
-            "self._send(sender, ReadIndexReply(message.read, self.chosen_upto))",
+            "self._rounds.wait(Reader(sender, message.incarnation), message.read)",
+            "self._send(sender, ReadIndexReply(message.incarnation, message.read, self.chosen_upto))",
         ),
+    ),
+    mutant(
+        "an answer to reads of the process before a restart is taken for one to its own",
+        (REPLICA + "receive", "if message.incarnation == self._reader.incarnation:", "if True:"),
     ),
     mutant(
         "a new leader serves reads before what it recovered is chosen",
