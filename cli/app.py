@@ -9,6 +9,9 @@ from typing import cast
 from cli.exits import INTERRUPTED, complain, flush, leave_without_output, reopen_closed_streams, status_of
 from kvstore.errors import KvstoreError
 
+_PRINTED_BY_LIBRARY = {"--help", "-h", "--version"}
+"""All else goes through ``cli.exits``, which notices by itself when standard output takes no more."""
+
 
 def main() -> None:
     """The console command."""
@@ -23,6 +26,10 @@ def main() -> None:
     except KeyboardInterrupt:
         status = INTERRUPTED
     except BrokenPipeError as error:
+        leave_without_output(error)
+    except OSError as error:
+        if not _PRINTED_BY_LIBRARY & set(arguments):
+            raise
         leave_without_output(error)
     sys.exit(status)
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TextIO
 
 from kvstore.errors import DataDirError, KvstoreError, UnavailableError, UnknownOutcomeError
 
@@ -32,7 +32,10 @@ def status_of(error: KvstoreError) -> int:
 def complain(message: str, output: str = "", **fields: object) -> None:
     """Write an error to standard error; ``fields`` are told in its JSON only."""
     text = json.dumps({"error": message, **fields}) if output == "json" else f"kvstore: {message}"
-    print(text.encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)
+    try:
+        print(text.encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)
+    except OSError:  # the exit status still tells
+        _discard(sys.stderr)
 
 
 def write_lines(lines: Iterable[str]) -> None:
@@ -66,12 +69,16 @@ def flush() -> None:
 
 def leave_without_output(error: OSError) -> NoReturn:
     """Standard output takes no more: its reader went away, which is no error, or its disk is full."""
-    # The interpreter flushes standard output once more when it ends; that must find something that takes it.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _discard(sys.stdout)
     if isinstance(error, BrokenPipeError):
         raise SystemExit(BROKEN_PIPE)
     complain(f"standard output cannot be written: {(error.strerror or str(error)).lower()}")
     raise SystemExit(UNMET)
+
+
+def _discard(stream: TextIO) -> None:
+    """The interpreter flushes the standard streams once more when it ends; that must find something that takes it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def reopen_closed_streams() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from consensus.ballot import Ballot
 from consensus.invariants import require
-from consensus.log import Log
+from consensus.log import NO_END, Log
 from consensus.membership import Configuration
 from consensus.messages import NO_OP, Promise, Run
 
@@ -60,20 +60,69 @@ class Phase2:
     """A leader's proposals under its ballot: gathering, waiting to be sent, in flight.
 
     ``recovered_upto``: all that may have been chosen before this ballot lies at or below it. ``first_proposal`` is the
-    slot of the first value that a client proposed under this ballot: the one that Phase 1 was run for. No slot below
-    ``next_free`` is free; ``open`` are values for the slots from ``open_first`` on that no Accept holds yet.
+    slot of the first value that a client proposed under this ballot: the one that Phase 1 was run for. ``log`` is this
+    node's own, where the leader as the first acceptor puts every run before it is enqueued. In it no slot below
+    ``_next_free`` is free; ``_open`` are values for the slots from ``_open_first`` on that no run holds yet.
     """
 
-    def __init__(self, ballot: Ballot, first: int, recovered_upto: int, configuration: Configuration) -> None:
+    def __init__(
+        self, ballot: Ballot, first: int, recovered_upto: int, configuration: Configuration, log: Log
+    ) -> None:
         self.ballot = ballot
-        self.next_free = first
         self.recovered_upto = recovered_upto
         self.first_proposal: int | None = None
-        self.open: list[bytes] = []
-        self.open_first = 0
+        self._log = log
+        self._next_free = first
+        self._open: list[bytes] = []
+        self._open_first = 0
         self._queue: deque[Flight] = deque()
         self._flights: dict[int, Flight] = {}
         self._configuration = configuration
+
+    def lowest_free(self) -> tuple[int, int]:
+        """The lowest slot that nothing was proposed for, and how many free ones follow it without a break."""
+        end = self._open_first + len(self._open) if self._open else 0
+        frontier = max(self._log.last + 1, end)
+        slot = max(self._next_free, self._log.start)
+        if slot >= frontier:
+            return frontier, NO_END
+        if self._open and self._open_first <= slot:
+            slot = max(slot, end)
+        gaps = self._log.gaps(slot, self._log.last)
+        if not gaps:
+            self._next_free = frontier
+            return frontier, NO_END
+        first, last = gaps[0]
+        self._next_free = first
+        return first, last - first + 1
+
+    def continues(self, slot: int) -> bool:
+        """Whether a value for this slot can be gathered with those that are; else close first."""
+        return not self._open or slot == self._open_first + len(self._open)
+
+    def gather(self, slot: int, values: Sequence[bytes]) -> None:
+        """Client values for the free slots from ``slot`` on, to share an Accept with those before and after them."""
+        if self.first_proposal is None:
+            self.first_proposal = slot
+        if not self._open:
+            self._open_first = slot
+        self._open.extend(values)
+
+    @property
+    def ripe(self) -> bool:
+        """Whether what was gathered should be closed now: it may be sent, or it fills an Accept."""
+        return bool(self._open) and (self.has_room or len(self._open) >= MAX_ACCEPT_SLOTS)
+
+    def close(self) -> Iterator[Run]:
+        """The gathered values as runs, which the caller stores and enqueues; the next ones gather anew."""
+        values, self._open = self._open, []
+        return self.runs(self._open_first, values)
+
+    def runs(self, slot: int, values: list[bytes]) -> Iterator[Run]:
+        """Values for the slots from ``slot`` on as runs of this ballot that fit one Accept each."""
+        for part in chunks(values):
+            yield Run(slot, self.ballot, part)
+            slot += len(part)
 
     @property
     def has_room(self) -> bool:

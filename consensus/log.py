@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from consensus.ballot import Ballot
 from consensus.messages import Run
 
+NO_END = 2**63
+"""A last slot beyond all slots."""
+
 
 class Log:
     """Per slot the last accepted (ballot, value). All below ``start`` is chosen and left to the host's log store.

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from consensus.ballot import Ballot
 from consensus.membership import Configuration
+from consensus.messages import ReadIndex, ReadIndexReply
 
 
 class Reader(NamedTuple):
@@ -56,47 +57,61 @@ class ReadRounds:
         """A node confirmed the ballot in this round, and thereby in all earlier ones."""
         self._answered[sender] = max(self._answered.get(sender, 0), number)
 
-    def confirmed(self) -> list[tuple[Reader, int, int]]:
-        """The reads confirmed by a quorum since the last call, as (reader, number, index)."""
+    def confirmed(self) -> list[tuple[str, ReadIndexReply]]:
+        """The answers, by node, to the reads confirmed by a quorum since the last call."""
         upto = self._configuration.reached_by_quorum(self._answered)
-        ready: list[tuple[Reader, int, int]] = []
+        ready: list[tuple[str, ReadIndexReply]] = []
         while self._rounds and self._rounds[0][0] <= upto:
             _, index, reads = self._rounds.popleft()
-            ready.extend((reader, number, index) for reader, number in reads.items())
+            ready.extend(
+                (reader.node, ReadIndexReply(reader.incarnation, number, index)) for reader, number in reads.items()
+            )
         return ready
 
 
 class ReadQueue:
-    """Every node's side: its own reads, numbered, from arrival until they may be served."""
+    """Every node's side: its own reads, numbered, from arrival until they may be served.
 
-    def __init__(self) -> None:
-        self.number = 1
-        self.asked = 0
-        self.answered = 0
+    ``incarnation`` tells this process from those before a restart of the node; ``patience`` is the time in ms until a
+    question that nobody answered is asked again.
+    """
+
+    def __init__(self, incarnation: int, patience: int, now: int) -> None:
+        self.incarnation = incarnation
+        self._number = 1
+        self._asked = 0
+        self._answered = 0
+        self._patience = patience
+        self._next_ask = now
         self._arrived = False
         self._indexed: deque[tuple[int, int]] = deque()
 
     def arrive(self) -> int:
         """A read arrives; all reads of one turn share a number."""
         self._arrived = True
-        return self.number
+        return self._number
 
     def close_turn(self) -> bool:
         """End the turn; True when it brought reads to ask for."""
         arrived, self._arrived = self._arrived, False
         if arrived:
-            self.asked = self.number
-            self.number += 1
+            self._asked = self._number
+            self._number += 1
         return arrived
 
-    @property
-    def unanswered(self) -> bool:
-        return self.asked > self.answered
+    def overdue(self, now: int) -> bool:
+        """Whether it is time to ask again."""
+        return now >= self._next_ask
+
+    def ask(self, now: int) -> ReadIndex | None:
+        """What to ask the leader now, if there is one, for the reads that none answered yet; None without such."""
+        self._next_ask = now + self._patience
+        return ReadIndex(self.incarnation, self._asked) if self._asked > self._answered else None
 
     def answer(self, number: int, index: int) -> None:
         """All reads up to ``number`` may be served once ``index`` is applied."""
-        if number > self.answered:
-            self.answered = number
+        if number > self._answered:
+            self._answered = number
             self._indexed.append((number, index))
 
     def served(self, chosen_upto: int) -> int:

@@ -10,12 +10,13 @@ import msgspec
 
 from consensus.acceptor import Acceptor
 from consensus.ballot import NEVER, Ballot
+from consensus.catchup import CatchUp
 from consensus.election import Election, Timing
 from consensus.invariants import require
 from consensus.journal import Journal
-from consensus.leader import MAX_ACCEPT_BYTES, MAX_ACCEPT_SLOTS, Phase1, Phase2, chunks
+from consensus.leader import Phase1, Phase2
 from consensus.learner import Learner
-from consensus.log import Log
+from consensus.log import NO_END, Log
 from consensus.membership import Configuration
 from consensus.messages import (
     Accept,
@@ -42,9 +43,6 @@ from consensus.reads import Reader, ReadQueue, ReadRounds
 
 SLOT_WINDOW = 1_048_576
 """How far past ``chosen_upto`` a slot may be proposed by name: a new leader must fill every gap below it."""
-MAX_AHEAD_TOLD = 64
-"""Chosen ranges beyond the contiguous part that one message tells; later messages tell the rest."""
-NO_END = 2**63
 
 
 class Role(Enum):
@@ -101,20 +99,15 @@ class Replica:
         self._learner = Learner(self._log, chosen_upto)
         self._election = Election(node, self.configuration, self._timing, rng, now)
         self._journal = Journal()
-        self._queue = ReadQueue()
-        self._reader = Reader(node, rng.getrandbits(52))
+        self._queue = ReadQueue(rng.getrandbits(52), self._timing.resend, now)
+        self._catch_up = CatchUp(self._log, self._learner, self._others, self._timing.resend, now)
         self._phase1: Phase1 | None = None
         self._phase2: Phase2 | None = None
         self._rounds = ReadRounds(NEVER, node, self.configuration)
         self._heard_from: dict[str, int] = {}
         self._next_beat = now
         self._next_resend = now
-        self._next_read_ask = now
-        self._told = self._news()
-        self._fetching = False
-        self._fetch_at = now
-        self._fetch_from = 0
-        self._delivered = chosen_upto
+        self._told = self._learner.news()
         self._messages: list[tuple[str, Message]] = []
         self._fetches: list[tuple[str, int, int]] = []
 
@@ -202,7 +195,7 @@ class Replica:
                 if self.role is Role.LEADER:
                     self._rounds.wait(Reader(sender, message.incarnation), message.read)
             case ReadIndexReply():
-                if message.incarnation == self._reader.incarnation:
+                if message.incarnation == self._queue.incarnation:
                     self._queue.answer(message.read, message.index)
             case Fetch():
                 self._on_fetch(sender, message)
@@ -228,9 +221,8 @@ class Replica:
             self._ask()
         elif self.role is not Role.FOLLOWER and self._now >= self._next_resend:
             self._canvass()
-        if self._now >= self._fetch_at + self._timing.resend:
-            self._fetching = False
-        if self._now >= self._next_read_ask:
+        self._catch_up.tick(self._now)
+        if self._queue.overdue(self._now):
             self._ask_read_index()
 
     def campaign(self) -> None:
@@ -246,15 +238,11 @@ class Replica:
         ranges: list[tuple[int, int]] = []
         done = 0
         while done < len(values):
-            slot, room = self._lowest_free(phase2)
-            taken = values[done : done + room]
-            if phase2.first_proposal is None:
-                phase2.first_proposal = slot
-            if phase2.open and phase2.open_first + len(phase2.open) != slot:
+            slot, room = phase2.lowest_free()
+            if not phase2.continues(slot):
                 self._close_open(phase2)
-            if not phase2.open:
-                phase2.open_first = slot
-            phase2.open.extend(taken)
+            taken = values[done : done + room]
+            phase2.gather(slot, taken)
             ranges.append((slot, slot + len(taken) - 1))
             done += len(taken)
         return ranges
@@ -287,7 +275,7 @@ class Replica:
 
     def forget(self, upto: int) -> None:
         """Drop slots up to ``upto`` from memory, as far as they are delivered and durable."""
-        self._log.forget(min(upto, self._delivered, self.durable_upto))
+        self._log.forget(min(upto, self._learner.delivered, self.durable_upto))
 
     def supply(self, node: str, runs: list[Run]) -> None:
         """The host's answer to a fetch: chosen values from its log store."""
@@ -299,22 +287,16 @@ class Replica:
             self._depart(self._phase2)
         if self._queue.close_turn():
             self._ask_read_index()
-        if self.role is Role.LEADER:
-            self._begin_round()
-        elif not self._fetching:
+        if self._phase2 is None:
             self._fetch()
+        elif self._rounds.waiting:
+            self._beat(self._phase2)
         self._release()
-        chosen = self._log.runs(self._delivered + 1, self.chosen_upto)
-        require(
-            sum(len(run.values) for run in chosen) == self.chosen_upto - self._delivered,
-            f"a chosen slot within {self._delivered + 1}..{self.chosen_upto} has no value",
-        )
-        self._delivered = self.chosen_upto
         effects = Effects(
             self._journal.take_records(),
             self._journal.recorded,
             self._messages,
-            chosen,
+            self._learner.deliver(),
             self._queue.served(self.chosen_upto),
             self._fetches,
         )
@@ -353,7 +335,7 @@ class Replica:
 
     def _on_answer(self, sender: str, answer: Answer) -> None:
         self._election.see(answer.promised)
-        self._hear_of(answer.chosen_upto)
+        self._learner.hear_of(answer.chosen_upto)
         if self.role is Role.ASKING and self._election.answered(sender, answer.ballot, answer.granted):
             self._prepare()
 
@@ -399,14 +381,12 @@ class Replica:
         recovered_upto = phase1.first + len(values) - 1
         self.role = Role.LEADER
         self._phase1 = None
-        self._phase2 = phase2 = Phase2(phase1.ballot, phase1.first, recovered_upto, self.configuration)
+        self._phase2 = phase2 = Phase2(phase1.ballot, phase1.first, recovered_upto, self.configuration, self._log)
         self._rounds = ReadRounds(phase1.ballot, self.node, self.configuration)
         self._election.heard(self.node, phase1.ballot, self._now)
         self._heard_from = dict.fromkeys(self.configuration.nodes, self._now)
-        slot = phase1.first
-        for part in chunks(values):
-            self._propose_run(phase2, Run(slot, phase2.ballot, part))
-            slot += len(part)
+        for run in phase2.runs(phase1.first, values):
+            self._propose_run(phase2, run)
         self._next_beat = self._now
         self._ask_read_index()
         self._lead_on()
@@ -438,37 +418,17 @@ class Replica:
         current = self._phase1 or self._phase2
         if current is not None and current.ballot == reject.ballot:
             self._step_down(reject.promised)
-        self._hear_of(reject.chosen_upto)
+        self._learner.hear_of(reject.chosen_upto)
 
     def _reject(self, sender: str, ballot: Ballot) -> None:
         self._send(sender, Reject(ballot, self._acceptor.promised, self.chosen_upto))
 
     # -- phase 2 -----------------------------------------------------------------------------------------------------
 
-    def _lowest_free(self, phase2: Phase2) -> tuple[int, int]:
-        """The lowest slot that nothing was proposed for, and how many free ones follow it without a break."""
-        end = phase2.open_first + len(phase2.open) if phase2.open else 0
-        frontier = max(self._log.last + 1, end)
-        slot = max(phase2.next_free, self._log.start)
-        if slot >= frontier:
-            return frontier, NO_END
-        if phase2.open and phase2.open_first <= slot:
-            slot = max(slot, end)
-        gaps = self._log.gaps(slot, self._log.last)
-        if not gaps:
-            phase2.next_free = frontier
-            return frontier, NO_END
-        first, last = gaps[0]
-        phase2.next_free = first
-        return first, last - first + 1
-
     def _close_open(self, phase2: Phase2) -> None:
         """Turn the gathered values into runs in line for sending."""
-        slot, values = phase2.open_first, phase2.open
-        phase2.open = []
-        for part in chunks(values):
-            self._propose_run(phase2, Run(slot, phase2.ballot, part))
-            slot += len(part)
+        for run in phase2.close():
+            self._propose_run(phase2, run)
 
     def _propose_run(self, phase2: Phase2, run: Run) -> None:
         """Phase 2a, with this node as the first acceptor: what it records is its own vote."""
@@ -476,14 +436,14 @@ class Replica:
         phase2.enqueue(run)
 
     def _depart(self, phase2: Phase2) -> None:
-        if phase2.open and (phase2.has_room or len(phase2.open) >= MAX_ACCEPT_SLOTS):
+        if phase2.ripe:
             self._close_open(phase2)
         sent = False
         for run in phase2.departures(self._now):
             self._broadcast(self._accept_message(run))
             self._journal.hold(self.node, Accepted(run.ballot, run.first, run.last))
             sent = True
-        news = self._news()
+        news = self._learner.news()
         if news != self._told and not (sent and news[1] == self._told[1]):
             self._broadcast(Chosen(phase2.ballot, *news))
         self._told = news
@@ -506,20 +466,9 @@ class Replica:
         self._learner.hear(accept.ballot, accept.chosen_upto)
 
     def _store_accepted(self, run: Run) -> None:
-        self._require_chosen_unchanged(run)
+        self._learner.require_unchanged(run)
         if self._acceptor.accept(run):
             self._journal.record(Stored(run, self.chosen_upto))
-
-    def _require_chosen_unchanged(self, run: Run) -> None:
-        """Whatever ballot proposes it from now on, a chosen slot's value is the chosen one."""
-        if run.first > self.chosen_upto and not self._learner.ahead:
-            return
-        for held in self._log.runs(run.first, run.last):
-            for slot, value in enumerate(held.values, held.first):
-                require(
-                    value == run.values[slot - run.first] or not self.is_chosen(slot),
-                    f"slot {slot} is chosen, and {run.ballot} has another value for it",
-                )
 
     def _on_accepted(self, sender: str, accepted: Accepted) -> None:
         if self._phase2 is None or accepted.ballot != self._phase2.ballot:
@@ -549,7 +498,7 @@ class Replica:
         """A heartbeat, which is also a round for the reads that wait."""
         self._next_beat = self._now + self._timing.heartbeat
         number = self._rounds.begin(max(self.chosen_upto, phase2.recovered_upto))
-        self._told = self._news()
+        self._told = self._learner.news()
         self._broadcast(Heartbeat(phase2.ballot, number, *self._told))
         self._confirm_reads()
 
@@ -573,67 +522,41 @@ class Replica:
             self._follow(sender, chosen.ballot)
             self._learner.hear(chosen.ballot, chosen.chosen_upto, chosen.chosen)
 
-    def _news(self) -> tuple[int, list[tuple[int, int]]]:
-        return self.chosen_upto, self._learner.ahead[:MAX_AHEAD_TOLD]
-
     # -- reads -------------------------------------------------------------------------------------------------------
 
     def _ask_read_index(self) -> None:
-        """For the reads of this node that no leader answered yet, if any."""
-        self._next_read_ask = self._now + self._timing.resend
-        if not self._queue.unanswered:
-            return
-        if self.role is Role.LEADER:
-            self._rounds.wait(self._reader, self._queue.asked)
-        elif self._election.leader:
-            self._send(self._election.leader, ReadIndex(self._reader.incarnation, self._queue.asked))
-
-    def _begin_round(self) -> None:
-        if self._rounds.waiting and self._phase2:
-            self._beat(self._phase2)
+        """For the reads of this node that no leader answered yet, if any; a leader asks itself."""
+        question = self._queue.ask(self._now)
+        if question and self.leader:
+            self._send(self.leader, question)
 
     def _confirm_reads(self) -> None:
-        for reader, number, index in self._rounds.confirmed():
-            if reader == self._reader:
-                self._queue.answer(number, index)
-            else:
-                self._send(reader.node, ReadIndexReply(reader.incarnation, number, index))
+        for node, reply in self._rounds.confirmed():
+            self._send(node, reply)
 
     # -- catching up -------------------------------------------------------------------------------------------------
 
-    def _hear_of(self, chosen_upto: int) -> None:
-        """Somebody knows slots as chosen; which values they hold has to be fetched."""
-        self._learner.heard_upto = max(self._learner.heard_upto, chosen_upto)
-
     def _fetch(self) -> None:
-        wanted = self._learner.wanted()
-        if wanted is None or not self._others:
-            return
-        self._fetching = True
-        self._fetch_at = self._now
-        self._fetch_from += 1
-        # The leader first; after it did not answer, each of the others in turn.
-        target = self._others[self._fetch_from % len(self._others)]
-        if self._election.leader in self._others and self._fetch_from % 2:
-            target = self._election.leader
-        self._send(target, Fetch(*wanted))
+        fetch = self._catch_up.ask(self._election.leader, self._now)
+        if fetch:
+            self._send(*fetch)
 
     def _on_fetch(self, sender: str, fetch: Fetch) -> None:
-        last = min(fetch.last, self.chosen_upto, fetch.first + MAX_ACCEPT_SLOTS - 1)
-        if fetch.first < self._log.start:
-            self._fetches.append((sender, fetch.first, min(last, self._log.start - 1)))
+        on_disk = self._catch_up.on_disk(fetch)
+        if on_disk:
+            self._fetches.append((sender, *on_disk))
             return
-        runs = [run for part in self._learner.chosen(fetch.first, fetch.last) for run in self._log.runs(*part)]
-        if runs:
-            self._send(sender, Learn(_within_budget(runs), self.chosen_upto))
+        learn = self._catch_up.teach(fetch)
+        if learn:
+            self._send(sender, learn)
 
     def _on_learn(self, learn: Learn) -> None:
         # A leader learns from its own quorums only: it re-proposed all that could be chosen before its ballot.
         if self.role is Role.LEADER:
             return
-        self._hear_of(learn.chosen_upto)
+        self._learner.hear_of(learn.chosen_upto)
         for run in learn.runs:
-            self._require_chosen_unchanged(run)
+            self._learner.require_unchanged(run)
             for first, last in self._learner.unchosen(run.first, run.last):
                 part = run.clip(first, last)
                 if part.ballot > self._acceptor.promised:
@@ -641,7 +564,7 @@ class Replica:
                 self._acceptor.store(part)
                 self._journal.record(Stored(part, self.chosen_upto))
                 self._learner.choose(first, last)
-        self._fetching = False
+        self._catch_up.answered()
 
     # -- sending -----------------------------------------------------------------------------------------------------
 
@@ -650,26 +573,15 @@ class Replica:
         self._journal.record(Promised(ballot))
 
     def _send(self, receiver: str, message: Message) -> None:
-        self._messages.append((receiver, message))
+        """What a node has to say to itself does not go by the host."""
+        if receiver == self.node:
+            self.receive(receiver, message)
+        else:
+            self._messages.append((receiver, message))
 
     def _broadcast(self, message: Message) -> None:
         self._messages.extend((node, message) for node in self._others)
 
     def _release(self) -> None:
         for receiver, message in self._journal.release():
-            if receiver == self.node:
-                self.receive(self.node, message)
-            else:
-                self._send(receiver, message)
-
-
-def _within_budget(runs: list[Run]) -> list[Run]:
-    """As many leading runs as fit one message, at least one."""
-    kept: list[Run] = []
-    size = 0
-    for run in runs:
-        size += sum(map(len, run.values))
-        if kept and size > MAX_ACCEPT_BYTES:
-            break
-        kept.append(run)
-    return kept
+            self._send(receiver, message)

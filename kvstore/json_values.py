@@ -10,6 +10,10 @@ import msgspec
 from kvstore.commands import Value
 from kvstore.errors import CommandError
 
+MAX_NESTING = 128
+"""Comparing and changing values recurses on every replica, at whatever depth of the stack it is at: what may fail there
+must not reach the log."""
+
 _NUMBER = re.compile(rb"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
 
@@ -17,13 +21,15 @@ def from_json(text: bytes) -> Value:
     """The value that a JSON text stands for.
 
     A number, and a string that does not look like one, are kept as plain bytes; all else is kept as JSON text.
-    Raises CommandError for text that is no JSON.
+    Raises CommandError for text that is no JSON, or nested too deeply.
     """
     text = text.strip(b" \t\r\n")
     try:
         parsed = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise CommandError(f"the value is no valid JSON ({error})") from error
+    if text.count(b"[") + text.count(b"{") > MAX_NESTING:
+        _check_nesting(parsed)
     if _NUMBER.fullmatch(text):
         return Value(text)
     if isinstance(parsed, str):
@@ -50,6 +56,20 @@ def same(one: Value, other: Value) -> bool:
     if not (one.json and other.json):
         return False
     return _typed(json.loads(one.data)) == _typed(json.loads(other.data))
+
+
+def _check_nesting(parsed: object) -> None:
+    level = [parsed]
+    for _ in range(MAX_NESTING + 1):
+        level = [
+            child
+            for item in level
+            if isinstance(item, list | dict)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return
+    raise CommandError(f"the value is JSON nested more than {MAX_NESTING} levels deep")
 
 
 def _typed(parsed: object) -> object:

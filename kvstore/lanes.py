@@ -31,6 +31,11 @@ class Lane(Generic[Reply]):
         self._unanswered.append(place)
         self._advance()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether every request was answered."""
+        return not self._unanswered
+
     def _advance(self) -> None:
         if self._advancing:  # a request answered at once must not start the next one on top of its own stack
             return

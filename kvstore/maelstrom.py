@@ -22,7 +22,7 @@ from kvstore.peer_messages import PeerMessage
 
 Raw = msgspec.Raw
 
-TIMEOUT, NOT_SUPPORTED, UNAVAILABLE, MALFORMED, CRASH = 0, 10, 11, 12, 13
+TIMEOUT, NOT_SUPPORTED, UNAVAILABLE, MALFORMED = 0, 10, 11, 12
 KEY_MISSING, PRECONDITION_FAILED = 20, 22
 
 
@@ -188,7 +188,7 @@ def parse_request(message: Message) -> Request:
         raise RequestError(NOT_SUPPORTED, f"type {kind[:80]!r} is not supported: there are {', '.join(_REQUESTS)}")
     try:
         request = msgspec.json.decode(message.body, type=_REQUESTS[kind])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:  # the line was parsed with a little more room on the stack
         raise RequestError(MALFORMED, f"malformed {kind}: {error}") from error
     if isinstance(request, Init):
         _check_init(request)

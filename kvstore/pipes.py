@@ -6,22 +6,42 @@ import asyncio
 import os
 import select
 import signal
-import stat
-import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 READ_BYTES = 65_536
 MAX_LINE = 16 * 1_048_576
 MAX_UNREAD = 16 * 1_048_576
 """While so much output waits for a slow reader, no more input is taken."""
-STDIN, STDOUT = 0, 1
+STDIN, STDOUT, STDERR = 0, 1, 2
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def report(text: str) -> None:
+    """Say something on standard error; what nobody takes is dropped, since no node may fail or hang over a report."""
+    data = f"kvstore node: {text}\n".encode(errors="backslashreplace")
+    with suppress(OSError):
+        while data and _is_writable(STDERR):
+            data = data[os.write(STDERR, data[: select.PIPE_BUF]) :]
+
+
+def _is_writable(descriptor: int) -> bool:
+    """Whether PIPE_BUF bytes can be written without blocking."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(0))
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
 
 
 class Pipes:
     """Hands on the lines of each read at once, and writes what it is given in order.
 
-    Pipes are shared with other processes, so that O_NONBLOCK must not be set on them. A pipe that is reported writable
-    takes PIPE_BUF bytes without blocking, and no more are written at a time.
+    Pipes are shared with other processes, so that O_NONBLOCK must not be set on them: no more is written at a time than
+    what cannot block. ``on_end`` is called once, at the end of input; ``on_failure`` with the reason when input or
+    output fails for another reason than that its other end was closed.
     """
 
     def __init__(
@@ -30,43 +50,47 @@ class Pipes:
         *,
         on_lines: Callable[[Sequence[tuple[int, bytes]]], None],
         on_end: Callable[[], None],
+        on_failure: Callable[[str], None],
     ) -> None:
         self._loop = loop
         self._on_lines = on_lines
         self._on_end = on_end
+        self._on_failure = on_failure
         self._partial = bytearray()
         self._skipping = False
         self._number = 0
         self._output = bytearray()
         self._reading = True
         self._ended = False
-        self._writes_block = stat.S_ISREG(os.fstat(STDOUT).st_mode)
+        self._next_read: asyncio.Handle | None = None
         try:
             loop.add_reader(STDIN, self._read)
-            self._polled = True
         except OSError:  # a file or /dev/null: always ready, and cannot be polled
-            self._polled = False
-            loop.call_soon(self._read_file)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end)
+            self._next_read = loop.call_soon(self._read_file)
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self._interrupted)
 
     # -- input --------------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        data = os.read(STDIN, READ_BYTES)
+        try:
+            data = os.read(STDIN, READ_BYTES)
+        except BlockingIOError:  # another process made it non-blocking and read it first
+            return
+        except OSError as error:
+            self.stop()
+            self._on_failure(f"standard input cannot be read: {_reason(error)}")
+            return
         if data:
             self._feed(data)
             return
-        if self._partial:
+        if self._partial or self._skipping:
             self._feed(b"\n")
         self._end()
 
     def _read_file(self) -> None:
-        if self._ended:
-            return
-        if self._reading:
-            self._read()
-        self._loop.call_soon(self._read_file)
+        self._next_read = self._loop.call_soon(self._read_file)
+        self._read()
 
     def _feed(self, data: bytes) -> None:
         lines: list[tuple[int, bytes]] = []
@@ -77,7 +101,7 @@ class Pipes:
             self._partial.clear()
             if self._skipping or len(line) > MAX_LINE:
                 self._skipping = False
-                print(f"kvstore node: line {self._number} skipped: over {MAX_LINE} bytes", file=sys.stderr, flush=True)
+                report(f"line {self._number} skipped: over {MAX_LINE} bytes")
             elif line.strip():
                 lines.append((self._number, line))
         self._partial += rest
@@ -87,22 +111,37 @@ class Pipes:
         if lines:
             self._on_lines(lines)
 
+    def _interrupted(self) -> None:
+        """The first signal is an end of input; the second one ends a process that waits for its reader."""
+        for number in SIGNALS:
+            self._loop.remove_signal_handler(number)
+        self._end()
+
     def _end(self) -> None:
         if not self._ended:
-            self._ended = True
-            self._pause()
+            self.stop()
             self._on_end()
 
+    def stop(self) -> None:
+        """Take no more input."""
+        self._ended = True
+        self._pause()
+
     def _pause(self) -> None:
-        if self._reading and self._polled:
+        if self._next_read:
+            self._next_read.cancel()
+        elif self._reading:
             self._loop.remove_reader(STDIN)
         self._reading = False
 
     def _resume(self) -> None:
-        if not self._reading and not self._ended:
-            self._reading = True
-            if self._polled:
-                self._loop.add_reader(STDIN, self._read)
+        if self._reading or self._ended:
+            return
+        self._reading = True
+        if self._next_read:
+            self._next_read = self._loop.call_soon(self._read_file)
+        else:
+            self._loop.add_reader(STDIN, self._read)
 
     # -- output -------------------------------------------------------------------------------------------------------
 
@@ -111,8 +150,13 @@ class Pipes:
         if not self._output:
             self._loop.call_soon(self._begin_writing)
         self._output += line
-        if len(self._output) > MAX_UNREAD:
+        if self.is_full:
             self._pause()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether too much waits for the reader."""
+        return len(self._output) > MAX_UNREAD
 
     def _begin_writing(self) -> None:
         self._drain()
@@ -126,22 +170,23 @@ class Pipes:
 
     def _drain(self) -> None:
         sent = 0
-        poll = select.poll()
-        poll.register(STDOUT, select.POLLOUT)
         try:
-            while sent < len(self._output) and (self._writes_block or poll.poll(0)):
-                sent += os.write(
-                    STDOUT, self._output[sent : sent + (READ_BYTES if self._writes_block else select.PIPE_BUF)]
-                )
-        except BrokenPipeError:
+            while sent < len(self._output) and _is_writable(STDOUT):
+                sent += os.write(STDOUT, self._output[sent : sent + select.PIPE_BUF])
+        except BlockingIOError:
+            pass  # another process made it non-blocking: the rest waits until it is writable again
+        except ConnectionError:
             sent = len(self._output)  # nobody reads any more
             self._loop.call_soon(self._end)
+        except OSError as error:
+            sent = len(self._output)
+            self._on_failure(f"standard output cannot be written: {_reason(error)}")
         del self._output[:sent]
         if len(self._output) < MAX_UNREAD // 2:
             self._resume()
 
     async def close(self) -> None:
-        """Send what is left, however slowly it is read."""
-        self._pause()
+        """Take no more input, and send what is left, however slowly it is read."""
+        self.stop()
         while self._output:
             await asyncio.sleep(0.001)

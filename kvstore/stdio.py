@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from consensus.invariants import InvariantViolation
 from consensus.messages import Record
 from kvstore import maelstrom as wire
 from kvstore.client import Reply
@@ -26,14 +28,14 @@ from kvstore.maelstrom import NoMessageError, RequestError
 from kvstore.node import Node
 from kvstore.peer_messages import PeerMessage
 from kvstore.pending import Refusal, SlotReply
-from kvstore.pipes import Pipes
+from kvstore.pipes import Pipes, report
 from kvstore.state_machine import StateMachine
 
 PATIENCE = 3_000
 """How long a request may take, in ms: graders wait 5 s, start-up included."""
 EXIT_BROKEN, EXIT_UNAVAILABLE = 1, 3
 FLUSH_SECONDS = 1.0
-"""How long a broken node tries to hand over the replies that it owes."""
+"""How long a node that failed tries to hand over the replies that it owes."""
 
 _encode_peer = msgspec.json.Encoder().encode
 _decode_peer = msgspec.json.Decoder(PeerMessage).decode
@@ -45,14 +47,14 @@ Answered = Callable[[Answer], None]
 
 def run(data_dir: Path | None) -> int:
     """Serve until the end of input; returns the exit status."""
-    host = Host(data_dir)
+    new_event_loop: Callable[[], asyncio.AbstractEventLoop]
     try:
-        import uvloop
+        from uvloop import new_event_loop
     except ImportError:
-        asyncio.run(host.serve())
-    else:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(host.serve())
+        from asyncio import new_event_loop
+    host = Host(data_dir)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(host.serve())
     return host.status
 
 
@@ -69,17 +71,23 @@ class Host:
         self._sent = 0
         self._disk: ThreadPoolExecutor | None = None
         self._writing = False
+        self._disk_full = False
         self._moved = False
         self._closing = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
 
     async def serve(self) -> None:
         """Until the input ends, or the node cannot go on."""
         self._loop = asyncio.get_running_loop()
-        self._loop.set_exception_handler(self._break)
+        self._loop.set_exception_handler(self._fail_unforeseen)
         self._ended: asyncio.Future[None] = self._loop.create_future()
-        self._broken: asyncio.Future[None] = self._loop.create_future()
-        self._pipes = Pipes(self._loop, on_lines=self._take, on_end=self._finish)
+        self._failed: asyncio.Future[None] = self._loop.create_future()
+        self._pipes = Pipes(
+            self._loop,
+            on_lines=self._take,
+            on_end=self._finish,
+            on_failure=lambda why: self._fail(EXIT_BROKEN, why),
+        )
         try:
             await self._ended
         finally:
@@ -88,25 +96,42 @@ class Host:
             await self._flush()
             self._close()
 
-    def _break(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-        """A callback met what nobody foresaw, such as a broken invariant: neither to go on nor to commit is safe."""
-        if self._broken.done():
+    def _fail(self, status: int, why: str) -> None:
+        """End without another turn of the node, and without a commit: what it knows may not be what is on its disk."""
+        if self._failed.done():
             return
-        self._broken.set_result(None)
-        loop.default_exception_handler(context)
-        _report("cannot go on: what was acknowledged is in the log")
-        self.status = EXIT_BROKEN
+        self._failed.set_result(None)
+        self.status = status
+        report(f"cannot go on: {why}")
+        # At once: what else is ready in this turn of the loop must find nothing that calls the node.
+        self._pipes.stop()
+        if self._timer:
+            self._timer.cancel()
         self._end()
 
+    def _fail_unforeseen(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback raised what nobody caught, half-way through a turn."""
+        error = context.get("exception")
+        match error:
+            case KvstoreError():
+                self._fail(EXIT_UNAVAILABLE, str(error))
+            case InvariantViolation():
+                self._fail(EXIT_BROKEN, f"a rule of the protocol does not hold: {error}")
+            case OSError():
+                self._fail(EXIT_BROKEN, str(error))
+            case _:
+                report("".join(traceback.format_exception(error)).rstrip() if error else context["message"])
+                self._fail(EXIT_BROKEN, "this is a bug; what was acknowledged is in the log")
+
     async def _flush(self) -> None:
-        """Hand over what is owed: for as long as a reader takes, but only briefly where node or output is broken."""
+        """Hand over what is owed: for as long as a reader takes, but only briefly after a failure."""
         flushed = self._loop.create_task(self._pipes.close())
-        await asyncio.wait([flushed, self._broken], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([flushed, self._failed], return_when=asyncio.FIRST_COMPLETED)
         if not flushed.done():
             await asyncio.wait([flushed], timeout=FLUSH_SECONDS)
         if not flushed.done():
             flushed.cancel()
-            _report("some replies could not be written")
+            report("some replies could not be written")
 
     # -- input --------------------------------------------------------------------------------------------------------
 
@@ -117,7 +142,7 @@ class Host:
             try:
                 message = wire.parse_message(line)
             except NoMessageError as error:
-                _report(f"line {number} skipped: {error}")
+                report(f"line {number} skipped: {error}")
                 continue
             if self._is_from_peer(message):
                 self._receive(number, message)
@@ -137,13 +162,14 @@ class Host:
             return
         try:
             self._node.receive(message.src, _decode_peer(message.body))
-        except msgspec.DecodeError as error:
-            _report(f"line {number} skipped: no message of a node: {error}")
+        except (msgspec.DecodeError, RecursionError) as error:
+            report(f"line {number} skipped: no message of a node: {error}")
 
     def _request(self, message: wire.Message) -> None:
         # A node alone answers everybody in one order, so that what it prints depends on what it read only.
         alone = self._node is None or self._node.is_alone
-        lane = self._lanes.setdefault("" if alone else message.src, Lane(self._send))
+        name = "" if alone else message.src
+        lane = self._lanes.setdefault(name, Lane(self._send))
         looks = message.kind in ("read", "multi_paxos_log", "init")
 
         def start(take: Callable[[tuple[wire.Message, Answer]], None]) -> None:
@@ -152,6 +178,8 @@ class Host:
             def answered(answer: Answer) -> None:
                 self._moved = True
                 take((message, answer))
+                if lane.is_idle:  # any number of clients may come and go
+                    self._lanes.pop(name, None)
 
             try:
                 self._serve_request(message, answered)
@@ -235,21 +263,22 @@ class Host:
         self._node.execute(command, done, _now() + PATIENCE, size=MAX_VALUE_BYTES)
 
     def _initialise(self, request: wire.Init, answered: Answered) -> None:
-        if self._init is not None and request != self._init:
-            raise RequestError(
-                wire.MALFORMED, f"init: this node is {self._init.node_id} of {self._init.node_ids} already"
-            )
         if self._init is None:
             self._init = request
             try:
                 self._node = self._open(request)
             except KvstoreError as error:
                 self.status = EXIT_UNAVAILABLE
-                _report(f"cannot start: {error}")
-                answered(_error(wire.UNAVAILABLE, str(error)))
+                report(f"cannot start: {error}")
                 self._end()
-                return
-            self._tick()
+                raise RequestError(wire.UNAVAILABLE, str(error)) from error
+            self._timer = self._loop.call_soon(self._tick)  # not before the reply: init_ok is what a node says first
+        elif request != self._init:
+            raise RequestError(
+                wire.MALFORMED, f"init: this node is {self._init.node_id} of {self._init.node_ids} already"
+            )
+        elif self._node is None:
+            raise RequestError(wire.UNAVAILABLE, "the node could not start")
         answered(("init_ok", []))
 
     def _open(self, init: wire.Init) -> Node:
@@ -297,7 +326,8 @@ class Host:
             applied_upto = node.state.applied_upto
             turn = node.turn()
             for receiver, message in turn.messages:
-                self._pipes.write(wire.encode_peer(node.replica.node, receiver, _encode_peer(message)))
+                if not self._pipes.is_full:  # nodes repeat themselves, without end if nobody reads
+                    self._pipes.write(wire.encode_peer(node.replica.node, receiver, _encode_peer(message)))
             moved = self._moved or node.state.applied_upto > applied_upto
             if turn.records and self._disk is None:
                 node.log.append(turn.records)
@@ -315,19 +345,20 @@ class Host:
 
         def done(future: asyncio.Future[None]) -> None:
             self._writing = False
+            if self._failed.done():
+                return
             self._advance()
             error = future.exception()
             if error is None:
+                self._disk_full = False
                 node.persisted()
             elif isinstance(error, StorageFullError):
-                _report(str(error))
+                if not self._disk_full:  # it is tried again several times a second
+                    report(str(error))
+                self._disk_full = True
                 node.storage_failed(error)
             else:
-                # What this node promised may or may not be on its disk: it must not go on.
-                _report(f"cannot go on: {error}")
-                self.status = EXIT_UNAVAILABLE
-                self._end()
-                return
+                raise error  # what this node promised may or may not be on its disk
             self._turn()
 
         written.add_done_callback(done)
@@ -337,7 +368,7 @@ class Host:
     def _finish(self) -> None:
         """The input ended: finish what needs no other node, give up the rest, answer everybody."""
         node = self._node
-        if node is None:
+        if node is None or self._failed.done():
             self._end()
         elif self._writing or (node.is_alone and node.has_pending):
             self._loop.call_later(0.005, self._finish)
@@ -353,7 +384,7 @@ class Host:
     def _close(self) -> None:
         if self._disk:
             self._disk.shutdown()
-        if self._node and not self._broken.done():
+        if self._node and not self._failed.done():
             self._node.close()
         if self._data_dir:
             self._data_dir.close()
@@ -394,10 +425,6 @@ def _refusal(error: Refusal) -> Answer:
 
 def _error(code: int, text: str) -> Answer:
     return ("error", [("code", code), ("text", text)])
-
-
-def _report(text: str) -> None:
-    print(f"kvstore node: {text}", file=sys.stderr, flush=True)
 
 
 def _now() -> int:

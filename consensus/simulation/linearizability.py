@@ -7,8 +7,9 @@ on the state, go on; never enter the same (operations taken, state) twice.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 NEVER: Final = float("inf")
 
@@ -30,8 +31,10 @@ class Operation(NamedTuple, Generic[Request]):
 
 
 class Verdict(NamedTuple, Generic[Request]):
-    """``longest``: the most operations that one order explains; ``stuck``: what could come next after it and does not
-    fit."""
+    """``longest``: an order that explains as many answers as any order can; all of them if it is linearizable.
+
+    ``stuck``: one of these would have to come next after ``longest``, and none fits.
+    """
 
     linearizable: bool
     longest: list[Operation[Request]]
@@ -47,64 +50,160 @@ def check(
 ) -> Verdict[Request]:
     """Look for an order of the operations, each between its call and its return, that explains every result.
 
+    An operation called in the very moment when another returned may come before it. One that returned NEVER may come
+    anywhere after its call, or nowhere.
+
     ``step(state, request, result)`` gives the states that may follow when the request is executed on ``state`` with
-    this result (None = unknown), none when it cannot have it. ``is_read``: the request changes no state. Exponential in
-    the number of writes under way at once, at worst.
+    this result (None = unknown), none when it cannot have it. It is asked once, and must always say the same.
+    ``is_read``: the request changes no state, whatever its result.
+
+    Worst case: exponential in the number of writes under way at once, and in that of writes of unknown outcome as far
+    as each choice of them leads to another state. The length of the history counts in proportion.
     """
-    # A read that nobody heard the result of explains itself.
-    operations = sorted(
-        (op for op in history if op.returned != NEVER or not is_read(op.request)), key=lambda op: op.called
-    )
-    reads = [is_read(op.request) for op in operations]
-    certain = sum(op.returned != NEVER for op in operations)
-    # Taken operations: all before ``base``, and those whose bit (counted from there) is set in ``mask``.
-    seen: set[tuple[int, int, State]] = set()
-    stack: list[tuple[int, int, State, int]] = [(0, 0, initial, 0)]
-    best: tuple[int, int, int] = (-1, 0, 0)
-    while stack:
-        base, mask, state, done = stack.pop()
-        while mask & 1:
-            mask >>= 1
-            base += 1
-        if (base, mask, state) in seen:
-            continue
-        seen.add((base, mask, state))
-        if done == certain:
-            return Verdict(True, operations, [])
-        if done > best[0]:
-            best = done, base, mask
-        candidates = _candidates(operations, base, mask)
-        fitting = next((index for index in candidates if reads[index] and _fits(operations[index], state, step)), None)
-        if fitting is not None:
+    search = _Search(history, initial, step, is_read)
+    best = search.stack[0]
+    while search.stack:
+        place = search.stack.pop()
+        if place.done > best.done:
+            best = place
+        if place.done == len(search.certain):
+            return Verdict(True, search.order(place), [])
+        search.expand(place)
+    return Verdict(False, search.order(best), [search.certain[index] for index in best.candidates])
+
+
+_Trail: TypeAlias = "tuple[_Trail, int] | None"
+"""The operations taken, the last one outside; index i of those of unknown outcome is written as ~i."""
+
+
+class _Place:
+    """Where the search stands: which operations are taken, and what state that gives."""
+
+    __slots__ = ("base", "candidates", "done", "mask", "state", "trail", "unknown_end", "used")
+
+    def __init__(
+        self, base: int, mask: int, used: int, state: int, trail: _Trail, candidates: list[int], unknown_end: int
+    ) -> None:
+        # Taken are all before ``base`` and those whose bit, counted from there, is set in ``mask``: over a window the
+        # mask stays small, however long the history. ``used`` are those taken of unknown outcome.
+        self.base = base
+        self.mask = mask
+        self.used = used
+        self.state = state
+        self.trail = trail
+        # What may come next, and how many of those of unknown outcome were called in time.
+        self.candidates = candidates
+        self.unknown_end = unknown_end
+        self.done = base + mask.bit_count()
+
+
+class _Search(Generic[State, Request]):
+    """The places still to be looked at (``stack``) and all that is remembered on the way."""
+
+    def __init__(
+        self,
+        history: Sequence[Operation[Request]],
+        initial: State,
+        step: Callable[[State, Request, object], Iterable[State]],
+        is_read: Callable[[Request], bool],
+    ) -> None:
+        operations = sorted(history, key=lambda op: op.called)
+        self.certain = [op for op in operations if op.returned != NEVER]
+        if any(op.returned < op.called for op in self.certain):
+            raise ValueError("an operation returned before it was called")
+        # A read that nobody heard the result of explains itself.
+        self.unknown = [op for op in operations if op.returned == NEVER and not is_read(op.request)]
+        self.stack: list[_Place] = []
+        self._reads = [is_read(op.request) for op in self.certain]
+        self._step = step
+        # For each operation: how many of either kind were called before it returned.
+        called, unknown_called = [op.called for op in self.certain], [op.called for op in self.unknown]
+        self._horizon = [bisect_right(called, op.returned) for op in self.certain]
+        self._unknown_horizon = [bisect_right(unknown_called, op.returned) for op in self.certain]
+        # States are numbered, because they may be slow to hash; and what follows on them is asked only once.
+        self._states: list[State] = [initial]
+        self._numbers: dict[State, int] = {initial: 0}
+        self._after: dict[tuple[int, int], list[int]] = {}
+        # The ``used`` with which each (base, mask, state) was entered.
+        self._entered: dict[tuple[int, int, int], list[int]] = {}
+        self._enter(0, 0, 0, 0, None)
+
+    def order(self, place: _Place) -> list[Operation[Request]]:
+        """The operations in the order in which they were taken."""
+        found = []
+        trail = place.trail
+        while trail is not None:
+            trail, index = trail
+            found.append(self.certain[index] if index >= 0 else self.unknown[~index])
+        return found[::-1]
+
+    def expand(self, place: _Place) -> None:
+        """Enter all places that are one operation further on; the one entered last is looked at first."""
+        base, mask, used, trail = place.base, place.mask, place.used, place.trail
+        # Those of unknown outcome can be many and are seldom needed.
+        for index in range(place.unknown_end):
+            if not used >> index & 1:
+                for state in self._outcomes(place.state, ~index):
+                    self._enter(base, mask, used | 1 << index, state, (trail, ~index))
+        for index in reversed(place.candidates):
+            if not self._reads[index]:
+                for state in self._outcomes(place.state, index):
+                    self._enter(base, mask | 1 << index - base, used, state, (trail, index))
+
+    def _enter(self, base: int, mask: int, used: int, state: int, trail: _Trail) -> None:
+        while True:
+            if mask & 1:
+                ones = (~mask & mask + 1).bit_length() - 1
+                base += ones
+                mask >>= ones
+            # Whoever came here with some of the same unknown ones used, and no others, can do all that this one can.
+            entered = self._entered.setdefault((base, mask, state), [])
+            for other in entered:
+                if not other & ~used:
+                    return
+            entered.append(used)
+            candidates, unknown_end = self._window(base, mask)
             # A read that fits now may as well come now: it changes nothing for the others.
-            stack.append((base, mask | 1 << fitting - base, state, done + 1))
-            continue
-        for index in reversed(candidates):
-            operation = operations[index]
-            if not reads[index]:
-                counts = operation.returned != NEVER
-                for after in step(state, operation.request, operation.result):
-                    stack.append((base, mask | 1 << index - base, after, done + counts))
-    _, base, mask = best
-    taken = [*operations[:base], *(op for index, op in enumerate(operations[base:]) if mask >> index & 1)]
-    return Verdict(False, taken, [operations[index] for index in _candidates(operations, base, mask)])
+            fitting = [index for index in candidates if self._reads[index] and self._outcomes(state, index)]
+            if not fitting:
+                self.stack.append(_Place(base, mask, used, state, trail, candidates, unknown_end))
+                return
+            for index in fitting:
+                mask |= 1 << index - base
+                trail = (trail, index)
 
-
-def _fits(
-    operation: Operation[Request], state: State, step: Callable[[State, Request, object], Iterable[State]]
-) -> bool:
-    return any(True for _ in step(state, operation.request, operation.result))
-
-
-def _candidates(operations: Sequence[Operation[Request]], base: int, mask: int) -> list[int]:
-    """The operations not taken that were called before the first of them returned."""
-    found = []
-    first_return = NEVER
-    for index in range(base, len(operations)):
-        operation = operations[index]
-        if operation.called > first_return:
-            break
-        if not mask >> index - base & 1:
+    def _window(self, base: int, mask: int) -> tuple[list[int], int]:
+        """The operations not taken that were called before the first of these returned, and how many unknown ones."""
+        horizon, unknown_horizon = self._horizon, self._unknown_horizon
+        if base == len(horizon):
+            return [], len(self.unknown)
+        end, unknown_end = horizon[base], unknown_horizon[base]
+        found = [base]
+        free = (1 << end - base) - 2 & ~mask
+        while free:
+            lowest = free & -free
+            free ^= lowest
+            index = base + lowest.bit_length() - 1
+            # They come in the order of their calls, so a later one can only shut out those after it.
+            if index >= end:
+                break
             found.append(index)
-            first_return = min(first_return, operation.returned)
-    return [index for index in found if operations[index].called <= first_return]
+            if horizon[index] < end:
+                end = horizon[index]
+            if unknown_horizon[index] < unknown_end:
+                unknown_end = unknown_horizon[index]
+        return found, unknown_end
+
+    def _outcomes(self, state: int, index: int) -> list[int]:
+        """The numbers of the states after an operation; none if it does not fit."""
+        known = self._after.get((state, index))
+        if known is None:
+            operation = self.certain[index] if index >= 0 else self.unknown[~index]
+            known = []
+            for after in self._step(self._states[state], operation.request, operation.result):
+                number = self._numbers.setdefault(after, len(self._states))
+                if number == len(self._states):
+                    self._states.append(after)
+                known.append(number)
+            self._after[state, index] = known
+        return known

@@ -50,6 +50,11 @@ class Network:
         self._states: dict[Link, _State] = {}
         self._latest: dict[Link, int] = {}
 
+    def exercised(self) -> dict[str, int]:
+        """What it has done to messages so far."""
+        done = {"out of order": self.reordered, "repeated": self.repeated, "lost": self.lost}
+        return {f"network: messages {what}": times for what, times in done.items() if times}
+
     def begin(self, weather: Weather) -> None:
         self._weather.append(weather)
         self._states.clear()

@@ -26,7 +26,7 @@ PATIENCE = 15_000
 CHECK_INTERVAL = 50
 MAX_WAITING = 2_000
 MAX_ON_THE_WAY = 20_000
-MAX_SENT_PER_SECOND = 4_000
+MAX_SENT_PER_SECOND = 10_000
 """Bounds on what a node holds, what is under way at once, and what a node sends; far above what the clients cause."""
 
 
@@ -103,6 +103,8 @@ class World:
         for moment in range(CHECK_INTERVAL, self.scenario.time + 1, CHECK_INTERVAL):
             self.timeline.run(moment)
             self._check_bounds(moment)
+        for what, times in self.network.exercised().items():
+            self.counts[what] += times
         self._heal()
         self._settle()
         service.judge()

@@ -31,6 +31,8 @@ from kvstore.simulated.requests import ClientReply, ClientRequest, SlotClaim, Sl
 
 KEYS = (b"k:a", b"k:b", b"k:c")
 PREFIX = b"k:"
+PATIENT = 3_000
+"""How long a client waits for an answer, in ms, once all faults are over."""
 FADING = (b"t1", b"t2")
 """Keys that expire: what the log says about them is checked, but no history, since the clocks decide."""
 
@@ -61,6 +63,7 @@ class SessionClient:
         *,
         window: int = 1,
         pace: int = 50,
+        patience: int = PATIENT,
     ) -> None:
         self.name = name
         self.told: list[Told] = []
@@ -73,7 +76,7 @@ class SessionClient:
         self._pace = pace
         self._target = rng.choice(nodes)
         self._roams = rng.choice([0.0, 0.3, 1.0])
-        self._patience = rng.choice([300, 700, 1_500])
+        self._patience = patience
         self._sequence = 0
         self._pending: dict[int, Pending] = {}
         self._done = False
@@ -82,8 +85,9 @@ class SessionClient:
         self._world.timeline.after(self._random.randint(0, self._pace), self._next)
 
     def stop(self) -> None:
-        """No more new commands."""
+        """No more new commands; those on their way now get all the time that they need."""
         self._done = True
+        self._patience = PATIENT
 
     def unfinished(self) -> str:
         """What it waits for, in words."""
@@ -110,7 +114,8 @@ class SessionClient:
         pending.attempt += 1
         if pending.attempt > 1:
             self._world.count("request: tried again")
-            self._target = self._random.choice(self._nodes)
+            # Each in its turn: by chance alone one might ask a node that is gone again and again.
+            self._target = self._nodes[(self._nodes.index(self._target) + 1) % len(self._nodes)]
         acknowledged = next(iter(self._pending))
         request = ClientRequest(
             self.name, pending.sequence, acknowledged, pending.attempt, pending.command, self._patience

@@ -62,7 +62,8 @@ class SimulatedStore:
                     scenario.names,
                     draws(own, self._whole),
                     window=rng.choice([1, 1, 3, 6]),
-                    pace=rng.choice([5, 20, 60]),
+                    pace=rng.choice([2, 10, 40]),
+                    patience=rng.choice([100, 300, 1_000]),
                 )
             )
         return [
@@ -128,4 +129,4 @@ class SimulatedStore:
 
 def client_count(scenario: Scenario) -> int:
     """How many clients the seed gives, before any are dropped."""
-    return scenario.random("client count").randint(1, MAX_CLIENTS)
+    return scenario.random("client count").randint(2, MAX_CLIENTS)

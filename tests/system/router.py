@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tests.system.linearizability import NEVER, Operation
+from consensus.simulation.linearizability import NEVER
+from tests.system.register import Kind, Operation, Request, Saw
 
 INDEFINITE = (0, 13)
 Body = dict[str, Any]
@@ -204,7 +205,7 @@ class Client:
                 return reply
         return None
 
-    def operate(self, node: str, kind: str, key: str, *arguments: int, patience: float = 4) -> None:
+    def operate(self, node: str, kind: Kind, key: str, *arguments: int, patience: float = 4) -> None:
         """One lin-kv operation, with what came of it in the history."""
         names = {"read": (), "write": ("value",), "cas": ("from", "to")}[kind]
         called = time.monotonic()
@@ -217,8 +218,8 @@ class Client:
             if reply["code"] == 11 or (kind == "cas" and reply["code"] not in (20, 22)):
                 return  # it certainly did not happen
             assert reply["code"] in (20, 22), reply
-            result = None if kind == "read" else False
+            result = Saw(None) if kind == "read" else False
         else:
-            result = reply["value"] if kind == "read" else True
-        operation = Operation(kind, arguments, called, returned, result)  # type: ignore[arg-type]
+            result = Saw(reply["value"]) if kind == "read" else True
+        operation = Operation(self.name, called, returned, Request(kind, arguments), result)
         self.history.setdefault(key, []).append(operation)

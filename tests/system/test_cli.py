@@ -210,6 +210,23 @@ def test_a_reader_that_goes_away_is_no_error(filled: Path) -> None:
         process.stderr.close()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["load", "-h"], ["--version"], ["log"], ["get", "x"]])
+def test_output_that_cannot_be_written_is_said_in_one_line(filled: Path, arguments: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        environment = {**os.environ, "KVSTORE_DATA_DIR": str(filled)}
+        command = [*COMMAND, *arguments]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment, timeout=20)
+    assert done.stderr == b"kvstore: standard output cannot be written: no space left on device\n"
+    assert done.returncode == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_error_that_cannot_be_written_keeps_its_exit_status() -> None:
+    with Path("/dev/full").open("wb") as full:
+        assert subprocess.run([*COMMAND, "get"], stderr=full, timeout=20).returncode == 2
+
+
 def wait_for(condition: object) -> None:
     assert callable(condition)
     deadline = time.monotonic() + 20
@@ -266,11 +283,12 @@ def test_the_examples_load_without_a_bad_line(kvstore: Call, out: Out, tmp_path:
 
 
 def test_help_comes_at_once(out: Out, tmp_path: Path) -> None:
+    """Measured by the processor's time, which others that keep the machine busy do not lengthen."""
     times = []
     for _ in range(5):
-        started = time.monotonic()
+        started = time.process_time()
         assert b"Exit status" in out("--help", data=tmp_path)
-        times.append(time.monotonic() - started)
+        times.append(time.process_time() - started)
     assert min(times) < 0.4
 
 

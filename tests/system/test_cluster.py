@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.linearizability import NEVER, Operation, is_linearizable
+from consensus.simulation.linearizability import NEVER
+from tests.system import register
+from tests.system.register import Operation, Saw
 from tests.system.router import Client, Router
 
 SEEDS = int(os.environ.get("KVSTORE_SEEDS", "2"))
@@ -34,8 +36,8 @@ def work(router: Router, client: Client, seed: int, stop: threading.Event) -> No
         elif dice < 0.8:
             client.operate(node, "write", key, number, patience=1)
         else:
-            seen = [op.result for op in client.history.get(key, []) if op.kind == "read" and op.result is not None]
-            client.operate(node, "cas", key, int(str(seen[-1])) if seen else 0, number, patience=1)
+            seen = [op.result.value for op in client.history.get(key, []) if isinstance(op.result, Saw)]
+            client.operate(node, "cas", key, next(filter(None, reversed(seen)), 0), number, patience=1)
         time.sleep(rng.uniform(0, 0.02))
 
 
@@ -76,7 +78,8 @@ def check(clients: list[Client]) -> int:
     for key in KEYS:
         history: list[Operation] = [op for client in clients for op in client.history.get(key, [])]
         certain += sum(op.returned != NEVER for op in history)
-        assert is_linearizable(history), f"the history of {key} is not linearizable"
+        verdict = register.check(history)
+        assert verdict.linearizable, f"{key}: after {verdict.longest} none of these can come next: {verdict.stuck}"
     return certain
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 
 from kvstore.commands import Value
 from kvstore.errors import CommandError
-from kvstore.json_values import from_json, same, to_json
+from kvstore.json_values import MAX_NESTING, from_json, same, to_json
 from tests.unit.strategies import json_texts
 
 
@@ -62,3 +62,14 @@ def test_types_are_told_apart() -> None:
 def test_what_is_no_json_is_refused(text: bytes) -> None:
     with pytest.raises(CommandError):
         from_json(text)
+
+
+def test_nesting_is_bounded_before_it_reaches_the_log() -> None:
+    """A value that only some depths of the stack can compare would end every replica that applies it."""
+    for opening, closing in (("[", "]"), ('{"a":', "}")):
+        deepest = (opening * MAX_NESTING + "1" + closing * MAX_NESTING).encode()
+        assert same(from_json(deepest), from_json(b" ".join([deepest[:-1], deepest[-1:]])))
+        for text in (opening.encode() + deepest + closing.encode(), b"[" * 900 + b"]" * 900):
+            with pytest.raises(CommandError, match="nested"):
+                from_json(text)
+    assert from_json(b"[" + b"[]," * 1_000 + b"[]]").json

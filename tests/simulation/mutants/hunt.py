@@ -11,7 +11,7 @@ from kvstore.simulated.run import simulate
 from tests.simulation.mutants.bugs import ALL
 from tests.simulation.mutants.patching import Mutant, patched
 
-MAX_SEEDS = 300
+MAX_SEEDS = 600
 
 
 class Catch(NamedTuple):

@@ -1,0 +1,50 @@
+"""The simulator bites: it finds every one of many deliberate bugs, and soon."""
+
+from __future__ import annotations
+
+import pytest
+
+from consensus.simulation.scenario import Scenario
+from kvstore.simulated.run import simulate
+from tests.simulation.mutants.bugs import ALL
+from tests.simulation.mutants.hunt import MAX_SEEDS, hunt
+from tests.simulation.mutants.patching import Mutant, mutant, patched
+
+
+def test_there_are_many_and_no_two_alike() -> None:
+    assert len({bug.bug for bug in ALL}) == len({bug.edits for bug in ALL}) == len(ALL) >= 20
+
+
+@pytest.mark.parametrize("bug", ALL, ids=lambda bug: bug.bug)
+def test_a_bug_is_found(bug: Mutant) -> None:
+    caught = hunt(bug)
+    assert caught.seed is not None, f"no seed below {MAX_SEEDS} shows that {bug.bug}"
+
+
+REAL = {
+    "an Accept for slots that have left memory is answered without a promise": 5,
+    "an answer to reads of the process before a restart is taken for one to its own": 0,
+}
+"""Bugs that the simulator found in this code (docs/design.md), each with a seed that shows it."""
+
+
+@pytest.mark.parametrize("bug", [bug for bug in ALL if bug.bug in REAL], ids=lambda bug: bug.bug)
+def test_a_bug_that_was_real_does_not_come_back(bug: Mutant) -> None:
+    scenario = Scenario(REAL[bug.bug])
+    assert not simulate(scenario).failed
+    with patched(bug):
+        assert simulate(scenario).failed, "this seed shows it no more: take the one that the hunt finds now"
+
+
+def test_a_patch_is_undone() -> None:
+    with patched(mutant("nothing", ("consensus.learner:Learner.is_chosen", "return ", "return not "))):
+        assert simulate(Scenario(0)).failed
+    assert not simulate(Scenario(0)).failed
+
+
+def test_a_patch_that_no_longer_fits_is_an_error() -> None:
+    with (
+        pytest.raises(AssertionError, match="has 0 times: no such text"),
+        patched(mutant("nothing", ("consensus.learner:Learner.is_chosen", "no such text", ""))),
+    ):
+        pytest.fail("it was applied")
