@@ -19,9 +19,9 @@ from cli.progress import StatusLine, bar, clock
 from cli.render import table_lines
 from consensus.simulation.faults import PRESETS
 from consensus.simulation.scenario import Scenario
-from consensus.simulation.trace import Trace, picture, relevant
+from consensus.simulation.trace import picture, relevant
 from kvstore.errors import CommandError
-from kvstore.simulated.run import Outcome, simulate, smallest
+from kvstore.simulated.run import Outcome, new_trace, simulate, smallest
 from kvstore.simulated.service import client_count
 
 MAX_TIME: Final = 3_600
@@ -171,7 +171,7 @@ def _progress(tally: Tally, total: int) -> str:
 
 def _one(scenario: Scenario, file: Path | None, output: str) -> int:
     """Run one seed, with its trace if wanted."""
-    trace = Trace() if file is not None else None
+    trace = new_trace() if file is not None else None
     tally = Tally()
     outcome = simulate(scenario, trace)
     tally.add(outcome)
@@ -252,7 +252,7 @@ def _explained(outcome: Outcome) -> Iterator[str]:
 
 
 def _pictured(outcome: Outcome) -> Iterator[str]:
-    trace = Trace()
+    trace = new_trace()
     repeated = simulate(outcome.scenario, trace)
     width = shutil.get_terminal_size((160, 24)).columns
     yield ""

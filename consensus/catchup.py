@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from consensus.leader import MAX_ACCEPT_BYTES, MAX_ACCEPT_SLOTS
 from consensus.learner import Learner
 from consensus.log import Log
@@ -16,7 +14,7 @@ class CatchUp:
     ``patience``: ms until a Fetch without an answer is given up and another node is asked.
     """
 
-    def __init__(self, log: Log, learner: Learner, others: Sequence[str], patience: int, now: int) -> None:
+    def __init__(self, log: Log, learner: Learner, others: list[str], patience: int, now: int) -> None:
         self._log = log
         self._learner = learner
         self._others = others

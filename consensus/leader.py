@@ -65,9 +65,7 @@ class Phase2:
     ``_next_free`` is free; ``_open`` are values for the slots from ``_open_first`` on that no run holds yet.
     """
 
-    def __init__(
-        self, ballot: Ballot, first: int, recovered_upto: int, configuration: Configuration, log: Log
-    ) -> None:
+    def __init__(self, ballot: Ballot, first: int, recovered_upto: int, configuration: Configuration, log: Log) -> None:
         self.ballot = ballot
         self.recovered_upto = recovered_upto
         self.first_proposal: int | None = None

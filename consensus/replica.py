@@ -240,7 +240,7 @@ class Replica:
         while done < len(values):
             slot, room = phase2.lowest_free()
             if not phase2.continues(slot):
-                self._close_open(phase2)
+                self._propose_runs(phase2, phase2.close())
             taken = values[done : done + room]
             phase2.gather(slot, taken)
             ranges.append((slot, slot + len(taken) - 1))
@@ -256,12 +256,11 @@ class Replica:
         require(phase2 is not None, "only a leader proposes")
         require(1 <= slot <= self.chosen_upto + SLOT_WINDOW, f"slot {slot} is outside the window")
         assert phase2 is not None
-        self._close_open(phase2)
+        self._propose_runs(phase2, phase2.close())
         if slot < self._log.start or self._log.at(slot) is not None:
             return False
-        if phase2.first_proposal is None:
-            phase2.first_proposal = slot
-        self._propose_run(phase2, Run(slot, phase2.ballot, [value]))
+        phase2.gather(slot, [value])
+        self._propose_runs(phase2, phase2.close())
         return True
 
     def read(self) -> int:
@@ -292,11 +291,12 @@ class Replica:
         elif self._rounds.waiting:
             self._beat(self._phase2)
         self._release()
+        chosen = self._learner.deliver()
         effects = Effects(
             self._journal.take_records(),
             self._journal.recorded,
             self._messages,
-            self._learner.deliver(),
+            chosen,
             self._queue.served(self.chosen_upto),
             self._fetches,
         )
@@ -309,13 +309,12 @@ class Replica:
         self.role = Role.ASKING
         self._phase1 = None
         ballot = self._election.ask(self._acceptor.promised, self._now)
-        self._next_resend = self._now + self._timing.resend
-        self._broadcast(Ask(ballot, self.chosen_upto + 1))
+        self._canvass()
         if self._election.answered(self.node, ballot, True):
             self._prepare()
 
     def _canvass(self) -> None:
-        """Ask or prepare once more, for the messages that were lost."""
+        """Ask or prepare, and once more for the messages that were lost."""
         self._next_resend = self._now + self._timing.resend
         if self.role is Role.ASKING and self._election.asked:
             self._broadcast(Ask(self._election.asked, self.chosen_upto + 1))
@@ -347,15 +346,9 @@ class Replica:
         self._election.asked = None
         self._election.postpone(self._now)
         self._phase1 = Phase1(ballot, self.chosen_upto + 1, self.configuration)
-        self._next_resend = self._now + self._timing.resend
         self._promise(ballot)
-        for node in self.configuration.nodes:
-            if node == self.node:
-                self._journal.hold(
-                    node, Promise(ballot, self._phase1.first, self._log.runs(self._phase1.first, NO_END))
-                )
-            else:
-                self._journal.hold(node, Prepare(ballot, self._phase1.first))
+        self._journal.hold(self.node, Promise(ballot, self._phase1.first, self._log.runs(self._phase1.first, NO_END)))
+        self._canvass()
 
     def _on_prepare(self, sender: str, prepare: Prepare) -> None:
         if prepare.ballot < self._acceptor.promised or prepare.first < self._log.start:
@@ -385,8 +378,7 @@ class Replica:
         self._rounds = ReadRounds(phase1.ballot, self.node, self.configuration)
         self._election.heard(self.node, phase1.ballot, self._now)
         self._heard_from = dict.fromkeys(self.configuration.nodes, self._now)
-        for run in phase2.runs(phase1.first, values):
-            self._propose_run(phase2, run)
+        self._propose_runs(phase2, phase2.runs(phase1.first, values))
         self._next_beat = self._now
         self._ask_read_index()
         self._lead_on()
@@ -425,19 +417,15 @@ class Replica:
 
     # -- phase 2 -----------------------------------------------------------------------------------------------------
 
-    def _close_open(self, phase2: Phase2) -> None:
-        """Turn the gathered values into runs in line for sending."""
-        for run in phase2.close():
-            self._propose_run(phase2, run)
-
-    def _propose_run(self, phase2: Phase2, run: Run) -> None:
+    def _propose_runs(self, phase2: Phase2, runs: Iterable[Run]) -> None:
         """Phase 2a, with this node as the first acceptor: what it records is its own vote."""
-        self._store_accepted(run)
-        phase2.enqueue(run)
+        for run in runs:
+            self._store_accepted(run)
+            phase2.enqueue(run)
 
     def _depart(self, phase2: Phase2) -> None:
         if phase2.ripe:
-            self._close_open(phase2)
+            self._propose_runs(phase2, phase2.close())
         sent = False
         for run in phase2.departures(self._now):
             self._broadcast(self._accept_message(run))

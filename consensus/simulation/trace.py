@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from consensus.messages import Accept, Accepted, Chosen, Fetch, Heartbeat, Learn, Prepare, Promise, Record, Run, Stored
+from consensus.messages import (
+    NO_OP,
+    Accept,
+    Accepted,
+    Chosen,
+    Fetch,
+    Heartbeat,
+    Learn,
+    Prepare,
+    Promise,
+    Record,
+    Run,
+    Stored,
+)
 
 LANE = 10
 """The width of a node's column."""
@@ -31,57 +44,56 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Trace:
-    """Collects the events of a run. Only made when somebody wants to look: writing it takes longer than the run."""
+    """Collects the events of a run. Only made when somebody wants to look: writing it takes longer than the run.
 
-    def __init__(self) -> None:
+    ``show`` tells what a slot's value says, in words.
+    """
+
+    def __init__(self, show: Callable[[bytes], str] = repr) -> None:
         self.events: list[Event] = []
+        self._show = show
 
     def note(self, at: int, node: str, text: str) -> None:
         self.events.append(Event(at, node, "note", text))
 
     def sent(self, at: int, node: str, receiver: str, message: object) -> None:
-        self.events.append(Event(at, node, "send", describe(message), receiver, _slots(message)))
+        self.events.append(Event(at, node, "send", self.describe(message), receiver, _slots(message)))
 
     def received(self, at: int, sender: str, node: str, message: object) -> None:
-        self.events.append(Event(at, node, "receive", describe(message), sender, _slots(message)))
+        self.events.append(Event(at, node, "receive", self.describe(message), sender, _slots(message)))
 
     def wrote(self, at: int, node: str, records: Sequence[Record]) -> None:
         for record in records:
             slots = (record.run.first, record.run.last) if isinstance(record, Stored) else None
-            self.events.append(Event(at, node, "write", f"on disk: {describe(record)}", slots=slots))
+            self.events.append(Event(at, node, "write", f"on disk: {self.describe(record)}", slots=slots))
 
     def lines(self) -> Iterator[str]:
         """Every event, one a line."""
         return map(str, self.events)
 
+    def describe(self, message: object) -> str:
+        """A message or record in a few words."""
+        match message:
+            case Stored():
+                return f"Stored {self._run(message.run)}, chosen up to {message.chosen_upto}"
+            case Promise():
+                held = ", ".join(map(self._run, message.accepted)) or "nothing"
+                return f"Promise {message.ballot} from slot {message.first}, accepted: {held}"
+            case Learn():
+                return f"Learn {', '.join(map(self._run, message.runs))}, chosen up to {message.chosen_upto}"
+            case Accept():
+                run = Run(message.first, message.ballot, message.values)
+                return f"Accept {self._run(run)}, chosen up to {message.chosen_upto}"
+            case msgspec.Struct():
+                fields = ((name, getattr(message, name)) for name in message.__struct_fields__)
+                return f"{type(message).__name__} " + ", ".join(f"{name} {value}" for name, value in fields)
+            case _:
+                return str(message)
 
-def describe(message: object) -> str:
-    """A message or record in a few words; bytes as they are."""
-    if isinstance(message, Stored):
-        return f"Stored {_run(message.run)}, chosen up to {message.chosen_upto}"
-    if isinstance(message, Promise):
-        held = ", ".join(map(_run, message.accepted)) or "nothing"
-        return f"Promise {message.ballot} from slot {message.first}, accepted: {held}"
-    if isinstance(message, Learn):
-        return f"Learn {', '.join(map(_run, message.runs))}, chosen up to {message.chosen_upto}"
-    if isinstance(message, Accept):
-        return f"Accept {_run(Run(message.first, message.ballot, message.values))}, chosen up to {message.chosen_upto}"
-    if isinstance(message, msgspec.Struct):
-        fields = ((name, getattr(message, name)) for name in message.__struct_fields__)
-        return f"{type(message).__name__} " + ", ".join(f"{name} {value}" for name, value in fields)
-    return str(message)
-
-
-def _run(run: Run) -> str:
-    slots = f"{run.first}" if run.first == run.last else f"{run.first}..{run.last}"
-    return f"[{slots} under {run.ballot}: {', '.join(_short(value) for value in run.values)}]"
-
-
-def _short(value: bytes) -> str:
-    if not value:
-        return "no-op"
-    text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in value)
-    return text if len(text) <= 48 else f"{text[:45]}..."
+    def _run(self, run: Run) -> str:
+        slots = f"{run.first}" if run.first == run.last else f"{run.first}..{run.last}"
+        values = ", ".join("no-op" if value == NO_OP else self._show(value) for value in run.values)
+        return f"[{slots} under {run.ballot}: {values}]"
 
 
 def _slots(message: object) -> tuple[int, int] | None:

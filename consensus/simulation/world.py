@@ -304,10 +304,11 @@ class World:
                 return
             self._send(host, receiver, message)
         # Last, because that is worse: what was sent has left, what should have been written has not.
-        if turn.records and self._next_effect(host):
-            self.timeline.after(
-                self.disks[host.name].begin(turn.records), self._written, host, host.incarnation, turn.records
-            )
+        if turn.records:
+            if not self._next_effect(host):
+                return
+            took = self.disks[host.name].begin(turn.records)
+            self.timeline.after(took, self._written, host, host.incarnation, turn.records)
         self.situations.turned(process.replica)
         if self.doom and host.effects_left < 0 and process.replica.role is not Role.FOLLOWER:
             host.effects_left = self._random.randint(1, self.doom)

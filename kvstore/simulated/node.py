@@ -26,7 +26,7 @@ from kvstore.simulated.oracle import Oracle, Told
 from kvstore.simulated.requests import ClientReply, ClientRequest, SlotClaim, SlotVerdict
 from kvstore.state_machine import STATE_SCHEMA, Applied, StateMachine
 
-NO_ROOM = StorageFullError("the disk is full")
+NO_ROOM = "the disk is full"
 
 
 class Environment(NamedTuple):
@@ -61,7 +61,7 @@ class SimulatedState(StateMachine):
 
     def commit(self) -> None:
         if self._disk.full:
-            raise NO_ROOM
+            raise StorageFullError(NO_ROOM)
         super().commit()
 
     def close(self) -> None:
@@ -134,10 +134,12 @@ class SimulatedNode:
         self._node.persisted()
 
     def storage_failed(self) -> None:
-        self._node.storage_failed(NO_ROOM)
+        self._node.storage_failed(StorageFullError(NO_ROOM))
 
     def crash(self) -> None:
         self._state.close()
+        # What it owed refers to it, in a circle that the garbage collector does not see.
+        del self._node
 
     # -- requests -----------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,19 @@ from consensus.simulation.shrink import shrink
 from consensus.simulation.trace import Trace
 from consensus.simulation.violation import Violation
 from consensus.simulation.world import World
+from kvstore import entries
 from kvstore.simulated.service import SimulatedStore, client_count
+
+
+def new_trace() -> Trace:
+    """A trace that shows what the slots hold as commands."""
+    return Trace(_text)
+
+
+def _text(value: bytes) -> str:
+    entry = entries.decode(value)
+    asked = f"{entry.session}#{entry.sequence} " if entry.session else ""
+    return f"{asked}{entries.as_text(entry)}"
 
 
 class Outcome(msgspec.Struct, frozen=True):

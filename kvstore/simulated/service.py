@@ -123,6 +123,8 @@ class SimulatedStore:
         self._oracle.judge([told for worker in workers for told in worker.told], self._whole)
 
     def close(self) -> None:
+        for name in self._running():
+            self._nodes[name].crash()
         for database in self._databases.values():
             database.close()
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from consensus.acceptor import Acceptor
 from consensus.ballot import NEVER, Ballot
+from consensus.catchup import CatchUp
 from consensus.election import Election, Timing
 from consensus.invariants import InvariantViolation
 from consensus.journal import Journal
@@ -17,7 +18,7 @@ from consensus.leader import MAX_ACCEPT_BYTES, MAX_ACCEPT_SLOTS, MAX_IN_FLIGHT, 
 from consensus.learner import Learner
 from consensus.log import Log
 from consensus.membership import Configuration
-from consensus.messages import NO_OP, Accepted, Promise, Promised, Run, Stored
+from consensus.messages import NO_OP, Accepted, Fetch, Learn, Promise, Promised, ReadIndex, ReadIndexReply, Run, Stored
 from consensus.reads import Reader, ReadQueue, ReadRounds
 
 B1, B2, B3 = Ballot(1, "n1"), Ballot(2, "n2"), Ballot(3, "n3")
@@ -142,7 +143,7 @@ def test_adoption_equals_the_definition(mine: list[Run], theirs: list[Run]) -> N
 
 
 def leading(*runs: Run) -> Phase2:
-    phase2 = Phase2(B1, 1, 0, THREE)
+    phase2 = Phase2(B1, 1, 0, THREE, Log())
     for run in runs:
         phase2.enqueue(run)
     list(phase2.departures(0))
@@ -164,7 +165,7 @@ def test_a_vote_for_other_slots_than_proposed_is_a_bug() -> None:
 
 
 def test_only_so_many_accepts_are_in_flight() -> None:
-    phase2 = Phase2(B1, 1, 0, THREE)
+    phase2 = Phase2(B1, 1, 0, THREE, Log())
     for slot in range(1, MAX_IN_FLIGHT + 3):
         phase2.enqueue(Run(slot, B1, [b"a"]))
     assert len(list(phase2.departures(0))) == MAX_IN_FLIGHT
@@ -180,6 +181,22 @@ def test_what_is_not_chosen_in_time_is_sent_again_to_those_who_did_not_vote() ->
     assert list(phase2.overdue(99, 100)) == []
     assert list(phase2.overdue(100, 100)) == [(Run(1, B1, [b"a"]), {"n2"})]
     assert list(phase2.overdue(150, 100)) == []
+
+
+def test_values_are_gathered_for_the_lowest_free_slots() -> None:
+    log = Log()
+    log.put(Run(3, B1, [b"named"]))
+    phase2 = Phase2(B1, 1, 0, THREE, log)
+    assert phase2.lowest_free() == (1, 2)
+    phase2.gather(1, [b"a", b"b"])
+    assert phase2.ripe
+    slot, _ = phase2.lowest_free()
+    assert slot == 4
+    assert not phase2.continues(slot)
+    assert list(phase2.close()) == [Run(1, B1, [b"a", b"b"])]
+    assert phase2.continues(slot)
+    assert not phase2.ripe
+    assert phase2.first_proposal == 1
 
 
 @given(st.lists(st.sampled_from([b"", b"x", b"y" * (MAX_ACCEPT_BYTES // 2)]), max_size=20), st.booleans())
@@ -266,7 +283,7 @@ def test_a_read_waits_for_a_quorum_of_a_round_begun_after_it_arrived() -> None:
     rounds.answered("n2", 1)
     assert rounds.confirmed() == []
     rounds.answered("n3", 2)
-    assert rounds.confirmed() == [(N1, 1, 8)]
+    assert rounds.confirmed() == [("n1", ReadIndexReply(11, 1, 8))]
     assert rounds.confirmed() == []
 
 
@@ -277,11 +294,11 @@ def test_a_later_answer_confirms_earlier_rounds() -> None:
     rounds.wait(N2, 4)
     rounds.begin(6)
     rounds.answered("n3", 2)
-    assert rounds.confirmed() == [(N1, 1, 5), (N2, 4, 6)]
+    assert rounds.confirmed() == [("n1", ReadIndexReply(11, 1, 5)), ("n2", ReadIndexReply(22, 4, 6))]
 
 
 def test_reads_are_served_when_their_index_is_reached() -> None:
-    queue = ReadQueue()
+    queue = ReadQueue(11, 100, 0)
     assert queue.arrive() == queue.arrive() == 1
     assert queue.close_turn()
     assert not queue.close_turn()
@@ -289,6 +306,62 @@ def test_reads_are_served_when_their_index_is_reached() -> None:
     queue.answer(1, 10)
     assert queue.served(9) == 0
     assert queue.served(10) == 1
+
+
+def test_reads_are_asked_for_again_until_a_leader_answers() -> None:
+    queue = ReadQueue(11, 100, 0)
+    assert queue.ask(0) is None
+    queue.arrive()
+    queue.close_turn()
+    assert queue.ask(50) == ReadIndex(11, 1)
+    assert not queue.overdue(149)
+    assert queue.overdue(150)
+    queue.answer(1, 10)
+    assert queue.ask(150) is None
+
+
+# -- catching up ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_missing_is_asked_of_one_node_at_a_time_the_leader_first() -> None:
+    learner = Learner(Log(), 0)
+    behind = CatchUp(Log(), learner, ["n1", "n2", "n3"], 100, 0)
+    assert behind.ask("n3", 0) is None
+    learner.hear_of(7)
+    assert behind.ask("n3", 0) == ("n3", Fetch(1, 7))
+    behind.tick(99)
+    assert behind.ask("n3", 99) is None
+    behind.tick(100)
+    assert behind.ask("n3", 100) == ("n3", Fetch(1, 7))
+    behind.answered()
+    assert behind.ask(None, 100) == ("n1", Fetch(1, 7))
+
+
+def test_chosen_slots_are_taught_from_memory_or_else_from_the_hosts_disk() -> None:
+    log = Log(4, [Run(4, B1, [b"d", b"e", b"f"])])
+    learner = Learner(log, 3)
+    learner.choose(4, 5)
+    ahead = CatchUp(log, learner, ["n2"], 100, 0)
+    assert ahead.on_disk(Fetch(2, 9)) == (2, 3)
+    assert ahead.on_disk(Fetch(4, 9)) is None
+    assert ahead.teach(Fetch(4, 9)) == Learn([Run(4, B1, [b"d", b"e"])], 5)
+    assert ahead.teach(Fetch(6, 9)) is None
+
+
+def test_an_answer_fits_one_message_but_holds_at_least_one_run() -> None:
+    large = b"x" * (MAX_ACCEPT_BYTES + 1)
+    log = Log(1, [Run(1, B1, [large]), Run(2, B2, [b"a"])])
+    learner = Learner(log, 0)
+    learner.choose(1, 2)
+    assert CatchUp(log, learner, ["n2"], 100, 0).teach(Fetch(1, 2)) == Learn([Run(1, B1, [large])], 2)
+
+
+def test_a_chosen_slot_keeps_its_value() -> None:
+    learner = Learner(Log(1, [Run(1, B1, [b"a", b"b"])]), 0)
+    learner.choose(1, 1)
+    learner.require_unchanged(Run(1, B2, [b"a", b"other"]))
+    with pytest.raises(InvariantViolation, match="slot 1 is chosen"):
+        learner.require_unchanged(Run(1, B2, [b"x"]))
 
 
 # -- journal --------------------------------------------------------------------------------------------------------

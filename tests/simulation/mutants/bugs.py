@@ -126,8 +126,9 @@ PHASE_1 = [
         "recovered values are taken as chosen without phase 2",
         (
             REPLICA + "_take_over",
-            "        slot += len(part)",
-            "        self._learner.choose(slot, slot + len(part) - 1)\n        slot += len(part)",
+            "    self._next_beat = self._now",
+            "    self._learner.choose(phase1.first, max(recovered_upto, self.chosen_upto))\n"
+            "    self._next_beat = self._now",
         ),
     ),
 ]
@@ -179,7 +180,7 @@ LEARNING = [
     mutant(
         "a node teaches what it accepted, chosen or not",
         (
-            REPLICA + "_on_fetch",
+            "consensus.catchup:CatchUp.teach",
             "self._learner.chosen(fetch.first, fetch.last)",
             "[(fetch.first, fetch.last)]",
         ),
@@ -225,7 +226,7 @@ READS = [
     ),
     mutant(
         "an answer to reads of the process before a restart is taken for one to its own",
-        (REPLICA + "receive", "if message.incarnation == self._reader.incarnation:", "if True:"),
+        (REPLICA + "receive", "if message.incarnation == self._queue.incarnation:", "if True:"),
     ),
     mutant(
         "a new leader serves reads before what it recovered is chosen",
@@ -324,7 +325,7 @@ LIVENESS = [
     ),
     mutant(
         "a lost Fetch is not sent again",
-        (REPLICA + "tick", "self._fetching = False", "pass"),
+        ("consensus.catchup:CatchUp.tick", "self._fetching = False", "pass"),
     ),
     mutant(
         "nobody asks to lead",
