@@ -151,7 +151,7 @@ def _many(base: Scenario, seeds: range, jobs: int) -> Tally:
                 share = next(shares, None)
                 if share is not None and len(tally.failures) < MAX_FAILURES:
                     running.add(pool.submit(_share, base, share))
-            line.draw(lambda: _progress(tally, len(seeds)))
+            line.draw(lambda: progress_text(tally, len(seeds)))
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
@@ -161,7 +161,8 @@ def _many(base: Scenario, seeds: range, jobs: int) -> Tally:
     return tally
 
 
-def _progress(tally: Tally, total: int) -> str:
+def progress_text(tally: Tally, total: int) -> str:
+    """``[######------]  50%  50 of 100 seeds  60,000 events/s  0 failures  0:12 left``"""
     left = tally.seconds * (total - tally.seeds) / max(tally.seeds, 1)
     return (
         f"{bar(tally.seeds / total)}  {tally.seeds:,} of {total:,} seeds  {tally.events / tally.seconds:,.0f} events/s"

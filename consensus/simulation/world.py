@@ -27,7 +27,9 @@ CHECK_INTERVAL = 50
 MAX_WAITING = 2_000
 MAX_ON_THE_WAY = 20_000
 MAX_SENT_PER_SECOND = 10_000
-"""Bounds on what a node holds, what is under way at once, and what a node sends; far above what the clients cause."""
+MAX_KEPT = 200
+"""Bounds on what a node holds, what is under way at once, what a node sends, and how many applied slots it keeps in
+memory beyond those it is to keep; above what the clients cause."""
 
 
 class Host:
@@ -154,15 +156,25 @@ class World:
         if self._on_the_way > MAX_ON_THE_WAY:
             raise Violation(f"at most {MAX_ON_THE_WAY} messages are on their way at once", str(self._on_the_way))
         for host in self.hosts.values():
-            waiting = host.process.waiting if host.process else 0
-            if waiting > MAX_WAITING:
-                raise Violation(f"a node holds at most {MAX_WAITING} requests", f"{host.name} holds {waiting}")
+            if host.process is not None:
+                self._check_memory(host.name, host.process)
             if moment % 1_000 == 0:
                 if host.sent > MAX_SENT_PER_SECOND:
                     raise Violation(
                         f"a node sends at most {MAX_SENT_PER_SECOND} messages a second", f"{host.name} sent {host.sent}"
                     )
                 host.sent = 0
+
+    def _check_memory(self, name: str, process: Process) -> None:
+        if process.waiting > MAX_WAITING:
+            raise Violation(f"a node holds at most {MAX_WAITING} requests", f"{name} holds {process.waiting}")
+        kept = process.replica.chosen_upto - process.replica.log_start + 1
+        if kept > self.dials.keep_slots + MAX_KEPT:
+            raise Violation(
+                "slots that are applied and durable leave memory",
+                f"{name} keeps {kept} chosen slots, {self.dials.keep_slots} would do",
+                nodes=[name],
+            )
 
     # -- processes ----------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The commands in the README do what it says, for somebody who has only read that far."""
+"""The commands in the README and in docs/ do what they say, for somebody who has only read that far."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
-def blocks(kind: str) -> list[str]:
-    return re.findall(rf"```{kind}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def blocks(kind: str, page: str = "README.md") -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def commands(page: str = "README.md") -> list[str]:
+    return [line[2:] for block in blocks("console", page) for line in block.splitlines() if line.startswith("$ ")]
 
 
 def environment(tmp_path: Path) -> dict[str, str]:
@@ -27,11 +33,10 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 def test_every_command_in_the_readme_works(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    commands = [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
-    assert len(commands) > 10
+    assert len(commands()) > 10
     printed = []
     env = environment(tmp_path)
-    for command in commands:
+    for command in commands():
         done = subprocess.run(
             ["bash", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
         )
@@ -39,6 +44,16 @@ def test_every_command_in_the_readme_works(tmp_path: Path) -> None:
         printed.append(done.stdout)
     assert printed[0] == "OK\n2\n2\n"
     assert any("init_ok" in text for text in printed)
+
+
+@pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs").glob("*.md"))])
+def test_every_command_in_the_docs_works(page: str, tmp_path: Path) -> None:
+    env = environment(tmp_path)
+    for command in commands(page):
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, (command, done.stderr)
 
 
 def test_the_two_commands_of_the_readme_set_up_everything(tmp_path: Path) -> None:

@@ -309,6 +309,22 @@ EXECUTION = [
         ),
     ),
     mutant(
+        "a command is answered when it has been handed to the leader",
+        (
+            "kvstore.node:Node._send_commands",
+            "self._messages.append((leader, Forward(requests)))",
+            "self._messages.append((leader, Forward(requests)))\n"
+            "        for request in requests:\n"
+            "            proposal = self._commands.pop((request.session, request.sequence))\n"
+            "            done = __import__('kvstore.commands', fromlist=['Done']).Done()\n"
+            "            proposal.done(Reply(done, self.replica.last_slot))",
+        ),
+    ),
+    mutant(
+        "nothing ever leaves memory",
+        ("kvstore.node:Node._tidy", "self.replica.forget(", "max("),
+    ),
+    mutant(
         "a failed transaction keeps its first changes",
         ("kvstore.executor:_transact", "moment.keys.end(keep=False)", "moment.keys.end(keep=True)"),
     ),

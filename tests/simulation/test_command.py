@@ -1,0 +1,102 @@
+"""``kvstore simulate`` as people use it: tables, failures that explain themselves, and wrong usage."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.simulate import Options, Tally, progress_text, run
+from consensus.simulation.scenario import Scenario
+from kvstore.errors import CommandError
+from kvstore.simulated.run import simulate
+from tests.simulation.mutants.bugs import ALL
+from tests.simulation.mutants.hunt import hunt
+from tests.simulation.mutants.patching import patched
+
+DEFAULT = Options("0..3", None, 0, "all", 5.0, 1, None, None, None)
+BUG = next(bug for bug in ALL if bug.bug == "retries are executed twice")
+
+
+def kvstore(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "kvstore", "simulate", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_a_table_says_what_was_exercised() -> None:
+    done = kvstore("--seeds", "0..3", "--time", "1", "--nodes", "3")
+    assert done.returncode == 0, done.stderr
+    first, *rows = done.stdout.splitlines()
+    assert first.split() == ["exercised", "times", "seeds"]
+    starts = next(row for row in rows if row.startswith("process: start"))
+    times, seeds = map(int, starts.split()[-2:])
+    assert times >= 12 and seeds == 4
+    assert rows[-1].startswith("4 seeds, ") and rows[-1].endswith(": every rule held")
+    assert done.stderr == "", "no progress bar where there is no terminal"
+
+
+def test_one_seed_and_its_trace(tmp_path: Path) -> None:
+    file = tmp_path / "trace.txt"
+    done = kvstore("--seed", "5", "--time", "1", "--trace", str(file), "--output", "json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["seeds"], report["failures"]) == (0, 1, [])
+    assert "starts, incarnation 1" in file.read_text().splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "x"], "--seeds must be A..B, for example 0..999, not 'x'"),
+        (["--seeds", "5..2"], "--seeds A..B runs from A up to B, and neither is negative: not '5..2'"),
+        (["--faults", "most"], "--faults must be one of all, network, processes, disks, clocks, none, not most"),
+        (["--time", "0"], "--time must be from 0.1 to 3600 seconds, not 0"),
+        (["--time", "nan"], "--time must be from 0.1 to 3600 seconds, not nan"),
+        (["--trace", "t"], "--trace, --keep-faults and --keep-clients belong to a single run: name it with --seed"),
+        (["--seed", "1", "--keep-faults", "1,x"], "--keep-faults takes numbers separated by commas, not '1,x'"),
+        (["--seed", "1", "--trace", "/nowhere/t"], "--trace /nowhere/t cannot be written: No such file or directory"),
+        (["--nodes", "8"], "--nodes"),
+    ],
+)
+def test_wrong_usage_is_explained(arguments: list[str], message: str) -> None:
+    done = kvstore(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_failure_explains_itself_and_can_be_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    seed = hunt(BUG).seed
+    assert seed is not None
+    with patched(BUG):
+        assert run(DEFAULT, "table") == 1 or seed > 3
+        capsys.readouterr()
+        assert run(Options("0..0", seed, 0, "all", 5.0, 1, None, None, None), "table") == 1
+        shown = capsys.readouterr().out
+        line = next(line for line in shown.splitlines() if line.startswith("All of it:"))
+        again = shlex.split(line.removeprefix("All of it:"))
+        option = dict(zip(again[2::2], again[3::2], strict=True))
+        assert option["--seed"] == str(seed) and option["--trace"] == "trace.txt"
+        faults, clients = option["--keep-faults"], option["--keep-clients"]
+        assert run(Options("", seed, 0, "all", 5.0, 1, None, faults, clients), "json") == 1
+        (failure,) = json.loads(capsys.readouterr().out)["failures"]
+    assert f"seed {seed} broke a rule after" in shown
+    assert failure["rule"] in shown and failure["found"] in shown
+    assert "It takes " in shown and "     ms  n1" in shown
+    assert shlex.split(failure["repeat"]) == again[: again.index("--trace")]
+
+
+def test_nothing_begins_that_cannot_be_understood() -> None:
+    with pytest.raises(CommandError, match="--keep-clients takes numbers"):
+        run(Options("0..3", 1, 0, "all", 5.0, 1, None, None, "one"), "")
+
+
+def test_progress_says_how_far_it_is_and_how_fast() -> None:
+    tally = Tally()
+    tally.add(simulate(Scenario(1, 1, 200, "none")))
+    text = progress_text(tally, 4)
+    assert text.startswith("[######------------------]  25%  1 of 4 seeds  ")
+    assert " events/s  0 failures  " in text and text.endswith(" left")
