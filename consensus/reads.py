@@ -81,6 +81,7 @@ class ReadQueue:
         self._number = 1
         self._asked = 0
         self._answered = 0
+        self._served = 0
         self._patience = patience
         self._next_ask = now
         self._arrived = False
@@ -112,11 +113,22 @@ class ReadQueue:
         """All reads up to ``number`` may be served once ``index`` is applied."""
         if number > self._answered:
             self._answered = number
+            while self._indexed and self._indexed[-1][1] >= index:
+                self._indexed.pop()  # this answer is as good for those reads
             self._indexed.append((number, index))
+
+    def reopen(self) -> None:
+        """Another leads: ask it about all reads not yet served.
+
+        The index of the one before may lie beyond what will ever be chosen: values that it recovered, and that no later
+        leader found again.
+        """
+        self._answered = self._served
+        self._indexed.clear()
 
     def served(self, chosen_upto: int) -> int:
         """The highest number whose index is reached, 0 if none is new."""
         number = 0
         while self._indexed and self._indexed[0][1] <= chosen_upto:
-            number = self._indexed.popleft()[0]
+            number = self._served = self._indexed.popleft()[0]
         return number

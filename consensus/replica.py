@@ -195,7 +195,7 @@ class Replica:
                 if self.role is Role.LEADER:
                     self._rounds.wait(Reader(sender, message.incarnation), message.read)
             case ReadIndexReply():
-                if message.incarnation == self._queue.incarnation:
+                if sender == self.leader and message.incarnation == self._queue.incarnation:
                     self._queue.answer(message.read, message.index)
             case Fetch():
                 self._on_fetch(sender, message)
@@ -380,6 +380,7 @@ class Replica:
         self._heard_from = dict.fromkeys(self.configuration.nodes, self._now)
         self._propose_runs(phase2, phase2.runs(phase1.first, values))
         self._next_beat = self._now
+        self._queue.reopen()
         self._ask_read_index()
         self._lead_on()
 
@@ -400,17 +401,21 @@ class Replica:
             f"{leader} leads under our ballot {ballot}",
         )
         self._step_down(ballot)
-        known = self._election.leader
+        known = self._election.leader, self._election.leader_ballot
         self._election.heard(leader, ballot, self._now)
-        if leader != known:
+        if known != (leader, ballot):
+            self._queue.reopen()
             self._ask_read_index()
 
     def _on_reject(self, reject: Reject) -> None:
         self._election.see(reject.promised)
-        current = self._phase1 or self._phase2
-        if current is not None and current.ballot == reject.ballot:
-            self._step_down(reject.promised)
         self._learner.hear_of(reject.chosen_upto)
+        current = self._phase1 or self._phase2
+        if current is None or current.ballot != reject.ballot:
+            return
+        # A late copy of the Prepare that made this node leader may be refused for its first slot: no reason to yield.
+        if self._phase1 or reject.promised > reject.ballot:
+            self._step_down(reject.promised)
 
     def _reject(self, sender: str, ballot: Ballot) -> None:
         self._send(sender, Reject(ballot, self._acceptor.promised, self.chosen_upto))

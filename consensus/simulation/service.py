@@ -86,6 +86,13 @@ class Service(Protocol):
         """The clients begin nothing new, but go on until everything they asked for is answered."""
         ...
 
+    def probe(self) -> None:
+        """Every node is to prove that it serves: called twice, once all that was asked before is answered.
+
+        The first time by reads alone, since a write can hide that reads wait for something that will never happen.
+        """
+        ...
+
     def unfinished(self) -> str:
         """What the clients still wait for, in words; empty when there is nothing."""
         ...

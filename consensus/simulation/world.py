@@ -109,6 +109,9 @@ class World:
             self.counts[what] += times
         self._heal()
         self._settle()
+        for _ in range(2):
+            service.probe()
+            self._settle()
         service.judge()
 
     def _heal(self) -> None:
@@ -168,11 +171,12 @@ class World:
     def _check_memory(self, name: str, process: Process) -> None:
         if process.waiting > MAX_WAITING:
             raise Violation(f"a node holds at most {MAX_WAITING} requests", f"{name} holds {process.waiting}")
-        kept = process.replica.chosen_upto - process.replica.log_start + 1
+        replica = process.replica
+        kept = min(replica.chosen_upto, replica.durable_upto) - replica.log_start + 1
         if kept > self.dials.keep_slots + MAX_KEPT:
             raise Violation(
                 "slots that are applied and durable leave memory",
-                f"{name} keeps {kept} chosen slots, {self.dials.keep_slots} would do",
+                f"{name} keeps {kept} of them, {self.dials.keep_slots} would do",
                 nodes=[name],
             )
 

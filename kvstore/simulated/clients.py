@@ -79,9 +79,10 @@ class SessionClient:
         self._patience = patience
         self._sequence = 0
         self._pending: dict[int, Pending] = {}
-        self._done = False
+        self._done = True
 
     def begin(self) -> None:
+        self._done = False
         self._world.timeline.after(self._random.randint(0, self._pace), self._next)
 
     def stop(self) -> None:
@@ -89,10 +90,18 @@ class SessionClient:
         self._done = True
         self._patience = PATIENT
 
+    def go_on(self, draw: Callable[[random.Random], Command | None]) -> None:
+        """Begin once more, with these commands."""
+        self._draw = draw
+        self._done = False
+        self._next()
+
     def unfinished(self) -> str:
         """What it waits for, in words."""
         waits = [f"{pending.sequence} (attempt {pending.attempt})" for pending in self._pending.values()]
-        return f"{self.name} waits for its requests {', '.join(waits)}" if waits else ""
+        if not waits:
+            return "" if self._done else f"{self.name} has not asked for everything yet"
+        return f"{self.name} waits for its requests {', '.join(waits)}"
 
     def _next(self) -> None:
         if self._done:
@@ -269,7 +278,12 @@ def draws(rng: random.Random, whole: bool) -> Callable[[random.Random], Command 
     return rng.choice([_on_one_key, _on_one_key, _counting, _counting, _reading, _reading, _fading])
 
 
-def probe(name: bytes) -> Callable[[random.Random], Command | None]:
-    """One write and one read of a key of its own."""
-    commands: list[Command] = [Get(name), Set(name, Value(b"served"))]
+def nothing(rng: random.Random) -> Command | None:
+    """A client that only begins later."""
+    return None
+
+
+def probe(name: bytes, read_only: bool) -> Callable[[random.Random], Command | None]:
+    """A read of a key of its own, after a write of it if wanted."""
+    commands: list[Command] = [Get(name)] if read_only else [Get(name), Set(name, Value(b"served"))]
     return lambda rng: commands.pop() if commands else None

@@ -29,9 +29,6 @@ from kvstore.commands import (
 from kvstore.simulated.model import EMPTY, EXPIRED, NOTHING, Model, Seen, seen, step
 from kvstore.state_machine import Applied, StateMachine
 
-DIGEST_EVERY = 8
-"""The digest of the whole state is compared at each so many slots, that of the results at every one."""
-
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -82,11 +79,6 @@ class Oracle:
                 nodes=[node],
                 slots=[slot],
             )
-        if slot % DIGEST_EVERY == 0:
-            self.compare_digests(node, slot, state)
-
-    def compare_digests(self, node: str, slot: int, state: StateMachine) -> None:
-        """A node has applied up to this slot: every other one had the same state then."""
         digest = state.digest()
         first, known = self._digests.setdefault(slot, (node, digest))
         if known != digest:

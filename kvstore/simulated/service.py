@@ -13,7 +13,7 @@ from consensus.simulation.violation import Violation
 from consensus.simulation.world import World
 from kvstore import entries
 from kvstore.peer_messages import PeerMessage
-from kvstore.simulated.clients import SessionClient, SlotClient, draws, probe
+from kvstore.simulated.clients import SessionClient, SlotClient, draws, nothing, probe
 from kvstore.simulated.node import Environment, SimulatedNode, SimulatedState, empty_database
 from kvstore.simulated.oracle import Oracle
 from kvstore.simulated.requests import SlotVerdict
@@ -38,10 +38,11 @@ class SimulatedStore:
         self.encode = msgspec.msgpack.Encoder().encode
         self._whole = scenario.random("history").random() < 0.3
         self._workers = self._draw_workers()
+        self._probed = 0
         self._probes: dict[str, SessionClient] = {}
         for name in scenario.names:
             rng = scenario.random(f"probe {name}")
-            self._probes[name] = SessionClient(f"probe-{name}", world, self._oracle, rng, [name], probe(name.encode()))
+            self._probes[name] = SessionClient(f"probe-{name}", world, self._oracle, rng, [name], nothing)
         self.clients: Sequence[Client] = [*self._workers, *self._probes.values()]
 
     def _draw_workers(self) -> list[SessionClient | SlotClient]:
@@ -92,8 +93,12 @@ class SimulatedStore:
     def stop(self) -> None:
         for worker in self._workers:
             worker.stop()
+
+    def probe(self) -> None:
+        """The first time each node serves a read, the second time a write and a read."""
+        self._probed += 1
         for name in self._running():
-            self._probes[name].begin()
+            self._probes[name].go_on(probe(name.encode(), read_only=self._probed == 1))
 
     def unfinished(self) -> str:
         clients = [*self._workers, *(self._probes[name] for name in self._running())]
@@ -116,9 +121,6 @@ class SimulatedStore:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def judge(self) -> None:
-        for name in self._running():
-            state = self._nodes[name].state
-            self._oracle.compare_digests(name, state.applied_upto, state)
         workers = [*self._workers, *self._probes.values()]
         self._oracle.judge([told for worker in workers for told in worker.told], self._whole)
 

@@ -587,3 +587,49 @@ def test_while_accepts_are_under_way_values_gather_into_the_next() -> None:
     cluster.run(300)
     assert len(cluster.chosen) == 30
     assert len(cluster.stored(leader.node, 30)[0].run.values) > 1
+
+
+def test_a_late_copy_of_its_own_prepare_does_not_depose_a_leader() -> None:
+    cluster = Cluster(1, 3, keep=5)
+    prepares: list[tuple[str, Prepare]] = []
+
+    def keep(_sender: str, receiver: str, message: Message) -> bool:
+        if isinstance(message, Prepare):
+            prepares.append((receiver, message))
+        return False
+
+    cluster.on_drop = keep
+    leader = cluster.leader()
+    leader.propose([b"x"] * 40)
+    cluster.run(200)
+    for node in cluster.replicas.values():
+        node.forget(30)
+    receiver, prepare = prepares[0]
+    cluster.replicas[receiver].receive(leader.node, prepare)
+    cluster.run(50)
+    assert leader.role is Role.LEADER
+
+
+def test_a_read_does_not_wait_for_slots_that_only_a_lost_leader_knew() -> None:
+    cluster = Cluster(2, 3)
+    first = cluster.leader().node
+    reader, third = (name for name in cluster.names if name != first)
+    cluster.run(100)
+    cluster.on_drop = lambda _sender, _receiver, message: isinstance(message, Accept)
+    cluster.leader().propose([b"held by a minority"] * 3)
+    cluster.run(20)
+    cluster.crash(first)
+    cluster.start(first)
+    for _ in range(3_000):
+        for name in (reader, third):
+            cluster.replicas[name]._election.postpone(cluster.now)
+        cluster.step()
+        if cluster.leaders() == [first]:
+            break
+    number = cluster.replicas[reader].read()
+    cluster.run(30)
+    assert cluster.reads[reader] < number, "its index is slot 3, which is not chosen"
+    cluster.crash(first)
+    cluster.on_drop = None
+    cluster.leader()
+    assert cluster.run(1_000, lambda: cluster.reads[reader] >= number)

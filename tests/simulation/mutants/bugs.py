@@ -178,11 +178,11 @@ LEARNING = [
         ("consensus.learner:Learner.choose", "if first <= self.chosen_upto + 1:", "if True:"),
     ),
     mutant(
-        "a node teaches what it accepted, chosen or not",
+        "a node teaches everything it has accepted, chosen or not",
         (
             "consensus.catchup:CatchUp.teach",
             "self._learner.chosen(fetch.first, fetch.last)",
-            "[(fetch.first, fetch.last)]",
+            "[(fetch.first, self._log.last)]",
         ),
     ),
     mutant(
@@ -226,7 +226,16 @@ READS = [
     ),
     mutant(
         "an answer to reads of the process before a restart is taken for one to its own",
-        (REPLICA + "receive", "if message.incarnation == self._queue.incarnation:", "if True:"),
+        (REPLICA + "receive", "and message.incarnation == self._queue.incarnation:", "and True:"),
+    ),
+    mutant(
+        "a read index beyond what will ever be chosen is waited for, whoever leads by then",
+        ("consensus.reads:ReadQueue.reopen", "self._answered = self._served\n    self._indexed.clear()", "pass"),
+        (
+            "consensus.reads:ReadQueue.answer",
+            "while self._indexed and self._indexed[-1][1] >= index:",
+            "while False:",
+        ),
     ),
     mutant(
         "a new leader serves reads before what it recovered is chosen",
