@@ -229,15 +229,6 @@ READS = [
         (REPLICA + "receive", "and message.incarnation == self._queue.incarnation:", "and True:"),
     ),
     mutant(
-        "a read index beyond what will ever be chosen is waited for, whoever leads by then",
-        ("consensus.reads:ReadQueue.reopen", "self._answered = self._served\n    self._indexed.clear()", "pass"),
-        (
-            "consensus.reads:ReadQueue.answer",
-            "while self._indexed and self._indexed[-1][1] >= index:",
-            "while False:",
-        ),
-    ),
-    mutant(
         "a new leader serves reads before what it recovered is chosen",
         (REPLICA + "_beat", "max(self.chosen_upto, phase2.recovered_upto)", "self.chosen_upto"),
     ),
@@ -331,7 +322,7 @@ EXECUTION = [
     ),
     mutant(
         "nothing ever leaves memory",
-        ("kvstore.node:Node._tidy", "self.replica.forget(", "max("),
+        ("kvstore.node:Node._tidy", "self.replica.forget(applied_upto", "self.replica.forget(0 * applied_upto"),
     ),
     mutant(
         "a failed transaction keeps its first changes",
