@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
-from consensus.ballot import Ballot
 from consensus.membership import Configuration
 from consensus.messages import ReadIndex, ReadIndexReply
 
@@ -28,8 +27,7 @@ class ReadRounds:
     Reads are numbered by their node's process; a number stands for all of its reads up to it.
     """
 
-    def __init__(self, ballot: Ballot, node: str, configuration: Configuration) -> None:
-        self.ballot = ballot
+    def __init__(self, node: str, configuration: Configuration) -> None:
         self.round = 0
         self.waiting: dict[Reader, int] = {}
         self._node = node

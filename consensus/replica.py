@@ -103,7 +103,7 @@ class Replica:
         self._catch_up = CatchUp(self._log, self._learner, self._others, self._timing.resend, now)
         self._phase1: Phase1 | None = None
         self._phase2: Phase2 | None = None
-        self._rounds = ReadRounds(NEVER, node, self.configuration)
+        self._rounds = ReadRounds(node, self.configuration)
         self._heard_from: dict[str, int] = {}
         self._next_beat = now
         self._next_resend = now
@@ -375,7 +375,7 @@ class Replica:
         self.role = Role.LEADER
         self._phase1 = None
         self._phase2 = phase2 = Phase2(phase1.ballot, phase1.first, recovered_upto, self.configuration, self._log)
-        self._rounds = ReadRounds(phase1.ballot, self.node, self.configuration)
+        self._rounds = ReadRounds(self.node, self.configuration)
         self._election.heard(self.node, phase1.ballot, self._now)
         self._heard_from = dict.fromkeys(self.configuration.nodes, self._now)
         self._propose_runs(phase2, phase2.runs(phase1.first, values))

@@ -69,19 +69,27 @@ class Cut(Action, frozen=True, kw_only=True):
 
 class Exile(Action, frozen=True, kw_only=True):
     """The leader is cut off from the other nodes, but not from clients, and its clock nearly stands still: it goes on
-    believing that it leads while others elect another. If it is only ``mute`` it hears the others, late."""
+    believing that it leads while others elect another. If it is ``haunted``, answers to what it said before the cut
+    still arrive, late."""
 
-    mute: bool
+    haunted: bool
 
     def begin(self, world: World) -> None:
         leader = world.resolve(LEADER)
         out = frozenset((leader, name) for name in world.names if name != leader)
         back = frozenset((name, leader) for _, name in out)
-        world.bad_weather(self, Weather(back, cut=not self.mute, delay=1_000))
-        # Not at once: some answers to what it still says are to arrive very late.
-        world.timeline.after(100, world.bad_weather, self, Weather(out, cut=True))
-        world.clocks[leader].drift(world.timeline.now, 0.05)
+        if self.haunted:
+            world.bad_weather(self, Weather(back, delay=1_000))
+            world.timeline.after(120, self._cut_off, world, leader, Weather(out, cut=True), Weather(back, loss=1.0))
+        else:
+            self._cut_off(world, leader, Weather(out | back, cut=True))
         world.count("partition: an exiled leader")
+
+    def _cut_off(self, world: World, leader: str, *weathers: Weather) -> None:
+        if world.timeline.now < self.until:
+            for weather in weathers:
+                world.bad_weather(self, weather)
+            world.clocks[leader].drift(world.timeline.now, 0.05)
 
     def end(self, world: World) -> None:
         world.good_weather(self)
@@ -90,7 +98,7 @@ class Exile(Action, frozen=True, kw_only=True):
 
     @property
     def title(self) -> str:
-        return f"the leader is {'mute' if self.mute else 'cut off'}, and its clock nearly stands still"
+        return f"the leader is cut off{' and haunted' if self.haunted else ''}, and its clock nearly stands still"
 
 
 class Bad(Action, frozen=True, kw_only=True):
@@ -287,7 +295,7 @@ def _cut(rng: random.Random, names: Sequence[str], at: int, until: int) -> Actio
 
 
 def _exile(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
-    return Exile(at=at, until=max(until, at + 1_000), mute=rng.random() < 0.5)
+    return Exile(at=at, until=max(until, at + 1_000), haunted=rng.random() < 0.5)
 
 
 def _bad(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:

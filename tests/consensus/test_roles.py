@@ -273,7 +273,7 @@ N1, N2 = Reader("n1", 11), Reader("n2", 22)
 
 
 def test_a_read_waits_for_a_quorum_of_a_round_begun_after_it_arrived() -> None:
-    rounds = ReadRounds(B1, "n1", THREE)
+    rounds = ReadRounds("n1", THREE)
     rounds.begin(5)
     rounds.wait(N1, 1)
     rounds.answered("n2", 1)
@@ -288,7 +288,7 @@ def test_a_read_waits_for_a_quorum_of_a_round_begun_after_it_arrived() -> None:
 
 
 def test_a_later_answer_confirms_earlier_rounds() -> None:
-    rounds = ReadRounds(B1, "n1", THREE)
+    rounds = ReadRounds("n1", THREE)
     rounds.wait(N1, 1)
     rounds.begin(5)
     rounds.wait(N2, 4)
