@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from consensus.leader import MAX_ACCEPT_BYTES, MAX_ACCEPT_SLOTS
 from consensus.learner import Learner
 from consensus.log import Log
@@ -61,10 +63,10 @@ class CatchUp:
         Only what is known as chosen: what was merely accepted may lose.
         """
         runs = [run for part in self._learner.chosen(fetch.first, fetch.last) for run in self._log.runs(*part)]
-        return Learn(_within_budget(runs), self._learner.chosen_upto) if runs else None
+        return Learn(one_message(runs), self._learner.chosen_upto) if runs else None
 
 
-def _within_budget(runs: list[Run]) -> list[Run]:
+def one_message(runs: Iterable[Run]) -> list[Run]:
     """As many leading runs as fit one message, at least one."""
     kept: list[Run] = []
     size = 0

@@ -14,8 +14,8 @@ from typing import Literal
 import msgspec
 
 from consensus.ballot import Ballot
+from consensus.catchup import one_message
 from consensus.election import Timing
-from consensus.leader import MAX_ACCEPT_BYTES
 from consensus.messages import Record, Run
 from consensus.replica import SLOT_WINDOW, Replica, Role
 from kvstore import entries
@@ -246,7 +246,7 @@ class Node:
         if effects.reads:
             self._serve_reads(effects.reads)
         for receiver, first, last in effects.fetches:
-            self.replica.supply(receiver, _one_message(self.log.read(first, last)))
+            self.replica.supply(receiver, one_message(self.log.read(first, last)))
         self._tidy()
         self._budget = None
         messages, self._messages = self._messages, []
@@ -445,15 +445,3 @@ def recover(log: LogStore, state: StateMachine) -> None:
             f"log.db lacks slot {state.applied_upto + 1}, though slots up to {log.chosen_upto} were chosen:"
             " restore the whole data directory from a backup"
         )
-
-
-def _one_message(runs: Iterator[Run]) -> list[Run]:
-    """As many runs as fit one message, at least one."""
-    kept: list[Run] = []
-    size = 0
-    for run in runs:
-        size += sum(map(len, run.values))
-        if kept and size > MAX_ACCEPT_BYTES:
-            break
-        kept.append(run)
-    return kept
