@@ -13,7 +13,7 @@ import msgspec
 
 MAX_KEY_BYTES = 1_024
 MAX_VALUE_BYTES = 1_048_576
-MAX_TXN_COMMANDS = 1_000
+MAX_TXN_COMMANDS = 16_384
 MAX_INTEGER = 2**63 - 1
 """Integers of ``incr`` are signed 64-bit, as in Redis."""
 
@@ -30,13 +30,28 @@ class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Set(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="set"):
-    """Store a value. ``ttl`` in milliseconds from the entry's stamp, 0 = for ever (an earlier expiry is dropped)."""
+    """Store a value. ``ttl`` in milliseconds from the entry's stamp, 0 = for ever (an earlier expiry is dropped).
+
+    ``expires``: a time in ms since 1970 in place of a ttl (one that has passed deletes the key); ``keep_ttl``: an
+    earlier expiry stays. With ``get`` the result is what the key held before, Found or Missing, stored or not.
+    """
 
     key: bytes
     value: Value
     ttl: int = 0
     when: Literal["", "nx", "xx"] = ""
     ifeq: Value | None = None
+    expires: int = 0
+    keep_ttl: bool = False
+    get: bool = False
+
+
+class SetMany(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="mset"):
+    """Store ``values`` under ``keys``, one each, for ever; with ``nx`` all of them or, if any key exists, none."""
+
+    keys: list[bytes]
+    values: list[Value]
+    nx: bool = False
 
 
 class Get(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="get"):
@@ -45,6 +60,22 @@ class Get(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="get"):
 
 class Delete(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="delete"):
     keys: list[bytes]
+
+
+class GetDelete(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="getdel"):
+    """Delete a key; the result is what it held."""
+
+    key: bytes
+
+
+class GetExpire(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="getex"):
+    """Read a key and change its expiry: to ``ttl`` ms from the entry's stamp, or the time ``expires`` (ms since 1970),
+    or none (``persist``); with neither it stays."""
+
+    key: bytes
+    ttl: int = 0
+    expires: int = 0
+    persist: bool = False
 
 
 class Exists(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="exists"):
@@ -67,10 +98,25 @@ class Incr(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="incr"):
     by: int = 1
 
 
+class IncrFloat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="incrbyfloat"):
+    """Add a decimal number, given as text, to another; exact in decimal. The result is Found: the new value."""
+
+    key: bytes
+    by: bytes
+
+
 class Append(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="append"):
     """Append bytes to the value (a missing key counts as empty), keeping the key's expiry."""
 
     key: bytes
+    data: bytes
+
+
+class SetRange(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="setrange"):
+    """Overwrite a part of the value, which is filled up with NULs where it was shorter; keeps the key's expiry."""
+
+    key: bytes
+    offset: int
     data: bytes
 
 
@@ -92,15 +138,54 @@ class Count(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="count")
     prefix: bytes = b""
 
 
+class Walk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="walk"):
+    """The keys after ``after`` in byte order, ``skip`` of them left out, ``count`` of them looked at (0 = all): those
+    that match the glob ``pattern`` (b"" = all). The result is Keys."""
+
+    after: bytes = b""
+    count: int = 0
+    pattern: bytes = b""
+    skip: int = 0
+
+
+class Rename(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="rename"):
+    """Give a key's value and expiry another name, whatever that held; with ``nx`` only if it held nothing."""
+
+    key: bytes
+    to: bytes
+    nx: bool = False
+
+
+class Copy(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="copy"):
+    """Copy a key's value and expiry to another key, which must not exist, or which is replaced."""
+
+    key: bytes
+    to: bytes
+    replace: bool = False
+
+
+class Clear(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="clear"):
+    """Delete every key; the result is their number."""
+
+
 class Expire(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="expire"):
-    """Let a key expire ``ttl`` milliseconds after the entry's stamp; 0 or less deletes it now."""
+    """Let a key expire ``ttl`` milliseconds after the entry's stamp; 0 or less deletes it now.
+
+    ``expires``: a time in ms since 1970 in place of a ttl. ``when``: only if it has no expiry (nx), has one (xx), the
+    new one is later (gt) or earlier (lt); no expiry counts as the latest.
+    """
 
     key: bytes
     ttl: int
+    expires: int = 0
+    when: Literal["", "nx", "xx", "gt", "lt"] = ""
 
 
 class Ttl(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="ttl"):
+    """The time until a key expires in ms; ``absolute``: the time when it does, in ms since 1970. -1 = never."""
+
     key: bytes
+    absolute: bool = False
 
 
 class Persist(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="persist"):
@@ -127,24 +212,54 @@ class Condition(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Txn(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="txn"):
     """Several commands as one slot: all conditions hold -> ``then``, else ``otherwise``; all or nothing.
 
-    A branch whose command fails (for example incr on text) changes nothing at all.
+    A branch whose command fails (for example incr on text) changes nothing at all; with ``partial`` only that command
+    changes nothing and the others stand, which is what Redis' MULTI means.
     """
 
     then: list[Simple]
     conditions: list[Condition] = []
     otherwise: list[Simple] = []
+    partial: bool = False
 
 
 class Tick(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="tick"):
     """Only moves the log's clock on, so that keys expire though nobody writes. Proposed by the leader."""
 
 
-Simple: TypeAlias = Set | Get | Delete | Exists | Cas | Incr | Append | Push | Scan | Count | Expire | Ttl | Persist
-Command: TypeAlias = (
-    Set | Get | Delete | Exists | Cas | Incr | Append | Push | Scan | Count | Expire | Ttl | Persist | Txn | Tick
+Simple: TypeAlias = (
+    Set
+    | SetMany
+    | Get
+    | GetDelete
+    | GetExpire
+    | Delete
+    | Exists
+    | Cas
+    | Incr
+    | IncrFloat
+    | Append
+    | SetRange
+    | Push
+    | Scan
+    | Walk
+    | Count
+    | Rename
+    | Copy
+    | Clear
+    | Expire
+    | Ttl
+    | Persist
 )
-READ_ONLY = (Get, Exists, Scan, Count, Ttl)
+Command: TypeAlias = Simple | Txn | Tick
+READ_ONLY = (Get, Exists, Scan, Walk, Count, Ttl)
 """Commands that change nothing: outside a transaction they need no slot, only a linearizable read."""
+
+
+def is_read_only(command: Command) -> bool:
+    """Whether a command changes nothing, and so needs no slot: a transaction of reads is a read of one moment."""
+    if isinstance(command, Txn):
+        return all(isinstance(part, READ_ONLY) for part in (*command.then, *command.otherwise))
+    return isinstance(command, READ_ONLY)
 
 
 class Opaque(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="json"):
@@ -217,6 +332,22 @@ class Rows(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="rows"):
     rows: list[Row]
 
 
+class Keys(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="keys"):
+    """Keys of a walk; ``after``: where the next one goes on, b"" when all were looked at."""
+
+    keys: list[bytes]
+    after: bytes
+
+
+NOT_AN_INTEGER = "the value is not an integer"
+NOT_A_NUMBER = "the value is not a number"
+OVERFLOW = "the result would not fit a signed 64-bit integer"
+NOT_TEXT = "the value is JSON, and this takes text: use push on a list, or set"
+NOT_A_LIST = "the value is not a JSON list"
+TOO_LARGE = f"the value would be over {MAX_VALUE_BYTES} bytes: keep values smaller, or split them over keys"
+"""Why commands fail on a key; the Redis face has words of its own for these."""
+
+
 class Failed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="failed"):
     """The command cannot be executed on the key as it is (incr on text, over a limit); nothing changed."""
 
@@ -238,5 +369,5 @@ class Expired(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="expir
     """The request was executed before and its result acknowledged, so it is no longer recorded; nothing was done."""
 
 
-SimpleResult: TypeAlias = Done | Found | Missing | NotMet | Integer | Rows | Failed
-Result: TypeAlias = Done | Found | Missing | NotMet | Integer | Rows | Failed | Outcomes | NotACommand | Expired
+SimpleResult: TypeAlias = Done | Found | Missing | NotMet | Integer | Rows | Keys | Failed
+Result: TypeAlias = Done | Found | Missing | NotMet | Integer | Rows | Keys | Failed | Outcomes | NotACommand | Expired
