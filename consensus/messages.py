@@ -119,6 +119,12 @@ class Chosen(msgspec.Struct, frozen=True, tag="chosen"):
     chosen: list[tuple[int, int]]
 
 
+class TakeOver(msgspec.Struct, frozen=True, tag="take_over"):
+    """The leader of this ballot is about to leave: prepare at once, without asking who would promise."""
+
+    ballot: Ballot
+
+
 class Fetch(msgspec.Struct, frozen=True, tag="fetch"):
     """Which values are chosen in the slots first..last?"""
 
@@ -163,6 +169,7 @@ Message = (
     | Heartbeat
     | Alive
     | Chosen
+    | TakeOver
     | Fetch
     | Learn
     | ReadIndex

@@ -38,6 +38,7 @@ from consensus.messages import (
     Reject,
     Run,
     Stored,
+    TakeOver,
 )
 from consensus.reads import Reader, ReadQueue, ReadRounds
 
@@ -105,6 +106,8 @@ class Replica:
         self._phase2: Phase2 | None = None
         self._rounds = ReadRounds(node, self.configuration)
         self._heard_from: dict[str, int] = {}
+        self.heard_chosen: dict[str, int] = {}
+        """How far the others knew the log as chosen when they last answered this node as their leader."""
         self._next_beat = now
         self._next_resend = now
         self._told = self._learner.news()
@@ -211,6 +214,8 @@ class Replica:
                 self._on_promise(sender, message)
             case Reject():
                 self._on_reject(message)
+            case TakeOver():
+                self._on_take_over(sender, message)
 
     def tick(self, now: int) -> None:
         """Time passes; call it every few milliseconds in a cluster, and before other inputs of a turn."""
@@ -229,6 +234,18 @@ class Replica:
         """Requests wait: ask to lead soon, if no leader is known."""
         if self.role is Role.FOLLOWER:
             self._election.hurry(self._now)
+
+    def hand_over(self) -> None:
+        """Leader only: let the follower that lacks least lead instead, without a time-out in between.
+
+        A suggestion: nothing depends on whether it arrives or is followed, since that node runs phase 1 as any other.
+        """
+        if self._phase2 is None or not self._others:
+            return
+        alive = [node for node in self._others if self._now - self._heard_from[node] < self._timing.election[0]]
+        if alive:
+            heir = max(alive, key=lambda node: self.heard_chosen.get(node, 0))
+            self._send(heir, TakeOver(self._phase2.ballot))
 
     def propose(self, values: Sequence[bytes]) -> list[tuple[int, int]]:
         """Leader only: propose values for the lowest free slots, in order; returns the slot ranges they took."""
@@ -349,6 +366,10 @@ class Replica:
         self._promise(ballot)
         self._journal.hold(self.node, Promise(ballot, self._phase1.first, self._log.runs(self._phase1.first, NO_END)))
         self._canvass()
+
+    def _on_take_over(self, sender: str, message: TakeOver) -> None:
+        if self.role is Role.FOLLOWER and (sender, message.ballot) == (self.leader, self.ballot):
+            self._prepare()
 
     def _on_prepare(self, sender: str, prepare: Prepare) -> None:
         if prepare.ballot < self._acceptor.promised or prepare.first < self._log.start:
@@ -507,6 +528,7 @@ class Replica:
         if self._phase2 is None or alive.ballot != self._phase2.ballot:
             return
         self._heard_from[sender] = self._now
+        self.heard_chosen[sender] = alive.chosen_upto
         self._rounds.answered(sender, alive.round)
         self._confirm_reads()
 

@@ -24,7 +24,7 @@ from kvstore.commands import Command, Entry, Opaque, Tick
 from kvstore.errors import CommandError, DamagedError, StorageFullError, UnavailableError
 from kvstore.log_store import LogStore
 from kvstore.peer_messages import Forward, ForwardSlot, ForwardSlotReply, PeerMessage, Request
-from kvstore.pending import CommandProposal, Query, Read, RecordQueue, Refusal, SlotProposal, SlotReply
+from kvstore.pending import CommandProposal, Read, RecordQueue, Refusal, SlotProposal, SlotReply
 from kvstore.state_machine import StateMachine
 
 MAX_PENDING = 65_536
@@ -141,9 +141,12 @@ class Node:
             self._sequence += 1
             session, sequence = self.session, self._sequence
             acknowledged = next((key[1] for key in self._commands if key[0] == session), sequence)
-        proposal = CommandProposal(
-            deadline=deadline, request=Request(session, sequence, acknowledged, command), done=done
-        )
+        request = Request(session, sequence, acknowledged, command)
+        proposal = CommandProposal(deadline=deadline, request=request, done=done)
+        waiting = self._commands.get((session, sequence))
+        if waiting is not None:  # sent again before it was answered: both shall hear
+            proposal.done = _both(waiting.done, done)
+            proposal.deadline = max(waiting.deadline, deadline)
         self._commands[session, sequence] = proposal
         self._to_send.append(proposal)
 
@@ -160,8 +163,8 @@ class Node:
         self._slots[self._slot_request] = proposal
         self._to_send.append(proposal)
 
-    def query(self, query: Query, done: Callable[[Reply | Refusal], None], deadline: int) -> None:
-        """A linearizable read: it takes no slot, but a quorum confirms the leader first."""
+    def query(self, query: Command, done: Callable[[Reply | Refusal], None], deadline: int) -> None:
+        """A linearizable read, of a command that changes nothing: it takes no slot, but a quorum confirms the leader."""
         self._reads.setdefault(self.replica.read(), []).append(Read(query, done, deadline))
 
     @property
@@ -178,6 +181,10 @@ class Node:
     def is_alone(self) -> bool:
         """Whether the cluster has no other node."""
         return len(self.replica.configuration.nodes) == 1
+
+    def hand_over(self) -> None:
+        """If this node leads, let another do so from now on; what waits here is handed on to it."""
+        self.replica.hand_over()
 
     def log_rows(self) -> Iterator[SlotRow]:
         """This node's log: every slot that holds a value, in order."""
@@ -424,6 +431,16 @@ class Node:
             self._full = error
         else:
             self._full = self._full if self._records.stalled else None
+
+
+def _both(
+    one: Callable[[Reply | Refusal], None], other: Callable[[Reply | Refusal], None]
+) -> Callable[[Reply | Refusal], None]:
+    def done(outcome: Reply | Refusal) -> None:
+        one(outcome)
+        other(outcome)
+
+    return done
 
 
 def recover(log: LogStore, state: StateMachine) -> None:

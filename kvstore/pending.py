@@ -9,11 +9,10 @@ import msgspec
 
 from consensus.messages import Record
 from kvstore.client import Reply
-from kvstore.commands import Count, Exists, Get, Scan, Ttl
+from kvstore.commands import Command
 from kvstore.errors import CommandError, UnavailableError, UnknownOutcomeError
 from kvstore.peer_messages import Request
 
-Query: TypeAlias = Get | Exists | Scan | Count | Ttl
 Refusal: TypeAlias = CommandError | UnavailableError | UnknownOutcomeError
 
 RETRY_STORAGE = 200
@@ -62,7 +61,7 @@ class SlotProposal(Proposal, kw_only=True, eq=False, gc=False):
 class Read(msgspec.Struct, frozen=True):
     """Complete when a quorum confirmed the leader and all that was acknowledged before is applied here."""
 
-    query: Query
+    query: Command
     done: Callable[[Reply | Refusal], None]
     deadline: int
 

@@ -1,0 +1,366 @@
+"""One node on an event loop: turns, a thread for its disk, and the service that its clients' connections use."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from consensus.invariants import InvariantViolation
+from consensus.messages import Record, Stored
+from consensus.replica import Role
+from kvstore import logs
+from kvstore.client import LogRow, Reply, Status
+from kvstore.commands import Command, Result
+from kvstore.data_dir import RESERVE_BYTES, DataDir
+from kvstore.errors import KvstoreError, StorageFullError
+from kvstore.latencies import Latencies
+from kvstore.log_store import SqliteLog
+from kvstore.node import Node
+from kvstore.peer_messages import PeerMessage
+from kvstore.peers import Identity, Peers, address_text
+from kvstore.pending import Refusal, SlotReply
+from kvstore.service import Done, PeerInfo, ServerStatus
+from kvstore.settings import Settings
+from kvstore.state_machine import StateMachine
+from kvstore.views import log_rows
+
+EXIT_BROKEN, EXIT_UNAVAILABLE = 1, 3
+TIMED = 8
+"""One request of so many is timed: often enough for percentiles, and nearly free."""
+FEW = 16
+QUICK_US = 3_000
+"""Up to so many slots are written on the loop's own thread, as long as the disk takes no longer for it than this."""
+SWITCH_SECONDS = 0.0005
+"""The disk's thread gets the interpreter back so soon after an fsync; Python's own 5 ms would be most of a write."""
+
+log = logs.get("server")
+
+
+class Host:
+    """Implements :class:`kvstore.service.Service`. Everything but the disk's writes happens on the loop's thread."""
+
+    def __init__(self, settings: Settings, data_dir: DataDir, on_failure: Callable[[int], None]) -> None:
+        self.settings = settings
+        self.flush: Callable[[], None] = lambda: None
+        """Called at the end of each turn, to write out the replies that it brought."""
+        self.clients: Callable[[], int] = lambda: 0
+        self.client_address = address_text(settings.client_listen)
+        self._data_dir = data_dir
+        self._on_failure = on_failure
+        self._failed = False
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(self._unforeseen)
+        sys.setswitchinterval(SWITCH_SECONDS)
+        self._disk = ThreadPoolExecutor(1, "disk")
+        self._disk_full = False
+        self._writing = False
+        self._fsync_us = 0
+        self._turning = False
+        self._woken = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._started = _now_us()
+        self._latencies = Latencies(self._started)
+        self._reads = self._writes = 0
+        self._patience = settings.request_timeout_ms
+        self.node = self._open(settings, data_dir)
+        members = ",".join(sorted(settings.peers))
+        identity = Identity(f"{settings.cluster_name}/{members}", settings.node_id, random.getrandbits(63))
+        self.peers = Peers(identity, settings.peers, self._receive)
+        self._known: tuple[Role, str | None] = (self.node.replica.role, None)
+
+    def _open(self, settings: Settings, data_dir: DataDir) -> Node:
+        nodes = list(settings.peers)
+        return Node(
+            settings.node_id,
+            nodes,
+            SqliteLog(data_dir.log_path, node_id=settings.node_id, nodes=nodes),
+            StateMachine(data_dir.state_path),
+            rng=random.Random(),
+            now=_now(),
+            wall=_wall(),
+            timing=settings.timing,
+            free_bytes=lambda: data_dir.free_bytes() - RESERVE_BYTES,
+        )
+
+    async def start(self) -> None:
+        """Listen for the other nodes, and begin to take part. Raises OSError when the address cannot be had."""
+        await self.peers.start(self.settings.peer_listen)
+        self._tick()
+
+    # -- turns --------------------------------------------------------------------------------------------------------
+
+    def _receive(self, sender: str, message: PeerMessage) -> None:
+        if not self._failed:
+            self.node.receive(sender, message)
+            self._wake()
+
+    def _wake(self) -> None:
+        """Something came in: turn the node once all else that is ready has come in too."""
+        if not self._woken:
+            self._woken = True
+            if not self._turning:
+                self._loop.call_soon(self._turn)
+
+    def _tick(self) -> None:
+        self._timer = self._loop.call_later(self.node.tick_interval / 1_000, self._tick)
+        self._turn()
+
+    def _turn(self) -> None:
+        if self._failed:
+            return
+        node = self.node
+        self._turning = True
+        node.tick(_now(), _wall())
+        self._woken = True
+        while self._woken:  # a request that was waiting for the answer of another comes in with the next turn
+            self._woken = False
+            turn = node.turn()
+            if turn.messages:
+                self.peers.send(turn.messages)
+            self.flush()
+            if turn.records:
+                self._write(turn.records)
+        self._turning = False
+        known = (node.replica.role, node.replica.leader)
+        if known != self._known:
+            self._tell_role(known)
+
+    def _tell_role(self, known: tuple[Role, str | None]) -> None:
+        (role_before, leader_before), self._known = self._known, known
+        role, leader = known
+        if role is Role.LEADER or role_before is Role.LEADER or (leader and leader != leader_before):
+            log.info("role", role=role.value, leader=leader or "none", ballot=str(self.node.replica.ballot))
+
+    def _write(self, records: list[Record]) -> None:
+        """Store records on the disk's thread; a few of them at once, while the disk is quick.
+
+        Handing work to a thread and back costs about as much as a quick fsync, and nothing much can be done meanwhile.
+        """
+        if self._fsync_us < QUICK_US and len(records) <= FEW and sum(map(_slots, records)) <= FEW:
+            began = _now_us()
+            try:
+                self.node.log.append(records)
+            except StorageFullError as error:
+                self._no_room(error)
+            else:
+                self.node.persisted()
+                self._has_room()
+            self._fsync_us += (_now_us() - began - self._fsync_us) >> 3
+            self._woken = True
+        else:
+            self._fsync_us -= self._fsync_us >> 8
+            self._writing = True
+            self._disk.submit(self.node.log.append, records).add_done_callback(self._written)
+
+    def _written(self, future: Future[None]) -> None:
+        """On the disk's thread: tell the loop's."""
+        self._loop.call_soon_threadsafe(self._stored, future)
+
+    def _stored(self, future: Future[None]) -> None:
+        self._writing = False
+        if self._failed:
+            return
+        error = future.exception()
+        if error is None:
+            self.node.persisted()
+            self._has_room()
+        elif isinstance(error, StorageFullError):
+            self._no_room(error)
+        else:
+            raise error  # what this node promised may or may not be on its disk
+        self._turn()
+
+    def _no_room(self, error: StorageFullError) -> None:
+        if not self._disk_full:  # it is tried again several times a second
+            log.error("disk_full", reason=str(error))
+        self._disk_full = True
+        self.node.storage_failed(error)
+
+    def _has_room(self) -> None:
+        if self._disk_full:
+            log.info("disk_has_room")
+        self._disk_full = False
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def fail(self, status: int, why: str) -> None:
+        """End without another turn, and without a commit: what the node knows may not be what is on its disk."""
+        if self._failed:
+            return
+        self._failed = True
+        log.error("cannot_go_on", reason=why)
+        self._on_failure(status)
+
+    def _unforeseen(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        """A callback raised what nobody caught, half-way through a turn."""
+        error = context.get("exception")
+        match error:
+            case KvstoreError():
+                self.fail(EXIT_UNAVAILABLE, str(error))
+            case InvariantViolation():
+                self.fail(EXIT_BROKEN, f"a rule of the protocol does not hold: {error}")
+            case BaseException():
+                log.error("bug", trace="".join(traceback.format_exception(error)).rstrip())
+                self.fail(EXIT_BROKEN, "this is a bug; what was acknowledged is in the log")
+            case _:
+                log.warning("event_loop", reason=str(context.get("message")))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way, and nobody else relies on this node as leader."""
+        alone = self.node.is_alone
+        leads = self.node.replica.role is Role.LEADER
+        return self._failed or not (self._writing or self.node.has_pending or (leads and not alone))
+
+    def hand_over(self) -> None:
+        """Ask another node to lead, if this one does."""
+        if not self._failed:
+            self.node.hand_over()
+            self._wake()
+
+    async def close(self) -> None:
+        """Stop, with everything committed unless the node failed."""
+        if self._timer:
+            self._timer.cancel()
+        await self.peers.close()
+        self._disk.shutdown()
+        if not self._failed:
+            self._failed = True
+            self.node.close()
+
+    # -- the service --------------------------------------------------------------------------------------------------
+
+    def execute(
+        self,
+        command: Command,
+        done: Done,
+        *,
+        session: str = "",
+        sequence: int = 0,
+        acknowledged: int = 0,
+        size: int = 0,
+    ) -> None:
+        self._writes += 1
+        if not self._writes % TIMED:
+            done = self._timed(done)
+        self.node.execute(
+            command,
+            done,
+            _now() + self._patience,
+            session=session,
+            sequence=sequence,
+            acknowledged=acknowledged,
+            size=size,
+        )
+        self._wake()
+
+    def query(self, command: Command, done: Done) -> None:
+        self._reads += 1
+        if not self._reads % TIMED:
+            done = self._timed(done)
+        self.node.query(command, done, _now() + self._patience)
+        self._wake()
+
+    def _timed(self, done: Done) -> Done:
+        began = _now_us()
+
+        def timed(outcome: Reply | Refusal) -> None:
+            now = _now_us()
+            self._latencies.record(now - began, now)
+            done(outcome)
+
+        return timed
+
+    def look(self, command: Command) -> Result:
+        self._reads += 1
+        return self.node.state.query(command, _wall())
+
+    def propose_at(self, slot: int, json: bytes, done: Callable[[SlotReply | Refusal], None]) -> None:
+        self._writes += 1
+        self.node.propose_at(slot, json, done, _now() + self._patience)
+        self._wake()
+
+    def log(self, first: int, last: int | None) -> Iterator[LogRow]:
+        return log_rows(self.node.log, self.node.state, self.node.replica.is_chosen, first, last)
+
+    def sql(self, query: str) -> tuple[list[str], list[tuple[object, ...]]]:
+        return self.node.state.sql(query)
+
+    def last_sequence(self, session: str) -> int:
+        return self.node.state.last_sequence(session)
+
+    def keys(self, prefix: bytes, limit: int) -> list[bytes]:
+        return self.node.state.keys(prefix, limit)
+
+    def clock(self) -> int:
+        return _wall()
+
+    def status(self) -> ServerStatus:
+        node, replica = self.node, self.node.replica
+        p50, p99 = self._latencies.percentiles(50, 99, now=_now_us())
+        return ServerStatus(
+            status=Status(
+                node_id=replica.node,
+                nodes=list(replica.configuration.nodes),
+                role=replica.role.value,
+                leader=replica.leader,
+                ballot=replica.ballot,
+                promised=replica.promised,
+                chosen_upto=replica.chosen_upto,
+                applied_upto=node.state.applied_upto,
+                last_slot=replica.last_slot,
+                gaps=replica.gaps(),
+                keys=node.state.count(),
+                log_bytes=node.log.bytes(),
+                state_bytes=node.state.bytes(),
+                data_dir=str(self._data_dir.path),
+            ),
+            client_address=self.client_address,
+            peer_address=address_text(self.settings.peer_listen),
+            uptime_ms=(_now_us() - self._started) // 1_000,
+            clients=self.clients(),
+            reads=self._reads,
+            writes=self._writes,
+            p50_us=p50,
+            p99_us=p99,
+            memory_bytes=_memory_bytes(),
+            cpu_ms=time.process_time_ns() // 1_000_000,
+            peers=[
+                PeerInfo(
+                    peer, address_text(address), self.peers.is_connected(peer), replica.heard_chosen.get(peer, -1)
+                )
+                for peer, address in self.peers.addresses.items()
+            ],
+        )
+
+
+def _slots(record: Record) -> int:
+    return len(record.run.values) if isinstance(record, Stored) else 1
+
+
+def _memory_bytes() -> int:
+    """The memory that this process has in RAM now; at its height where the system does not tell."""
+    try:
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 (a path object costs more than the read)
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1_024
+
+
+def _now() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+def _now_us() -> int:
+    return time.monotonic_ns() // 1_000
+
+
+def _wall() -> int:
+    return time.time_ns() // 1_000_000
