@@ -28,6 +28,7 @@ from kvstore.commands import (
     Failed,
     Found,
     Integer,
+    Keys,
     Missing,
     NotACommand,
     NotMet,
@@ -125,6 +126,8 @@ def _fields(command: Command | None, result: Result) -> dict[str, object]:
             return {"result": "integer", name: number}
         case Rows(rows):
             return {"result": "rows", "rows": [_scan_row(row) for row in rows]}
+        case Keys(keys, after):
+            return {"result": "keys", "keys": keys, **({"after": after} if after else {})}
         case Outcomes(succeeded, results):
             inner = [_fields(part, each) for part, each in _branch(command, succeeded, results)]
             return {"result": "outcomes", "succeeded": succeeded, "results": inner}
@@ -144,6 +147,8 @@ def _sentences(command: Command | None, result: Result) -> Iterator[str]:
             yield str(number)
         case Rows(rows):
             yield from scan_lines(rows, "plain")
+        case Keys(keys):
+            yield from map(visible, keys)
         case Outcomes(succeeded, results):
             if isinstance(command, Txn) and command.conditions:
                 yield "conditions held: then" if succeeded else "conditions did not hold: else"

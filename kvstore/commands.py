@@ -342,6 +342,7 @@ class Keys(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="keys"):
 NOT_AN_INTEGER = "the value is not an integer"
 NOT_A_NUMBER = "the value is not a number"
 OVERFLOW = "the result would not fit a signed 64-bit integer"
+OUT_OF_RANGE = "the result would be beyond 1e308"
 NOT_TEXT = "the value is JSON, and this takes text: use push on a list, or set"
 NOT_A_LIST = "the value is not a JSON list"
 TOO_LARGE = f"the value would be over {MAX_VALUE_BYTES} bytes: keep values smaller, or split them over keys"

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import cast
 
+from kvstore import executor_keys as keys
+from kvstore import executor_text as text
 from kvstore.commands import (
-    MAX_INTEGER,
     MAX_VALUE_BYTES,
+    NOT_A_LIST,
+    TOO_LARGE,
     Append,
     Cas,
+    Clear,
     Command,
     Condition,
+    Copy,
     Count,
     Delete,
     Done,
@@ -22,38 +26,36 @@ from kvstore.commands import (
     Failed,
     Found,
     Get,
+    GetDelete,
+    GetExpire,
     Incr,
+    IncrFloat,
     Integer,
     Missing,
     NotMet,
     Outcomes,
     Persist,
     Push,
+    Rename,
     Result,
     Row,
     Rows,
     Scan,
     Set,
+    SetMany,
+    SetRange,
     Simple,
     SimpleResult,
     Tick,
     Ttl,
     Txn,
     Value,
+    Walk,
 )
+from kvstore.executor_keys import found
 from kvstore.json_values import same, to_json
 from kvstore.keyspace import Held, Keyspace
-
-_INTEGER = re.compile(rb"-?\d{1,19}")
-_TOO_LARGE = Failed(f"the value would be over {MAX_VALUE_BYTES} bytes: keep values smaller, or split them over keys")
-
-
-class Moment(NamedTuple):
-    """Where and when a command is executed: the keyspace, the slot, and the log's clock in ms."""
-
-    keys: Keyspace
-    slot: int
-    clock: int
+from kvstore.moment import Moment, write
 
 
 def execute(command: Command, moment: Moment) -> Result:
@@ -65,21 +67,37 @@ def execute(command: Command, moment: Moment) -> Result:
     return _EXECUTE[type(command)](command, moment)
 
 
-def _write(moment: Moment, key: bytes, value: Value, before: Held | None, expires: int) -> None:
-    created, version = (before.created, before.version + 1) if before else (moment.slot, 1)
-    moment.keys.put(key, Held(value, moment.slot, created, version, expires), is_new=before is None)
-
-
 def _set(command: Set, moment: Moment) -> SimpleResult:
     before = moment.keys.get(command.key)
+    unmet = _unmet(command, before)
+    if unmet:
+        return _before(before) if command.get else NotMet(unmet)
+    if command.ttl:
+        expires = moment.clock + command.ttl
+    elif command.keep_ttl:
+        expires = before.expires if before else 0
+    else:
+        expires = command.expires
+    if not expires or expires > moment.clock:
+        write(moment, command.key, command.value, before, expires)
+    elif before:
+        moment.keys.delete(command.key)
+    return _before(before) if command.get else Done()
+
+
+def _unmet(command: Set, before: Held | None) -> str:
+    """Why a value is not to be stored."""
     if command.when == "nx" and before is not None:
-        return NotMet("the key exists")
-    if command.when == "xx" and before is None:
-        return NotMet("the key does not exist")
-    if command.ifeq is not None and (before is None or not same(before.value, command.ifeq)):
-        return NotMet("the key does not exist" if before is None else "the value is another")
-    _write(moment, command.key, command.value, before, moment.clock + command.ttl if command.ttl else 0)
-    return Done()
+        return "the key exists"
+    if before is None and (command.when == "xx" or command.ifeq is not None):
+        return "the key does not exist"
+    if command.ifeq is not None and before is not None and not same(before.value, command.ifeq):
+        return "the value is another"
+    return ""
+
+
+def _before(held: Held | None) -> SimpleResult:
+    return Missing() if held is None else found(held)
 
 
 def _get(command: Get, moment: Moment) -> SimpleResult:
@@ -106,33 +124,8 @@ def _cas(command: Cas, moment: Moment) -> SimpleResult:
         return Missing()
     if before is not None and not same(before.value, command.old):
         return NotMet("the value is another")
-    _write(moment, command.key, command.new, before, before.expires if before else 0)
+    write(moment, command.key, command.new, before, before.expires if before else 0)
     return Done()
-
-
-def _incr(command: Incr, moment: Moment) -> SimpleResult:
-    before = moment.keys.get(command.key)
-    number = 0
-    if before is not None:
-        if before.value.json or not _INTEGER.fullmatch(before.value.data):
-            return Failed("the value is not an integer")
-        number = int(before.value.data)
-    number += command.by
-    if not -MAX_INTEGER - 1 <= number <= MAX_INTEGER:
-        return Failed("the result would not fit a signed 64-bit integer")
-    _write(moment, command.key, Value(b"%d" % number), before, before.expires if before else 0)
-    return Integer(number)
-
-
-def _append(command: Append, moment: Moment) -> SimpleResult:
-    before = moment.keys.get(command.key)
-    if before is not None and before.value.json:
-        return Failed("the value is JSON, and append takes text: use push on a list, or set")
-    data = (before.value.data if before else b"") + command.data
-    if len(data) > MAX_VALUE_BYTES:
-        return _TOO_LARGE
-    _write(moment, command.key, Value(data), before, before.expires if before else 0)
-    return Integer(len(data))
 
 
 def _push(command: Push, moment: Moment) -> SimpleResult:
@@ -141,15 +134,15 @@ def _push(command: Push, moment: Moment) -> SimpleResult:
     if before is not None:
         held = json.loads(before.value.data) if before.value.json else None
         if not isinstance(held, list):
-            return Failed("the value is not a JSON list")
+            return Failed(NOT_A_LIST)
         items = held
     # The text is put together, not written anew, so that every item keeps the form it was given in.
     item = to_json(command.item)
     old = before.value.data.rstrip()[:-1].rstrip() if before else b"["
     data = old + (b", " if items else b"") + item + b"]"
     if len(data) > MAX_VALUE_BYTES:
-        return _TOO_LARGE
-    _write(moment, command.key, Value(data, True), before, before.expires if before else 0)
+        return Failed(TOO_LARGE)
+    write(moment, command.key, Value(data, True), before, before.expires if before else 0)
     return Integer(len(items) + 1)
 
 
@@ -161,50 +154,31 @@ def _count(command: Count, moment: Moment) -> SimpleResult:
     return Integer(moment.keys.count(command.prefix))
 
 
-def _expire(command: Expire, moment: Moment) -> SimpleResult:
-    held = moment.keys.get(command.key)
-    if held is None:
-        return Missing()
-    if command.ttl <= 0:
-        moment.keys.delete(command.key)
-    else:
-        moment.keys.put(command.key, held._replace(expires=moment.clock + command.ttl))
-    return Done()
-
-
-def _ttl(command: Ttl, moment: Moment) -> SimpleResult:
-    held = moment.keys.get(command.key)
-    if held is None:
-        return Missing()
-    return Integer(max(0, held.expires - moment.clock) if held.expires else -1)
-
-
-def _persist(command: Persist, moment: Moment) -> SimpleResult:
-    held = moment.keys.get(command.key)
-    if held is None:
-        return Missing()
-    if not held.expires:
-        return NotMet("the key has no expiry")
-    moment.keys.put(command.key, held._replace(expires=0))
-    return Done()
-
-
 _EXECUTE = cast(
     "dict[type[Simple], Callable[[Simple, Moment], SimpleResult]]",
     {
         Set: _set,
+        SetMany: keys.set_many,
         Get: _get,
+        GetDelete: keys.get_delete,
+        GetExpire: keys.get_expire,
         Delete: _delete,
         Exists: _exists,
         Cas: _cas,
-        Incr: _incr,
-        Append: _append,
+        Incr: text.incr,
+        IncrFloat: text.incr_float,
+        Append: text.append,
+        SetRange: text.set_range,
         Push: _push,
         Scan: _scan,
+        Walk: keys.walk,
         Count: _count,
-        Expire: _expire,
-        Ttl: _ttl,
-        Persist: _persist,
+        Rename: keys.rename,
+        Copy: keys.copy,
+        Clear: keys.clear,
+        Expire: keys.expire,
+        Ttl: keys.ttl,
+        Persist: keys.persist,
     },
 )
 
@@ -218,8 +192,8 @@ _COMPARE: dict[str, Callable[[int, int], bool]] = {
 }
 
 
-def _holds(condition: Condition, keys: Keyspace) -> bool:
-    held = keys.get(condition.key)
+def _holds(condition: Condition, keyspace: Keyspace) -> bool:
+    held = keyspace.get(condition.key)
     if condition.subject == "value":
         equal = held is not None and condition.operand is not None and same(held.value, condition.operand)
         return equal == (condition.comparison == "=")
@@ -234,7 +208,7 @@ def _transact(txn: Txn, moment: Moment) -> Result:
     moment.keys.begin()
     for number, command in enumerate(branch, 1):
         result = _EXECUTE[type(command)](command, moment)
-        if isinstance(result, Failed):
+        if isinstance(result, Failed) and not txn.partial:
             moment.keys.end(keep=False)
             return Failed(f"command {number} of {len(branch)}: {result.reason}; nothing was changed")
         results.append(result)

@@ -8,22 +8,31 @@ from typing import cast
 from kvstore.commands import (
     Append,
     Cas,
+    Clear,
     Command,
     Condition,
+    Copy,
     Count,
     Delete,
     Exists,
     Expire,
     Get,
+    GetDelete,
+    GetExpire,
     Incr,
+    IncrFloat,
     Persist,
     Push,
+    Rename,
     Scan,
     Set,
+    SetMany,
+    SetRange,
     Tick,
     Ttl,
     Txn,
     Value,
+    Walk,
 )
 from kvstore.json_values import to_json
 from kvstore.lexer import quote
@@ -44,18 +53,52 @@ def _values(*values: Value | None) -> tuple[list[str], list[str]]:
 
 def _set(command: Set) -> str:
     values, options = _values(command.value, command.ifeq)
-    words = [f"set {quote(command.key)}={values[0]}"]
-    if command.ttl:
-        words.append(_time(command.ttl))
+    words = [f"set {quote(command.key)}={values[0]}", *_lifetime(command.ttl, command.expires)]
+    if command.keep_ttl:
+        words.append("KEEPTTL")
     if command.when:
         words.append(command.when.upper())
     if command.ifeq is not None:
         words += ["IFEQ", values[1]]
+    if command.get:
+        words.append("GET")
     return " ".join(words + options)
 
 
-def _time(ttl: int) -> str:
-    return f"EX {ttl // 1_000}" if ttl % 1_000 == 0 else f"PX {ttl}"
+def _lifetime(ttl: int, expires: int) -> list[str]:
+    if ttl:
+        return [f"EX {ttl // 1_000}" if ttl % 1_000 == 0 else f"PX {ttl}"]
+    return [f"PXAT {expires}"] if expires else []
+
+
+def _mset(command: SetMany) -> str:
+    values, options = _values(*command.values)
+    pairs = [f"{quote(key)}={value}" for key, value in zip(command.keys, values, strict=True)]
+    return " ".join(["mset", *pairs, *(["NX"] if command.nx else []), *options])
+
+
+def _getex(command: GetExpire) -> str:
+    how = ["PERSIST"] if command.persist else _lifetime(command.ttl, command.expires)
+    return " ".join(["getex", quote(command.key), *how])
+
+
+def _walk(command: Walk) -> str:
+    words = ["keys"]
+    if command.pattern:
+        # Quoted where it would be read as one of the options.
+        pattern = quote(command.pattern)
+        words.append(f'"{pattern}"' if pattern.upper() in ("AFTER", "COUNT", "SKIP") else pattern)
+    if command.after:
+        words += ["AFTER", quote(command.after)]
+    if command.count:
+        words.append(f"COUNT {command.count}")
+    if command.skip:
+        words.append(f"SKIP {command.skip}")
+    return " ".join(words)
+
+
+def _to(name: str, key: bytes, to: bytes, option: str) -> str:
+    return " ".join([name, quote(key), quote(to), *([option] if option else [])])
 
 
 def _cas(command: Cas) -> str:
@@ -81,9 +124,11 @@ def _scan(command: Scan) -> str:
 
 
 def _expire(command: Expire) -> str:
-    return f"expire {quote(command.key)} " + (
-        str(command.ttl // 1_000) if command.ttl % 1_000 == 0 else f"PX {command.ttl}"
-    )
+    if command.expires:
+        time = f"PXAT {command.expires}"
+    else:
+        time = str(command.ttl // 1_000) if command.ttl % 1_000 == 0 else f"PX {command.ttl}"
+    return " ".join(["expire", quote(command.key), time, *([command.when.upper()] if command.when else [])])
 
 
 def _keys(name: str, keys: list[bytes]) -> str:
@@ -96,7 +141,7 @@ def _txn(command: Txn) -> str:
         text = f"if {' and '.join(map(_condition, command.conditions))} then {text}"
     if command.otherwise:
         text += f" else {'; '.join(map(format, command.otherwise))}"
-    return f"txn {{ {text} }}"
+    return f"txn{' PARTIAL' if command.partial else ''} {{ {text} }}"
 
 
 def _condition(condition: Condition) -> str:
@@ -121,7 +166,16 @@ _FORMAT = cast(
         Scan: _scan,
         Count: lambda command: f"count {quote(command.prefix)}" if command.prefix else "count",
         Expire: _expire,
-        Ttl: lambda command: f"ttl {quote(command.key)}",
+        SetMany: _mset,
+        GetDelete: lambda command: f"getdel {quote(command.key)}",
+        GetExpire: _getex,
+        IncrFloat: lambda command: f"incrbyfloat {quote(command.key)} {quote(command.by)}",
+        SetRange: lambda command: f"setrange {quote(command.key)} {command.offset} {quote(command.data)}",
+        Walk: _walk,
+        Rename: lambda command: _to("rename", command.key, command.to, "NX" if command.nx else ""),
+        Copy: lambda command: _to("copy", command.key, command.to, "REPLACE" if command.replace else ""),
+        Clear: lambda command: "clear",
+        Ttl: lambda command: f"ttl {quote(command.key)} AT" if command.absolute else f"ttl {quote(command.key)}",
         Persist: lambda command: f"persist {quote(command.key)}",
         Txn: _txn,
         Tick: lambda command: "tick",

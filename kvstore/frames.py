@@ -1,4 +1,4 @@
-"""Frames between nodes: a length of four bytes and a MessagePack body; and what two nodes say before the first message."""
+"""Frames between nodes: a length of four bytes and a MessagePack body; and how two nodes greet each other."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from kvstore.peers import Identity, Peers, address_text
 from kvstore.pending import Refusal, SlotReply
 from kvstore.service import Done, PeerInfo, ServerStatus
 from kvstore.settings import Settings
-from kvstore.state_machine import StateMachine
+from kvstore.state_machine import Batch, StateMachine
 from kvstore.views import log_rows
 
 EXIT_BROKEN, EXIT_UNAVAILABLE = 1, 3
@@ -58,7 +58,8 @@ class Host:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._unforeseen)
         sys.setswitchinterval(SWITCH_SECONDS)
-        self._disk = ThreadPoolExecutor(1, "disk")
+        self._disk = ThreadPoolExecutor(1, "log")
+        self._state_disk = ThreadPoolExecutor(1, "state")
         self._disk_full = False
         self._writing = False
         self._fsync_us = 0
@@ -87,6 +88,7 @@ class Host:
             wall=_wall(),
             timing=settings.timing,
             free_bytes=lambda: data_dir.free_bytes() - RESERVE_BYTES,
+            background=self._commit,
         )
 
     async def start(self) -> None:
@@ -177,6 +179,21 @@ class Host:
             raise error  # what this node promised may or may not be on its disk
         self._turn()
 
+    def _commit(self, batch: Batch) -> None:
+        """Write the state on a thread of its own: the log must not wait for it."""
+        future = self._state_disk.submit(self.node.state.write, batch)
+        future.add_done_callback(lambda future: self._loop.call_soon_threadsafe(self._committed, batch, future))
+
+    def _committed(self, batch: Batch, future: Future[None]) -> None:
+        if self._failed:
+            return
+        error = future.exception()
+        if error is not None and not isinstance(error, StorageFullError):
+            raise error
+        self.node.committed(batch, error)
+        if error is not None:
+            log.limited("disk_full", "state", level="error", reason=str(error))
+
     def _no_room(self, error: StorageFullError) -> None:
         if not self._disk_full:  # it is tried again several times a second
             log.error("disk_full", reason=str(error))
@@ -231,6 +248,8 @@ class Host:
             self._timer.cancel()
         await self.peers.close()
         self._disk.shutdown()
+        self._state_disk.shutdown()
+        await asyncio.sleep(0)  # what the threads have reported comes in
         if not self._failed:
             self._failed = True
             self.node.close()
@@ -333,9 +352,7 @@ class Host:
             memory_bytes=_memory_bytes(),
             cpu_ms=time.process_time_ns() // 1_000_000,
             peers=[
-                PeerInfo(
-                    peer, address_text(address), self.peers.is_connected(peer), replica.heard_chosen.get(peer, -1)
-                )
+                PeerInfo(peer, address_text(address), self.peers.is_connected(peer), replica.heard_chosen.get(peer, -1))
                 for peer, address in self.peers.addresses.items()
             ],
         )

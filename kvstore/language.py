@@ -16,7 +16,6 @@ from kvstore.commands import (
     Count,
     Delete,
     Exists,
-    Expire,
     Get,
     Incr,
     Persist,
@@ -32,162 +31,87 @@ from kvstore.commands import (
 )
 from kvstore.errors import CommandError, IncompleteCommand
 from kvstore.formatting import format
-from kvstore.json_values import from_json
+from kvstore.language_keys import KEY_COMMANDS
 from kvstore.lexer import Word, split
 from kvstore.limits import check
+from kvstore.words import LIFETIMES, Help, Lifetime, Words, key_of, lifetime_of, value_of
 
 __all__ = ["COMMANDS", "Help", "Token", "check", "format", "parse", "tokens"]
 
 
-class Help(NamedTuple):
-    """What the prompt and the documentation say about a command."""
-
-    name: str
-    usage: str
-    summary: str
-    details: str
-    examples: tuple[str, ...]
-
-
-class _Words:
-    """The words of one command, taken from left to right; knows the command's usage for its errors."""
-
-    def __init__(self, words: list[Word], end: int) -> None:
-        self._words = words
-        self._next = 0
-        self._end = end
-        self.usage = ""
-
-    def __len__(self) -> int:
-        return len(self._words) - self._next
-
-    def take(self, what: str) -> Word:
-        """The next word, which must be there."""
-        if not len(self):
-            raise CommandError(f"{what} is missing: {self.usage}", self._end)
-        self._next += 1
-        return self._words[self._next - 1]
-
-    def peek(self) -> Word | None:
-        return self._words[self._next] if len(self) else None
-
-    def option(self, *names: str) -> str:
-        """The next word as one of these options, in capitals; "" when it is none or there is no word left."""
-        word = self.peek()
-        if word is None or word.mark or word.text.upper() not in names:
-            return ""
-        self._next += 1
-        return word.text.upper()
-
-    def integer(self, what: str) -> int:
-        word = self.take(what)
-        if not re.fullmatch(rb"[+-]?\d{1,20}", word.data):
-            raise CommandError(f"{what} must be a whole number, not {word.text!r}: {self.usage}", word.start)
-        return int(word.data)
-
-    def finish(self) -> None:
-        """Nothing may be left."""
-        word = self.peek()
-        if word is not None:
-            raise CommandError(f"{word.text or word.mark!r} is one word too many: {self.usage}", word.start)
-
-    def rest(self) -> list[Word]:
-        taken, self._next = self._words[self._next :], len(self._words)
-        return taken
-
-
-def _key(words: _Words) -> bytes:
-    return words.take("the key").data
-
-
-def _value(word: Word, as_json: bool) -> Value:
-    if not as_json:
-        return Value(word.data)
-    try:
-        return from_json(word.data)
-    except CommandError as error:
-        raise CommandError(error.message, word.start) from error
-
-
-def _set(words: _Words) -> Set:
+def _set(words: Words) -> Set:
     first = words.take("the key")
     if first.equals >= 0:
         key, value = first.data[: first.equals], first._replace(data=first.data[first.equals + 1 :])
     else:
         key, value = first.data, words.take("the value")
-    ttl = 0
+    lifetime: Lifetime | None = None
     when: Literal["", "nx", "xx"] = ""
     ifeq: Word | None = None
-    as_json = False
+    flags: set[str] = set()
     while len(words):
         at = words.peek()
-        match words.option("EX", "PX", "NX", "XX", "IFEQ", "JSON"):
-            case ("EX" | "PX") as unit if not ttl:
-                ttl = words.integer("the time to live") * (1_000 if unit == "EX" else 1)
-                if ttl <= 0:
-                    raise CommandError(f"the time to live must be 1 or more: {words.usage}", at.start if at else None)
+        match words.option(*LIFETIMES, "KEEPTTL", "NX", "XX", "IFEQ", "GET", "JSON"):
+            case ("EX" | "PX" | "EXAT" | "PXAT") as unit if lifetime is None and "KEEPTTL" not in flags:
+                lifetime = lifetime_of(words, unit, at)
             case ("NX" | "XX") as found if not when:
                 when = "nx" if found == "NX" else "xx"
             case "IFEQ" if ifeq is None:
                 ifeq = words.take("the value to compare with")
-            case "JSON" if not as_json:
-                as_json = True
+            case ("GET" | "JSON" | "KEEPTTL") as flag if flag not in flags and not (flag == "KEEPTTL" and lifetime):
+                flags.add(flag)
             case "":
                 words.finish()
             case repeated:
                 raise CommandError(f"{repeated} contradicts an option before it: {words.usage}", at and at.start)
-    return Set(key, _value(value, as_json), ttl, when, None if ifeq is None else _value(ifeq, as_json))
+    as_json = "JSON" in flags
+    ttl, expires = lifetime or (0, 0)
+    old = None if ifeq is None else value_of(ifeq, as_json)
+    return Set(key, value_of(value, as_json), ttl, when, old, expires, "KEEPTTL" in flags, "GET" in flags)
 
 
-def _keys(words: _Words) -> list[bytes]:
-    first = _key(words)
+def _keys(words: Words) -> list[bytes]:
+    first = key_of(words)
     return [first, *(word.data for word in words.rest())]
 
 
-def _cas(words: _Words) -> Cas:
-    key = _key(words)
+def _cas(words: Words) -> Cas:
+    key = key_of(words)
     old, new = words.take("the old value"), words.take("the new value")
     options = {words.option("CREATE", "JSON"), words.option("CREATE", "JSON")}
-    return Cas(key, _value(old, "JSON" in options), _value(new, "JSON" in options), "CREATE" in options)
+    return Cas(key, value_of(old, "JSON" in options), value_of(new, "JSON" in options), "CREATE" in options)
 
 
-def _incr(sign: int) -> Callable[[_Words], Incr]:
-    def parse_incr(words: _Words) -> Incr:
-        return Incr(_key(words), sign * (words.integer("the number") if len(words) else 1))
+def _incr(sign: int) -> Callable[[Words], Incr]:
+    def parse_incr(words: Words) -> Incr:
+        return Incr(key_of(words), sign * (words.integer("the number") if len(words) else 1))
 
     return parse_incr
 
 
-def _push(words: _Words) -> Push:
-    key, item = _key(words), words.take("the item")
-    return Push(key, _value(item, bool(words.option("JSON"))))
+def _push(words: Words) -> Push:
+    key, item = key_of(words), words.take("the item")
+    return Push(key, value_of(item, bool(words.option("JSON"))))
 
 
-def _scan(words: _Words) -> Scan:
+def _scan(words: Words) -> Scan:
     prefix = words.take("the prefix").data if len(words) else b""
     return Scan(prefix, words.integer("the limit") if len(words) else 0)
 
 
-def _count(words: _Words) -> Count:
+def _count(words: Words) -> Count:
     return Count(words.take("the prefix").data if len(words) else b"")
 
 
-def _expire(words: _Words) -> Expire:
-    key = _key(words)
-    if words.option("PX"):
-        return Expire(key, words.integer("the milliseconds"))
-    words.option("EX")
-    return Expire(key, words.integer("the seconds") * 1_000)
-
-
-def _append(words: _Words) -> Append:
-    return Append(_key(words), words.take("the text").data)
+def _append(words: Words) -> Append:
+    return Append(key_of(words), words.take("the text").data)
 
 
 # -- transactions -----------------------------------------------------------------------------------------------------
 
 
-def _txn(words: _Words) -> Txn:
+def _txn(words: Words) -> Txn:
+    partial = bool(words.option("PARTIAL"))
     opening = words.take("{")
     if opening.mark != "{":
         raise CommandError(f"a transaction is written in braces: {words.usage}", opening.start)
@@ -211,14 +135,14 @@ def _txn(words: _Words) -> Txn:
     else_at = next((i for i, word in enumerate(body) if _keyword(word, "else")), len(body))
     if else_at < len(body) and not conditions:
         raise CommandError("else needs an if before it; as a key or value it must be quoted", body[else_at].start)
-    return Txn(_branch(body[:else_at], end), conditions, _branch(body[else_at + 1 :], end))
+    return Txn(_branch(body[:else_at], end), conditions, _branch(body[else_at + 1 :], end), partial)
 
 
 def _branch(words: list[Word], end: int) -> list[Simple]:
     commands: list[Simple] = []
     for part in _divide(words, ";"):
         if part:
-            command = _command(_Words(part, part[-1].end))
+            command = _command(Words(part, part[-1].end))
             if isinstance(command, Txn | Tick):
                 raise CommandError(f"{part[0].text} cannot stand within a transaction", part[0].start)
             commands.append(command)
@@ -226,7 +150,7 @@ def _branch(words: list[Word], end: int) -> list[Simple]:
 
 
 def _condition(part: list[Word], usage: str) -> Condition:
-    words = _Words(part, part[-1].end if part else 0)
+    words = Words(part, part[-1].end if part else 0)
     words.usage = usage
     kind = words.take("a condition")
     subject = kind.text.lower()
@@ -234,7 +158,7 @@ def _condition(part: list[Word], usage: str) -> Condition:
         raise CommandError(
             f"a condition is about value, version, slot, exists or missing, not {kind.text!r}", kind.start
         )
-    key = _key(words)
+    key = key_of(words)
     if subject in ("exists", "missing"):
         words.finish()
         return Condition("version", key, ">" if subject == "exists" else "=")
@@ -245,7 +169,7 @@ def _condition(part: list[Word], usage: str) -> Condition:
     comparison = cast(Comparison, sign.text)
     if subject == "value":
         operand = words.take("the value to compare with")
-        condition = Condition("value", key, comparison, _value(operand, bool(words.option("JSON"))))
+        condition = Condition("value", key, comparison, value_of(operand, bool(words.option("JSON"))))
     else:
         condition = Condition(cast(Subject, subject), key, comparison, None, words.integer("the number"))
     words.finish()
@@ -272,20 +196,22 @@ def _is(words: list[Word], index: int, name: str) -> bool:
 
 # -- the table --------------------------------------------------------------------------------------------------------
 
-_HELP: list[tuple[Callable[[_Words], Command], Help]] = [
+_HELP: list[tuple[Callable[[Words], Command], Help]] = [
     (
         _set,
         Help(
             "set",
-            "set KEY=VALUE | set KEY VALUE  [EX SECONDS | PX MS] [NX | XX] [IFEQ OLD] [JSON]",
+            "set KEY=VALUE | set KEY VALUE  [EX SECONDS | PX MS | EXAT TIME | PXAT TIME | KEEPTTL] [NX | XX] [IFEQ OLD]"
+            " [GET] [JSON]",
             "store a value",
-            "EX and PX let the key expire; without them an earlier expiry is dropped. NX sets only a missing key,"
-            " XX only an existing one, IFEQ only one that holds OLD. With JSON the values are JSON texts that keep"
-            " their types.",
+            "EX and PX let the key expire, EXAT and PXAT at a time in s or ms since 1970; without them an earlier"
+            " expiry is dropped, unless KEEPTTL keeps it. NX sets only a missing key, XX only an existing one, IFEQ"
+            " only one that holds OLD. With GET the answer is what the key held before. With JSON the values are JSON"
+            " texts that keep their types.",
             ("set x=1", 'set greeting "hello world"', "set lease=n1 NX EX 30", "set cfg '{\"a\": [1, 2]}' JSON"),
         ),
     ),
-    (lambda words: Get(_key(words)), Help("get", "get KEY", "read a value", "", ("get x",))),
+    (lambda words: Get(key_of(words)), Help("get", "get KEY", "read a value", "", ("get x",))),
     (
         lambda words: Delete(_keys(words)),
         Help(
@@ -342,29 +268,17 @@ _HELP: list[tuple[Callable[[_Words], Command], Help]] = [
         ),
     ),
     (_count, Help("count", "count [PREFIX]", "how many keys have this prefix", "", ("count user:",))),
-    (
-        _expire,
-        Help(
-            "expire",
-            "expire KEY SECONDS | expire KEY PX MS",
-            "let a key expire",
-            "0 or less removes it now. Neither the version nor the slot of the key changes.",
-            ("expire x 60", "expire x PX 1500"),
-        ),
-    ),
-    (
-        lambda words: Ttl(_key(words)),
-        Help("ttl", "ttl KEY", "ms until a key expires", "-1 if it does not expire.", ("ttl x",)),
-    ),
-    (lambda words: Persist(_key(words)), Help("persist", "persist KEY", "drop a key's expiry", "", ("persist x",))),
+    *KEY_COMMANDS,
+    (lambda words: Persist(key_of(words)), Help("persist", "persist KEY", "drop a key's expiry", "", ("persist x",))),
     (
         _txn,
         Help(
             "txn",
-            "txn { [if CONDITION [and CONDITION]... then] COMMAND; COMMAND... [else COMMAND; ...] }",
+            "txn [PARTIAL] { [if CONDITION [and CONDITION]... then] COMMAND; COMMAND... [else COMMAND; ...] }",
             "several commands as one slot: all or nothing",
             "Conditions: value KEY = VALUE [JSON], value KEY != VALUE, version KEY OP N, slot KEY OP N, exists KEY,"
-            " missing KEY; OP is = != < <= > >=. If a command fails (incr on text), nothing is changed.",
+            " missing KEY; OP is = != < <= > >=. If a command fails (incr on text), nothing is changed; with"
+            " PARTIAL only that command changes nothing.",
             (
                 "txn { set a=1; set b=2 }",
                 "txn { if value a = 1 and version b > 0 then decr a; incr b else get a }",
@@ -377,13 +291,13 @@ _HELP: list[tuple[Callable[[_Words], Command], Help]] = [
 COMMANDS: dict[str, Help] = {entry.name: entry for _, entry in _HELP}
 """Every command, in the order in which to present them."""
 
-_TABLE: dict[bytes, tuple[Callable[[_Words], Command], str]] = {
+_TABLE: dict[bytes, tuple[Callable[[Words], Command], str]] = {
     entry.name.encode(): (parser, entry.usage) for parser, entry in _HELP
 }
 _TABLE[b"del"] = _TABLE[b"delete"]
 
 
-def _command(words: _Words) -> Command:
+def _command(words: Words) -> Command:
     name = words.take("a command")
     found = None if name.mark else _TABLE.get(name.data.lower())
     if found is None:
@@ -427,7 +341,7 @@ def parse_words(text: str) -> Command:
     words = split(text)
     if not words:
         raise CommandError("there is no command", 0)
-    command = _command(_Words(words, len(text)))
+    command = _command(Words(words, len(text)))
     try:
         check(command)
     except CommandError as error:
@@ -446,9 +360,9 @@ class Token(NamedTuple):
     kind: Literal["command", "unknown", "key", "value", "option", "number", "keyword", "punctuation", "error"]
 
 
-_OPTIONS = {b"ex", b"px", b"nx", b"xx", b"ifeq", b"json", b"create"}
+_OPTIONS = set(b"ex px exat pxat keepttl nx xx gt lt ifeq get json create at after count skip replace persist".split())
 _KEYWORDS = {b"if", b"and", b"then", b"else", b"value", b"version", b"slot", b"missing"}
-_ALL_KEYS = {b"delete", b"del", b"exists"}
+_ALL_KEYS = {b"delete", b"del", b"exists", b"rename", b"copy"}
 
 
 def tokens(text: str) -> list[Token]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from kvstore.commands import (
     MAX_INTEGER,
     MAX_KEY_BYTES,
@@ -9,60 +11,124 @@ from kvstore.commands import (
     MAX_VALUE_BYTES,
     Append,
     Cas,
+    Clear,
     Command,
+    Copy,
     Count,
     Delete,
     Exists,
     Expire,
+    GetExpire,
     Incr,
+    IncrFloat,
     Push,
+    Rename,
     Scan,
     Set,
+    SetMany,
+    SetRange,
     Tick,
     Txn,
     Value,
+    Walk,
 )
+from kvstore.decimals import decimal_of
 from kvstore.errors import CommandError
 
 MAX_TTL = 100 * 366 * 24 * 3_600_000
 """A hundred years in ms."""
+MAX_TIME = 2**53 - 1
+"""In ms since 1970; any JSON reader takes it exactly."""
+MAX_COMMAND_BYTES = 16 * 1_048_576
+"""Of one slot: a transaction, or several values at once."""
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 def check(command: Command) -> None:
     """Raise CommandError, naming the field and the bound, when a command is over a limit."""
-    if isinstance(command, Txn):
-        _check_txn(command)
-        return
-    if isinstance(command, Tick):
-        return
-    if isinstance(command, Delete | Exists):
-        if not command.keys:
-            raise CommandError("name at least one key")
-        for key in command.keys:
-            _check_key(key)
-        return
-    if isinstance(command, Scan | Count):
-        _check_size("prefix", command.prefix, MAX_KEY_BYTES)
-        if isinstance(command, Scan):
-            _check_range("limit", command.limit, 0, MAX_INTEGER)
-        return
-    _check_key(command.key)
-    if isinstance(command, Set):
-        _check_value("value", command.value)
-        _check_range("time to live in ms", command.ttl, 0, MAX_TTL)
-        if command.ifeq is not None:
-            _check_value("IFEQ value", command.ifeq)
-    elif isinstance(command, Cas):
-        _check_value("old value", command.old)
-        _check_value("new value", command.new)
-    elif isinstance(command, Append):
-        _check_size("text", command.data, MAX_VALUE_BYTES)
-    elif isinstance(command, Push):
-        _check_value("item", command.item)
-    elif isinstance(command, Incr):
-        _check_range("number", command.by, -MAX_INTEGER - 1, MAX_INTEGER)
-    elif isinstance(command, Expire):
-        _check_range("time to live in ms", command.ttl, -MAX_TTL, MAX_TTL)
+    match command:
+        case Txn():
+            _check_txn(command)
+        case Tick() | Clear():
+            return
+        case Delete(keys) | Exists(keys):
+            _check_keys(keys)
+        case SetMany(keys, values):
+            _check_keys(keys)
+            if len(keys) != len(values):
+                raise CommandError(f"{len(keys)} keys have {len(values)} values: give one for each")
+            for value in values:
+                _check_value("value", value)
+            _check_total(command)
+        case Scan() | Count():
+            _check_size("prefix", command.prefix, MAX_KEY_BYTES)
+            if isinstance(command, Scan):
+                _check_range("limit", command.limit, 0, MAX_INTEGER)
+        case Walk():
+            _check_size("key", command.after, MAX_KEY_BYTES)
+            _check_size("pattern", command.pattern, MAX_KEY_BYTES)
+            _check_range("count", command.count, 0, MAX_INTEGER)
+            _check_range("number to skip", command.skip, 0, MAX_INTEGER)
+        case _:
+            _check_key(command.key)
+            _check_one(command)
+
+
+def _check_one(command: Command) -> None:
+    """What a command on one key says beside the key."""
+    match command:
+        case Set():
+            _check_value("value", command.value)
+            _check_lifetime(command.ttl, command.expires)
+            if command.keep_ttl and (command.ttl or command.expires):
+                raise CommandError("a time to live and KEEPTTL exclude each other")
+            if command.ifeq is not None:
+                _check_value("IFEQ value", command.ifeq)
+        case GetExpire():
+            _check_lifetime(command.ttl, command.expires)
+        case Cas():
+            _check_value("old value", command.old)
+            _check_value("new value", command.new)
+        case Append():
+            _check_size("text", command.data, MAX_VALUE_BYTES)
+        case SetRange():
+            _check_size("text", command.data, MAX_VALUE_BYTES)
+            _check_range("offset", command.offset, 0, MAX_VALUE_BYTES)
+        case Push():
+            _check_value("item", command.item)
+        case Incr():
+            _check_range("number", command.by, -MAX_INTEGER - 1, MAX_INTEGER)
+        case IncrFloat():
+            if decimal_of(command.by) is None:
+                raise CommandError(f"the number {command.by[:40]!r} must be a decimal one, at most 1e308: as in -0.5")
+        case Rename() | Copy():
+            _check_key(command.to)
+        case Expire():
+            _check_range("time to live in ms", command.ttl, -MAX_TTL, MAX_TTL)
+            _check_range("time in ms since 1970", command.expires, 0, MAX_TIME)
+
+
+def _check_lifetime(ttl: int, expires: int) -> None:
+    _check_range("time to live in ms", ttl, 0, MAX_TTL)
+    _check_range("time in ms since 1970", expires, 0, MAX_TIME)
+    if ttl and expires:
+        raise CommandError("a time to live and a time exclude each other")
+
+
+def _check_keys(keys: list[bytes]) -> None:
+    if not keys:
+        raise CommandError("name at least one key")
+    for key in keys:
+        _check_key(key)
+
+
+def _check_total(command: SetMany | Txn) -> None:
+    size = len(_encode(command))
+    if size > MAX_COMMAND_BYTES:
+        raise CommandError(
+            f"the command has {size:,} bytes in all, at most {MAX_COMMAND_BYTES:,} are allowed: split it"
+        )
 
 
 def _check_txn(txn: Txn) -> None:
@@ -76,6 +142,7 @@ def _check_txn(txn: Txn) -> None:
         raise CommandError("a transaction needs at least one command")
     for command in (*txn.then, *txn.otherwise):
         check(command)
+    _check_total(txn)
     for condition in txn.conditions:
         _check_key(condition.key)
         if condition.operand is not None:

@@ -25,7 +25,7 @@ from kvstore.errors import CommandError, DamagedError, StorageFullError, Unavail
 from kvstore.log_store import LogStore
 from kvstore.peer_messages import Forward, ForwardSlot, ForwardSlotReply, PeerMessage, Request
 from kvstore.pending import CommandProposal, Read, RecordQueue, Refusal, SlotProposal, SlotReply
-from kvstore.state_machine import StateMachine
+from kvstore.state_machine import Batch, StateMachine
 
 MAX_PENDING = 65_536
 MAX_MEMORY = 256 * 1_048_576
@@ -34,8 +34,13 @@ KEEP_SLOTS = 4_096
 KEEP_BYTES = 16 * 1_048_576
 """Applied slots stay in memory so far, for followers a little behind; others are served from the log store."""
 COMMIT_INTERVAL = 1_000
-COMMIT_SLOTS = 20_000
-"""The state database is committed after so many ms or slots: what a crash loses of it is replayed from the log."""
+BUSY_COMMIT_INTERVAL = 4_000
+BUSY_SLOTS = 10_000
+COMMIT_SLOTS = 50_000
+COMMIT_BYTES = 16 * 1_048_576
+"""The state database is committed after so many ms, slots or bytes; what a crash loses of it is replayed from the log.
+
+A large commit costs less for each slot than a small one, so that with so many slots in a second it waits for more."""
 FORWARD_PATIENCE = 500
 """How long a follower waits, in ms, before it hands a request to the leader once more."""
 GIVE_UP_INTERVAL = 50
@@ -66,7 +71,8 @@ class Node:
 
     Times are in ms: ``now`` and deadlines by a clock that never jumps, ``wall`` since 1970. ``free_bytes`` tells how
     much room new writes may take; a write that finds none is refused before it is proposed. ``keep_slots``: so many
-    applied slots stay in memory.
+    applied slots stay in memory. ``background``: has ``state.write`` called on another thread with a batch, and then
+    ``committed`` here; without it the node writes the state itself.
     """
 
     def __init__(
@@ -82,6 +88,7 @@ class Node:
         timing: Timing | None = None,
         free_bytes: Callable[[], int] | None = None,
         keep_slots: int = KEEP_SLOTS,
+        background: Callable[[Batch], None] | None = None,
     ) -> None:
         recover(log, state)
         self.log = log
@@ -116,6 +123,8 @@ class Node:
         self._free_bytes = free_bytes
         self._keep_slots = keep_slots
         self._budget: int | None = None
+        self._background = background
+        self._committing = False
         self._committed_at = now
         self._give_up_at = now
 
@@ -164,7 +173,7 @@ class Node:
         self._to_send.append(proposal)
 
     def query(self, query: Command, done: Callable[[Reply | Refusal], None], deadline: int) -> None:
-        """A linearizable read, of a command that changes nothing: it takes no slot, but a quorum confirms the leader."""
+        """A linearizable read, of a command that changes nothing: no slot, but a quorum confirms the leader first."""
         self._reads.setdefault(self.replica.read(), []).append(Read(query, done, deadline))
 
     @property
@@ -274,7 +283,8 @@ class Node:
                 self._drop(proposal, str(error))
 
     def close(self) -> None:
-        """Commit the state as far as the log is durable, and close both stores."""
+        """Commit the state as far as the log is durable, and close both stores. Nothing may be under way."""
+        self._background = None
         self._commit()
         self.state.close()
         self.log.close()
@@ -416,21 +426,41 @@ class Node:
         if self._tick_upto <= applied_upto:
             self._tick_upto = 0
         self.replica.forget(applied_upto - (self._keep_slots if self.replica.memory_bytes <= KEEP_BYTES else 0))
-        uncommitted = self.state.uncommitted
-        if uncommitted >= COMMIT_SLOTS or (uncommitted and self._now >= self._committed_at + COMMIT_INTERVAL):
+        if self.state.uncommitted and self._is_commit_due():
             self._commit()
+
+    def _is_commit_due(self) -> bool:
+        slots = self.state.uncommitted
+        if slots >= COMMIT_SLOTS or self.state.uncommitted_bytes >= COMMIT_BYTES:
+            return True
+        return self._now >= self._committed_at + (BUSY_COMMIT_INTERVAL if slots >= BUSY_SLOTS else COMMIT_INTERVAL)
 
     def _commit(self) -> None:
         # Never ahead of the log: a slot that state.db has and log.db lost could not be shown to other nodes any more.
-        if self.state.applied_upto > self.replica.durable_upto:
+        if self._committing or self.state.applied_upto > self.replica.durable_upto:
             return
         self._committed_at = self._now
+        if self._background is not None:
+            self._committing = True
+            self._background(self.state.take())
+            return
         try:
             self.state.commit()
         except StorageFullError as error:
             self._full = error
         else:
             self._full = self._full if self._records.stalled else None
+
+    def committed(self, batch: Batch, error: StorageFullError | None) -> None:
+        """The state was written in the background, or there was no room for it: it is tried again a little later."""
+        self._committing = False
+        if error is None:
+            self.state.committed(batch)
+            self._full = self._full if self._records.stalled else None
+        else:
+            self.state.rolled_back(batch)
+            self._full = error
+            self._committed_at = self._now
 
 
 def _both(
@@ -455,7 +485,7 @@ def recover(log: LogStore, state: StateMachine) -> None:
         )
     for run in log.read(state.applied_upto + 1, log.chosen_upto):
         state.apply(run.first, run.values)
-        if state.uncommitted >= COMMIT_SLOTS:
+        if state.uncommitted >= COMMIT_SLOTS or state.uncommitted_bytes >= COMMIT_BYTES:
             state.commit()
     if state.applied_upto < log.chosen_upto:
         raise DamagedError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
+from collections.abc import Iterable
+from typing import TypeAlias
 
 import msgspec
 
@@ -11,6 +13,9 @@ from kvstore.commands import Expired, Result
 
 MAX_SESSIONS = 10_000
 MAX_RESULTS = 65_536
+
+SessionRow: TypeAlias = tuple[str, int, int, int, bytes]
+"""Name, acknowledged, last sequence, last slot, and the results as MessagePack."""
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(dict[int, Result]).decode
@@ -85,15 +90,31 @@ class Sessions:
         session = self._sessions.get(name)
         return session.last_sequence if session else 0
 
-    def flush(self) -> None:
-        """Write the changed sessions into SQLite's open transaction; the caller commits."""
-        rows = []
-        for name in self._dirty:
-            session = self._sessions.get(name)
-            if session is None:
-                self._connection.execute("DELETE FROM sessions WHERE session = ?", (name,))
-                continue
-            results = _pack(dict(sorted(session.results.items())))
-            rows.append((name, session.acknowledged, session.last_sequence, session.last_slot, results))
-        self._connection.executemany("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?)", rows)
+    def take(self) -> dict[str, SessionRow | None]:
+        """The sessions that changed since the last ``take``, as rows; None for those that were dropped."""
+        taken = self.peek()
         self._dirty = {}
+        return taken
+
+    def peek(self) -> dict[str, SessionRow | None]:
+        """The same, without taking them."""
+        return {name: self._row(name) for name in self._dirty}
+
+    def rolled_back(self, taken: Iterable[str]) -> None:
+        """Those were not committed: they are to be taken again."""
+        self._dirty = {**dict.fromkeys(taken), **self._dirty}
+
+    def _row(self, name: str) -> SessionRow | None:
+        session = self._sessions.get(name)
+        if session is None:
+            return None
+        results = self._packed.get(name) or _pack(dict(sorted(session.results.items())))
+        return name, session.acknowledged, session.last_sequence, session.last_slot, results
+
+
+def write_sessions(connection: sqlite3.Connection, taken: dict[str, SessionRow | None]) -> None:
+    """Write sessions into the open transaction."""
+    gone = [(name,) for name, row in taken.items() if row is None]
+    connection.executemany("DELETE FROM sessions WHERE session = ?", gone)
+    rows = [row for row in taken.values() if row is not None]
+    connection.executemany("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?)", rows)

@@ -14,18 +14,22 @@ import msgspec
 from consensus.invariants import require
 from consensus.messages import NO_OP
 from kvstore import entries
-from kvstore.commands import Command, Count, Exists, Get, NotACommand, Opaque, Result, Scan, Ttl
+from kvstore.commands import Command, NotACommand, Opaque, Result
 from kvstore.database import Schema, connect, storage_errors
 from kvstore.errors import CommandError, KvstoreError
-from kvstore.executor import Moment, execute
-from kvstore.keyspace import Keyspace
-from kvstore.sessions import Sessions
+from kvstore.executor import execute
+from kvstore.keyspace import Keyspace, Overlay, write_rows
+from kvstore.moment import Moment
+from kvstore.sessions import SessionRow, Sessions, write_sessions
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
 KEEP_RESULTS = 1_000
 """The results of so many recent slots are kept for people to read, in the table ``results``."""
+WRITER_CACHE_KB = 32_768
+CHECKPOINT_PAGES = 8_192
+"""The WAL is copied into the database when it holds so many pages, and not at every large commit."""
 
 
 def _create(database: Database) -> None:
@@ -53,6 +57,17 @@ class Applied(NamedTuple):
     result: Result | None
 
 
+class Batch(NamedTuple):
+    """One commit: the state after slot ``upto``, as what differs from the commit before."""
+
+    upto: int
+    clock: int
+    size: int
+    keys: Overlay
+    sessions: dict[str, SessionRow | None]
+    results: list[tuple[int, Result]]
+
+
 _NO_OP_APPLIED = Applied("", 0, None)
 
 
@@ -67,17 +82,22 @@ class StateMachine:
         self, path: Path | None, *, read_only: bool = False, connection: sqlite3.Connection | None = None
     ) -> None:
         self._path = path or Path(":memory:")
-        self._connection = connection or connect(path, STATE_SCHEMA, synchronous="FULL", read_only=read_only)
+        self._writer = connection or connect(path, STATE_SCHEMA, synchronous="NORMAL", read_only=read_only)
+        self._reader = self._writer
         try:
+            if path is not None and not read_only:
+                # Looks at what is committed while the writer is with another thread.
+                self._reader = connect(path, STATE_SCHEMA, synchronous="NORMAL", read_only=True)
             with storage_errors(self._path):
-                self._connection.execute("PRAGMA cache_size = -65536")
-                self.applied_upto, self.clock, size = self._connection.execute(
+                self._writer.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KB}")
+                self._writer.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+                self.applied_upto, self.clock, size = self._writer.execute(
                     "SELECT applied_upto, clock, keys FROM progress"
                 ).fetchone()
-                self._keys = Keyspace(self._connection, size)
-                self._sessions = Sessions(self._connection)
+                self._keys = Keyspace(self._reader, self._writer, size)
+                self._sessions = Sessions(self._writer)
         except BaseException:
-            self._connection.close()
+            self.close()
             raise
         self._committed_upto = self.applied_upto
         self._recent: deque[tuple[int, Result | None]] = deque(maxlen=KEEP_RESULTS)
@@ -93,8 +113,6 @@ class StateMachine:
                 done = self._execute(slot, value) if value != NO_OP else _NO_OP_APPLIED
                 self.applied_upto = slot
                 applied.append(done)
-            if self._keys.is_large:
-                self._keys.flush()
         recent = applied[-KEEP_RESULTS:]
         self._recent.extend(enumerate((done.result for done in recent), self.applied_upto - len(recent) + 1))
         return applied
@@ -128,30 +146,76 @@ class StateMachine:
         """How many slots were applied since the last commit."""
         return int(self.applied_upto - self._committed_upto)
 
+    @property
+    def uncommitted_bytes(self) -> int:
+        """The size of the keys and values that were changed since the last commit began, about."""
+        return self._keys.dirty_bytes
+
     def commit(self) -> None:
         """Make everything applied durable. Raises StorageFullError when there is no room: it can be called again."""
-        with storage_errors(self._path):
-            self._keys.flush()
-            self._sessions.flush()
-            self._connection.executemany(
-                "INSERT OR REPLACE INTO results VALUES (?, ?)",
-                [(slot, _text(result)) for slot, result in self._recent if slot > self._committed_upto and result],
-            )
-            self._connection.execute("DELETE FROM results WHERE slot <= ?", (self.applied_upto - KEEP_RESULTS,))
-            self._connection.execute(
-                "UPDATE progress SET applied_upto = ?, clock = ?, keys = ?",
-                (self.applied_upto, self.clock, self._keys.size),
-            )
-            self._connection.commit()
-        self._committed_upto = self.applied_upto
+        batch = self.take()
+        try:
+            self.write(batch)
+        except KvstoreError:
+            self.rolled_back(batch)
+            raise
+        self.committed(batch)
+
+    def take(self) -> Batch:
+        """What a commit now has to write. Until it is ``committed`` or ``rolled_back`` no other may be taken."""
+        return Batch(
+            self.applied_upto,
+            self.clock,
+            self._keys.size,
+            self._keys.take(),
+            self._sessions.take(),
+            [(slot, result) for slot, result in self._recent if slot > self._committed_upto and result],
+        )
+
+    def write(self, batch: Batch) -> None:
+        """Write and commit a batch, on any thread; the state machine goes on meanwhile.
+
+        Raises StorageFullError when there is no room. Whatever fails, nothing of it is in the database then.
+        """
+        try:
+            with storage_errors(self._path):
+                try:
+                    self._write(batch)
+                    self._writer.commit()
+                except sqlite3.Error:
+                    self._writer.rollback()
+                    raise
+        finally:
+            self._keys.written()
+
+    def _write(self, batch: Batch) -> None:
+        write_rows(self._writer, batch.keys)
+        write_sessions(self._writer, batch.sessions)
+        results = [(slot, _text(result)) for slot, result in batch.results]
+        self._writer.executemany("INSERT OR REPLACE INTO results VALUES (?, ?)", results)
+        self._writer.execute("DELETE FROM results WHERE slot <= ?", (batch.upto - KEEP_RESULTS,))
+        self._writer.execute(
+            "UPDATE progress SET applied_upto = ?, clock = ?, keys = ?", (batch.upto, batch.clock, batch.size)
+        )
+
+    def committed(self, batch: Batch) -> None:
+        """A batch was written: it is durable."""
+        self._keys.committed()
+        self._committed_upto = batch.upto
+
+    def rolled_back(self, batch: Batch) -> None:
+        """A batch could not be written: the next one has to hold it too."""
+        self._keys.rolled_back()
+        self._sessions.rolled_back(batch.sessions)
 
     def close(self) -> None:
         """Close without a commit: what is not committed comes back from the log."""
-        self._connection.close()
+        self._reader.close()
+        self._writer.close()
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
-    def query(self, command: Get | Exists | Scan | Count | Ttl, now: int) -> Result:
+    def query(self, command: Command, now: int) -> Result:
         """Execute a read on what is applied; ``now`` (ms since 1970) only shortens what a ttl shows."""
         with storage_errors(self._path):
             return execute(command, Moment(self._keys, self.applied_upto, max(self.clock, now)))
@@ -172,7 +236,7 @@ class StateMachine:
     def results(self, first: int, last: int) -> dict[int, str]:
         """The recorded results of recent slots within first..last, as text."""
         with storage_errors(self._path):
-            rows = self._connection.execute(
+            rows = self._reader.execute(
                 "SELECT slot, result FROM results WHERE slot BETWEEN ? AND ?", (first, last)
             ).fetchall()
         recent = {slot: _text(result) for slot, result in self._recent if first <= slot <= last and result}
@@ -182,10 +246,10 @@ class StateMachine:
         """Column names and rows of a query that reads; sees everything applied."""
         if self.uncommitted:
             with storage_errors(self._path):
-                self._keys.flush()
-        self._connection.set_authorizer(_reads_only)
+                self._keys.settle()
+        self._writer.set_authorizer(_reads_only)
         try:
-            cursor = self._connection.execute(query, tuple(parameters))
+            cursor = self._writer.execute(query, tuple(parameters))
             columns = [column[0] for column in cursor.description or ()]
             return columns, cursor.fetchall()
         except (sqlite3.Error, sqlite3.Warning) as error:
@@ -194,16 +258,16 @@ class StateMachine:
                 "SQL: only queries that read are allowed; write with set" if denied else f"SQL: {error}"
             ) from error
         finally:
-            self._connection.set_authorizer(None)
+            self._writer.set_authorizer(None)
 
     def digest(self) -> str:
         """A hash of everything the log determines: equal on all replicas that applied the same slots."""
         with storage_errors(self._path):
-            self._keys.flush()
-            self._sessions.flush()
+            self._keys.settle()
+            write_sessions(self._writer, self._sessions.peek())
             hashed = hashlib.sha256(f"{self.applied_upto} {self.clock}".encode())
             for table in ("kv", "sessions"):
-                for row in self._connection.execute(f"SELECT * FROM {table} ORDER BY 1"):
+                for row in self._writer.execute(f"SELECT * FROM {table} ORDER BY 1"):
                     hashed.update(repr(row).encode())
         return hashed.hexdigest()
 

@@ -66,7 +66,7 @@ class SimulatedState(StateMachine):
 
     def close(self) -> None:
         """The database outlives the process, as a file does; what was not committed is gone."""
-        self._connection.rollback()
+        self._writer.rollback()
 
 
 class Turn(NamedTuple):

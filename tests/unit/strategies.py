@@ -9,23 +9,32 @@ from hypothesis import strategies as st
 from kvstore.commands import (
     Append,
     Cas,
+    Clear,
     Command,
     Condition,
+    Copy,
     Count,
     Delete,
     Exists,
     Expire,
     Get,
+    GetDelete,
+    GetExpire,
     Incr,
+    IncrFloat,
     Persist,
     Push,
+    Rename,
     Scan,
     Set,
+    SetMany,
+    SetRange,
     Simple,
     Tick,
     Ttl,
     Txn,
     Value,
+    Walk,
 )
 from kvstore.json_values import from_json
 from kvstore.limits import MAX_TTL
@@ -60,13 +69,44 @@ conditions = st.one_of(
         st.integers(0, 2**63 - 1),
     ),
 )
+times = st.integers(1, 2**53 - 1)
 sets = st.one_of(
     st.builds(Set, keys, values, st.integers(0, MAX_TTL), st.sampled_from(["", "nx", "xx"])),
     st.builds(lambda key, pair: Set(key, pair[0], ifeq=pair[1]), keys, pairs),
+    st.builds(Set, keys, values, expires=times, get=st.booleans()),
+    st.builds(Set, keys, values, keep_ttl=st.booleans(), get=st.booleans()),
 )
+numbers = st.decimals(allow_nan=False, allow_infinity=False, min_value=-1000, max_value=1000, places=3)
+many = st.one_of(
+    st.builds(
+        lambda each, nx: SetMany([k for k, _ in each], [v for _, v in each], nx),
+        st.lists(st.tuples(keys, form), min_size=1, max_size=3),
+        st.booleans(),
+    )
+    for form in (plain_values, json_values)
+)
+expiry_conditions = st.sampled_from(["", "nx", "xx", "gt", "lt"])
 simple: st.SearchStrategy[Simple] = st.one_of(
     sets,
+    many,
     st.builds(Get, keys),
+    st.builds(GetDelete, keys),
+    st.builds(GetExpire, keys),
+    st.builds(GetExpire, keys, ttl=st.integers(1, MAX_TTL)),
+    st.builds(GetExpire, keys, expires=times),
+    st.builds(GetExpire, keys, persist=st.just(True)),
+    st.builds(IncrFloat, keys, numbers.map(lambda number: str(number).encode())),
+    st.builds(SetRange, keys, st.integers(0, 20), st.binary(max_size=12)),
+    st.builds(
+        Walk,
+        st.one_of(st.just(b""), keys),
+        st.integers(0, 5),
+        st.one_of(st.just(b""), st.just(b"*"), keys),
+        st.integers(0, 3),
+    ),
+    st.builds(Rename, keys, keys, st.booleans()),
+    st.builds(Copy, keys, keys, st.booleans()),
+    st.just(Clear()),
     st.builds(Delete, st.lists(keys, min_size=1, max_size=3)),
     st.builds(Exists, st.lists(keys, min_size=1, max_size=3)),
     st.builds(lambda key, pair, create: Cas(key, *pair, create), keys, pairs, st.booleans()),
@@ -75,8 +115,9 @@ simple: st.SearchStrategy[Simple] = st.one_of(
     st.builds(Push, keys, values),
     st.builds(Scan, st.one_of(st.just(b""), keys), st.integers(0, 2**63 - 1)),
     st.builds(Count, st.one_of(st.just(b""), keys)),
-    st.builds(Expire, keys, st.integers(-MAX_TTL, MAX_TTL)),
-    st.builds(Ttl, keys),
+    st.builds(Expire, keys, st.integers(-MAX_TTL, MAX_TTL), when=expiry_conditions),
+    st.builds(Expire, keys, st.just(0), times, expiry_conditions),
+    st.builds(Ttl, keys, st.booleans()),
     st.builds(Persist, keys),
 )
 transactions = st.one_of(
@@ -86,6 +127,7 @@ transactions = st.one_of(
         st.lists(simple, min_size=1, max_size=3),
         st.lists(conditions, min_size=1, max_size=3),
         st.lists(simple, max_size=2),
+        st.booleans(),
     ),
 )
 commands: st.SearchStrategy[Command] = simple | transactions | st.just(Tick())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from consensus.messages import NO_OP
 from kvstore import entries, sessions
 from kvstore.commands import (
     MAX_VALUE_BYTES,
+    NOT_A_NUMBER,
+    OUT_OF_RANGE,
     Append,
     Command,
     Count,
@@ -26,6 +29,7 @@ from kvstore.commands import (
     Get,
     Incr,
     Integer,
+    Keys,
     Missing,
     NotACommand,
     NotMet,
@@ -36,10 +40,13 @@ from kvstore.commands import (
     Rows,
     Scan,
     Set,
+    SetMany,
     Tick,
     Value,
+    Walk,
 )
-from kvstore.errors import KvstoreError
+from kvstore.errors import CommandError, KvstoreError, StorageFullError
+from kvstore.glob import matcher
 from kvstore.language import parse
 from kvstore.state_machine import StateMachine
 from tests.unit.strategies import commands
@@ -312,3 +319,225 @@ def test_a_copy_taken_before_a_commit_continues_from_there(tmp_path: Path) -> No
     copy.apply(2, [entry(Incr(b"x"))])
     assert copy.query(Get(b"x"), 0) == Found(Value(b"2"), 2, 1, 2)
     copy.close()
+
+
+def test_commands_on_keys_do_what_they_say(machine: Machine) -> None:
+    script = [
+        ("mset a=1 b=2", Done()),
+        ("mset a=5 c=3 NX", NotMet("one of the keys exists")),
+        ("mset c=3 d=4 NX", Done()),
+        ("getdel a", Found(Value(b"1"), 1, 1, 1)),
+        ("getdel a", Missing()),
+        ("set b=3 GET", Found(Value(b"2"), 1, 1, 1)),
+        ("set b=4 NX GET", Found(Value(b"3"), 6, 1, 2)),
+        ("set new=1 NX GET", Missing()),
+        ("rename nothing b", Missing()),
+        ("rename c b NX", NotMet("the new key exists")),
+        ("rename c b", Done()),
+        ("get b", Found(Value(b"3"), 11, 1, 3)),
+        ("get c", Missing()),
+        ("rename b b", Done()),
+        ("copy b e", Done()),
+        ("copy b e", NotMet("the new key exists")),
+        ("copy b e REPLACE", Done()),
+        ("copy b b REPLACE", NotMet("the new key exists")),
+        ("setrange e 3 xy", Integer(5)),
+        ("get e", Found(Value(b"3\0\0xy"), 19, 15, 3)),
+        ("setrange nothing 3 ''", Integer(0)),
+        ("exists nothing", Integer(0)),
+        ("keys", Keys([b"b", b"d", b"e", b"new"], b"")),
+        ("keys COUNT 2", Keys([b"b", b"d"], b"d")),
+        ("keys AFTER d COUNT 2", Keys([b"e", b"new"], b"new")),
+        ("keys AFTER new COUNT 2", Keys([], b"")),
+        ("keys COUNT 2 SKIP 3", Keys([b"new"], b"")),
+        ("keys [^bd]*", Keys([b"e", b"new"], b"")),
+        ("clear", Integer(4)),
+        ("count", Integer(0)),
+        ("keys", Keys([], b"")),
+    ]
+    for text, expected in script:
+        assert machine.run(text) == expected, text
+
+
+def test_expiry_in_all_its_forms(machine: Machine) -> None:
+    script = [
+        (1_000, "set k=v EX 10", Done()),
+        (1_000, "set k=w KEEPTTL", Done()),
+        (1_000, "ttl k AT", Integer(11_000)),
+        (1_000, "set k=x", Done()),
+        (1_000, "ttl k AT", Integer(-1)),
+        (1_000, "expire k 5 XX", NotMet("the key has no expiry")),
+        (1_000, "expire k 5 GT", NotMet("the key expires no earlier")),
+        (1_000, "expire k 5 LT", Done()),
+        (1_000, "expire k 9 NX", NotMet("the key has an expiry")),
+        (1_000, "expire k 5 GT", NotMet("the key expires no earlier")),
+        (1_000, "expire k 6 GT", Done()),
+        (1_000, "expire k 6 LT", NotMet("the key expires no later")),
+        (1_000, "expire k PXAT 3000", Done()),
+        (2_000, "ttl k", Integer(1_000)),
+        (2_000, "getex k PERSIST", Found(Value(b"x"), 4, 1, 3)),
+        (2_000, "ttl k", Integer(-1)),
+        (2_000, "getex k PX 500", Found(Value(b"x"), 4, 1, 3)),
+        (2_000, "ttl k", Integer(500)),
+        (2_000, "rename k l", Done()),
+        (2_000, "ttl l", Integer(500)),
+        (2_600, "get l", Missing()),
+        (2_600, "set m=1 PXAT 2600", Done()),
+        (2_600, "get m", Missing()),
+        (2_600, "set m=1", Done()),
+        (2_600, "set m=2 PXAT 5 GET", Found(Value(b"1"), 24, 24, 1)),
+        (2_600, "get m", Missing()),
+        (2_600, "set m=1", Done()),
+        (2_600, "getex m EXAT 1", Found(Value(b"1"), 27, 27, 1)),
+        (2_600, "exists m", Integer(0)),
+        (2_600, "expire m 1", Missing()),
+    ]
+    for stamp, text, expected in script:
+        assert machine.run(text, stamp) == expected, text
+
+
+@pytest.mark.parametrize(
+    ("held", "by", "result"),
+    [
+        ("10.5", "0.1", b"10.6"),
+        ("3", "-3", b"0"),
+        ("5.0e3", "200", b"5200"),
+        ("0", "1e20", b"100000000000000000000"),
+        ("0.1", "0.2", b"0.3"),
+        ("-0.5", ".25", b"-0.25"),
+    ],
+)
+def test_decimal_numbers_are_added_exactly(machine: Machine, held: str, by: str, result: bytes) -> None:
+    machine.run(f"set k={held}")
+    found = machine.run(f"incrbyfloat k {by}")
+    assert isinstance(found, Found)
+    assert found.value.data == result
+    assert machine.run("get k") == found
+
+
+def test_what_is_no_number_or_too_large_is_not_added(machine: Machine) -> None:
+    machine.run("mset k=text huge=1e308")
+    assert machine.run("incrbyfloat k 1") == Failed(NOT_A_NUMBER)
+    assert machine.run("incrbyfloat huge 1e308") == Failed(OUT_OF_RANGE)
+    for by in ("1e309", "1e4000", "nan", "inf", "x", "1" * 401):
+        with pytest.raises(CommandError, match="must be a decimal one"):
+            parse(f"incrbyfloat k {by}")
+
+
+def test_a_partial_transaction_keeps_what_succeeded(machine: Machine) -> None:
+    result = machine.run("txn PARTIAL { set a=text; incr a; set b=1 }")
+    assert result == Outcomes(True, [Done(), Failed("the value is not an integer"), Done()])
+    assert machine.run("get b") == Found(Value(b"1"), 1, 1, 1)
+
+
+def test_clear_can_be_rolled_back(machine: Machine) -> None:
+    machine.run("mset a=1 b=text")
+    assert isinstance(machine.run("txn { clear; set b=text; incr b }"), Failed)
+    assert machine.run("keys") == Keys([b"a", b"b"], b"")
+    assert machine.run("count") == Integer(2)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=4), max_size=12), st.binary(max_size=3), st.integers(0, 4))
+def test_walking_on_meets_every_key_once(names: list[bytes], after: bytes, count: int) -> None:
+    machine = Machine()
+    if names:
+        machine.run(SetMany(names, [Value(b"")] * len(names)))
+    expected = sorted(key for key in set(names) if key > after)
+    met: list[bytes] = []
+    while True:
+        found = machine.state.query(Walk(after, count), 0)
+        assert isinstance(found, Keys)
+        met += found.keys
+        after = found.after
+        if not after:
+            break
+    assert met == expected
+    machine.state.close()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "key", "matches"),
+    [
+        (b"*", b"", True),
+        (b"a*", b"abc", True),
+        (b"a*", b"ba", False),
+        (b"*c", b"abc", True),
+        (b"a*c", b"ac", True),
+        (b"a*bc*c", b"abcc", True),
+        (b"a*bc*c", b"abc", False),
+        (b"?", b"", False),
+        (b"h?llo", b"hello", True),
+        (b"h[ae]llo", b"hillo", False),
+        (b"h[^e]llo", b"hallo", True),
+        (b"h[^e]llo", b"hello", False),
+        (b"h[a-c]llo", b"hbllo", True),
+        (b"h[c-a]llo", b"hbllo", True),
+        (b"\\*", b"*", True),
+        (b"\\*", b"a", False),
+        (b"[\\]]", b"]", True),
+        (b"[ab", b"b", True),
+        (b"a.c", b"abc", False),
+        (b"\n*", b"\n\n", True),
+        (b"*a" * 200 + b"b", b"a" * 1_000, False),
+    ],
+)
+def test_glob_patterns(pattern: bytes, key: bytes, matches: bool) -> None:
+    assert matcher(pattern)(key) is matches
+
+
+def test_a_commit_on_another_thread_sees_one_moment(tmp_path: Path) -> None:
+    """What is applied while a commit is under way is looked up in memory, and belongs to the next commit."""
+    path = tmp_path / "state.db"
+    state = StateMachine(path)
+    state.apply(1, [entry(parse("mset a=1 b=1 gone=1"))])
+    batch = state.take()
+    state.apply(2, [entry(parse("set a=2")), entry(parse("delete gone")), entry(parse("set late=1 PX 5"), stamp=10)])
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(state.write, batch).result()
+    assert state.query(parse("keys"), 0) == Keys([b"a", b"b", b"late"], b"")
+    state.committed(batch)
+    assert state.query(parse("keys"), 0) == Keys([b"a", b"b", b"late"], b"")
+    state.apply(5, [entry(Tick(), stamp=20)])
+    assert state.query(parse("exists late"), 0) == Integer(0)
+    digest = state.digest()
+    state.close()  # without a commit: the slots from 2 on come back from the log
+    again = StateMachine(path)
+    assert again.applied_upto == 1
+    assert again.query(parse("keys"), 0) == Keys([b"a", b"b", b"gone"], b"")
+    again.apply(2, [entry(parse("set a=2")), entry(parse("delete gone")), entry(parse("set late=1 PX 5"), stamp=10)])
+    again.apply(5, [entry(Tick(), stamp=20)])
+    assert again.digest() == digest
+    again.close()
+
+
+def test_a_commit_without_room_loses_nothing(tmp_path: Path) -> None:
+    """SQLite undoes the whole transaction then, also what had been written into it before to be looked at."""
+    state = StateMachine(tmp_path / "state.db")
+    state.apply(1, [entry(parse("set settled=1"))])
+    assert state.sql("SELECT key FROM kv")[1] == [("settled",)]
+    state._writer.execute(f"PRAGMA max_page_count = {state._writer.execute('PRAGMA page_count').fetchone()[0]}")
+    state.apply(2, [entry(Set(b"big", Value(b"x" * 100_000)), session="s", sequence=1, acknowledged=1)])
+    with pytest.raises(StorageFullError):
+        state.commit()
+    state._writer.execute("PRAGMA max_page_count = 1000000")
+    assert state.query(parse("exists settled big"), 0) == Integer(2)
+    state.commit()
+    digest = state.digest()
+    state.close()
+    again = StateMachine(tmp_path / "state.db")
+    assert (again.applied_upto, again.digest(), again.last_sequence("s")) == (2, digest, 1)
+    again.close()
+
+
+@given(st.lists(st.tuples(st.text(st.characters(exclude_categories=["Cs"])), st.binary(max_size=20)), min_size=250))
+@settings(max_examples=20, deadline=None)
+def test_large_batches_are_written_as_small_ones(pairs: list[tuple[str, bytes]]) -> None:
+    """Many rows go to SQLite as one JSON text, with whatever characters there are."""
+    machine = Machine()
+    held = {f"k{number}{text}".encode(): text.encode() or data for number, (text, data) in enumerate(pairs)}
+    machine.run(SetMany(list(held), list(map(Value, held.values()))))
+    machine.state.commit()
+    rows = machine.state.query(Scan(), 0)
+    assert isinstance(rows, Rows)
+    assert {row.key: row.value.data for row in rows.rows} == held
+    machine.state.close()

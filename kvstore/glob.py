@@ -1,0 +1,81 @@
+"""Glob patterns on bytes as Redis has them: ``*``, ``?``, ``[a-z]``, ``[^a-z]``, a backslash for what is literal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+_SET = re.compile(rb"\[(\^?)((?:\\.|[^\]\\])*)\]?", re.DOTALL)
+
+
+def matcher(pattern: bytes) -> Callable[[bytes], bool]:
+    """What tells whether a key matches."""
+    if pattern in (b"", b"*"):
+        return lambda key: True
+    parts = [_compiled(part) for part in _split(pattern)]
+    first, last = parts[0], parts[-1]
+    if len(parts) == 1:
+        return lambda key: first[0].fullmatch(key) is not None
+
+    def matches(key: bytes) -> bool:
+        # Between two stars the earliest match is as good as any, so that no pattern takes more than a linear search for
+        # each of its parts; a regular expression with many stars would try exponentially many ways.
+        found = first[0].match(key)
+        if found is None or len(key) - found.end() < last[1]:
+            return False
+        at = found.end()
+        for part, _ in parts[1:-1]:
+            found = part.search(key, at)
+            if found is None:
+                return False
+            at = found.end()
+        tail = len(key) - last[1]
+        return tail >= at and last[0].fullmatch(key, tail) is not None
+
+    return matches
+
+
+def _split(pattern: bytes) -> list[list[bytes]]:
+    """The items between the stars, each an expression for one byte."""
+    parts: list[list[bytes]] = [[]]
+    at = 0
+    while at < len(pattern):
+        char = pattern[at : at + 1]
+        if char == b"*":
+            if parts[-1] or len(parts) == 1:
+                parts.append([])
+            at += 1
+        elif char == b"[":
+            found = _SET.match(pattern, at)
+            assert found is not None
+            parts[-1].append(_one_of(bool(found[1]), found[2]))
+            at = found.end()
+        elif char == b"\\" and at + 1 < len(pattern):
+            parts[-1].append(re.escape(pattern[at + 1 : at + 2]))
+            at += 2
+        else:
+            parts[-1].append(b"." if char == b"?" else re.escape(char))
+            at += 1
+    return parts
+
+
+def _compiled(items: list[bytes]) -> tuple[re.Pattern[bytes], int]:
+    """The expression for items in a row, and how many bytes it takes."""
+    return re.compile(b"".join(items), re.DOTALL), len(items)
+
+
+def _one_of(negated: bool, inside: bytes) -> bytes:
+    """An expression for the bytes of a set."""
+    wanted: set[int] = set()
+    at = 0
+    chars = [(char[-1], len(char) > 1) for char in re.findall(rb"\\.|[^\\]", inside, re.DOTALL)]
+    while at < len(chars):
+        low = high = chars[at][0]
+        if at + 2 < len(chars) and chars[at + 1] == (ord("-"), False):
+            low, high = sorted((low, chars[at + 2][0]))
+            at += 2
+        wanted.update(range(low, high + 1))
+        at += 1
+    if negated:
+        wanted = set(range(256)) - wanted
+    return b"[" + b"".join(re.escape(bytes([byte])) for byte in sorted(wanted)) + b"]" if wanted else b"(?!)"

@@ -1,0 +1,119 @@
+"""Log lines: an event's name and its fields, for people on a terminal and as JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from typing import Literal
+
+Level = Literal["debug", "info", "warning", "error"]
+Format = Literal["auto", "human", "json"]
+LIMIT_SECONDS = 10.0
+"""A limited event is told at most so often for each of its keys."""
+
+_COLOURS = {"warning": "\x1b[33m", "error": "\x1b[31m", "debug": "\x1b[2m"}
+_ROOT = "kvstore"
+
+
+class Logger:
+    """Tells events of one part of the program."""
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(f"{_ROOT}.{name}")
+        self._told: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def debug(self, event: str, **fields: object) -> None:
+        self._tell(logging.DEBUG, event, fields)
+
+    def info(self, event: str, **fields: object) -> None:
+        self._tell(logging.INFO, event, fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        self._tell(logging.WARNING, event, fields)
+
+    def error(self, event: str, **fields: object) -> None:
+        self._tell(logging.ERROR, event, fields)
+
+    def limited(self, event: str, key: str, *, level: Level = "info", **fields: object) -> None:
+        """Tell an event that may come very often: once in ten seconds for each key, with the number left out."""
+        now = time.monotonic()
+        told_at, left_out = self._told.get((event, key), (-LIMIT_SECONDS, 0))
+        if now - told_at < LIMIT_SECONDS:
+            self._told[event, key] = told_at, left_out + 1
+            return
+        if len(self._told) > 1_000:  # keys may be anything that strangers send
+            self._told.clear()
+        self._told[event, key] = now, 0
+        if left_out:
+            fields["left_out"] = left_out
+        self._tell(logging.getLevelNamesMapping()[level.upper()], event, fields)
+
+    def _tell(self, level: int, event: str, fields: dict[str, object]) -> None:
+        if self._logger.isEnabledFor(level):
+            self._logger.log(level, event, extra={"fields": fields})
+
+
+def get(name: str) -> Logger:
+    """The logger of one part of the program."""
+    return Logger(name)
+
+
+def configure(form: Format, level: Level, node: str) -> None:
+    """Send log lines to standard error: for people on a terminal, else as JSON, unless ``form`` says which."""
+    on_terminal = sys.stderr.isatty()
+    handler = logging.StreamHandler(sys.stderr)
+    if form == "human" or (form == "auto" and on_terminal):
+        handler.setFormatter(_ForPeople(coloured=on_terminal and "NO_COLOR" not in os.environ))
+    else:
+        handler.setFormatter(_ForMachines(node))
+    root = logging.getLogger(_ROOT)
+    root.handlers = [handler]
+    root.propagate = False
+    root.setLevel(level.upper())
+    logging.raiseExceptions = False  # a full disk or a closed terminal must not fill it with traces
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    fields = getattr(record, "fields", {})
+    return fields if isinstance(fields, dict) else {}
+
+
+class _ForPeople(logging.Formatter):
+    def __init__(self, *, coloured: bool) -> None:
+        super().__init__()
+        self._coloured = coloured
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        words = [f"{name}={_word(value)}" for name, value in _fields(record).items()]
+        level = record.levelname.lower()
+        line = " ".join([f"{clock}.{int(record.msecs):03}", f"{level:<7}", record.getMessage(), *words])
+        colour = _COLOURS.get(level) if self._coloured else None
+        return f"{colour}{line}\x1b[0m" if colour else line
+
+
+class _ForMachines(logging.Formatter):
+    def __init__(self, node: str) -> None:
+        super().__init__()
+        self._node = node
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        return json.dumps(
+            {
+                "ts": f"{clock}.{int(record.msecs):03}Z",
+                "level": record.levelname.lower(),
+                "event": record.getMessage(),
+                "node": self._node,
+                **_fields(record),
+            },
+            default=str,
+        )
+
+
+def _word(value: object) -> str:
+    text = str(value)
+    return json.dumps(text) if not text or any(char.isspace() or char in '"=' for char in text) else text
