@@ -25,6 +25,8 @@ class Schema(msgspec.Struct, frozen=True):
     """A database file's schema: each migration brings it from one version to the next; version 0 is an empty file."""
 
     migrations: tuple[Callable[[Database], None], ...]
+    page_bytes: int = 4_096
+    """Of a new file: larger pages suit many rows changed by one commit."""
 
 
 def connect(
@@ -56,6 +58,7 @@ def _prepare(connection: sqlite3.Connection, name: str, schema: Schema, synchron
         )
     if read_only:
         return
+    connection.execute(f"PRAGMA page_size = {schema.page_bytes}")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {synchronous}")
     if version < len(schema.migrations):

@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
 KEEP_RESULTS = 1_000
 """The results of so many recent slots are kept for people to read, in the table ``results``."""
-WRITER_CACHE_KB = 32_768
-CHECKPOINT_PAGES = 8_192
+WRITER_CACHE_KB = 65_536
+READER_CACHE_KB = 16_384
+SMALL_BATCH = 100
+"""After a commit of so few keys the writer's cache is given back: nobody is in a hurry then."""
+CHECKPOINT_PAGES = 4_096
 """The WAL is copied into the database when it holds so many pages, and not at every large commit."""
 
 
@@ -46,7 +49,7 @@ def _create(database: Database) -> None:
     database.table("progress").insert({"id": 1, "applied_upto": 0, "clock": 0, "keys": 0})
 
 
-STATE_SCHEMA = Schema(migrations=(_create,))
+STATE_SCHEMA = Schema(migrations=(_create,), page_bytes=8_192)
 
 
 class Applied(NamedTuple):
@@ -89,6 +92,7 @@ class StateMachine:
                 # Looks at what is committed while the writer is with another thread.
                 self._reader = connect(path, STATE_SCHEMA, synchronous="NORMAL", read_only=True)
             with storage_errors(self._path):
+                self._reader.execute(f"PRAGMA cache_size = -{READER_CACHE_KB}")
                 self._writer.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KB}")
                 self._writer.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
                 self.applied_upto, self.clock, size = self._writer.execute(
@@ -113,6 +117,7 @@ class StateMachine:
                 done = self._execute(slot, value) if value != NO_OP else _NO_OP_APPLIED
                 self.applied_upto = slot
                 applied.append(done)
+            self._keys.release()
         recent = applied[-KEEP_RESULTS:]
         self._recent.extend(enumerate((done.result for done in recent), self.applied_upto - len(recent) + 1))
         return applied
@@ -182,6 +187,8 @@ class StateMachine:
                 try:
                     self._write(batch)
                     self._writer.commit()
+                    if len(batch.keys) < SMALL_BATCH:
+                        self._writer.execute("PRAGMA shrink_memory")
                 except sqlite3.Error:
                     self._writer.rollback()
                     raise
@@ -218,7 +225,9 @@ class StateMachine:
     def query(self, command: Command, now: int) -> Result:
         """Execute a read on what is applied; ``now`` (ms since 1970) only shortens what a ttl shows."""
         with storage_errors(self._path):
-            return execute(command, Moment(self._keys, self.applied_upto, max(self.clock, now)))
+            result = execute(command, Moment(self._keys, self.applied_upto, max(self.clock, now)))
+            self._keys.release()
+        return result
 
     def last_sequence(self, session: str) -> int:
         """The highest sequence of this session that was executed, 0 if none was."""

@@ -39,7 +39,7 @@ DURABILITY = [
         "the state is committed ahead of the durable log",
         (
             "kvstore.node:Node._commit",
-            "if self.state.applied_upto > self.replica.durable_upto:",
+            "if self._committing or self.state.applied_upto > self.replica.durable_upto:",
             "if False:",
         ),
     ),
@@ -273,7 +273,7 @@ EXECUTION = [
     ),
     mutant(
         "sessions are not saved with the state",
-        ("kvstore.sessions:Sessions.flush", "for name in self._dirty:", "for name in ():"),
+        ("kvstore.sessions:Sessions.peek", "for name in self._dirty", "for name in ()"),
     ),
     mutant(
         "the session table is not consulted after a restart",
