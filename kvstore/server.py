@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable
 from typing import cast
@@ -19,7 +20,8 @@ from kvstore.settings import Settings
 DRAIN_SECONDS = 5.0
 """How long a node that was told to end waits for what is under way, and for another leader."""
 BACKLOG = 4_096
-READ_HIGH_WATER = 65_536
+LIFELINE = "KVSTORE_LIFELINE"
+"""A variable: this node belongs to the process at the other end of its standard input, and ends with it."""
 
 log = logs.get("server")
 
@@ -57,6 +59,8 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
             raise DataDirError(f"cannot listen on {addresses}: {(error.strerror or str(error)).lower()}") from error
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, end, 0)
+        if os.environ.get(LIFELINE):
+            _watch_lifeline(loop, lambda: end(0))
         log.info(
             "serving",
             clients=host.client_address,
@@ -72,6 +76,17 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
         await clients.close()
         await host.close()
         log.info("ended")
+
+
+def _watch_lifeline(loop: asyncio.AbstractEventLoop, end: Callable[[], None]) -> None:
+    """End when standard input does: whoever started this node holds the other end, and is gone."""
+
+    def readable() -> None:
+        if not os.read(0, 4_096):
+            loop.remove_reader(0)
+            end()
+
+    loop.add_reader(0, readable)
 
 
 async def _drain(host: Host, clients: Clients) -> None:

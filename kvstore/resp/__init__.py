@@ -1,0 +1,1 @@
+"""The Redis protocol: how any Redis client talks to a node."""

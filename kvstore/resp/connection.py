@@ -1,0 +1,350 @@
+"""One client's connection: its requests in, its replies out in the same order, and what it has set for itself."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from kvstore.client import Reply as StoreReply
+from kvstore.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES, Done, Found, Get, Missing, Set, Value
+from kvstore.errors import KvstoreError
+from kvstore.pending import Refusal
+from kvstore.resp.clients import CLIENTS
+from kvstore.resp.data import Data
+from kvstore.resp.encoding import NULL, OK, OK_BYTES, Error, Reply, encode
+from kvstore.resp.errors import refusal
+from kvstore.resp.hub import Hub
+from kvstore.resp.own import OWN
+from kvstore.resp.parser import Parser, ProtocolError
+from kvstore.resp.spec import RequestError, Spec
+from kvstore.resp.table import find
+from kvstore.resp.transaction import Transaction
+from kvstore.service import Service
+
+MAX_BACKLOG = 256
+LOW_BACKLOG = 64
+"""A client that sends so many requests without taking their answers is not read from until few are left."""
+_WRITES = ("kv.execute", "kv.propose")
+
+
+class Place:
+    """Where a request's reply goes: in the line of its connection, whenever it comes."""
+
+    __slots__ = ("connection", "data", "silent")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.data: bytes | None = None
+        self.silent = False
+
+    def stored(self, outcome: StoreReply | Refusal) -> None:
+        """The outcome of a plain SET."""
+        if type(outcome) is StoreReply and type(outcome.result) is Done:
+            self.data = OK_BYTES
+            self.connection.answered()
+        else:
+            self._failed(outcome)
+
+    def found(self, outcome: StoreReply | Refusal) -> None:
+        """The outcome of a plain GET."""
+        if type(outcome) is StoreReply and type(outcome.result) is Found:
+            data = outcome.result.value.data
+            self.data = b"$%d\r\n%b\r\n" % (len(data), data)
+            self.connection.answered()
+        elif type(outcome) is StoreReply and type(outcome.result) is Missing:
+            self.data = NULL[self.connection.version]
+            self.connection.answered()
+        else:
+            self._failed(outcome)
+
+    def _failed(self, outcome: StoreReply | Refusal) -> None:
+        if isinstance(outcome, StoreReply):
+            self.reply(Error(f"ERR the command gave {type(outcome.result).__name__}"))
+        else:
+            self.reply(refusal(outcome))
+
+    def reply(self, reply: Reply) -> None:
+        """The reply, once."""
+        self.data = encode(reply, self.connection.version)
+        self.connection.answered()
+
+
+class Connection:
+    """What one client says and hears. ``write`` takes bytes; ``close`` ends the connection once they are sent;
+    ``pause`` stops and resumes reading from the client. ``peer`` and ``own`` are the two ends' addresses.
+
+    Writes are started together, pipelined. A request that reads is started when all writes before it are answered, and
+    writes behind it wait for it, so that a client which sends without waiting sees what it wrote.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        hub: Hub,
+        *,
+        write: Callable[[bytes], None],
+        close: Callable[[], None],
+        pause: Callable[[bool], None],
+        peer: str = "",
+        own: str = "",
+    ) -> None:
+        self.service = service
+        self.hub = hub
+        self.peer = peer
+        self.own = own
+        self.number = hub.join(self)
+        self.authenticated = hub.password is None
+        self.version = 2
+        self.name = b""
+        self.library: dict[str, bytes] = {}
+        self.reads_locally = False
+        self._born = time.monotonic()
+        self._heard_at = self._born
+        self._last = ""
+        self._write = write
+        self._close = close
+        self._pause = pause
+        self._parser = Parser()
+        self._places: deque[Place] = deque()
+        self._unstarted: deque[list[bytes]] = deque()
+        self._running = 0
+        self._looking = False
+        self._starting = False
+        self._out: list[bytes] = []
+        self._marked = False
+        self._paused = False
+        self._blocked = False
+        self._leaving = False
+        self._ended = False
+        self._mute = False
+        self._skip = 0
+        self._transaction = Transaction()
+        self._data = Data(service, hub)
+
+    # -- the host's side ----------------------------------------------------------------------------------------------
+
+    def received(self, data: bytes) -> None:
+        """Bytes from the client: starts the requests in them."""
+        if self._ended or self._leaving:
+            return
+        self._heard_at = time.monotonic()
+        self._parser.feed(data)
+        self._take()
+        if self._out:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send the replies that are ready."""
+        self._marked = False
+        if self._ended:
+            return
+        if self._out:
+            data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+            self._out = []
+            self._write(data)
+        if self._leaving and not self._places:
+            self._ended = True
+            self._close()
+
+    def writable(self, wanted: bool) -> None:
+        """Whether the client takes its replies quickly enough; if not, no further request is started."""
+        self._blocked = not wanted
+        if wanted:
+            self._go_on()
+            if self._out:
+                self.flush()
+        else:
+            self._stop_reading()
+
+    def lost(self) -> None:
+        """The client went away; what it asked for goes on, but nobody hears of it."""
+        self._ended = True
+        self.hub.leave(self.number)
+        self._unstarted.clear()
+        self._places.clear()
+        self._out = []
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    def _take(self) -> None:
+        while not (self._paused or self._leaving):
+            try:
+                request = self._parser.next()
+            except ProtocolError as error:
+                self._place().reply(Error(f"ERR Protocol error: {error}"))
+                self._leaving = True
+                return
+            if request is None:
+                return
+            self.hub.commands += 1
+            if self._unstarted or not self._start(request):
+                self._unstarted.append(request)
+            if len(self._places) + len(self._unstarted) >= MAX_BACKLOG:
+                self._stop_reading()
+
+    def _start(self, request: list[bytes]) -> bool:
+        """Start a request; False when it has to wait for those before it."""
+        name = request[0]
+        if self._transaction.is_open or not self.authenticated or self._mute or self._skip:
+            return self._start_any(request)
+        if name == b"SET" and len(request) == 3:
+            key, value = request[1], request[2]
+            if 0 < len(key) <= MAX_KEY_BYTES and len(value) <= MAX_VALUE_BYTES:
+                if self._running and self._looking:
+                    return False
+                place = self._place(looks=False)
+                try:
+                    self.service.execute(Set(key, Value(value)), place.stored, size=len(key) + len(value))
+                except KvstoreError as error:
+                    place.reply(refusal(error))
+                return True
+        elif name == b"GET" and len(request) == 2 and not self.reads_locally and 0 < len(request[1]) <= MAX_KEY_BYTES:
+            if self._running and not self._looking:
+                return False
+            place = self._place(looks=True)
+            self.service.query(Get(request[1]), place.found)
+            return True
+        return self._start_any(request)
+
+    def _start_any(self, request: list[bytes]) -> bool:
+        spec = find(request[0])
+        looks = spec is not None and self._looks(spec, request)
+        if self._running and looks is not None and looks != self._looking:
+            return False
+        place = self._place(looks=self._looking if looks is None else looks)
+        place.silent = self._mute or self._skip == 1
+        self._skip = max(self._skip - 1, 0)
+        try:
+            self._perform(spec, request, place)
+        except RequestError as error:
+            self._transaction.break_off()
+            place.reply(Error(str(error)))
+        except KvstoreError as error:
+            self._transaction.break_off()
+            place.reply(refusal(error))
+        return True
+
+    def _looks(self, spec: Spec, request: list[bytes]) -> bool | None:
+        """Whether a request reads what earlier ones may write; None if it does neither."""
+        if spec.name == "exec":
+            return self._transaction.is_read_only
+        if self._transaction.is_open or spec.name in ("multi", "discard", "unwatch"):
+            return None
+        if spec.name in CLIENTS:
+            return True if spec.name in ("wait", "info", "role") else None
+        if spec.name in OWN:
+            return not (spec.name in _WRITES and (len(request) < 2 or request[1] != b""))
+        return "write" not in spec.flags
+
+    def _perform(self, spec: Spec | None, request: list[bytes], place: Place) -> None:
+        if spec is None:
+            raise RequestError(_unknown(request))
+        self._last = spec.name
+        if not self.authenticated and "noauth" not in spec.flags:
+            raise RequestError("NOAUTH Authentication required.")
+        if not spec.takes(len(request)):
+            raise RequestError(f"ERR wrong number of arguments for '{spec.name}' command")
+        if spec.group == "transactions" or self._transaction.takes(spec):
+            self._transaction.perform(spec, request, self, self._data, place.reply)
+        elif spec.name in CLIENTS:
+            place.reply(CLIENTS[spec.name][1](self, request))
+        elif spec.name in OWN:
+            OWN[spec.name][1](self.service, request, place.reply)
+        else:
+            self._data.perform(spec, request, place.reply, locally=self.reads_locally)
+
+    def _place(self, *, looks: bool = True) -> Place:
+        place = Place(self)
+        self._places.append(place)
+        self._running += 1
+        self._looking = looks
+        return place
+
+    # -- replies ------------------------------------------------------------------------------------------------------
+
+    def answered(self) -> None:
+        """A reply has come: those at the head of the line can be sent, and perhaps more requests be started."""
+        self._running -= 1
+        places = self._places
+        while places and places[0].data is not None:
+            place = places.popleft()
+            if not place.silent:
+                self._out.append(place.data or b"")
+        if not self._marked and not self._ended:
+            self._marked = True
+            self.hub.wants_flush(self)
+        if self._unstarted or self._paused:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Start what waited, and read on once little is left."""
+        if self._starting or self._ended or self._blocked:
+            return
+        self._starting = True  # a request that is answered at once must not start the next on top of its own stack
+        while self._unstarted and not self._leaving:
+            request = self._unstarted.popleft()
+            if not self._start(request):
+                self._unstarted.appendleft(request)
+                break
+        if self._paused and not self._unstarted and len(self._places) <= LOW_BACKLOG:
+            self._paused = False
+            self._take()
+            if not self._paused:
+                self._pause(False)
+        self._starting = False
+
+    def _stop_reading(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._pause(True)
+
+    # -- what commands about the connection do to it ------------------------------------------------------------------
+
+    def set_reply_mode(self, mode: bytes) -> Reply:
+        """CLIENT REPLY: the command itself is answered when replies are turned on."""
+        self._mute = mode == b"OFF"
+        if mode != b"ON":
+            self._places[-1].silent = True
+            self._skip = 1 if mode == b"SKIP" else 0
+        else:
+            self._places[-1].silent = False
+        return OK
+
+    def quit(self) -> None:
+        """End once everything is answered."""
+        self._leaving = True
+
+    def end(self) -> None:
+        """End now: somebody has this client killed."""
+        self._leaving = True
+        self._unstarted.clear()
+        self._places.clear()
+        if not self._marked:
+            self._marked = True
+            self.hub.wants_flush(self)
+
+    def reset(self) -> None:
+        """As if the client had just come."""
+        self._transaction = Transaction()
+        self.version, self.name, self.reads_locally = 2, b"", False
+        self._mute, self._skip = False, 0
+        self.authenticated = self.hub.password is None
+
+    def describe(self) -> str:
+        """A line about this client, as CLIENT LIST has it."""
+        now = time.monotonic()
+        library = {name: value.decode() for name, value in self.library.items()}
+        return (
+            f"id={self.number} addr={self.peer} laddr={self.own} fd=0 name={self.name.decode()}"
+            f" age={int(now - self._born)} idle={int(now - self._heard_at)} flags={self._transaction.flag}"
+            f" db=0 sub=0 psub=0 multi={self._transaction.length} watch={self._transaction.watching} cmd={self._last}"
+            f" user=default resp={self.version} lib-name={library.get('lib-name', '')}"
+            f" lib-ver={library.get('lib-ver', '')}"
+        )
+
+
+def _unknown(request: list[bytes]) -> str:
+    name = request[0][:128].decode(errors="replace")
+    given = " ".join(f"'{argument[:128].decode(errors='replace')}'" for argument in request[1:9])
+    return f"ERR unknown command '{name}', with args beginning with: {given}"

@@ -1,0 +1,80 @@
+"""Replies as bytes, in both versions of the Redis protocol."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+
+class Status(msgspec.Struct, frozen=True):
+    """A short text such as ``OK``, sent as a simple string."""
+
+    text: str
+
+
+class Error(msgspec.Struct, frozen=True):
+    """An error: a code in capitals and what is wrong, as in ``ERR syntax error``."""
+
+    text: str
+
+
+class NullArray(msgspec.Struct, frozen=True):
+    """No array: what EXEC answers when a watched key has changed."""
+
+
+Reply: TypeAlias = "Status | Error | NullArray | bytes | str | int | float | list[Reply] | dict[str, Reply] | None"
+"""``bytes`` and ``str`` are bulk strings, a ``dict`` is a map (a flat array in version 2)."""
+
+OK = Status("OK")
+OK_BYTES = b"+OK\r\n"
+NULL = {2: b"$-1\r\n", 3: b"_\r\n"}
+_NULL_ARRAY = {2: b"*-1\r\n", 3: b"_\r\n"}
+
+
+def encode(reply: Reply, version: int) -> bytes:
+    """A reply for a client that speaks this version, 2 or 3."""
+    if isinstance(reply, bytes):
+        return b"$%d\r\n%b\r\n" % (len(reply), reply)
+    parts: list[bytes] = []
+    _encode(reply, version, parts)
+    return b"".join(parts)
+
+
+def _encode(reply: Reply, version: int, parts: list[bytes]) -> None:
+    match reply:
+        case Status(text):
+            parts.append(b"+%b\r\n" % _line(text))
+        case Error(text):
+            parts.append(b"-%b\r\n" % _line(text))
+        case None:
+            parts.append(NULL[version])
+        case NullArray():
+            parts.append(_NULL_ARRAY[version])
+        case bytes():
+            parts.append(b"$%d\r\n%b\r\n" % (len(reply), reply))
+        case str():
+            _encode(reply.encode("utf-8", "backslashreplace"), version, parts)
+        case bool() | int():
+            parts.append(b":%d\r\n" % reply)
+        case float():
+            text = repr(reply)
+            if version == 3:
+                parts.append(b",%b\r\n" % text.encode())
+            else:
+                _encode(text, version, parts)
+        case dict():
+            head = b"%%%d\r\n" % len(reply) if version == 3 else b"*%d\r\n" % (2 * len(reply))
+            parts.append(head)
+            for name, value in reply.items():
+                _encode(name, version, parts)
+                _encode(value, version, parts)
+        case list():
+            parts.append(b"*%d\r\n" % len(reply))
+            for item in reply:
+                _encode(item, version, parts)
+
+
+def _line(text: str) -> bytes:
+    """One line: nothing in it may look like the end of the reply."""
+    return text.replace("\r", " ").replace("\n", " ").encode("utf-8", "backslashreplace")

@@ -1,0 +1,124 @@
+"""What a node tells about itself in Redis' own forms: INFO, ROLE, CONFIG GET, COMMAND."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from kvstore.resp.encoding import Reply, Status
+from kvstore.resp.spec import Spec
+from kvstore.service import ServerStatus
+
+if TYPE_CHECKING:
+    from kvstore.resp.hub import Hub
+
+REDIS_VERSION = "7.2.0"
+"""The version whose commands and errors clients can expect."""
+
+CONFIG = {
+    "appendfsync": "always",
+    "appendonly": "yes",
+    "bind": "",
+    "databases": "1",
+    "maxclients": "10000",
+    "maxmemory": "0",
+    "maxmemory-policy": "noeviction",
+    "proto-max-bulk-len": "1048576",
+    "save": "",
+    "timeout": "0",
+}
+
+
+def own_version() -> str:
+    try:
+        return version("paxos-kvstore")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def config(patterns: Iterable[bytes]) -> dict[str, Reply]:
+    """The settings that clients ask for, by glob patterns."""
+    wanted = [pattern.decode(errors="replace").lower() for pattern in patterns]
+    return {name: value for name, value in CONFIG.items() if any(fnmatchcase(name, one) for one in wanted)}
+
+
+def role(status: ServerStatus) -> Reply:
+    """A leader is a master with the other nodes as its slaves; others are slaves."""
+    node = status.status
+    if node.role == "leader":
+        slaves: list[Reply] = []
+        for peer in status.peers:
+            if peer.connected:
+                host, _, port = peer.address.rpartition(":")
+                slaves.append([host, port, str(max(peer.chosen_upto, 0))])
+        return ["master", node.chosen_upto, slaves]
+    leader = next((peer.address for peer in status.peers if peer.node_id == node.leader), ":0")
+    host, _, port = leader.rpartition(":")
+    return ["slave", host, int(port), "connected" if node.leader else "connect", node.applied_upto]
+
+
+def info(status: ServerStatus, hub: Hub, wanted: Iterable[bytes]) -> str:
+    """INFO's sections, all of them or those that are wanted."""
+    names = {name.decode(errors="replace").lower() for name in wanted}
+    is_all = not names or bool(names & {"all", "default", "everything"})
+    lines: list[str] = []
+    for name, fields in _sections(status, hub).items():
+        if is_all or name.lower() in names:
+            lines += [f"# {name}", *(f"{field}:{value}" for field, value in fields.items()), ""]
+    return "\r\n".join(lines)
+
+
+def _sections(status: ServerStatus, hub: Hub) -> dict[str, dict[str, object]]:
+    node = status.status
+    return {
+        "Server": {
+            "redis_version": REDIS_VERSION,
+            "kvstore_version": own_version(),
+            "redis_mode": "standalone",
+            "os": platform.system(),
+            "process_id": os.getpid(),
+            "tcp_port": status.client_address.rpartition(":")[2],
+            "uptime_in_seconds": status.uptime_ms // 1_000,
+            "uptime_in_days": status.uptime_ms // 86_400_000,
+        },
+        "Clients": {"connected_clients": status.clients, "maxclients": CONFIG["maxclients"], "blocked_clients": 0},
+        "Memory": {"used_memory": status.memory_bytes, "used_memory_rss": status.memory_bytes, "maxmemory": 0},
+        "Persistence": {"loading": 0, "aof_enabled": 1, "log_bytes": node.log_bytes, "state_bytes": node.state_bytes},
+        "Stats": {
+            "total_connections_received": hub.accepted,
+            "total_commands_processed": hub.commands,
+            "reads": status.reads,
+            "writes": status.writes,
+            "latency_p50_us": status.p50_us,
+            "latency_p99_us": status.p99_us,
+        },
+        "Replication": {
+            "role": "master" if node.role == "leader" else "slave",
+            "connected_slaves": sum(peer.connected for peer in status.peers) if node.role == "leader" else 0,
+            "node_id": node.node_id,
+            "leader": node.leader or "",
+            "ballot": node.ballot,
+            "chosen_upto": node.chosen_upto,
+            "applied_upto": node.applied_upto,
+        },
+        "CPU": {"used_cpu_user": status.cpu_ms / 1_000, "used_cpu_sys": 0},
+        "Cluster": {"cluster_enabled": 0},
+        "Keyspace": {"db0": f"keys={node.keys},expires=0,avg_ttl=0"} if node.keys else {},
+    }
+
+
+def command_info(spec: Spec) -> Reply:
+    """One command as COMMAND tells it."""
+    flags: list[Reply] = [Status(flag) for flag in spec.flags]
+    categories: list[Reply] = [Status(f"@{spec.group}")]
+    first, last, step = spec.keys
+    return [spec.name, spec.arity, flags, first, last, step, categories, [], [], []]
+
+
+def command_docs(spec: Spec) -> dict[str, Reply]:
+    """One command as COMMAND DOCS tells it."""
+    return {"summary": spec.summary, "since": "1.0.0", "group": spec.group, "complexity": "O(1) a key"}

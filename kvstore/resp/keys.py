@@ -1,0 +1,189 @@
+"""Redis' commands on keys, as commands of the store."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Literal, cast
+
+from kvstore.commands import (
+    Clear,
+    Copy,
+    Count,
+    Delete,
+    Done,
+    Exists,
+    Expire,
+    Get,
+    Integer,
+    Keys,
+    Missing,
+    Persist,
+    Rename,
+    SimpleResult,
+    Ttl,
+    Walk,
+)
+from kvstore.limits import MAX_TIME, MAX_TTL
+from kvstore.resp.encoding import OK, Error, Reply, Status
+from kvstore.resp.hub import Cursors
+from kvstore.resp.spec import SYNTAX, Compiled, RequestError, Spec, integer
+
+_SCAN_COUNT = 10
+
+
+def _number(results: Sequence[SimpleResult]) -> Reply:
+    return results[0].number if isinstance(results[0], Integer) else None
+
+
+def _one_if_done(results: Sequence[SimpleResult]) -> Reply:
+    return int(isinstance(results[0], Done))
+
+
+def _type(results: Sequence[SimpleResult]) -> Reply:
+    return Status("none" if isinstance(results[0], Missing) else "string")
+
+
+def _time_left(scale: int, absolute: bool) -> Callable[[list[bytes]], Compiled]:
+    def render(results: Sequence[SimpleResult]) -> Reply:
+        if isinstance(results[0], Missing):
+            return -2
+        assert isinstance(results[0], Integer)
+        number = results[0].number
+        return number if number < 0 else (number + (0 if absolute else scale // 2)) // scale
+
+    return lambda arguments: Compiled([Ttl(arguments[1], absolute)], render)
+
+
+def _expire(scale: int, absolute: bool) -> Callable[[list[bytes]], Compiled]:
+    def compile_expire(arguments: list[bytes]) -> Compiled:
+        name, key, text, *options = arguments
+        wanted = {option.upper() for option in options}
+        for option in options:
+            if option.upper() not in (b"NX", b"XX", b"GT", b"LT"):
+                raise RequestError(f"ERR Unsupported option {option.decode(errors='replace')}")
+        if b"NX" in wanted and len(wanted) > 1:
+            raise RequestError("ERR NX and XX, GT or LT options at the same time are not compatible")
+        if {b"GT", b"LT"} <= wanted:
+            raise RequestError("ERR GT and LT options at the same time are not compatible")
+        # XX adds nothing to GT, which no key without an expiry passes; but LT does let such a key pass.
+        if {b"XX", b"LT"} <= wanted:
+            raise RequestError("ERR XX and LT options at the same time are not supported")
+        wanted -= {b"XX"} if b"GT" in wanted else set()
+        when = cast(Literal["", "nx", "xx", "gt", "lt"], next(iter(wanted), b"").decode().lower())
+        number = integer(text) * scale
+        if abs(number) > (MAX_TIME if absolute else MAX_TTL):
+            raise RequestError(f"ERR invalid expire time in '{name.decode().lower()}' command")
+        command = Expire(key, 0, max(number, 1), when) if absolute else Expire(key, number, 0, when)
+        return Compiled([command], _one_if_done)
+
+    return compile_expire
+
+
+def _rename(nx: bool) -> Callable[[list[bytes]], Compiled]:
+    def render(results: Sequence[SimpleResult]) -> Reply:
+        if isinstance(results[0], Missing):
+            return Error("ERR no such key")
+        return int(isinstance(results[0], Done)) if nx else OK
+
+    return lambda arguments: Compiled([Rename(arguments[1], arguments[2], nx)], render)
+
+
+def _copy(arguments: list[bytes]) -> Compiled:
+    _, key, to, *options = arguments
+    replace = False
+    while options:
+        match options.pop(0).upper():
+            case b"REPLACE":
+                replace = True
+            case b"DB" if options:
+                if integer(options.pop(0)) != 0:
+                    raise RequestError("ERR DB index is out of range")
+            case _:
+                raise RequestError(SYNTAX)
+    return Compiled([Copy(key, to, replace)], _one_if_done)
+
+
+def _flush(arguments: list[bytes]) -> Compiled:
+    if len(arguments) > 2 or (len(arguments) == 2 and arguments[1].upper() not in (b"ASYNC", b"SYNC")):
+        raise RequestError(SYNTAX)
+    return Compiled([Clear()], lambda results: OK)
+
+
+def _all_keys(results: Sequence[SimpleResult]) -> Reply:
+    return list(results[0].keys) if isinstance(results[0], Keys) else []
+
+
+def scan(arguments: list[bytes], cursors: Cursors) -> Compiled:
+    """SCAN: its cursors stand for the key where the last call stopped."""
+    after = cursors.key(integer(arguments[1], 0, 2**64 - 1, "ERR invalid cursor"))
+    options = arguments[2:]
+    pattern, count, nothing = b"", _SCAN_COUNT, False
+    while options:
+        match options.pop(0).upper():
+            case b"MATCH" if options:
+                pattern = options.pop(0)
+            case b"COUNT" if options:
+                count = integer(options.pop(0))
+                if count < 1:
+                    raise RequestError(SYNTAX)
+            case b"TYPE" if options:
+                nothing = options.pop(0).lower() != b"string"
+            case _:
+                raise RequestError(SYNTAX)
+
+    def render(results: Sequence[SimpleResult]) -> Reply:
+        assert isinstance(results[0], Keys)
+        cursor = cursors.add(results[0].after) if results[0].after else 0
+        return [str(cursor), [] if nothing else list(results[0].keys)]
+
+    return Compiled([Walk(after, count, pattern)], render)
+
+
+def random_key(size: int) -> Compiled:
+    """RANDOMKEY, among so many keys."""
+    skip = random.randrange(size) if size else 0
+    return Compiled([Walk(count=1, skip=skip)], lambda results: next(iter(cast(list[bytes], _all_keys(results))), None))
+
+
+def _spec(
+    name: str,
+    arity: int,
+    flags: str,
+    summary: str,
+    compile: Callable[[list[bytes]], Compiled],
+    keys: tuple[int, int, int] = (1, 1, 1),
+    group: str = "generic",
+) -> Spec:
+    return Spec(name, arity, tuple(flags.split()), keys, group, summary, compile)
+
+
+KEYS: list[Spec] = [
+    _spec("del", -2, "write", "Delete keys.", lambda a: Compiled([Delete(a[1:])], _number), (1, -1, 1)),
+    _spec("unlink", -2, "write fast", "Delete keys.", lambda a: Compiled([Delete(a[1:])], _number), (1, -1, 1)),
+    _spec(
+        "exists", -2, "readonly fast", "How many keys exist.", lambda a: Compiled([Exists(a[1:])], _number), (1, -1, 1)
+    ),
+    _spec(
+        "touch", -2, "readonly fast", "How many keys exist.", lambda a: Compiled([Exists(a[1:])], _number), (1, -1, 1)
+    ),
+    _spec("type", 2, "readonly fast", "What a key holds.", lambda a: Compiled([Get(a[1])], _type)),
+    _spec("ttl", 2, "readonly fast", "Seconds until a key expires.", _time_left(1_000, False)),
+    _spec("pttl", 2, "readonly fast", "Milliseconds until a key expires.", _time_left(1, False)),
+    _spec("expiretime", 2, "readonly fast", "When a key expires, in s since 1970.", _time_left(1_000, True)),
+    _spec("pexpiretime", 2, "readonly fast", "When a key expires, in ms since 1970.", _time_left(1, True)),
+    _spec("expire", -3, "write fast", "Let a key expire in seconds.", _expire(1_000, False)),
+    _spec("pexpire", -3, "write fast", "Let a key expire in ms.", _expire(1, False)),
+    _spec("expireat", -3, "write fast", "Let a key expire at a time in s since 1970.", _expire(1_000, True)),
+    _spec("pexpireat", -3, "write fast", "Let a key expire at a time in ms since 1970.", _expire(1, True)),
+    _spec("persist", 2, "write fast", "Drop a key's expiry.", lambda a: Compiled([Persist(a[1])], _one_if_done)),
+    _spec("rename", 3, "write", "Give a key another name.", _rename(False), (1, 2, 1)),
+    _spec("renamenx", 3, "write fast", "Give a key another name that is free.", _rename(True), (1, 2, 1)),
+    _spec("copy", -3, "write denyoom", "Copy a key.", _copy, (1, 2, 1)),
+    _spec(
+        "keys", 2, "readonly", "All keys that match.", lambda a: Compiled([Walk(pattern=a[1])], _all_keys), (0, 0, 0)
+    ),
+    _spec("dbsize", 1, "readonly fast", "How many keys there are.", lambda a: Compiled([Count()], _number), (0, 0, 0)),
+    _spec("flushdb", -1, "write", "Delete every key.", _flush, (0, 0, 0), "server"),
+    _spec("flushall", -1, "write", "Delete every key.", _flush, (0, 0, 0), "server"),
+]

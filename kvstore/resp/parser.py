@@ -1,0 +1,253 @@
+"""Requests from bytes: arrays of bulk strings by hiredis, and commands typed on a line."""
+
+from __future__ import annotations
+
+import re
+
+import hiredis
+
+MAX_ELEMENTS = 1_048_576
+MAX_REQUEST_BYTES = 64 * 1_048_576
+MAX_LINE_BYTES = 65_536
+"""Bounds on one request. A client that exceeds one is told so and disconnected, as Redis does."""
+REBASE_BYTES = 1_048_576
+
+# hiredis makes room for as many elements as an array's header announces, and needs seconds to give it back.
+_HUGE = re.compile(rb"\*\d{7,}")
+_TAIL = 16
+_SPACE = b" \t\x0b\x0c\0"
+_ESCAPES = {ord("n"): b"\n", ord("r"): b"\r", ord("t"): b"\t", ord("b"): b"\b", ord("a"): b"\a"}
+
+
+class ProtocolError(Exception):
+    """What arrived is no request; nothing after it can be understood."""
+
+
+class Parser:
+    """Takes bytes as they come, and gives the requests in them: lists of arguments, never empty.
+
+    hiredis parses what looks like ordinary requests. What could harm it, and what is typed on a line, goes to
+    ``_Careful``; since hiredis does not tell how far it got, what it was given since the last end of a request is kept.
+    """
+
+    def __init__(self) -> None:
+        self._reader = hiredis.Reader()
+        self._careful: _Careful | None = None
+        self._given: list[bytes] = []
+        self._given_bytes = 0
+        self._rebase_at = REBASE_BYTES
+        self._taken = 0
+        self._tail = b""
+
+    def feed(self, data: bytes) -> None:
+        """Bytes from the client, at least one."""
+        if self._careful is not None:
+            self._careful.feed(data)
+            return
+        self._given.append(data)
+        self._given_bytes += len(data)
+        if (len(self._given) == 1 and data[0] != ord("*")) or _HUGE.search(self._tail + data):
+            self._be_careful()
+            return
+        self._tail = data[-_TAIL:]
+        self._reader.feed(data)
+
+    def next(self) -> list[bytes] | None:
+        """The next request, None when there is no whole one. Raises ProtocolError."""
+        while True:
+            request = self._next()
+            if request is None or request:
+                return request
+
+    def _next(self) -> list[bytes] | None:
+        if self._careful is not None:
+            request = self._careful.next()
+            if request is None and self._careful.is_empty:
+                self._careful = None
+            return request
+        try:
+            request = self._reader.gets()
+        except hiredis.ProtocolError:
+            self._be_careful()
+            return []
+        if request is False:
+            self._look_where()
+            return None
+        self._taken += 1
+        if type(request) is list:
+            for argument in request:
+                if type(argument) is not bytes:
+                    raise ProtocolError("expected '$', a bulk string")
+            return request
+        return []  # a null array
+
+    def _look_where(self) -> None:
+        """Everything whole was taken: forget what it came from."""
+        if not self._reader.has_data():
+            self._given, self._given_bytes, self._taken = [], 0, 0
+            self._rebase_at = REBASE_BYTES
+        elif self._given_bytes > self._rebase_at:
+            rest = self._rest()
+            if len(rest) > MAX_REQUEST_BYTES:
+                raise ProtocolError(f"a request of more than {MAX_REQUEST_BYTES} bytes: split it")
+            self._given, self._given_bytes, self._taken = [rest], len(rest), 0
+            self._rebase_at = 2 * len(rest) + REBASE_BYTES
+
+    def _rest(self) -> bytes:
+        """What hiredis was given and has not made a request of."""
+        careful = _Careful()
+        careful.feed(b"".join(self._given))
+        for _ in range(self._taken):
+            careful.next()
+        return careful.rest()
+
+    def _be_careful(self) -> None:
+        careful = _Careful()
+        careful.feed(b"".join(self._given))
+        for _ in range(self._taken):
+            careful.next()
+        self._careful = careful
+        self._reader = hiredis.Reader()
+        self._given, self._given_bytes, self._taken, self._tail = [], 0, 0, b""
+
+
+class _Careful:
+    """The same by hand, step by step: nothing is made room for before it has arrived."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._at = 0
+        self._begun_at = 0
+        self._arguments: list[bytes] = []
+        self._missing = 0
+
+    def feed(self, data: bytes) -> None:
+        del self._buffer[: self._begun_at]
+        self._at -= self._begun_at
+        self._begun_at = 0
+        self._buffer += data
+
+    @property
+    def is_empty(self) -> bool:
+        return self._at == len(self._buffer) and not self._missing
+
+    def rest(self) -> bytes:
+        """What no whole request was made of yet."""
+        return bytes(self._buffer[self._begun_at :])
+
+    def next(self) -> list[bytes] | None:
+        """The next request, perhaps empty; None when there is no whole one."""
+        if not self._missing:
+            if self._at == len(self._buffer):
+                return None
+            if self._buffer[self._at] != ord("*"):
+                return self._line()
+            number = self._number("invalid multibulk length", MAX_ELEMENTS)
+            if number is None:
+                return None
+            if number <= 0:
+                self._begun_at = self._at
+                return []
+            self._missing, self._arguments = number, []
+        while self._missing:
+            argument = self._bulk()
+            if argument is None:
+                if len(self._buffer) - self._begun_at > MAX_REQUEST_BYTES:
+                    raise ProtocolError(f"a request of more than {MAX_REQUEST_BYTES} bytes: split it")
+                return None
+            self._arguments.append(argument)
+            self._missing -= 1
+        self._begun_at = self._at
+        return self._arguments
+
+    def _number(self, what: str, most: int) -> int | None:
+        """The number on the line that begins here with ``*`` or ``$``."""
+        end = self._buffer.find(b"\r\n", self._at, self._at + 32)
+        if end < 0:
+            if len(self._buffer) - self._at >= 32:
+                raise ProtocolError(what)
+            return None
+        digits = bytes(self._buffer[self._at + 1 : end])
+        if not re.fullmatch(rb"[+-]?\d{1,10}", digits) or int(digits) > most:
+            raise ProtocolError(what)
+        self._at = end + 2
+        return int(digits)
+
+    def _bulk(self) -> bytes | None:
+        begun_at = self._at
+        if begun_at == len(self._buffer):
+            return None
+        if self._buffer[begun_at] != ord("$"):
+            raise ProtocolError(f"expected '$', got {chr(self._buffer[begun_at])!r}")
+        length = self._number("invalid bulk length", MAX_REQUEST_BYTES)
+        if length is None:
+            return None
+        if length < 0:
+            raise ProtocolError("invalid bulk length")
+        end = self._at + length
+        if len(self._buffer) < end + 2:
+            self._at = begun_at
+            return None
+        data = bytes(self._buffer[self._at : end])
+        if self._buffer[end : end + 2] != b"\r\n":
+            raise ProtocolError("a bulk string does not end where its length says")
+        self._at = end + 2
+        return data
+
+    def _line(self) -> list[bytes] | None:
+        end = self._buffer.find(b"\n", self._at, self._at + MAX_LINE_BYTES)
+        if end < 0:
+            if len(self._buffer) - self._at >= MAX_LINE_BYTES:
+                raise ProtocolError("too big inline request")
+            return None
+        line = bytes(self._buffer[self._at : end]).removesuffix(b"\r")
+        self._at = self._begun_at = end + 1
+        return split_line(line)
+
+
+def split_line(line: bytes) -> list[bytes]:
+    """The words of a typed line, with quotes as a Redis client's prompt has them. Raises ProtocolError."""
+    words: list[bytes] = []
+    at = 0
+    while True:
+        while at < len(line) and line[at] in _SPACE:
+            at += 1
+        if at == len(line):
+            return words
+        word = bytearray()
+        while at < len(line) and line[at] not in _SPACE:
+            if line[at] in b"\"'":
+                part, at = _quoted(line, at)
+                word += part
+                if at < len(line) and line[at] not in _SPACE:
+                    raise ProtocolError("unbalanced quotes in request")
+            else:
+                word.append(line[at])
+                at += 1
+        words.append(bytes(word))
+
+
+def _quoted(line: bytes, at: int) -> tuple[bytes, int]:
+    """What is between the quote at ``at`` and its partner, and where the line goes on."""
+    quote = line[at]
+    part = bytearray()
+    at += 1
+    while at < len(line):
+        if line[at] == quote:
+            return bytes(part), at + 1
+        if line[at] != ord("\\"):
+            part.append(line[at])
+            at += 1
+        elif quote == ord('"') and re.match(rb"x[0-9a-fA-F]{2}", line[at + 1 : at + 4]):
+            part.append(int(line[at + 2 : at + 4], 16))
+            at += 4
+        elif quote == ord('"') and at + 1 < len(line):
+            part += _ESCAPES.get(line[at + 1], line[at + 1 : at + 2])
+            at += 2
+        elif line[at + 1 : at + 2] == b"'":
+            part += b"'"
+            at += 2
+        else:
+            part.append(line[at])
+            at += 1
+    raise ProtocolError("unbalanced quotes in request")

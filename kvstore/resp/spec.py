@@ -1,0 +1,94 @@
+"""What a command of the Redis protocol is: its name and arguments, and how it becomes commands of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
+
+from kvstore.commands import (
+    NOT_A_NUMBER,
+    NOT_AN_INTEGER,
+    NOT_TEXT,
+    OUT_OF_RANGE,
+    OVERFLOW,
+    TOO_LARGE,
+    Failed,
+    Simple,
+    SimpleResult,
+)
+from kvstore.resp.encoding import Error, Reply
+
+
+class RequestError(Exception):
+    """A request that cannot be understood; its text begins with the error's code."""
+
+
+SYNTAX = "ERR syntax error"
+NOT_INTEGER = "ERR value is not an integer or out of range"
+WRONG_TYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
+
+_FAILURES = {
+    NOT_AN_INTEGER: NOT_INTEGER,
+    OVERFLOW: "ERR increment or decrement would overflow",
+    NOT_A_NUMBER: "ERR value is not a valid float",
+    OUT_OF_RANGE: "ERR increment would produce NaN or Infinity",
+    NOT_TEXT: WRONG_TYPE,
+    TOO_LARGE: "ERR string exceeds maximum allowed size (1048576 bytes)",
+}
+"""What clients know as the reasons why commands fail."""
+
+Render: TypeAlias = Callable[[Sequence[SimpleResult]], Reply]
+
+
+class Compiled(NamedTuple):
+    """A request as commands of the store, and what makes its reply of their results."""
+
+    commands: list[Simple]
+    render: Render
+
+
+class Spec(NamedTuple):
+    """One command. ``arity`` counts the name, and is negative for a minimum.
+
+    ``keys``: where the keys are, as first, last and step (0 = none). Commands that are about data have ``compile``;
+    those about the connection are done by it.
+    """
+
+    name: str
+    arity: int
+    flags: tuple[str, ...]
+    keys: tuple[int, int, int]
+    group: str
+    summary: str
+    compile: Callable[[list[bytes]], Compiled] | None = None
+
+    def takes(self, count: int) -> bool:
+        """Whether so many arguments, the name among them, are right."""
+        return count == self.arity if self.arity > 0 else count >= -self.arity
+
+    def keys_of(self, arguments: list[bytes]) -> list[bytes]:
+        """The keys that a request names."""
+        first, last, step = self.keys
+        if not first:
+            return []
+        return arguments[first : (last if last >= 0 else len(arguments) + last) + 1 : step]
+
+
+def failure(result: Failed) -> Error:
+    """A failed command's error, in the words that clients know."""
+    return Error(_FAILURES.get(result.reason, f"ERR {result.reason}"))
+
+
+def rendered(compiled: Compiled, results: Sequence[SimpleResult]) -> Reply:
+    """The reply to a request."""
+    for result in results:
+        if isinstance(result, Failed):
+            return failure(result)
+    return compiled.render(results)
+
+
+def integer(text: bytes, low: int = -(2**63), high: int = 2**63 - 1, error: str = NOT_INTEGER) -> int:
+    """An argument as a whole number. Raises RequestError."""
+    if len(text) <= 20 and (text.isdigit() or (text[:1] == b"-" and text[1:].isdigit())) and low <= int(text) <= high:
+        return int(text)
+    raise RequestError(error)

@@ -1,0 +1,254 @@
+"""Redis' commands on strings, as commands of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from kvstore.commands import (
+    Append,
+    Done,
+    Found,
+    Get,
+    GetDelete,
+    GetExpire,
+    Incr,
+    IncrFloat,
+    Integer,
+    NotMet,
+    Set,
+    SetMany,
+    SetRange,
+    SimpleResult,
+    Value,
+)
+from kvstore.decimals import decimal_of
+from kvstore.limits import MAX_TIME, MAX_TTL
+from kvstore.resp.encoding import OK, Reply
+from kvstore.resp.lcs import lcs
+from kvstore.resp.spec import SYNTAX, Compiled, RequestError, Spec, integer
+
+_LIFETIMES = (b"EX", b"PX", b"EXAT", b"PXAT")
+
+
+def held(result: SimpleResult) -> bytes | None:
+    """The value that a key held, None if it did not exist."""
+    return result.value.data if isinstance(result, Found) else None
+
+
+def _held(results: Sequence[SimpleResult]) -> Reply:
+    return held(results[0])
+
+
+def _all_held(results: Sequence[SimpleResult]) -> Reply:
+    return [held(result) for result in results]
+
+
+def _number(results: Sequence[SimpleResult]) -> Reply:
+    return results[0].number if isinstance(results[0], Integer) else None
+
+
+def _ok(results: Sequence[SimpleResult]) -> Reply:
+    return OK
+
+
+def _ok_or_null(results: Sequence[SimpleResult]) -> Reply:
+    return None if isinstance(results[0], NotMet) else OK
+
+
+def _one_if_done(results: Sequence[SimpleResult]) -> Reply:
+    return int(isinstance(results[0], Done))
+
+
+def _expiry(unit: bytes, text: bytes, command: str) -> tuple[int, int]:
+    """A ttl in ms and a time in ms since 1970, of which one is 0."""
+    scale = 1_000 if unit.startswith(b"EX") else 1
+    absolute = unit.endswith(b"AT")
+    number = integer(text) * scale
+    if not 0 < number <= (MAX_TIME if absolute else MAX_TTL):
+        raise RequestError(f"ERR invalid expire time in '{command}' command")
+    return (0, number) if absolute else (number, 0)
+
+
+def _set(arguments: list[bytes]) -> Compiled:
+    _, key, value, *options = arguments
+    when: Literal["", "nx", "xx"] = ""
+    ifeq: Value | None = None
+    ttl = expires = 0
+    keep_ttl = get = False
+    while options:
+        option = options.pop(0).upper()
+        timed = bool(ttl or expires or keep_ttl)
+        if option in (b"NX", b"XX") and not when and ifeq is None:
+            when = "nx" if option == b"NX" else "xx"
+        elif option == b"IFEQ" and options and not when and ifeq is None:
+            ifeq = Value(options.pop(0))
+        elif option == b"GET":
+            get = True
+        elif option == b"KEEPTTL" and not timed:
+            keep_ttl = True
+        elif option in _LIFETIMES and options and not timed:
+            ttl, expires = _expiry(option, options.pop(0), "set")
+        else:
+            raise RequestError(SYNTAX)
+    command = Set(key, Value(value), ttl, when, ifeq, expires, keep_ttl, get)
+    return Compiled([command], _held if get else _ok_or_null)
+
+
+def _setex(unit: bytes, name: str) -> Callable[[list[bytes]], Compiled]:
+    def compile_setex(arguments: list[bytes]) -> Compiled:
+        _, key, time, value = arguments
+        return Compiled([Set(key, Value(value), _expiry(unit, time, name)[0])], _ok)
+
+    return compile_setex
+
+
+def _getex(arguments: list[bytes]) -> Compiled:
+    _, key, *options = arguments
+    options[:1] = [option.upper() for option in options[:1]]
+    match options:
+        case []:
+            return Compiled([Get(key)], _held)
+        case [b"PERSIST"]:
+            return Compiled([GetExpire(key, persist=True)], _held)
+        case [unit, time] if unit in _LIFETIMES:
+            return Compiled([GetExpire(key, *_expiry(unit, time, "getex"))], _held)
+        case _:
+            raise RequestError(SYNTAX)
+
+
+def _mset(arguments: list[bytes], nx: bool) -> Compiled:
+    if len(arguments) % 2 == 0:
+        name = "msetnx" if nx else "mset"
+        raise RequestError(f"ERR wrong number of arguments for '{name}' command")
+    command = SetMany(arguments[1::2], [Value(value) for value in arguments[2::2]], nx)
+    return Compiled([command], _one_if_done if nx else _ok)
+
+
+def _incr(sign: int) -> Callable[[list[bytes]], Compiled]:
+    def compile_incr(arguments: list[bytes]) -> Compiled:
+        by = integer(arguments[2]) if len(arguments) > 2 else 1
+        if sign * by > 2**63 - 1:
+            raise RequestError("ERR decrement would overflow")
+        return Compiled([Incr(arguments[1], sign * by)], _number)
+
+    return compile_incr
+
+
+def _incrbyfloat(arguments: list[bytes]) -> Compiled:
+    if decimal_of(arguments[2]) is None:
+        raise RequestError("ERR value is not a valid float")
+    return Compiled([IncrFloat(arguments[1], arguments[2])], _held)
+
+
+def _strlen(arguments: list[bytes]) -> Compiled:
+    return Compiled([Get(arguments[1])], lambda results: len(held(results[0]) or b""))
+
+
+def _getrange(arguments: list[bytes]) -> Compiled:
+    start, end = integer(arguments[2]), integer(arguments[3])
+
+    def render(results: Sequence[SimpleResult]) -> Reply:
+        data = held(results[0]) or b""
+        first = max(start + len(data), 0) if start < 0 else start
+        last = end + len(data) if end < 0 else end
+        return data[first : max(last, -1) + 1]
+
+    return Compiled([Get(arguments[1])], render)
+
+
+def _setrange(arguments: list[bytes]) -> Compiled:
+    offset = integer(arguments[2], error="ERR value is not an integer or out of range")
+    if offset < 0:
+        raise RequestError("ERR offset is out of range")
+    return Compiled([SetRange(arguments[1], offset, arguments[3])], _number)
+
+
+def _lcs(arguments: list[bytes]) -> Compiled:
+    _, one, other, *options = arguments
+    length = index = with_length = False
+    least = 0
+    while options:
+        match options.pop(0).upper():
+            case b"LEN":
+                length = True
+            case b"IDX":
+                index = True
+            case b"WITHMATCHLEN":
+                with_length = True
+            case b"MINMATCHLEN" if options:
+                least = max(integer(options.pop(0)), 0)
+            case _:
+                raise RequestError(SYNTAX)
+    if length and index:
+        raise RequestError("ERR If you want both the length and indexes, please just use IDX.")
+    return Compiled(
+        [Get(one), Get(other)],
+        lambda results: lcs(
+            held(results[0]) or b"", held(results[1]) or b"", length, index, with_length=with_length, least=least
+        ),
+    )
+
+
+def _spec(
+    name: str,
+    arity: int,
+    flags: str,
+    summary: str,
+    compile: Callable[[list[bytes]], Compiled],
+    keys: tuple[int, int, int] = (1, 1, 1),
+) -> Spec:
+    return Spec(name, arity, tuple(flags.split()), keys, "string", summary, compile)
+
+
+STRINGS: list[Spec] = [
+    _spec("set", -3, "write denyoom", "Store a value.", _set),
+    _spec("get", 2, "readonly fast", "Read a value.", lambda a: Compiled([Get(a[1])], _held)),
+    _spec(
+        "setnx",
+        3,
+        "write denyoom fast",
+        "Store a value if the key does not exist.",
+        lambda a: Compiled([Set(a[1], Value(a[2]), when="nx")], _one_if_done),
+    ),
+    _spec("setex", 4, "write denyoom", "Store a value that expires in seconds.", _setex(b"EX", "setex")),
+    _spec("psetex", 4, "write denyoom", "Store a value that expires in ms.", _setex(b"PX", "psetex")),
+    _spec(
+        "getset",
+        3,
+        "write denyoom fast",
+        "Store a value and return the one before.",
+        lambda a: Compiled([Set(a[1], Value(a[2]), get=True)], _held),
+    ),
+    _spec("getdel", 2, "write fast", "Read a value and delete its key.", lambda a: Compiled([GetDelete(a[1])], _held)),
+    _spec("getex", -2, "write fast", "Read a value and change its expiry.", _getex),
+    _spec(
+        "mget",
+        -2,
+        "readonly fast",
+        "Read several values.",
+        lambda a: Compiled([Get(key) for key in a[1:]], _all_held),
+        (1, -1, 1),
+    ),
+    _spec("mset", -3, "write denyoom", "Store several values.", lambda a: _mset(a, False), (1, -1, 2)),
+    _spec(
+        "msetnx", -3, "write denyoom", "Store several values if no key exists.", lambda a: _mset(a, True), (1, -1, 2)
+    ),
+    _spec("incr", 2, "write denyoom fast", "Add 1 to a number.", _incr(1)),
+    _spec("decr", 2, "write denyoom fast", "Subtract 1 from a number.", _incr(-1)),
+    _spec("incrby", 3, "write denyoom fast", "Add to a number.", _incr(1)),
+    _spec("decrby", 3, "write denyoom fast", "Subtract from a number.", _incr(-1)),
+    _spec("incrbyfloat", 3, "write denyoom fast", "Add to a decimal number.", _incrbyfloat),
+    _spec(
+        "append",
+        3,
+        "write denyoom fast",
+        "Append to a value.",
+        lambda a: Compiled([Append(a[1], a[2])], _number),
+    ),
+    _spec("strlen", 2, "readonly fast", "The length of a value.", _strlen),
+    _spec("getrange", 4, "readonly", "Part of a value.", _getrange),
+    _spec("substr", 4, "readonly", "Part of a value.", _getrange),
+    _spec("setrange", 4, "write denyoom", "Overwrite part of a value.", _setrange),
+    _spec("lcs", -3, "readonly", "The longest common subsequence of two values.", _lcs, (1, 2, 1)),
+]
