@@ -1,0 +1,364 @@
+"""The Redis face without a socket: any bytes in any pieces, replies in order, and clients that read slowly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvstore import entries
+from kvstore.client import LogRow, Reply
+from kvstore.commands import Command, Entry, Result
+from kvstore.errors import UnavailableError, UnknownOutcomeError
+from kvstore.pending import Refusal, SlotReply
+from kvstore.resp.connection import MAX_BACKLOG, Connection
+from kvstore.resp.encoding import encode
+from kvstore.resp.hub import Hub
+from kvstore.resp.parser import MAX_LINE_BYTES, Parser, ProtocolError, split_line
+from kvstore.service import ServerStatus
+from kvstore.state_machine import StateMachine
+
+
+class Node:
+    """A service on a state machine in memory, which answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.state = StateMachine(None)
+        self.waiting: list[Callable[[], None]] = []
+        self.refusal: Refusal | None = None
+        self.started: list[str] = []
+
+    def execute(
+        self,
+        command: Command,
+        done: Callable[[Reply | Refusal], None],
+        *,
+        session: str = "",
+        sequence: int = 0,
+        acknowledged: int = 0,
+        size: int = 0,
+    ) -> None:
+        self.started.append(entries.as_text(Entry("", 0, 0, 0, command)))
+
+        def answer() -> None:
+            entry = entries.encode(Entry(session, sequence, acknowledged, 1_000, command))
+            (applied,) = self.state.apply(self.state.applied_upto + 1, [entry])
+            assert applied.result is not None
+            done(self.refusal or Reply(applied.result, self.state.applied_upto))
+
+        self.waiting.append(answer)
+
+    def query(self, command: Command, done: Callable[[Reply | Refusal], None]) -> None:
+        self.started.append(entries.as_text(Entry("", 0, 0, 0, command)))
+        self.waiting.append(lambda: done(self.refusal or Reply(self.look(command))))
+
+    def look(self, command: Command) -> Result:
+        return self.state.query(command, 1_000)
+
+    def propose_at(self, slot: int, json: bytes, done: Callable[[SlotReply | Refusal], None]) -> None:
+        self.waiting.append(lambda: done(SlotReply(slot, json, True)))
+
+    def status(self) -> ServerStatus:
+        raise NotImplementedError
+
+    def log(self, first: int, last: int | None) -> Iterator[LogRow]:
+        yield from ()
+
+    def sql(self, query: str) -> tuple[list[str], list[tuple[object, ...]]]:
+        return self.state.sql(query)
+
+    def last_sequence(self, session: str) -> int:
+        return self.state.last_sequence(session)
+
+    def keys(self, prefix: bytes, limit: int) -> list[bytes]:
+        return self.state.keys(prefix, limit)
+
+    def clock(self) -> int:
+        return 1_000
+
+
+class Client:
+    """One connection, whose transport notes what it is told."""
+
+    def __init__(self, node: Node | None = None, password: str | None = None) -> None:
+        self.node = node or Node()
+        self.hub = Hub(password)
+        self.said = b""
+        self.closed = False
+        self.paused = False
+        self.connection = Connection(
+            self.node, self.hub, write=self._write, close=self._close, pause=self._pause, peer="1.2.3.4:5"
+        )
+
+    def _write(self, data: bytes) -> None:
+        self.said += data
+
+    def _close(self) -> None:
+        self.closed = True
+
+    def _pause(self, wanted: bool) -> None:
+        self.paused = wanted
+
+    def turn(self) -> None:
+        """Let the node answer what it has."""
+        while self.node.waiting:
+            waiting, self.node.waiting = self.node.waiting, []
+            for answer in waiting:
+                answer()
+        self.hub.flush()
+
+    def ask(self, *requests: str) -> bytes:
+        """What a client hears that sends these requests at once."""
+        before = len(self.said)
+        self.connection.received(b"".join(map(packed, requests)))
+        self.turn()
+        return self.said[before:]
+
+
+def packed(request: str) -> bytes:
+    words = request.encode().split(b" ")
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+
+
+# -- parsing ----------------------------------------------------------------------------------------------------------
+
+requests = st.lists(
+    st.lists(st.binary(max_size=30), min_size=1, max_size=4).filter(lambda words: len(words) > 0), max_size=6
+)
+
+
+def wire(request: list[bytes]) -> bytes:
+    return b"*%d\r\n" % len(request) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in request)
+
+
+def parse(pieces: list[bytes]) -> list[list[bytes]]:
+    parser = Parser()
+    found = []
+    for piece in pieces:
+        parser.feed(piece)
+        while (request := parser.next()) is not None:
+            found.append(request)
+    return found
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    at = sorted({place % (len(data) + 1) for place in places} | {0, len(data)})
+    return [data[first:last] for first, last in pairwise(at)]
+
+
+@given(requests, st.lists(st.integers(0, 10_000), max_size=8), st.booleans())
+def test_requests_are_the_same_however_they_are_cut(sent: list[list[bytes]], places: list[int], typed: bool) -> None:
+    data = b"".join(map(wire, sent))
+    expected = list(sent)
+    if typed:
+        data += b"set 'a b' \"\\x41\\n\"\r\n" + b"".join(map(wire, sent))
+        expected += [[b"set", b"a b", b"A\n"], *sent]
+    assert parse(cut(data, places)) == expected
+
+
+@given(st.lists(st.integers(0, 10_000), max_size=4))
+def test_values_that_look_like_huge_headers_are_values(places: list[int]) -> None:
+    sent = [[b"SET", b"k", b"*99999999\r\n$99999999\r\n"], [b"GET", b"k"]]
+    assert parse(cut(b"".join(map(wire, sent)), places)) == sent
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=20),
+            st.sampled_from(
+                [b"*", b"$", b"\r\n", b"1", b"-1", b"*1\r\n", b"$3\r\nget\r\n", b"9" * 9, b'"', b"\n", b":"]
+            ),
+        ).filter(bool),
+        max_size=20,
+    )
+)
+@settings(max_examples=500)
+def test_rubbish_is_a_protocol_error_or_waits_for_more(pieces: list[bytes]) -> None:
+    try:
+        for request in parse(pieces):
+            assert request
+            assert all(type(word) is bytes for word in request)
+    except ProtocolError:
+        return
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"*2000000\r\n",
+        b"*99999999999999999999\r\n",
+        b"*1\r\n$-5\r\n",
+        b"*1\r\n$99999999999\r\n",
+        b"*1\r\n*1\r\n$1\r\na\r\n",
+        b"*1\r\n:1\r\n",
+        b"'open\r\n",
+        b"x" * (MAX_LINE_BYTES + 1),
+        b'"a"b\r\n',
+    ],
+)
+def test_what_exceeds_a_bound_is_refused(data: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        parse([data])
+
+
+def test_words_on_a_line() -> None:
+    assert split_line(b"set  k 'it\\'s' \"\\x00\\t\" a\\b") == [b"set", b"k", b"it's", b"\0\t", b"a\\b"]
+
+
+def test_a_long_pipeline_without_a_pause_is_parsed_whole() -> None:
+    sent = [[b"SET", b"k%d" % number, b"v" * 1_000] for number in range(5_000)]
+    data = b"".join(map(wire, sent))
+    assert parse([data[at : at + 4_001] for at in range(0, len(data), 4_001)]) == sent
+
+
+# -- encoding ---------------------------------------------------------------------------------------------------------
+
+
+def test_replies_in_both_versions() -> None:
+    assert encode({"a": [1, None, 0.5, "b"]}, 2) == b"*2\r\n$1\r\na\r\n*4\r\n:1\r\n$-1\r\n$3\r\n0.5\r\n$1\r\nb\r\n"
+    assert encode({"a": [1, None, 0.5, "b"]}, 3) == b"%1\r\n$1\r\na\r\n*4\r\n:1\r\n_\r\n,0.5\r\n$1\r\nb\r\n"
+
+
+# -- a connection -----------------------------------------------------------------------------------------------------
+
+
+def test_replies_come_in_the_order_of_the_requests() -> None:
+    client = Client()
+    assert client.ask("SET a 1", "GET a", "PING", "INCR a", "GET a") == b"+OK\r\n$1\r\n1\r\n+PONG\r\n:2\r\n$1\r\n2\r\n"
+
+
+def test_writes_are_started_together_and_a_read_waits_for_them() -> None:
+    client = Client()
+    client.connection.received(packed("SET a 1") + packed("SET b 2") + packed("GET a") + packed("SET c 3"))
+    assert client.node.started == ["set a=1", "set b=2"]
+    client.turn()
+    assert client.node.started == ["set a=1", "set b=2", "get a", "set c=3"]
+
+
+def test_a_client_that_sends_too_much_is_not_read_from() -> None:
+    client = Client()
+    client.connection.received(packed("INCR a") * (MAX_BACKLOG * 3))
+    assert client.paused
+    assert len(client.node.started) == MAX_BACKLOG
+    while client.node.waiting:
+        client.node.waiting.pop(0)()
+    client.hub.flush()
+    assert not client.paused
+    assert client.said == b"".join(b":%d\r\n" % number for number in range(1, MAX_BACKLOG * 3 + 1))
+
+
+def test_a_client_that_does_not_read_its_replies_is_not_served_on() -> None:
+    client = Client()
+    client.connection.writable(False)
+    client.connection.received(packed("INCR a") * 3)
+    assert client.paused
+    assert client.node.started == []
+    client.connection.writable(True)
+    client.turn()
+    assert not client.paused
+    assert client.said == b":1\r\n:2\r\n:3\r\n"
+
+
+def test_a_client_that_went_away_harms_nobody() -> None:
+    client = Client()
+    client.connection.received(packed("SET a 1") + packed("GET a"))
+    client.connection.lost()
+    client.turn()
+    assert client.said == b""
+    assert client.hub.clients == {}
+
+
+@pytest.mark.parametrize(
+    ("refusal", "code"), [(UnavailableError("no quorum"), b"-CLUSTERDOWN"), (UnknownOutcomeError("late"), b"-UNKNOWN")]
+)
+def test_refusals_say_whether_it_may_have_happened(refusal: Refusal, code: bytes) -> None:
+    client = Client()
+    client.node.refusal = refusal
+    for request in ("SET a 1", "GET a", "INCR a", "MGET a b"):
+        assert client.ask(request).startswith(code), request
+
+
+def test_reply_modes() -> None:
+    client = Client()
+    assert client.ask("CLIENT REPLY SKIP", "SET a 1", "GET a") == b"$1\r\n1\r\n"
+    assert client.ask("CLIENT REPLY OFF", "SET a 2", "GET a") == b""
+    assert client.ask("CLIENT REPLY ON", "GET a") == b"+OK\r\n$1\r\n2\r\n"
+
+
+def test_without_the_password_nothing_is_done() -> None:
+    client = Client(password="secret")
+    assert client.ask("GET a").startswith(b"-NOAUTH")
+    assert client.ask("MULTI").startswith(b"-NOAUTH")
+    assert client.ask("AUTH wrong").startswith(b"-WRONGPASS")
+    assert client.ask("HELLO 3").startswith(b"-NOAUTH")
+    assert client.ask("HELLO 3 AUTH default secret").startswith(b"%8")
+    assert client.ask("GET a") == b"_\r\n"
+
+
+def test_a_transaction_is_queued_and_executed_as_one() -> None:
+    client = Client()
+    assert client.ask("MULTI", "SET a 1", "GET a", "PING", "EXEC") == (
+        b"+OK\r\n+QUEUED\r\n+QUEUED\r\n+QUEUED\r\n*3\r\n+OK\r\n$1\r\n1\r\n+PONG\r\n"
+    )
+    assert client.node.started == ["txn PARTIAL { set a=1; get a }"]
+    assert client.ask("MULTI", "EXEC") == b"+OK\r\n*0\r\n"
+    assert client.ask("MULTI", "SET a 9", "DISCARD", "GET a") == b"+OK\r\n+QUEUED\r\n+OK\r\n$1\r\n1\r\n"
+    assert client.ask("MULTI", "NOSUCH", "SET a 9", "EXEC").endswith(
+        b"+QUEUED\r\n-EXECABORT Transaction discarded because of previous errors.\r\n"
+    )
+    assert client.ask("GET a") == b"$1\r\n1\r\n"
+
+
+def test_watched_keys_are_compared_when_the_transaction_is_applied() -> None:
+    client = Client()
+    other = Client(client.node)
+    client.ask("SET a 1", "WATCH a b")
+    client.connection.received(packed("MULTI") + packed("SET a 2"))
+    client.connection.received(packed("EXEC"))
+    before = len(client.said)
+    # Chosen before the transaction although it was sent later.
+    other.connection.received(packed("SET b 5"))
+    client.node.waiting.reverse()
+    client.turn()
+    other.turn()
+    assert client.said[before:] == b"*-1\r\n"
+    assert client.ask("GET a") == b"$1\r\n1\r\n"
+    assert client.ask("WATCH a", "MULTI", "SET a 3", "EXEC").endswith(b"*1\r\n+OK\r\n")
+    other.ask("SET c 1")
+    assert client.ask("WATCH c", "MULTI", "EXEC") == b"+OK\r\n+OK\r\n*0\r\n"
+
+
+def test_every_command_that_is_told_of_exists_and_checks_its_arguments() -> None:
+    from kvstore.resp.table import TABLE
+
+    for spec in TABLE.values():
+        client = Client()
+        if spec.arity not in (1, -1):
+            said = client.ask(spec.name)
+            assert said.startswith(b"-ERR wrong number of arguments"), (spec.name, said)
+        arguments = [f"{spec.name} " + " ".join(["1"] * (abs(spec.arity) - 1 + extra)) for extra in range(3)]
+        for request in arguments:
+            if spec.name not in ("info", "role", "wait", "kv.status"):  # these ask the server
+                client.ask(request.strip())
+        assert not client.node.waiting
+
+
+def test_quit_answers_all_before_it_ends() -> None:
+    client = Client()
+    assert client.ask("SET a 1", "QUIT", "SET a 2") == b"+OK\r\n+OK\r\n"
+    assert client.closed
+    assert client.node.started == ["set a=1"]
+
+
+def test_the_longest_common_subsequence() -> None:
+    client = Client()
+    client.ask("MSET a ohmytext b mynewtext")
+    assert client.ask("LCS a b") == b"$6\r\nmytext\r\n"
+    assert client.ask("LCS a b LEN") == b":6\r\n"
+    assert client.ask("LCS a b IDX WITHMATCHLEN MINMATCHLEN 4") == (
+        b"*4\r\n$7\r\nmatches\r\n*1\r\n*3\r\n*2\r\n:4\r\n:7\r\n*2\r\n:5\r\n:8\r\n:4\r\n$3\r\nlen\r\n:6\r\n"
+    )
