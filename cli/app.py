@@ -42,6 +42,7 @@ def _run(arguments: list[str]) -> int:
         return run(*node)
     import typer
 
+    import cli.cluster_commands  # noqa: F401 (registers its commands)
     from cli.commands import app
 
     # The base of all usage errors, wherever the installed version of typer keeps it.

@@ -115,5 +115,7 @@ class _ForMachines(logging.Formatter):
 
 
 def _word(value: object) -> str:
+    """A value as one word that cannot be taken for two, and that cannot steer a terminal."""
     text = str(value)
-    return json.dumps(text) if not text or any(char.isspace() or char in '"=' for char in text) else text
+    plain = text and text.isprintable() and not any(char in ' "=' for char in text)
+    return text if plain else json.dumps(text)

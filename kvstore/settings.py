@@ -8,17 +8,20 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar, get_args
 
 import msgspec
 
 from consensus.election import Timing
 from kvstore.errors import KvstoreError
+from kvstore.logs import Format, Level
 
 Address = tuple[str, int]
 MAX_NODES = 15
 MAX_ID = 64
 PREFIX = "KVSTORE_"
-_NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_Word = TypeVar("_Word", bound=str)
 
 
 class SettingsError(KvstoreError):
@@ -37,6 +40,8 @@ class Settings(msgspec.Struct, frozen=True):
     request_timeout_ms: int = 5_000
     password: str | None = None
     timing: Timing = Timing()
+    log_format: Format = "auto"
+    log_level: Level = "info"
 
 
 NAMES = (
@@ -51,6 +56,8 @@ NAMES = (
     "password_file",
     "heartbeat_ms",
     "election_ms",
+    "log_format",
+    "log_level",
 )
 """All settings, as they are called in the file; ``KVSTORE_NODE_ID`` and ``--node-id`` mean the first."""
 
@@ -61,31 +68,48 @@ class _Given:
     def __init__(self, options: Mapping[str, str | None], environment: Mapping[str, str], file: Path | None) -> None:
         in_file = _read(file) if file else {}
         self._found: dict[str, tuple[str, str]] = {}
+        self._rank: dict[str, int] = {}
         for name in NAMES:
-            option, variable = options.get(name), environment.get(PREFIX + name.upper())
-            if option is not None:
-                self._found[name] = option, f"--{name.replace('_', '-')}"
-            elif variable is not None:
-                self._found[name] = variable, PREFIX + name.upper()
-            elif name in in_file:
-                self._found[name] = in_file[name], f"{name} in {file}"
+            sources = (
+                (options.get(name), _option(name)),
+                (environment.get(_variable(name)), _variable(name)),
+                (in_file.get(name), f"{name} in {file}"),
+            )
+            for rank, (text, source) in enumerate(sources):
+                if text is not None:
+                    self._found[name], self._rank[name] = (text, source), rank
+                    break
 
     def text(self, name: str, default: str | None = None) -> str:
         """The setting as text. Raises SettingsError when it is missing and has no default."""
         if name in self._found:
             return self._found[name][0]
         if default is None:
-            option, variable = f"--{name.replace('_', '-')}", PREFIX + name.upper()
-            raise SettingsError(f"{name} is missing: give {option}, {variable}, or {name} in a --config file")
+            raise SettingsError(
+                f"{name} is missing: give {_option(name)}, {_variable(name)}, or {name} in a --config file"
+            )
         return default
 
     def has(self, name: str) -> bool:
         return name in self._found
 
+    def nearest(self, *names: str) -> list[str]:
+        """Those of settings that exclude each other that come from the place that goes before the others'."""
+        found = [name for name in names if name in self._rank]
+        return [name for name in found if self._rank[name] == min(self._rank[name] for name in found)]
+
     def wrong(self, name: str, what: str) -> SettingsError:
         """An error about this setting that says where its value came from."""
         source = self._found[name][1] if name in self._found else name
         return SettingsError(f"{source}: {what}")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.upper()
 
 
 def load(options: Mapping[str, str | None], environment: Mapping[str, str], file: Path | None) -> Settings:
@@ -94,26 +118,26 @@ def load(options: Mapping[str, str | None], environment: Mapping[str, str], file
     Raises SettingsError.
     """
     given = _Given(options, environment, file)
-    node_id = given.text("node_id")
-    if not _NODE_ID.fullmatch(node_id) or len(node_id) > MAX_ID:
-        raise given.wrong("node_id", f"{node_id!r} must be letters, digits, - _ or . and at most {MAX_ID} of them")
+    node_id = _name(given, "node_id")
     peer_listen = _address(given, "peer_listen", given.text("peer_listen", "127.0.0.1:7401"))
     return Settings(
         node_id=node_id,
-        data_dir=Path(given.text("data_dir")),
+        data_dir=_data_dir(given),
         client_listen=_address(given, "client_listen", given.text("client_listen", "127.0.0.1:6401")),
         peer_listen=peer_listen,
         peers=_cluster(given, node_id) if given.has("initial_cluster") else {node_id: peer_listen},
-        cluster_name=given.text("cluster_name", "kvstore"),
+        cluster_name=_name(given, "cluster_name", "kvstore"),
         request_timeout_ms=round(_number(given, "request_timeout", "5", 0.1, 600) * 1_000),
         password=_password(given),
         timing=_timing(given),
+        log_format=_one_of(given, "log_format", "auto", get_args(Format)),
+        log_level=_one_of(given, "log_level", "info", get_args(Level)),
     )
 
 
 def _read(file: Path) -> dict[str, str]:
     try:
-        found = tomllib.loads(file.read_text())
+        found = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"--config {file} cannot be read: {(error.strerror or str(error)).lower()}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -126,15 +150,41 @@ def _read(file: Path) -> dict[str, str]:
         if name == "initial_cluster" and isinstance(value, dict):
             value = ",".join(f"{node}={address}" for node, address in value.items())
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise SettingsError(f"{name} in {file} must be text or a number")
+            remedy = "text, or a table of nodes" if name == "initial_cluster" else "text or a number"
+            raise SettingsError(f"{name} in {file} must be {remedy}")
         texts[name] = str(value)
     return texts
 
 
+def _name(given: _Given, name: str, default: str | None = None) -> str:
+    text = given.text(name, default)
+    if not _NAME.fullmatch(text) or len(text) > MAX_ID:
+        what = f"{text!r} must be 1 to {MAX_ID} letters, digits, '-', '_' or '.', and begin with a letter or digit"
+        raise given.wrong(name, what)
+    return text
+
+
+def _data_dir(given: _Given) -> Path:
+    text = given.text("data_dir")
+    if not text or "\0" in text:
+        raise given.wrong("data_dir", f"{text!r} must be the path of a directory")
+    return Path(text)
+
+
+def _one_of(given: _Given, name: str, default: _Word, words: tuple[_Word, ...]) -> _Word:
+    text = given.text(name, default)
+    for word in words:
+        if text == word:
+            return word
+    raise given.wrong(name, f"{text!r} must be one of {', '.join(words)}")
+
+
 def _address(given: _Given, name: str, text: str) -> Address:
     host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
-    if not colon or not host or not port.isdigit() or not 0 <= int(port) <= 65_535 or (":" in host and "[" not in text):
+    bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if bracketed else host
+    fits = port.isascii() and port.isdecimal() and int(port[:6]) <= 65_535
+    if not colon or not host or not fits or set("[]") & set(host) or (":" in host) != bracketed:
         raise given.wrong(name, f"{text!r} must be HOST:PORT, with a port up to 65535 and IPv6 as [::1]:PORT")
     return host, int(port)
 
@@ -143,11 +193,13 @@ def _cluster(given: _Given, node_id: str) -> dict[str, Address]:
     peers: dict[str, Address] = {}
     for part in given.text("initial_cluster").split(","):
         node, equals, address = part.strip().partition("=")
-        if not equals or not _NODE_ID.fullmatch(node) or len(node) > MAX_ID:
+        if not equals or not _NAME.fullmatch(node) or len(node) > MAX_ID:
             raise given.wrong("initial_cluster", f"{part.strip()!r} must be NODE=HOST:PORT")
         if node in peers:
             raise given.wrong("initial_cluster", f"node {node} is named twice")
         peers[node] = _address(given, "initial_cluster", address)
+        if peers[node][1] == 0:
+            raise given.wrong("initial_cluster", f"{part.strip()!r} must name a port: others cannot guess it")
     if node_id not in peers:
         raise given.wrong("initial_cluster", f"this node, {node_id}, is not among {', '.join(peers)}: add it")
     if len(peers) > MAX_NODES:
@@ -172,25 +224,30 @@ def _timing(given: _Given) -> Timing:
     heartbeat = round(_number(given, "heartbeat_ms", str(Timing().heartbeat), 5, 10_000))
     text = given.text("election_ms", "..".join(map(str, Timing().election)))
     low, dots, high = text.partition("..")
-    if not (dots and low.isdigit() and high.isdigit() and int(low) < int(high) <= 600_000):
-        raise given.wrong("election_ms", f"{text!r} must be LOW..HIGH in ms, as in 300..600")
+    digits = re.fullmatch(r"[0-9]{1,6}", low) and re.fullmatch(r"[0-9]{1,6}", high)
+    if not (dots and digits and int(low) < int(high) <= 600_000):
+        raise given.wrong("election_ms", f"{text!r} must be LOW..HIGH in ms, up to 600000, as in 300..600")
     if int(low) < 3 * heartbeat:
-        raise given.wrong("election_ms", f"{low} must be at least three heartbeats of {heartbeat} ms: raise it")
+        which = "election_ms" if given.has("election_ms") else "heartbeat_ms"
+        what = f"an election after {low} ms must be at least three heartbeats of {heartbeat} ms"
+        raise given.wrong(which, f"{what}: raise --election-ms or lower --heartbeat-ms")
     return Timing(heartbeat=heartbeat, election=(int(low), int(high)), resend=2 * heartbeat)
 
 
 def _password(given: _Given) -> str | None:
-    if given.has("password") and given.has("password_file"):
-        raise given.wrong("password_file", "a password is given as well: give one of the two")
-    password = given.text("password", "")
-    if given.has("password_file"):
-        try:
-            password = Path(given.text("password_file")).read_text().rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise given.wrong("password_file", f"it cannot be read: {error}") from error
-        if not password:
-            raise given.wrong("password_file", "it is empty: write a password into it, or leave it out")
-    return password or None
+    nearest = given.nearest("password", "password_file")
+    if len(nearest) == 2:
+        raise given.wrong("password_file", "password is given in the same place: give one of the two")
+    if nearest != ["password_file"]:
+        return given.text("password", "") or None
+    try:
+        password = Path(given.text("password_file")).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise given.wrong("password_file", f"{given.text('password_file')!r} cannot be read: {reason}") from error
+    if not password:
+        raise given.wrong("password_file", "it is empty: write a password into it, or leave it out")
+    return password
 
 
 def environment() -> Mapping[str, str]:
