@@ -44,9 +44,7 @@ from kvstore.commands import (
     Set,
     SetMany,
     SetRange,
-    Simple,
     SimpleResult,
-    Tick,
     Ttl,
     Txn,
     Value,
@@ -57,21 +55,23 @@ from kvstore.json_values import same, to_json
 from kvstore.keyspace import Held, Keyspace
 from kvstore.moment import Moment, write
 
+_DONE = Done()
+
 
 def execute(command: Command, moment: Moment) -> Result:
     """Execute one command; a Failed result has changed nothing."""
-    if isinstance(command, Txn):
-        return _transact(command, moment)
-    if isinstance(command, Tick):
-        return Done()
-    return _EXECUTE[type(command)](command, moment)
+    do = _EXECUTE.get(type(command))
+    if do is not None:
+        return do(command, moment)
+    return _transact(command, moment) if isinstance(command, Txn) else _DONE
 
 
 def _set(command: Set, moment: Moment) -> SimpleResult:
     before = moment.keys.get(command.key)
-    unmet = _unmet(command, before)
-    if unmet:
-        return _before(before) if command.get else NotMet(unmet)
+    if command.when or command.ifeq is not None:
+        unmet = _unmet(command, before)
+        if unmet:
+            return _before(before) if command.get else NotMet(unmet)
     if command.ttl:
         expires = moment.clock + command.ttl
     elif command.keep_ttl:
@@ -82,7 +82,7 @@ def _set(command: Set, moment: Moment) -> SimpleResult:
         write(moment, command.key, command.value, before, expires)
     elif before:
         moment.keys.delete(command.key)
-    return _before(before) if command.get else Done()
+    return _before(before) if command.get else _DONE
 
 
 def _unmet(command: Set, before: Held | None) -> str:
@@ -155,7 +155,7 @@ def _count(command: Count, moment: Moment) -> SimpleResult:
 
 
 _EXECUTE = cast(
-    "dict[type[Simple], Callable[[Simple, Moment], SimpleResult]]",
+    "dict[type[Command], Callable[[Command, Moment], SimpleResult]]",
     {
         Set: _set,
         SetMany: keys.set_many,

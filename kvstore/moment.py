@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from kvstore.commands import Value
 from kvstore.keyspace import Held, Keyspace
 
 
-class Moment(NamedTuple):
-    """The keyspace, the slot, and the log's clock in ms."""
+class Moment:
+    """The keyspace, the slot, and the log's clock in ms. One is used for many commands, which costs less than many."""
 
-    keys: Keyspace
-    slot: int
-    clock: int
+    __slots__ = ("clock", "keys", "slot")
+
+    def __init__(self, keys: Keyspace, slot: int, clock: int) -> None:
+        self.keys = keys
+        self.slot = slot
+        self.clock = clock
 
 
 def write(moment: Moment, key: bytes, value: Value, before: Held | None, expires: int) -> None:

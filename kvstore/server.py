@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -28,6 +29,9 @@ log = logs.get("server")
 
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status. Raises DataDirError when it cannot start."""
+    # Looking for cycles among hundreds of thousands of values would stop the node for longer than anything it does.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     new_event_loop: Callable[[], asyncio.AbstractEventLoop]
     try:
         from uvloop import new_event_loop

@@ -63,6 +63,7 @@ class Sessions:
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._dirty: dict[str, None] = {}
         self._packed: dict[str, bytes] = {}
+        self._last = ""
         rows = connection.execute(
             "SELECT session, acknowledged, last_sequence, last_slot, results FROM sessions ORDER BY last_slot, session"
         )
@@ -72,6 +73,9 @@ class Sessions:
 
     def use(self, name: str) -> Session:
         """The session that a request belongs to, begun if need be; it is now the one used last."""
+        if name == self._last and name in self._dirty:
+            return self._sessions[name]
+        self._last = name
         session = self._sessions.get(name)
         if session is None:
             session = self._sessions[name] = Session()

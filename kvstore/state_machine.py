@@ -112,9 +112,10 @@ class StateMachine:
         """Execute the next slots, from ``first`` on. No value makes it fail: what is no command does nothing."""
         require(first == self.applied_upto + 1, f"slot {first} is applied after slot {self.applied_upto}")
         applied: list[Applied] = []
+        moment = Moment(self._keys, 0, 0)
         with storage_errors(self._path):
             for slot, value in enumerate(values, first):
-                done = self._execute(slot, value) if value != NO_OP else _NO_OP_APPLIED
+                done = self._execute(slot, value, moment) if value != NO_OP else _NO_OP_APPLIED
                 self.applied_upto = slot
                 applied.append(done)
             self._keys.release()
@@ -122,7 +123,7 @@ class StateMachine:
         self._recent.extend(enumerate((done.result for done in recent), self.applied_upto - len(recent) + 1))
         return applied
 
-    def _execute(self, slot: int, value: bytes) -> Applied:
+    def _execute(self, slot: int, value: bytes, moment: Moment) -> Applied:
         try:
             entry = entries.decode(value)
         except msgspec.DecodeError:
@@ -135,8 +136,8 @@ class StateMachine:
         if recorded is not None:
             return Applied(entry.session, entry.sequence, recorded)
         command = _parsed(entry.command) if isinstance(entry.command, Opaque) else entry.command
-        result: Result
-        result = NotACommand() if command is None else execute(command, Moment(self._keys, slot, self.clock))
+        moment.slot, moment.clock = slot, self.clock
+        result = NotACommand() if command is None else execute(command, moment)
         if session:
             session.record(entry.sequence, entry.acknowledged, slot, result)
         return Applied(entry.session, entry.sequence, result)
