@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.target import DEFAULT_DATA_DIR, Target, target
 from kvstore.errors import CommandError
 
 if TYPE_CHECKING:
     from kvstore.commands import Value
-
-DEFAULT_DATA_DIR = Path("kvstore-data")
 
 app = typer.Typer(
     help="""A replicated key-value store: every command goes through a Multi-Paxos log and is executed against SQLite.
@@ -50,7 +50,26 @@ class Format(StrEnum):
 
 
 DataDir = Annotated[
-    Path, typer.Option("--data-dir", "-d", envvar="KVSTORE_DATA_DIR", metavar="DIR", help="Where the store is.")
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        "-d",
+        envvar="KVSTORE_DATA_DIR",
+        metavar="DIR",
+        help="Where the store is.",
+        show_default=str(DEFAULT_DATA_DIR),
+    ),
+]
+Connect = Annotated[
+    str | None,
+    typer.Option(
+        "--connect",
+        "-c",
+        envvar="KVSTORE_CONNECT",
+        metavar="HOST:PORT,...",
+        help="Use a cluster instead.",
+        show_default=False,
+    ),
 ]
 As = Annotated[Output | None, typer.Option("--output", "-o", help="How to print the result.")]
 Key = Annotated[str, typer.Argument(metavar="KEY")]
@@ -66,6 +85,10 @@ def _print_version(wanted: bool) -> None:
 
         print(f"kvstore {version('paxos-kvstore')}")
         raise typer.Exit
+
+
+def _at(data_dir: Path | None, connect: str | None) -> Target:
+    return target(data_dir, connect, sys.argv[1:])
 
 
 def _name(output: Output | None) -> str:
@@ -86,7 +109,8 @@ def options(
 def get(
     key: Key,
     no_newline: Annotated[bool, typer.Option("--no-newline", "-n", help="Print the value's bytes only.")] = False,
-    data_dir: DataDir = DEFAULT_DATA_DIR,
+    data_dir: DataDir = None,
+    connect: Connect = None,
     output: As = None,
 ) -> int:
     """Print a key's value. Exit status 1 if it does not exist.
@@ -97,7 +121,7 @@ def get(
     """
     from cli import oneshot
 
-    return oneshot.get(oneshot.literal(key), data_dir, _name(output), not no_newline)
+    return oneshot.get(oneshot.literal(key), _at(data_dir, connect), _name(output), not no_newline)
 
 
 @app.command("set")
@@ -111,7 +135,8 @@ def set_(
     ifeq: Annotated[str | None, typer.Option("--ifeq", metavar="OLD", help="Only if it has this value now.")] = None,
     json: Json = False,
     stdin: Annotated[bool, typer.Option("--stdin", help="Take the value from standard input.")] = False,
-    data_dir: DataDir = DEFAULT_DATA_DIR,
+    data_dir: DataDir = None,
+    connect: Connect = None,
     output: As = None,
 ) -> int:
     """Store a value, taken literally. KEY=VALUE as one argument works too.
@@ -141,7 +166,7 @@ def set_(
         when="nx" if nx else "xx" if xx else "",
         ifeq=None if ifeq is None else oneshot.value(ifeq, json),
     )
-    return oneshot.execute(command, data_dir, _name(output))
+    return oneshot.execute(command, _at(data_dir, connect), _name(output))
 
 
 def _assignment(key: str, text: str | None, json: bool, stdin: bool) -> tuple[str, Value]:
@@ -159,21 +184,21 @@ def _assignment(key: str, text: str | None, json: bool, stdin: bool) -> tuple[st
 
 
 @app.command("delete")
-def delete(keys: Keys, data_dir: DataDir = DEFAULT_DATA_DIR, output: As = None) -> int:
+def delete(keys: Keys, data_dir: DataDir = None, connect: Connect = None, output: As = None) -> int:
     """Delete keys, and print how many there were. Exit status 1 if one did not exist."""
     from cli import oneshot
     from kvstore.commands import Delete
 
-    return oneshot.execute(Delete([oneshot.literal(key) for key in keys]), data_dir, _name(output))
+    return oneshot.execute(Delete([oneshot.literal(key) for key in keys]), _at(data_dir, connect), _name(output))
 
 
 @app.command("exists")
-def exists(keys: Keys, data_dir: DataDir = DEFAULT_DATA_DIR, output: As = None) -> int:
+def exists(keys: Keys, data_dir: DataDir = None, connect: Connect = None, output: As = None) -> int:
     """Print how many of the keys exist. Exit status 1 if one does not."""
     from cli import oneshot
     from kvstore.commands import Exists
 
-    return oneshot.execute(Exists([oneshot.literal(key) for key in keys]), data_dir, _name(output))
+    return oneshot.execute(Exists([oneshot.literal(key) for key in keys]), _at(data_dir, connect), _name(output))
 
 
 @app.command("cas")
@@ -183,7 +208,8 @@ def cas(
     new: Annotated[str, typer.Argument(metavar="NEW")],
     create: Annotated[bool, typer.Option("--create", help="Set a missing key to NEW.")] = False,
     json: Json = False,
-    data_dir: DataDir = DEFAULT_DATA_DIR,
+    data_dir: DataDir = None,
+    connect: Connect = None,
     output: As = None,
 ) -> int:
     """Compare and set: replace OLD by NEW. Exit status 1 if the value is another, or there is none.
@@ -195,42 +221,43 @@ def cas(
     from kvstore.commands import Cas
 
     command = Cas(oneshot.literal(key), oneshot.value(old, json), oneshot.value(new, json), create)
-    return oneshot.execute(command, data_dir, _name(output))
+    return oneshot.execute(command, _at(data_dir, connect), _name(output))
 
 
 By = Annotated[int, typer.Argument(metavar="[N]", show_default=False)]
 
 
 @app.command("incr", context_settings=NEGATIVE_NUMBERS)
-def incr(key: Key, by: By = 1, data_dir: DataDir = DEFAULT_DATA_DIR, output: As = None) -> int:
+def incr(key: Key, by: By = 1, data_dir: DataDir = None, connect: Connect = None, output: As = None) -> int:
     """Add N, or 1, to a number and print it. A missing key counts as 0."""
     from cli import oneshot
     from kvstore.commands import Incr
 
-    return oneshot.execute(Incr(oneshot.literal(key), by), data_dir, _name(output))
+    return oneshot.execute(Incr(oneshot.literal(key), by), _at(data_dir, connect), _name(output))
 
 
 @app.command("decr", context_settings=NEGATIVE_NUMBERS)
-def decr(key: Key, by: By = 1, data_dir: DataDir = DEFAULT_DATA_DIR, output: As = None) -> int:
+def decr(key: Key, by: By = 1, data_dir: DataDir = None, connect: Connect = None, output: As = None) -> int:
     """Subtract N, or 1, from a number and print it. A missing key counts as 0."""
     from cli import oneshot
     from kvstore.commands import Incr
 
-    return oneshot.execute(Incr(oneshot.literal(key), -by), data_dir, _name(output))
+    return oneshot.execute(Incr(oneshot.literal(key), -by), _at(data_dir, connect), _name(output))
 
 
 @app.command("append")
 def append(
     key: Key,
     text: Annotated[str, typer.Argument(metavar="TEXT")],
-    data_dir: DataDir = DEFAULT_DATA_DIR,
+    data_dir: DataDir = None,
+    connect: Connect = None,
     output: As = None,
 ) -> int:
     """Append text to a value and print its new length in bytes. A missing key counts as empty."""
     from cli import oneshot
     from kvstore.commands import Append
 
-    return oneshot.execute(Append(oneshot.literal(key), oneshot.literal(text)), data_dir, _name(output))
+    return oneshot.execute(Append(oneshot.literal(key), oneshot.literal(text)), _at(data_dir, connect), _name(output))
 
 
 @app.command("push")
@@ -238,14 +265,15 @@ def push(
     key: Key,
     item: Annotated[str, typer.Argument(metavar="ITEM")],
     json: Json = False,
-    data_dir: DataDir = DEFAULT_DATA_DIR,
+    data_dir: DataDir = None,
+    connect: Connect = None,
     output: As = None,
 ) -> int:
     """Append an item to a JSON list and print its new length. A missing key counts as an empty list."""
     from cli import oneshot
     from kvstore.commands import Push
 
-    return oneshot.execute(Push(oneshot.literal(key), oneshot.value(item, json)), data_dir, _name(output))
+    return oneshot.execute(Push(oneshot.literal(key), oneshot.value(item, json)), _at(data_dir, connect), _name(output))
 
 
 Prefix = Annotated[str, typer.Argument(metavar="[PREFIX]", show_default=False)]
@@ -255,7 +283,8 @@ Prefix = Annotated[str, typer.Argument(metavar="[PREFIX]", show_default=False)]
 def scan(
     prefix: Prefix = "",
     limit: Annotated[int, typer.Argument(metavar="[LIMIT]", min=0, show_default=False)] = 0,
-    data_dir: DataDir = DEFAULT_DATA_DIR,
+    data_dir: DataDir = None,
+    connect: Connect = None,
     output: As = None,
 ) -> int:
     """Print keys and values, in the order of the keys' bytes.
@@ -267,16 +296,16 @@ def scan(
     from cli import oneshot
     from kvstore.commands import Scan
 
-    return oneshot.execute(Scan(oneshot.literal(prefix), limit), data_dir, _name(output))
+    return oneshot.execute(Scan(oneshot.literal(prefix), limit), _at(data_dir, connect), _name(output))
 
 
 @app.command("count")
-def count(prefix: Prefix = "", data_dir: DataDir = DEFAULT_DATA_DIR, output: As = None) -> int:
+def count(prefix: Prefix = "", data_dir: DataDir = None, connect: Connect = None, output: As = None) -> int:
     """Print how many keys there are, or how many with a prefix."""
     from cli import oneshot
     from kvstore.commands import Count
 
-    return oneshot.execute(Count(oneshot.literal(prefix)), data_dir, _name(output))
+    return oneshot.execute(Count(oneshot.literal(prefix)), _at(data_dir, connect), _name(output))
 
 
 @app.command("expire", context_settings=NEGATIVE_NUMBERS)
@@ -284,38 +313,42 @@ def expire(
     key: Key,
     time: Annotated[int, typer.Argument(metavar="SECONDS")],
     px: Annotated[bool, typer.Option("--px", help="The time is in milliseconds.")] = False,
-    data_dir: DataDir = DEFAULT_DATA_DIR,
+    data_dir: DataDir = None,
+    connect: Connect = None,
     output: As = None,
 ) -> int:
     """Let a key expire; 0 deletes it now. Exit status 1 if it does not exist."""
     from cli import oneshot
     from kvstore.commands import Expire
 
-    return oneshot.execute(Expire(oneshot.literal(key), time if px else time * 1_000), data_dir, _name(output))
+    return oneshot.execute(
+        Expire(oneshot.literal(key), time if px else time * 1_000), _at(data_dir, connect), _name(output)
+    )
 
 
 @app.command("ttl")
-def ttl(key: Key, data_dir: DataDir = DEFAULT_DATA_DIR, output: As = None) -> int:
+def ttl(key: Key, data_dir: DataDir = None, connect: Connect = None, output: As = None) -> int:
     """Print the milliseconds until a key expires, -1 for never. Exit status 1 if it does not exist."""
     from cli import oneshot
     from kvstore.commands import Ttl
 
-    return oneshot.execute(Ttl(oneshot.literal(key)), data_dir, _name(output))
+    return oneshot.execute(Ttl(oneshot.literal(key)), _at(data_dir, connect), _name(output))
 
 
 @app.command("persist")
-def persist(key: Key, data_dir: DataDir = DEFAULT_DATA_DIR, output: As = None) -> int:
+def persist(key: Key, data_dir: DataDir = None, connect: Connect = None, output: As = None) -> int:
     """Keep a key for ever that would expire. Exit status 1 if it does not exist."""
     from cli import oneshot
     from kvstore.commands import Persist
 
-    return oneshot.execute(Persist(oneshot.literal(key)), data_dir, _name(output))
+    return oneshot.execute(Persist(oneshot.literal(key)), _at(data_dir, connect), _name(output))
 
 
 @app.command("exec")
 def exec_(
     command: Annotated[list[str], typer.Argument(metavar="COMMAND")],
-    data_dir: DataDir = DEFAULT_DATA_DIR,
+    data_dir: DataDir = None,
+    connect: Connect = None,
     output: As = None,
 ) -> int:
     """Execute a command of the command language. Quote it as a whole; - reads it from standard input.
@@ -326,7 +359,7 @@ def exec_(
     """
     from cli import oneshot
 
-    return oneshot.execute_text(command, data_dir, _name(output))
+    return oneshot.execute_text(command, _at(data_dir, connect), _name(output))
 
 
 # -- looking at a store, also while another process has it open -----------------------------------------------------
@@ -336,7 +369,8 @@ def exec_(
 def log(
     first: Annotated[int, typer.Argument(metavar="[FROM]", min=1, show_default=False)] = 1,
     last: Annotated[int | None, typer.Argument(metavar="[TO]", min=1, show_default=False)] = None,
-    data_dir: DataDir = DEFAULT_DATA_DIR,
+    data_dir: DataDir = None,
+    connect: Connect = None,
     output: As = None,
 ) -> int:
     """Print the log, slot by slot. Works while another process has the store open.
@@ -347,20 +381,23 @@ def log(
     """
     from cli import oneshot
 
-    return oneshot.show_log(first, last, data_dir, _name(output))
+    return oneshot.show_log(first, last, _at(data_dir, connect), _name(output))
 
 
 @app.command("status")
-def status(data_dir: DataDir = DEFAULT_DATA_DIR, output: As = None) -> int:
+def status(data_dir: DataDir = None, connect: Connect = None, output: As = None) -> int:
     """Print where the store stands. Works while another process has it open."""
     from cli import oneshot
 
-    return oneshot.show_status(data_dir, _name(output))
+    return oneshot.show_status(_at(data_dir, connect), _name(output))
 
 
 @app.command("sql")
 def sql(
-    query: Annotated[str, typer.Argument(metavar="QUERY")], data_dir: DataDir = DEFAULT_DATA_DIR, output: As = None
+    query: Annotated[str, typer.Argument(metavar="QUERY")],
+    data_dir: DataDir = None,
+    connect: Connect = None,
+    output: As = None,
 ) -> int:
     """Query the state database, read-only. Works while another process has it open.
 
@@ -369,7 +406,7 @@ def sql(
     """
     from cli import oneshot
 
-    return oneshot.query(query, data_dir, _name(output))
+    return oneshot.query(query, _at(data_dir, connect), _name(output))
 
 
 # -- many commands --------------------------------------------------------------------------------------------------
@@ -384,7 +421,8 @@ def load(
     keep_going: Annotated[bool, typer.Option("--keep-going", "-k", help="Report bad lines and go on.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check the lines; touch no store.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Load a file that was loaded before once more.")] = False,
-    data_dir: DataDir = DEFAULT_DATA_DIR,
+    data_dir: DataDir = None,
+    connect: Connect = None,
     output: As = None,
 ) -> int:
     """Execute files of commands, one a line. - is standard input; .gz is unpacked.
@@ -403,17 +441,17 @@ def load(
     if again and dry_run:
         raise CommandError("--again and --dry-run exclude each other")
     options = loader.Options(
-        data_dir, format.value if format else "", keep_going=keep_going, dry_run=dry_run, again=again
+        _at(data_dir, connect), format.value if format else "", keep_going=keep_going, dry_run=dry_run, again=again
     )
     return loader.run(files, options, _name(output))
 
 
 @app.command("repl")
-def repl(data_dir: DataDir = DEFAULT_DATA_DIR, output: As = None) -> int:
+def repl(data_dir: DataDir = None, connect: Connect = None, output: As = None) -> int:
     """A prompt with completion, history and help. Reads commands from a pipe as well."""
     from cli.repl import run
 
-    return run(data_dir, _name(output))
+    return run(_at(data_dir, connect), _name(output))
 
 
 @app.command("simulate")

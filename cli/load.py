@@ -26,9 +26,9 @@ from cli.load_source import Source, UnreadableError
 from cli.load_summary import Summary, many, summary_lines
 from cli.progress import Progress
 from cli.render import visible
+from cli.target import Target
 from kvstore.client import Reply, Store
 from kvstore.commands import Append, Command, Done, Failed, Incr, Missing, NotMet, Outcomes, Push, Txn
-from kvstore.embedded import EmbeddedStore
 from kvstore.errors import CommandError, KvstoreError
 
 BATCH_COMMANDS = 1_000
@@ -37,7 +37,7 @@ BATCH_BYTES = 4 * 1_048_576
 
 
 class Options(msgspec.Struct, frozen=True):
-    data_dir: Path
+    at: Target
     format: str = ""
     keep_going: bool = False
     dry_run: bool = False
@@ -58,7 +58,7 @@ def run(files: Sequence[str], options: Options, output: str) -> int:
         if options.dry_run:
             status = _load_files(files, None, options, output, interrupts, summaries)
         else:
-            with EmbeddedStore.open(options.data_dir, "kvstore load") as store:
+            with options.at.open("kvstore load") as store:
                 status = _load_files(files, store, options, output, interrupts, summaries)
     write_lines(summary_lines(summaries, output))
     return status

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 from cli.exits import OK, UNMET, USAGE, complain, write_bytes, write_lines
 from cli.interrupts import Interrupts
 from cli.render import log_lines, result_lines, status_lines, table_lines, trouble, visible
+from cli.target import Target
 from kvstore.client import Reply
 from kvstore.commands import READ_ONLY, Command, Found, Get, Integer, Outcomes, Result, Value
 from kvstore.data_dir import DataDir
-from kvstore.embedded import EmbeddedStore, inspect
 from kvstore.errors import CommandError
 from kvstore.json_values import from_json
 from kvstore.language import check, parse
@@ -33,9 +32,9 @@ def value_from_stdin(as_json: bool) -> Value:
     return from_json(data) if as_json else Value(data)
 
 
-def execute(command: Command, data_dir: Path, output: str) -> int:
+def execute(command: Command, at: Target, output: str) -> int:
     """Execute a command and print its result."""
-    reply = _reply(command, data_dir)
+    reply = _reply(command, at)
     problem = trouble(command, reply.result)
     if problem and output not in ("json", "csv") and not _is_shown(reply.result):
         complain(problem)
@@ -44,12 +43,12 @@ def execute(command: Command, data_dir: Path, output: str) -> int:
     return UNMET if problem else OK
 
 
-def get(key: bytes, data_dir: Path, output: str, newline: bool) -> int:
+def get(key: bytes, at: Target, output: str, newline: bool) -> int:
     """Print a value: byte for byte unless standard output is a terminal, which could take controls in it as orders."""
     command = Get(key)
     if output in ("json", "csv"):
-        return execute(command, data_dir, output)
-    result = _reply(command, data_dir).result
+        return execute(command, at, output)
+    result = _reply(command, at).result
     if not isinstance(result, Found):
         complain(trouble(command, result))
         return UNMET
@@ -60,7 +59,7 @@ def get(key: bytes, data_dir: Path, output: str, newline: bool) -> int:
     return OK
 
 
-def execute_text(words: list[str], data_dir: Path, output: str) -> int:
+def execute_text(words: list[str], at: Target, output: str) -> int:
     """Execute a command given as text: the words joined by spaces, or standard input for ``-``."""
     try:
         text = (sys.stdin.buffer.read() if words == ["-"] else literal(" ".join(words))).decode().strip()
@@ -73,34 +72,39 @@ def execute_text(words: list[str], data_dir: Path, output: str) -> int:
         if error.position is not None and "\n" not in text and output != "json":
             print(f"  {visible(text)}\n  {' ' * len(visible(text[: error.position]))}^", file=sys.stderr)
         return USAGE
-    return execute(command, data_dir, output)
+    return execute(command, at, output)
 
 
-def show_log(first: int, last: int | None, data_dir: Path, output: str) -> int:
-    with inspect(data_dir) as store:
+def show_log(first: int, last: int | None, at: Target, output: str) -> int:
+    with at.look() as store:
         write_lines(log_lines(store.log(first, last), output))
     return OK
 
 
-def show_status(data_dir: Path, output: str) -> int:
-    with inspect(data_dir) as store:
+def show_status(at: Target, output: str) -> int:
+    """Print where a store stands. Of a cluster: every node that is named, and whether it can serve."""
+    if at.connect:
+        from cli.cluster_status import show
+
+        return show(at.connect, output)
+    with at.look() as store:
         write_lines(status_lines(store.status(), output))
     return OK
 
 
-def query(text: str, data_dir: Path, output: str) -> int:
-    with inspect(data_dir) as store:
+def query(text: str, at: Target, output: str) -> int:
+    with at.look() as store:
         columns, rows = store.sql(text)
     write_lines(table_lines(columns, rows, output))
     return OK
 
 
-def _reply(command: Command, data_dir: Path) -> Reply:
+def _reply(command: Command, at: Target) -> Reply:
     check(command)
-    if isinstance(command, READ_ONLY):
+    if isinstance(command, READ_ONLY) and not at.connect:
         # A look at a directory without a store must not leave an empty one there.
-        DataDir.read_only(data_dir).close()
-    with Interrupts(), EmbeddedStore.open(data_dir, f"kvstore {type(command).__name__.lower()}") as store:
+        DataDir.read_only(at.data_dir).close()
+    with Interrupts(), at.open(f"kvstore {type(command).__name__.lower()}") as store:
         return store.execute(command)
 
 

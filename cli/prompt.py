@@ -22,6 +22,8 @@ from cli.interrupts import Interrupts
 from cli.render import OUTPUTS, visible
 from cli.repl import pointed
 from cli.session import META, Leave, Session
+from cli.target import Target
+from cli.toolbar import Toolbar
 from kvstore.client import Store
 from kvstore.errors import CommandError, IncompleteCommand, KvstoreError
 from kvstore.language import COMMANDS, parse, tokens
@@ -66,13 +68,15 @@ _SUMMARIES = {
 _NO_KEY = {"txn", "tick", *META}
 
 
-def interact(store: Store, data_dir: Path, output: str) -> None:
+def interact(store: Store, at: Target, output: str) -> None:
     """Prompt until Ctrl-D or ``quit``."""
-    asyncio.run(_Prompt(store, data_dir, output).run())
+    at.history.parent.mkdir(parents=True, exist_ok=True)
+    with Toolbar(store, at) as toolbar:
+        asyncio.run(_Prompt(store, at.history, toolbar, output).run())
 
 
 class _Prompt:
-    def __init__(self, store: Store, data_dir: Path, output: str) -> None:
+    def __init__(self, store: Store, history: Path, toolbar: Toolbar, output: str) -> None:
         self._store = store
         self._session = Session(store, output, interactive=True)
         self._colours = None if "NO_COLOR" not in os.environ else ColorDepth.DEPTH_1_BIT
@@ -81,9 +85,9 @@ class _Prompt:
             completer=_Completer(store),
             complete_while_typing=False,
             lexer=_Highlighter(),
-            history=FileHistory(str(data_dir / "history")),
+            history=FileHistory(str(history)),
             auto_suggest=AutoSuggestFromHistory(),
-            bottom_toolbar=self._toolbar,
+            bottom_toolbar=toolbar.text,
             multiline=True,
             prompt_continuation=lambda width, number, wraps: "...".rjust(width - 2) + "> ",
             key_bindings=_bindings(),
@@ -128,15 +132,6 @@ class _Prompt:
     def _complain(self, lines: Iterable[str]) -> None:
         text = FormattedText([("class:failure", "\n".join(map(visible, lines)))])
         print_formatted_text(text, style=STYLE, color_depth=self._colours)
-
-    def _toolbar(self) -> str:
-        status = self._store.status()
-        gaps = ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in status.gaps[:3])
-        more = " ..." if len(status.gaps) > 3 else ""
-        return (
-            f" {status.node_id} {status.role}  ballot {status.ballot}  chosen {status.chosen_upto}"
-            f"  applied {status.applied_upto}  gaps {gaps or 'none'}{more}"
-        )
 
 
 def _bindings() -> KeyBindings:

@@ -80,8 +80,10 @@ def provenance(reply: Reply) -> str:
     """How a write came about: ``slot 7, ballot 1.n1, phase 1 skipped``; "" for a read, which needs no slot."""
     if not reply.slot:
         return ""
-    phase = "phase 1 skipped" if reply.phase1_skipped else "phase 1 run"
-    return f"slot {reply.slot}, ballot {reply.ballot}, {phase}"
+    where = f"slot {reply.slot}, ballot {reply.ballot}"
+    if reply.phase1_skipped is None:  # another node led
+        return where
+    return f"{where}, {'phase 1 skipped' if reply.phase1_skipped else 'phase 1 run'}"
 
 
 # -- results --------------------------------------------------------------------------------------------------------

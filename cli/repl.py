@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 
 from cli.exits import OK, UNMET, complain, write_lines
 from cli.session import Leave, Session
-from kvstore.embedded import EmbeddedStore
+from cli.target import Target
 from kvstore.errors import CommandError, IncompleteCommand, KvstoreError
 
 
-def run(data_dir: Path, output: str = "") -> int:
+def run(at: Target, output: str = "") -> int:
     """Take commands until the end of input; returns the exit status.
 
     On a terminal an error never ends the session and the status is 0; from a pipe it is 1 if any command failed.
     """
-    with EmbeddedStore.open(data_dir, "kvstore repl") as store:
+    with at.open("kvstore repl") as store:
         if sys.stdin.isatty() and sys.stdout.isatty():
             from cli.prompt import interact
 
-            interact(store, data_dir, output)
+            interact(store, at, output)
             return OK
         session = Session(store, output, interactive=False)
         read_commands(session, sys.stdin.buffer)

@@ -1,0 +1,75 @@
+"""Which store a command is about: a data directory on this machine, or a cluster."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from kvstore.errors import CommandError
+
+if TYPE_CHECKING:
+    from kvstore.embedded import EmbeddedStore
+    from kvstore.remote import RemoteStore
+    from kvstore.views import ReadOnlyStore
+
+DEFAULT_DATA_DIR = Path("kvstore-data")
+
+
+class Target(NamedTuple):
+    """``connect`` is HOST:PORT[,HOST:PORT...], or "" for the store in ``data_dir``."""
+
+    data_dir: Path
+    connect: str = ""
+
+    def open(self, purpose: str) -> EmbeddedStore | RemoteStore:
+        """The store, to read and write; ``purpose`` is what a second process is told about this one."""
+        if self.connect:
+            return self.remote()
+        from kvstore.embedded import EmbeddedStore
+
+        return EmbeddedStore.open(self.data_dir, purpose)
+
+    def look(self) -> ReadOnlyStore | RemoteStore:
+        """The store, to look at, also while another process has its directory open."""
+        if self.connect:
+            return self.remote()
+        from kvstore.embedded import inspect
+
+        return inspect(self.data_dir)
+
+    def remote(self) -> RemoteStore:
+        """The cluster."""
+        from kvstore.remote import RemoteStore, addresses
+
+        return RemoteStore(addresses(self.connect), password=os.environ.get("KVSTORE_PASSWORD") or None)
+
+    @property
+    def history(self) -> Path:
+        """Where the prompt keeps its history: beside the data, or in the user's own directory."""
+        if not self.connect:
+            return self.data_dir / "history"
+        state = os.environ.get("XDG_STATE_HOME")
+        return (Path(state) if state else Path.home() / ".local" / "state") / "kvstore" / "history"
+
+
+def target(data_dir: Path | None, connect: str | None, arguments: list[str]) -> Target:
+    """What the options mean. What stands on the command line goes before variables.
+
+    Raises CommandError when both a directory and a cluster are named there.
+    """
+    names_dir, names_cluster = _names(arguments, "--data-dir", "-d"), _names(arguments, "--connect", "-c")
+    if names_dir and names_cluster:
+        raise CommandError("--connect and --data-dir exclude each other: the data is in a cluster or in a directory")
+    if names_dir:
+        connect = None
+    return Target(data_dir or DEFAULT_DATA_DIR, connect or "")
+
+
+def _names(arguments: list[str], long: str, short: str) -> bool:
+    return any(
+        argument in (long, short)
+        or argument.startswith(f"{long}=")
+        or (argument.startswith(short) and len(argument) > 2 and not argument.startswith("--"))
+        for argument in arguments
+    )

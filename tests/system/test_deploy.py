@@ -1,0 +1,135 @@
+"""What the files for deployment and their manuals say is what this version takes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+import cli.cluster_commands  # noqa: F401 (it adds its commands to the others)
+from cli.commands import app
+from kvstore.settings import NAMES, PREFIX, load
+
+TOP = Path(__file__).parents[2]
+DOCS = TOP / "docs"
+DEPLOY = DOCS / "deploy"
+OPERATIONS = (DOCS / "operations.md").read_text()
+FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file())
+UNIT = (DEPLOY / "systemd" / "kvstore@.service").read_text()
+COMPOSE = (DEPLOY / "compose" / "compose.yaml").read_text()
+STATEFUL_SET = (DEPLOY / "kubernetes" / "statefulset.yaml").read_text()
+
+
+def parsed(arguments: list[str]) -> dict[str, Any]:
+    """The parameters that our command line makes of these; exits or raises where it takes them not."""
+    group = typer.main.get_command(app)
+    context = group.make_context("kvstore", list(arguments))
+    name, command, rest = group.resolve_command(context, arguments)  # type: ignore[attr-defined]
+    found: dict[str, Any] = command.make_context(name, rest).params
+    return found
+
+
+def command_lines() -> list[tuple[str, list[str]]]:
+    found = []
+    for path in [*FILES, DOCS / "operations.md"]:
+        text = path.read_text()
+        lines = re.findall(r"(?:^ {4}|ExecStart=\S*/|`)(kvstore [a-z][^`\n]*)", text, re.MULTILINE)
+        calls = [shlex.split(line)[1:] for line in lines]
+        for listed in re.findall(r"(?:command|args|test|CMD|ENTRYPOINT):? (\[.*\])", text):
+            words = [word for word in json.loads(listed) if word not in ("CMD", "kvstore")]
+            calls += [words] if words else []
+        found += [(path.name, call) for call in calls]
+    return found
+
+
+COMMAND_LINES = command_lines()
+
+
+@pytest.mark.parametrize(
+    ("file", "arguments"), COMMAND_LINES, ids=[f"{file} {call[0]}" for file, call in COMMAND_LINES]
+)
+def test_every_command_line_is_taken(file: str, arguments: list[str]) -> None:
+    parsed(arguments)
+
+
+def test_the_command_lines_were_found() -> None:
+    found = {(file, call[0]) for file, call in COMMAND_LINES}
+    assert {
+        ("kvstore@.service", "serve"),
+        ("compose.yaml", "serve"),
+        ("compose.yaml", "status"),
+        ("Dockerfile", "serve"),
+        ("statefulset.yaml", "serve"),
+        ("statefulset.yaml", "status"),
+        ("operations.md", "serve"),
+        ("operations.md", "status"),
+    } <= found
+
+
+def options(call: list[str]) -> dict[str, str | None]:
+    return {name: value for name, value in parsed(call).items() if name in NAMES}
+
+
+def test_the_unit_starts_a_node_with_the_example_file() -> None:
+    line = re.search(r"^ExecStart=\S*/kvstore (.*)$", UNIT, re.MULTILINE)
+    assert line
+    call = shlex.split(line[1].replace("%i", "n1"))
+    assert parsed(call)["config"] == Path("/etc/kvstore/n1.toml")
+    settings = load(options(call), {}, DEPLOY / "systemd" / "n1.toml")
+    assert settings.node_id == "n1"
+    assert settings.peers["n1"] == settings.peer_listen
+    assert len(settings.peers) == 3
+    assert settings.data_dir == Path("/var/lib") / re.findall(r"StateDirectory=(.*)", UNIT)[0].replace("%i", "n1")
+    assert set(tomllib.loads((DEPLOY / "systemd" / "n1.toml").read_text())) <= set(NAMES)
+
+
+def test_every_service_of_the_compose_file_is_a_node_of_the_same_cluster() -> None:
+    environment = dict(re.findall(r"^  (KVSTORE_\w+): (.*)$", COMPOSE, re.MULTILINE))
+    services = dict(re.findall(r"^  (n\d):\n    <<: \*node\n    command: (\[.*\])$", COMPOSE, re.MULTILINE))
+    assert set(services) == {"n1", "n2", "n3"}
+    for service, call in services.items():
+        settings = load(options(json.loads(call)), environment, None)
+        assert settings.node_id == service
+        assert {node: host for node, (host, _) in settings.peers.items()} == {name: name for name in services}
+        assert {port for _, port in settings.peers.values()} == {settings.peer_listen[1]}
+
+
+def test_every_pod_is_a_node_of_the_same_cluster() -> None:
+    environment = dict(re.findall(r"- name: (KVSTORE_\w+)\n +value: (.*)", STATEFUL_SET))
+    replicas = int(re.findall(r"replicas: (\d+)", STATEFUL_SET)[0])
+    pods = [f"kvstore-{number}" for number in range(replicas)]
+    for pod in pods:
+        settings = load({}, environment | {"KVSTORE_NODE_ID": pod}, None)
+        assert settings.peers == {name: (f"{name}.kvstore-peers", settings.peer_listen[1]) for name in pods}
+
+
+def test_every_variable_is_one_of_ours() -> None:
+    ours = {PREFIX + name.upper() for name in NAMES} | {"KVSTORE_CONFIG"}
+    for path in [*FILES, DOCS / "operations.md"]:
+        assert set(re.findall(r"KVSTORE_[A-Z_]+[A-Z]", path.read_text())) <= ours, path
+
+
+def test_the_manual_lists_every_setting_and_no_other() -> None:
+    table = OPERATIONS.partition("## Settings")[2].partition("##")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(NAMES)
+
+
+def test_every_setting_but_the_password_is_an_option() -> None:
+    arguments = ["serve", "--node-id", "n1"]
+    assert set(NAMES) - set(parsed(arguments)) == {"password"}
+
+
+def test_the_manual_lists_every_event_and_no_other() -> None:
+    source = "".join(path.read_text() for folder in ("kvstore", "cli") for path in (TOP / folder).rglob("*.py"))
+    told = set(re.findall(r"""\blog\.(?:debug|info|warning|error|limited)\(\s*"([a-z_]+)\"""", source))
+    table = OPERATIONS.partition("## What the log says")[2]
+    listed = {
+        event for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for event in re.findall(r"`(\w+)`", row)
+    }
+    assert told == listed

@@ -1,0 +1,262 @@
+"""``kvstore serve`` and ``kvstore cluster`` as processes: start, end, and what they say when they cannot start."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+KVSTORE = [sys.executable, "-m", "cli"]
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("KVSTORE_")}
+Process = subprocess.Popen[bytes]
+Start = Callable[..., Process]
+LOGS: dict[int, Path] = {}
+"""What each process has said, by its id."""
+
+
+def free_ports(count: int, base: int = 20_000) -> int:
+    """The first of ``count`` ports in a row that are free, as those 1000 above them are."""
+    for first in range(base + os.getpid() % 500 * 20, 31_000, count):
+        ports = [port + above for port in range(first, first + count) for above in (0, 1_000)]
+        if all(is_free(port) for port in ports):
+            return first
+    raise AssertionError("no free ports")
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start ``kvstore`` with these arguments."""
+    started: list[Process] = []
+
+    def begin(*arguments: str | Path, env: dict[str, str] | None = None) -> Process:
+        path = tmp_path / f"said{len(started)}"
+        with path.open("wb") as log:
+            process = subprocess.Popen(
+                [*KVSTORE, *map(str, arguments)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=CLEAN | (env or {}),
+                start_new_session=True,
+            )
+        LOGS[process.pid] = path
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def said(process: Process) -> str:
+    return LOGS[process.pid].read_text()
+
+
+def events(process: Process) -> dict[str, dict[str, object]]:
+    """The last line of each event."""
+    return {line["event"]: line for line in map(json.loads, said(process).splitlines())}
+
+
+def wait_for(what: Callable[[], bool], process: Process, seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, said(process)
+        time.sleep(0.02)
+
+
+def ask(port: int, request: str, seconds: float = 10.0) -> str:
+    """One inline command, and the first answer that is no refusal for want of a leader."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = ""
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
+                connection.sendall(request.encode() + b"\r\n")
+                answer = connection.recv(4_096).decode()
+        except OSError as error:
+            answer = str(error)
+        if answer[:1] in "+:$" and answer:
+            return answer.strip()
+        assert time.monotonic() < deadline, answer
+        time.sleep(0.05)
+
+
+def alone(directory: Path, port: int) -> list[str | Path]:
+    listen = ["--client-listen", f"127.0.0.1:{port}", "--peer-listen", f"127.0.0.1:{port + 1_000}"]
+    return ["serve", "--node-id", "n1", "--data-dir", directory, *listen]
+
+
+def serving(process: Process) -> bool:
+    return '"event": "serving"' in said(process)
+
+
+def children(process: Process) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_node_serves_until_a_signal_and_keeps_what_it_acknowledged(
+    start: Start, tmp_path: Path, number: signal.Signals
+) -> None:
+    port = free_ports(1)
+    node = start(*alone(tmp_path / "data", port))
+    wait_for(lambda: serving(node), node)
+    assert ask(port, "SET greeting hello") == "+OK"
+    node.send_signal(number)
+    assert node.wait(10) == 0, said(node)
+    assert {"serving", "role", "draining", "ended"} <= set(events(node))
+    assert events(node)["serving"]["clients"] == f"127.0.0.1:{port}"
+    again = start(*alone(tmp_path / "data", port))
+    wait_for(lambda: serving(again), again)
+    assert ask(port, "GET greeting") == "$5\r\nhello"
+
+
+def test_settings_come_from_the_file_and_from_variables(start: Start, tmp_path: Path) -> None:
+    port = free_ports(1)
+    file = tmp_path / "n1.toml"
+    file.write_text(
+        f'node_id = "n7"\ndata_dir = "nowhere"\nlog_format = "json"\npeer_listen = "127.0.0.1:{port + 1000}"\n'
+    )
+    variables = {
+        "KVSTORE_CONFIG": str(file),
+        "KVSTORE_DATA_DIR": str(tmp_path / "data"),
+        "KVSTORE_CLIENT_LISTEN": f"127.0.0.1:{port}",
+        "KVSTORE_PASSWORD": "secret",
+    }
+    node = start("serve", "--node-id", "n8", env=variables)
+    wait_for(lambda: serving(node), node)
+    assert events(node)["serving"]["node"] == "n8"
+    assert (tmp_path / "data" / "log.db").is_file()
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(b"GET x\r\n")
+        assert connection.recv(100).startswith(b"-NOAUTH")
+        connection.sendall(b"AUTH secret\r\n")
+        assert connection.recv(100) == b"+OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["--node-id", "n1"], "data_dir is missing: give --data-dir, KVSTORE_DATA_DIR, or data_dir in a --config file"),
+        (["--node-id", "n1", "--data-dir", "d", "--log-level", "loud"], "--log-level: 'loud' must be one of"),
+        (["--node-id", "n1", "--data-dir", "d", "--config", "no.toml"], "--config no.toml cannot be read"),
+        (["--no-such-option"], "No such option: --no-such-option"),
+    ],
+)
+def test_settings_that_cannot_be_used_end_it_with_2(start: Start, arguments: list[str], what: str) -> None:
+    node = start("serve", *arguments)
+    assert node.wait(10) == 2
+    assert what in said(node)
+    assert len(said(node).splitlines()) == 1
+
+
+@pytest.mark.parametrize("above", [0, 1_000])
+def test_a_port_in_use_ends_it_with_3(start: Start, tmp_path: Path, above: int) -> None:
+    port = free_ports(1)
+    with socket.create_server(("127.0.0.1", port + above)):
+        node = start(*alone(tmp_path / "data", port))
+        assert node.wait(10) == 3, said(node)
+    assert f"127.0.0.1:{port + above}" in str(events(node)["cannot_start"]["reason"])
+
+
+def test_a_data_directory_in_use_or_of_another_node_ends_it_with_3(start: Start, tmp_path: Path) -> None:
+    port = free_ports(2)
+    first = start(*alone(tmp_path / "data", port))
+    wait_for(lambda: serving(first), first)
+    second = start(*alone(tmp_path / "data", port + 1))
+    assert second.wait(10) == 3
+    assert "is in use by" in str(events(second)["cannot_start"]["reason"])
+    first.terminate()
+    assert first.wait(10) == 0
+    other = start(*alone(tmp_path / "data", port), "--node-id", "n2")
+    assert other.wait(10) == 3
+    assert "n1" in str(events(other)["cannot_start"]["reason"])
+
+
+def test_a_cluster_says_how_to_connect_survives_a_node_and_ends_with_ctrl_c(start: Start, tmp_path: Path) -> None:
+    port = free_ports(3)
+    cluster = start("cluster", "--data-dir", tmp_path / "data", "--base-port", str(port))
+    wait_for(lambda: "redis-cli -p" in said(cluster), cluster)
+    assert f"kvstore repl --connect 127.0.0.1:{port},127.0.0.1:{port + 1},127.0.0.1:{port + 2}" in said(cluster)
+    assert ask(port, "SET x 1") == "+OK"
+    assert ask(port + 2, "GET x") == "$1\r\n1"
+    nodes = children(cluster)
+    assert len(nodes) == 3
+    os.kill(nodes[1], signal.SIGKILL)
+    wait_for(lambda: "n2 | ended by SIGKILL; 2 of 3 nodes are left" in said(cluster), cluster)
+    assert ask(port, "SET x 2") == "+OK"
+    cluster.send_signal(signal.SIGINT)
+    assert cluster.wait(20) == 0, said(cluster)
+    assert not any(map(is_alive, nodes))
+    assert {line.split(" | ")[0] for line in said(cluster).splitlines() if " | " in line} == {"n1", "n2", "n3"}
+    assert all((tmp_path / "data" / node / "log.db").is_file() for node in ("n1", "n2", "n3"))
+
+
+def test_the_nodes_of_a_killed_cluster_command_end_too(start: Start, tmp_path: Path) -> None:
+    port = free_ports(3)
+    cluster = start("cluster", "--data-dir", tmp_path / "data", "--base-port", str(port))
+    wait_for(lambda: "redis-cli -p" in said(cluster), cluster)
+    nodes = children(cluster)
+    cluster.kill()
+    cluster.wait()
+    try:
+        wait_for(lambda: not any(map(is_alive, nodes)), cluster)
+    finally:
+        for node in filter(is_alive, nodes):
+            os.kill(node, signal.SIGKILL)
+
+
+def test_a_cluster_without_a_directory_leaves_nothing_behind(start: Start, tmp_path: Path) -> None:
+    port = free_ports(1)
+    cluster = start("cluster", "--nodes", "1", "--base-port", str(port), env={"TMPDIR": str(tmp_path)})
+    wait_for(lambda: "redis-cli -p" in said(cluster), cluster)
+    (directory,) = tmp_path.glob("kvstore-*")
+    assert str(directory) in said(cluster).splitlines()[0]
+    cluster.terminate()
+    assert cluster.wait(20) == 0, said(cluster)
+    assert not directory.exists()
+
+
+def test_a_cluster_names_the_ports_in_use_before_it_starts_anything(start: Start, tmp_path: Path) -> None:
+    port = free_ports(3)
+    with socket.create_server(("127.0.0.1", port + 1)), socket.create_server(("127.0.0.1", port + 1_002)):
+        cluster = start("cluster", "--data-dir", tmp_path / "data", "--base-port", str(port))
+        assert cluster.wait(10) == 3
+    assert f"ports {port + 1}, {port + 1_002} cannot be had: choose others with --base-port" in said(cluster)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_cluster_of_which_no_node_is_left_ends_with_3(start: Start, tmp_path: Path) -> None:
+    port = free_ports(1)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "n1").write_text("a file")
+    cluster = start("cluster", "--nodes", "1", "--data-dir", tmp_path / "data", "--base-port", str(port))
+    assert cluster.wait(15) == 3
+    assert "n1 | ended with status 3; 0 of 1 nodes are left" in said(cluster)
