@@ -32,9 +32,9 @@ def serve(
         str | None, _setting("--request-timeout", "SECONDS", "Until a request is given up (5).")
     ] = None,
     password_file: Annotated[str | None, _setting("--password-file", "FILE", "Clients must AUTH with it.")] = None,
-    heartbeat_ms: Annotated[str | None, _setting("--heartbeat-ms", "MS", "Between a leader's heartbeats (50).")] = None,
+    heartbeat_ms: Annotated[str | None, _setting("--heartbeat-ms", "MS", "Between a leader's heartbeats (100).")] = None,
     election_ms: Annotated[
-        str | None, _setting("--election-ms", "LOW..HIGH", "Silence until another node wants to lead (300..600).")
+        str | None, _setting("--election-ms", "LOW..HIGH", "Silence until another node wants to lead (600..1000).")
     ] = None,
     log_format: Annotated[
         str | None, _setting("--log-format", "FORMAT", "human, json, or auto: human on a terminal (auto).")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import resource
@@ -217,8 +218,14 @@ class Host:
 
     def _unforeseen(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """A callback raised what nobody caught, half-way through a turn."""
+        if self._failed:
+            return
         error = context.get("exception")
         match error:
+            case OSError(errno=errno.EMFILE | errno.ENFILE):
+                log.limited(
+                    "too_many_files", "", level="error", reason=f"{error.strerror}: raise the limit (ulimit -n)"
+                )
             case KvstoreError():
                 self.fail(EXIT_UNAVAILABLE, str(error))
             case InvariantViolation():

@@ -244,8 +244,6 @@ class RemoteStore:
                 socket_keepalive=True,
                 retry=Retry(NoBackoff(), 0),
                 protocol=2,
-                lib_name=None,
-                lib_version=None,
             )
             try:
                 connection.connect()

@@ -55,12 +55,12 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
     host = Host(settings, data_dir, on_failure=end)
     clients = Clients(host, settings)
     try:
-        try:
-            await host.start()
-            await clients.listen()
-        except OSError as error:
-            addresses = f"{address_text(settings.peer_listen)} or {address_text(settings.client_listen)}"
-            raise DataDirError(f"cannot listen on {addresses}: {(error.strerror or str(error)).lower()}") from error
+        for start, address in ((host.start, settings.peer_listen), (clients.listen, settings.client_listen)):
+            try:
+                await start()
+            except OSError as error:
+                reason = (error.strerror or str(error)).lower()
+                raise DataDirError(f"cannot listen on {address_text(address)}: {reason}") from error
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, end, 0)
         if os.environ.get(LIFELINE):

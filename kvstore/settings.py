@@ -20,6 +20,8 @@ Address = tuple[str, int]
 MAX_NODES = 15
 MAX_ID = 64
 PREFIX = "KVSTORE_"
+TIMING = Timing(heartbeat=100, election=(600, 1_000), resend=200)
+"""Machines do other things as well: a pause of half a second is no reason to change the leader."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _Word = TypeVar("_Word", bound=str)
 
@@ -39,7 +41,7 @@ class Settings(msgspec.Struct, frozen=True):
     cluster_name: str = "kvstore"
     request_timeout_ms: int = 5_000
     password: str | None = None
-    timing: Timing = Timing()
+    timing: Timing = TIMING
     log_format: Format = "auto"
     log_level: Level = "info"
 
@@ -221,8 +223,8 @@ def _number(given: _Given, name: str, default: str, low: float, high: float) -> 
 
 
 def _timing(given: _Given) -> Timing:
-    heartbeat = round(_number(given, "heartbeat_ms", str(Timing().heartbeat), 5, 10_000))
-    text = given.text("election_ms", "..".join(map(str, Timing().election)))
+    heartbeat = round(_number(given, "heartbeat_ms", str(TIMING.heartbeat), 5, 10_000))
+    text = given.text("election_ms", "..".join(map(str, TIMING.election)))
     low, dots, high = text.partition("..")
     digits = re.fullmatch(r"[0-9]{1,6}", low) and re.fullmatch(r"[0-9]{1,6}", high)
     if not (dots and digits and int(low) < int(high) <= 600_000):

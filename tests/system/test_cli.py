@@ -19,6 +19,7 @@ import pytest
 
 from cli.app import main
 from cli.load import Options, run
+from cli.target import Target
 
 COMMAND = [sys.executable, "-m", "cli"]
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -71,7 +72,7 @@ def out(kvstore: Call) -> Out:
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store to read from, and to write keys of one's own to."""
     data = tmp_path_factory.mktemp("cli") / "data"
-    assert run([str(EXAMPLES / "first.kv")], Options(data), "") == 0
+    assert run([str(EXAMPLES / "first.kv")], Options(Target(data)), "") == 0
     return data
 
 

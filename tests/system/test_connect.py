@@ -1,0 +1,120 @@
+"""The command line on a cluster: every command, the prompt, loads, and what happens when a node goes away."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.servers import HOST, Servers, running
+
+KVSTORE = [sys.executable, "-m", "cli"]
+ROOT = Path(__file__).parents[2]
+Call = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    with running(tmp_path_factory.mktemp("connect")) as servers:
+        yield servers
+
+
+@pytest.fixture
+def kvstore(servers: Servers, tmp_path: Path) -> Call:
+    """``kvstore`` with these arguments, on the cluster."""
+
+    def call(*arguments: str, stdin: str = "", nodes: str | None = None) -> subprocess.CompletedProcess[str]:
+        connect = ",".join(f"{HOST}:{port}" for port in servers.ports.values()) if nodes is None else nodes
+        environment = {**os.environ, "KVSTORE_CONNECT": connect, "XDG_STATE_HOME": str(tmp_path)}
+        return subprocess.run(
+            [*KVSTORE, *arguments], input=stdin, capture_output=True, text=True, timeout=60, cwd=ROOT, env=environment
+        )
+
+    return call
+
+
+def printed(done: subprocess.CompletedProcess[str]) -> str:
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return done.stdout
+
+
+def test_one_shots(kvstore: Call) -> None:
+    assert printed(kvstore("set", "x", "1")) == "OK\n"
+    assert printed(kvstore("incr", "x", "4")) == "5\n"
+    assert printed(kvstore("get", "x")) == "5\n"
+    assert printed(kvstore("exec", "txn { if value x = 5 then push list a; append t hello }")) != ""
+    assert printed(kvstore("exec", "mset a=1 b=2")) == "OK\n"
+    assert "list" in printed(kvstore("scan"))
+    assert printed(kvstore("count")) == "5\n"
+    assert printed(kvstore("sql", "SELECT value FROM kv WHERE key = 'x'", "-o", "csv")).splitlines()[1:] == ["5"]
+    assert "incr x 4" in printed(kvstore("log"))
+    assert printed(kvstore("delete", "a")) == "1\n"
+    missing = kvstore("get", "a")
+    assert (missing.returncode, missing.stderr) == (1, "kvstore: no such key: 'a'\n")
+    failed = kvstore("incr", "list")
+    assert failed.returncode == 1
+
+
+def test_errors_are_usage_errors(kvstore: Call) -> None:
+    wrong = kvstore("get", "x", nodes="nowhere")
+    assert (wrong.returncode, wrong.stderr[:30]) == (2, "kvstore: --connect: 'nowhere' ")
+    both = kvstore("get", "x", "--connect", "127.0.0.1:1", "--data-dir", "d")
+    assert both.returncode == 2
+    assert "exclude each other" in both.stderr
+    directory = kvstore("get", "x", "--data-dir", "/nonexistent/kvstore")
+    assert directory.returncode == 3
+    assert "there is no store in /nonexistent/kvstore" in directory.stderr
+
+
+def test_a_node_that_is_away_is_passed_over(kvstore: Call, servers: Servers) -> None:
+    port = servers.ports["n2"]
+    assert printed(kvstore("set", "x", "1", nodes=f"127.0.0.1:1,{HOST}:{port}")) == "OK\n"
+
+
+def test_status_is_a_health_check(kvstore: Call, servers: Servers) -> None:
+    port = servers.ports["n1"]
+    status = json.loads(printed(kvstore("status", "-o", "json", nodes=f"{HOST}:{port}")))
+    assert status["node_id"] == "n1"
+    table = printed(kvstore("status"))
+    assert [line.split()[0] for line in table.splitlines()[2:]] == ["yes"] * 3, table
+    down = kvstore("status", nodes="127.0.0.1:1")
+    assert down.returncode == 3
+
+
+def test_a_load_is_pipelined_and_every_line_runs_once(kvstore: Call, tmp_path: Path) -> None:
+    path = tmp_path / "many.kv"
+    path.write_text("".join(f"incr loaded\nset k{number} {number}\n" for number in range(3_000)))
+    first = json.loads(printed(kvstore("load", str(path), "-o", "json")))
+    assert first["commands"] == 6_000
+    again = json.loads(printed(kvstore("load", str(path), "-o", "json")))
+    assert again["state"] == "loaded before"
+    assert printed(kvstore("get", "loaded")) == "3000\n"
+
+
+def test_a_load_goes_on_when_a_node_is_killed(servers: Servers, kvstore: Call, tmp_path: Path) -> None:
+    path = tmp_path / "long.kv"
+    path.write_text("incr long\n" * 40_000)
+    connect = ",".join(f"{HOST}:{port}" for port in servers.ports.values())
+    process = subprocess.Popen(
+        [*KVSTORE, "load", str(path), "--connect", connect], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    for name in ("n1", "n2"):
+        servers.kill(name)
+        servers.start(name)
+        servers.wait_until_serving(name)
+    _, said = process.communicate(timeout=120)
+    assert (process.returncode, said) == (0, b"")
+    assert printed(kvstore("get", "long")) == "40000\n"
+
+
+def test_the_prompt_from_a_pipe(kvstore: Call) -> None:
+    done = kvstore("repl", stdin="set p 1\nincr p\nget p\nstatus\nexplain set p 3\n")
+    assert done.returncode == 0, done
+    lines = done.stdout.splitlines()
+    assert lines[:3] == ["OK", "2", "2"]
+    assert any(line.startswith("node") for line in lines)

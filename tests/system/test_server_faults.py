@@ -1,0 +1,325 @@
+"""Real nodes over TCP under faults: nothing acknowledged is lost, histories are linearizable, and service goes on."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from consensus.simulation.linearizability import NEVER
+from kvstore.commands import Found, Get, Incr, Set, Value
+from kvstore.remote import RemoteStore
+from tests.system.register import Operation, Request, Saw, check
+from tests.system.servers import HOST, Servers, eventually, running
+
+KEYS = 5
+CLIENTS = 4
+FAULT_SECONDS = 5.0
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[Servers]:
+    with running(tmp_path) as servers:
+        yield servers
+
+
+class Load:
+    """Clients that read, write and compare through all nodes, and note what they saw."""
+
+    def __init__(self, servers: Servers) -> None:
+        self.histories: dict[str, list[Operation]] = {f"r{key}": [] for key in range(KEYS)}
+        self.acknowledged_at: list[float] = []
+        self._servers = servers
+        self._stop = threading.Event()
+        self._next_value = 0
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._work, args=(number,)) for number in range(CLIENTS)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self, number: int) -> None:
+        rng = random.Random(number)
+        while not self._stop.is_set():
+            key = f"r{rng.randrange(KEYS)}"
+            with self._lock:
+                self._next_value += 1
+                value = self._next_value
+            request = rng.choice(
+                [Request("read"), Request("write", (value,)), Request("cas", (rng.randrange(9), value))]
+            )
+            called = time.monotonic()
+            result = self._perform(rng.choice(self._servers.names), key, request)
+            returned = time.monotonic() if result is not None else NEVER
+            if result is not None or request.kind != "read":
+                operation = Operation(f"c{number}", called, returned, request, result)
+                with self._lock:
+                    self.histories[key].append(operation)
+            if result is True:
+                self.acknowledged_at.append(time.monotonic())
+
+    def _perform(self, name: str, key: str, request: Request) -> object:
+        """The result, None when nobody knows it."""
+        try:
+            with redis.Redis(HOST, self._servers.ports[name], socket_timeout=3, retry=Retry(NoBackoff(), 0)) as client:
+                if request.kind == "read":
+                    value = client.get(key)
+                    return Saw(None if value is None else int(value))
+                if request.kind == "write":
+                    return bool(client.set(key, request.arguments[0]))
+                old, new = request.arguments
+                return client.execute_command("SET", key, new, "IFEQ", old) is not None
+        except (redis.RedisError, OSError):
+            time.sleep(0.01)
+            return None
+
+    def verify(self) -> None:
+        """Every history is linearizable, and there was something to see."""
+        for key, history in self.histories.items():
+            verdict = check(history)
+            assert verdict.linearizable, f"{key}: no order explains {verdict.stuck}"
+        assert len(self.acknowledged_at) > 100
+
+
+def kill_one_after_the_other(servers: Servers, until: float) -> None:
+    rng = random.Random(1)
+    while time.monotonic() < until:
+        name = rng.choice(servers.names)
+        servers.kill(name)
+        time.sleep(rng.uniform(0.1, 0.6))
+        servers.start(name)
+        servers.wait_until_serving(name)
+
+
+def kill_all_at_once(servers: Servers, until: float) -> None:
+    while time.monotonic() < until:
+        time.sleep(1.0)
+        servers.kill()
+        servers.start()
+        servers.wait_until_serving()
+
+
+def pause_leaders(servers: Servers, until: float) -> None:
+    while time.monotonic() < until:
+        name = servers.leader()
+        servers.pause(name)
+        time.sleep(1.2)
+        servers.resume(name)
+        time.sleep(0.3)
+
+
+@pytest.mark.parametrize("trouble", [kill_one_after_the_other, kill_all_at_once, pause_leaders])
+def test_histories_under_faults_are_linearizable(servers: Servers, trouble: Callable[[Servers, float], None]) -> None:
+    with Load(servers) as load:
+        trouble(servers, time.monotonic() + FAULT_SECONDS)
+        servers.wait_until_serving()
+    load.verify()
+    logs = [_log(servers, name) for name in servers.names]
+    shortest = min(map(len, logs))
+    assert shortest > 100
+    assert len({tuple(log[:shortest]) for log in logs}) == 1, "all nodes chose the same"
+
+
+def _log(servers: Servers, name: str) -> list[tuple[object, ...]]:
+    with servers.client(name) as client:
+        applied_upto = int(servers.status(name)["applied_upto"])
+        rows = client.execute_command("KV.LOG", 1, min(applied_upto, 5_000))
+    # Under which ballot a node holds a chosen value depends on what it heard; the value does not.
+    return [(row[0], row[3], row[4], row[5]) for row in rows]
+
+
+def test_what_was_acknowledged_survives_the_loss_of_everything_but_the_disks(servers: Servers) -> None:
+    with servers.client("n2") as client:
+        for number in range(200):
+            client.set(f"k{number}", number)
+        servers.kill()
+    servers.start()
+    servers.wait_until_serving()
+    with servers.client("n3") as client:
+        assert client.mget([f"k{number}" for number in range(200)]) == [b"%d" % number for number in range(200)]
+
+
+def test_a_rolling_restart_fails_no_request_of_a_client_that_tries_again(servers: Servers) -> None:
+    ended = threading.Event()
+    counted: list[int] = []
+
+    def count() -> None:
+        with RemoteStore([(HOST, port) for port in servers.ports.values()]) as store:
+            while not ended.is_set():
+                store.execute(Set(b"count", Value(b"%d" % len(counted))))
+                counted.append(1)
+
+    worker = threading.Thread(target=count)
+    worker.start()
+    for name in servers.names:
+        assert servers.stop(name) == 0
+        servers.start(name)
+        servers.wait_until_serving(name)
+    ended.set()
+    worker.join()
+    assert len(counted) > 100
+    with servers.client("n1") as client:
+        assert client.get("count") == b"%d" % (len(counted) - 1)
+
+
+def test_a_retry_through_another_node_runs_once(servers: Servers) -> None:
+    """The leader is paused while it has requests: whoever gets them next must not execute them twice."""
+    nodes = [(HOST, port) for port in servers.ports.values()]
+    with RemoteStore(nodes, patience=20) as store:
+        for _ in range(3):
+            name = servers.leader()
+            servers.pause(name)
+            timer = threading.Timer(1.5, servers.resume, [name])
+            timer.start()
+            for _ in range(20):
+                store.execute(Incr(b"n"))
+            timer.join()
+        found = store.execute(Get(b"n")).result
+    assert isinstance(found, Found)
+    assert found.value.data == b"60"
+
+
+def test_without_a_quorum_requests_are_refused_and_nothing_stale_is_read(tmp_path: Path) -> None:
+    with running(tmp_path, arguments=["--request-timeout", "1"]) as servers:
+        with servers.client("n1") as client:
+            client.set("k", 1)
+        leader = servers.leader()
+        others = [name for name in servers.names if name != leader]
+        servers.kill(*others)
+        with servers.client(leader, retry=Retry(NoBackoff(), 0)) as client:
+            with pytest.raises(redis.RedisError, match=r"may have happened|never proposed"):
+                client.set("k", 2)
+            with pytest.raises(redis.exceptions.ClusterDownError, match="nothing was read"):
+                client.get("k")
+            client.readonly()
+            assert client.get("k") in (b"1", b"2")
+        servers.start(*others)
+        servers.wait_until_serving()
+        with servers.client("n1") as client:
+            assert client.get("k") in (b"1", b"2")
+
+
+def test_failover_is_quick(servers: Servers) -> None:
+    """The longest time without an acknowledged write, over several losses of the leader."""
+    gaps = []
+    for _ in range(3):
+        leader = servers.leader()
+        with Load(servers) as load:
+            time.sleep(0.7)
+            servers.kill(leader)
+            time.sleep(2.5)
+        times = sorted(load.acknowledged_at)
+        gaps.append(max(after - before for before, after in pairwise(times)))
+        servers.start(leader)
+        servers.wait_until_serving()
+    assert statistics.median(gaps) < 2.5, gaps  # 1.5 s on a quiet machine
+
+
+def test_a_full_disk_on_one_node_does_not_stop_the_others(tmp_path: Path) -> None:
+    mount = tmp_path / "n3"
+    mount.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(mount)], capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+    try:
+        with running(tmp_path) as servers:
+            (mount / "ballast").write_bytes(b"x" * (shutil.disk_usage(mount).free - 400_000))
+            with servers.client("n1") as client:
+                for number in range(300):
+                    client.set(f"k{number % 30}", b"v" * 10_000)
+                assert client.dbsize() == 30
+            (mount / "ballast").unlink()
+            if not servers.is_running("n3"):
+                servers.start("n3")
+            servers.wait_until_serving("n3")
+            eventually(
+                lambda: servers.status("n3").get("applied_upto") == servers.status("n1").get("applied_upto"),
+                "the node whose disk was full has caught up",
+            )
+    finally:
+        subprocess.run(["umount", "-l", str(mount)], check=False)
+
+
+def test_ten_thousand_idle_connections(tmp_path: Path) -> None:
+    import resource
+    import socket
+
+    wanted = 10_000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < wanted + 500:
+        pytest.skip(f"only {hard} files may be open here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted + 500, hard))
+    connections: list[socket.socket] = []
+    try:
+        with running(tmp_path, count=1) as servers:
+            for _ in range(wanted):
+                connections.append(socket.create_connection((HOST, servers.ports["n1"]), timeout=10))
+            with servers.client("n1") as client:
+                assert client.set("k", 1)
+                assert client.get("k") == b"1"
+                eventually(lambda: int(servers.status("n1")["clients"]) >= wanted, "all are counted")
+            connections[-1].sendall(b"GET k\r\n")
+            assert connections[-1].recv(100) == b"$1\r\n1\r\n"
+            for connection in connections:
+                connection.close()
+    finally:
+        for connection in connections:
+            connection.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_strangers_are_refused_and_said_so(servers: Servers, tmp_path: Path) -> None:
+    """A node of another cluster, and rubbish, on the port for nodes."""
+    import socket
+
+    from kvstore.frames import Hello, Refused, decode_answer, frame
+
+    port = servers._peers["n1"]
+    for hello, reason in [
+        (Hello("other/n1,n2,n3", "n2", "n1", 1, 5), "it belongs to cluster 'other/n1,n2,n3'"),
+        (Hello("kvstore/n1,n2,n3", "n9", "n1", 1, 5), "n9 is no node of this cluster"),
+        (Hello("kvstore/n1,n2,n3", "n2", "n1", 1, 5), "another process is connected as n2"),
+        (Hello("kvstore/n1,n2,n3", "n2", "n3", 1, 5), "it looks for node n3"),
+        (Hello("kvstore/n1,n2,n3", "n1", "n1", 1, 5), "it calls itself n1"),
+        (Hello("kvstore/n1,n2,n3", "n2", "n1", 99, 5), "it speaks version 99"),
+    ]:
+        with socket.create_connection((HOST, port), timeout=5) as connection:
+            connection.sendall(frame(hello))
+            said = b""
+            while part := connection.recv(1_000):
+                said += part
+        answer = decode_answer(said[4:])
+        assert isinstance(answer, Refused)
+        assert reason in answer.reason
+    for rubbish in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 100, b"\0\0\0\x05hello"):
+        with socket.create_connection((HOST, port), timeout=8) as connection:
+            connection.sendall(rubbish)
+            connection.settimeout(8)
+            try:
+                while connection.recv(1_000):
+                    continue
+            except ConnectionResetError:
+                continue
+    assert "peer_refused" in servers.log("n1")
+    assert "peer_rubbish" in servers.log("n1")
+    servers.wait_until_serving()
