@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import app
+from cli.commands import As, Connect, app
+from kvstore.errors import CommandError
 
 
 def _setting(option: str, metavar: str, help: str) -> object:
@@ -32,7 +33,9 @@ def serve(
         str | None, _setting("--request-timeout", "SECONDS", "Until a request is given up (5).")
     ] = None,
     password_file: Annotated[str | None, _setting("--password-file", "FILE", "Clients must AUTH with it.")] = None,
-    heartbeat_ms: Annotated[str | None, _setting("--heartbeat-ms", "MS", "Between a leader's heartbeats (100).")] = None,
+    heartbeat_ms: Annotated[
+        str | None, _setting("--heartbeat-ms", "MS", "Between a leader's heartbeats (100).")
+    ] = None,
     election_ms: Annotated[
         str | None, _setting("--election-ms", "LOW..HIGH", "Silence until another node wants to lead (600..1000).")
     ] = None,
@@ -96,3 +99,27 @@ def cluster(
     from cli import cluster as local
 
     return local.run(nodes, data_dir, base_port)
+
+
+@app.command("top")
+def top(
+    connect: Connect = None,
+    interval: Annotated[float, typer.Option("--interval", "-i", metavar="SECONDS", min=0.1, help="Between looks.")] = 1,
+    count: Annotated[
+        int,
+        typer.Option(
+            "--count", "-n", metavar="N", min=0, help="Look so often.", show_default="until q; once to a file"
+        ),
+    ] = 0,
+    output: As = None,
+) -> int:
+    """Watch a cluster: what each node does, and how far it is. q leaves.
+
+    \b
+      kvstore top --connect 127.0.0.1:6401,127.0.0.1:6402,127.0.0.1:6403
+    """
+    if not connect:
+        raise CommandError("--connect is missing: name the nodes to watch, HOST:PORT,..., or set KVSTORE_CONNECT")
+    from cli import top as view
+
+    return view.run(connect, interval, count, output.value if output else "")

@@ -28,6 +28,7 @@ from consensus.messages import (
     Reject,
     Run,
     Stored,
+    TakeOver,
 )
 from consensus.replica import SLOT_WINDOW, Effects, Replica, Role
 from tests.consensus.cluster import Cluster
@@ -633,3 +634,39 @@ def test_a_read_does_not_wait_for_slots_that_only_a_lost_leader_knew() -> None:
     cluster.on_drop = None
     cluster.leader()
     assert cluster.run(1_000, lambda: cluster.reads[reader] >= number)
+
+
+# -- handing over -----------------------------------------------------------------------------------------------------
+
+
+def test_a_leader_hands_over_to_the_node_that_lacks_least() -> None:
+    cluster = Cluster(3)
+    assert cluster.run(5_000, lambda: len(cluster.leaders()) == 1)
+    leader = cluster.leader()
+    behind, ahead = (name for name in cluster.names if name != leader.node)
+    cluster.run(100)
+    before = leader.ballot
+    leader.heard_chosen = {behind: 1, ahead: 2}
+    leader.hand_over()
+    # Well before anybody's time-out: the others have just heard of this leader.
+    assert cluster.run(50, lambda: cluster.replicas[ahead].role is Role.LEADER)
+    cluster.run(100)
+    assert cluster.leaders() == [ahead]
+    assert cluster.replicas[ahead].ballot > before
+    assert leader.leader == ahead
+
+
+def test_only_the_leader_of_the_ballot_can_ask_a_node_to_take_over() -> None:
+    follower = replica("n1")
+    follower.receive("n2", Heartbeat(B1, 1, 0, []))
+    for sender, ballot in (("n3", B1), ("n2", B5)):
+        follower.receive(sender, TakeOver(ballot))
+        assert follower.role is Role.FOLLOWER
+    follower.receive("n2", TakeOver(B1))
+    assert follower.role is Role.PREPARING
+
+
+def test_handing_over_without_leading_is_nothing() -> None:
+    follower = replica("n1")
+    follower.hand_over()
+    assert follower.effects().messages == []

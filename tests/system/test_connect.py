@@ -79,7 +79,7 @@ def test_a_node_that_is_away_is_passed_over(kvstore: Call, servers: Servers) -> 
 def test_status_is_a_health_check(kvstore: Call, servers: Servers) -> None:
     port = servers.ports["n1"]
     status = json.loads(printed(kvstore("status", "-o", "json", nodes=f"{HOST}:{port}")))
-    assert status["node_id"] == "n1"
+    assert status["node"] == "n1"
     table = printed(kvstore("status"))
     assert [line.split()[0] for line in table.splitlines()[2:]] == ["yes"] * 3, table
     down = kvstore("status", nodes="127.0.0.1:1")
@@ -92,7 +92,7 @@ def test_a_load_is_pipelined_and_every_line_runs_once(kvstore: Call, tmp_path: P
     first = json.loads(printed(kvstore("load", str(path), "-o", "json")))
     assert first["commands"] == 6_000
     again = json.loads(printed(kvstore("load", str(path), "-o", "json")))
-    assert again["state"] == "loaded before"
+    assert again["files"][0]["state"] == "loaded before"
     assert printed(kvstore("get", "loaded")) == "3000\n"
 
 
@@ -118,3 +118,14 @@ def test_the_prompt_from_a_pipe(kvstore: Call) -> None:
     lines = done.stdout.splitlines()
     assert lines[:3] == ["OK", "2", "2"]
     assert any(line.startswith("node") for line in lines)
+
+
+def test_top_shows_a_row_for_each_node(kvstore: Call) -> None:
+    rows = json.loads(printed(kvstore("top", "--interval", "0.2", "-o", "json")))
+    assert [row["node"] for row in rows] == ["n1", "n2", "n3"]
+    assert sorted(row["role"] for row in rows) == ["follower", "follower", "leader"]
+    table = printed(kvstore("top", "--interval", "0.2", "--count", "2"))
+    assert table.count("leader") == 2
+    down = kvstore("top", "--interval", "0.2", nodes="127.0.0.1:1")
+    assert down.returncode == 3
+    assert "down" in down.stdout

@@ -1,0 +1,84 @@
+"""Frames between nodes: the same however they are cut; rubbish is refused; and the little things that servers keep."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consensus.ballot import Ballot
+from consensus.messages import Accept, Accepted, Heartbeat
+from kvstore.commands import Set, Value
+from kvstore.frames import (
+    KEEP_ALIVE,
+    MAX_FRAME_BYTES,
+    MAX_GREETING_BYTES,
+    FrameError,
+    FrameReader,
+    decode_hello,
+    decode_message,
+    frame,
+)
+from kvstore.latencies import WINDOW_US, Latencies
+from kvstore.peer_messages import Forward, PeerMessage, Request
+
+BALLOT = Ballot(3, "n1")
+messages: st.SearchStrategy[PeerMessage] = st.one_of(
+    st.builds(Accept, st.just(BALLOT), st.integers(1, 99), st.lists(st.binary(max_size=40), min_size=1), st.just(0)),
+    st.builds(Accepted, st.just(BALLOT), st.integers(1, 99), st.integers(1, 99)),
+    st.builds(Heartbeat, st.just(BALLOT), st.integers(1, 99), st.integers(0, 99), st.just([(1, 2)])),
+    st.builds(lambda key: Forward([Request("s", 1, 1, Set(key, Value(b"v")))]), st.binary(min_size=1, max_size=9)),
+)
+
+
+@given(st.lists(messages | st.none(), max_size=6), st.lists(st.integers(0, 10_000), max_size=8))
+def test_messages_are_the_same_however_they_are_cut(sent: list[PeerMessage | None], places: list[int]) -> None:
+    data = b"".join(KEEP_ALIVE if message is None else frame(message) for message in sent)
+    at = sorted({place % (len(data) + 1) for place in places} | {0, len(data)})
+    reader = FrameReader()
+    reader.limit = MAX_FRAME_BYTES
+    found = [decode_message(body) for first, last in pairwise(at) for body in reader.feed(data[first:last])]
+    assert found == [message for message in sent if message is not None]
+
+
+@given(st.lists(st.binary(max_size=30), max_size=10))
+def test_rubbish_is_refused_or_waited_on(pieces: list[bytes]) -> None:
+    reader = FrameReader()
+    try:
+        for piece in pieces:
+            for body in reader.feed(piece):
+                for decode in (decode_hello, decode_message):
+                    with pytest.raises(msgspec.DecodeError):
+                        decode(body)
+    except FrameError:
+        return
+
+
+def test_before_the_greeting_only_little_is_taken() -> None:
+    with pytest.raises(FrameError, match="at most 4,096"):
+        FrameReader().feed((MAX_GREETING_BYTES + 1).to_bytes(4, "big"))
+
+
+def test_percentiles_are_right_within_an_eighth() -> None:
+    latencies = Latencies(0)
+    rng = random.Random(1)
+    times = sorted(int(rng.expovariate(1 / 900)) + 1 for _ in range(20_000))
+    for took in times:
+        latencies.record(took, 1)
+    for percent, found in zip((50, 99, 99.9), latencies.percentiles(50, 99, 99.9, now=2), strict=True):
+        exact = times[int(len(times) * percent / 100) - 1]
+        assert exact <= found <= exact * 1.13
+
+
+def test_old_latencies_are_forgotten() -> None:
+    latencies = Latencies(0)
+    latencies.record(1_000_000, 1)
+    latencies.record(10, WINDOW_US + 1)
+    assert latencies.percentiles(99, now=WINDOW_US + 2)[0] >= 1_000_000
+    latencies.record(10, 2 * WINDOW_US + 2)
+    assert latencies.percentiles(99, now=2 * WINDOW_US + 3) == [10]
+    assert latencies.percentiles(99, now=9 * WINDOW_US) == [0]
