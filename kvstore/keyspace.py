@@ -93,14 +93,21 @@ class Keyspace:
         if key in self._clean:
             return self._clean[key]
         if not self._is_reading and self._reader is not self._writer:
-            # Locks are taken once for all keys of a turn: for one alone they would cost more than finding it.
+            # Locks are taken once for many keys: for one alone they would cost more than finding it.
             self._reader.execute("BEGIN")
             self._is_reading = True
         row = self._reader.execute(_SELECT, (_stored(key),)).fetchone()
         return None if row is None else _held(row)
 
     def release(self) -> None:
-        """The end of a turn: let go of the moment of the database that was looked at."""
+        """The end of a turn: let go of the moment of the database that was looked at, if another one is on its way.
+
+        Otherwise it is as good for the next turn. It must be gone when a commit begins, or its WAL would only grow.
+        """
+        if self._is_reading and self._in_flight:
+            self._stop_reading()
+
+    def _stop_reading(self) -> None:
         if self._is_reading:
             self._reader.execute("COMMIT")
             self._is_reading = False
@@ -220,6 +227,7 @@ class Keyspace:
 
     def take(self) -> Overlay:
         """The changes to write and commit now, which may be done on another thread; others gather meanwhile."""
+        self._stop_reading()
         self._writer_is_free.clear()
         rows, self._dirty = self._dirty, {}
         self._in_flight, self._settled = {**self._settled, **rows}, {}
@@ -233,7 +241,9 @@ class Keyspace:
 
     def committed(self) -> None:
         """What was taken is in the database for good."""
-        self._clean = self._in_flight if self._taken_bytes <= MAX_CLEAN_BYTES else {}
+        self._stop_reading()
+        # Without a change meanwhile nobody is in a hurry, and the memory can be given back.
+        self._clean = self._in_flight if self._dirty and self._taken_bytes <= MAX_CLEAN_BYTES else {}
         self._in_flight = {}
         self._expiring_in_flight = []
 

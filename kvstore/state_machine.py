@@ -29,8 +29,6 @@ KEEP_RESULTS = 1_000
 """The results of so many recent slots are kept for people to read, in the table ``results``."""
 WRITER_CACHE_KB = 65_536
 READER_CACHE_KB = 16_384
-SMALL_BATCH = 100
-"""After a commit of so few keys the writer's cache is given back: nobody is in a hurry then."""
 CHECKPOINT_PAGES = 4_096
 """The WAL is copied into the database when it holds so many pages, and not at every large commit."""
 
@@ -188,8 +186,6 @@ class StateMachine:
                 try:
                     self._write(batch)
                     self._writer.commit()
-                    if len(batch.keys) < SMALL_BATCH:
-                        self._writer.execute("PRAGMA shrink_memory")
                 except sqlite3.Error:
                     self._writer.rollback()
                     raise
@@ -210,6 +206,10 @@ class StateMachine:
         """A batch was written: it is durable."""
         self._keys.committed()
         self._committed_upto = batch.upto
+        if not self.uncommitted:
+            with storage_errors(self._path):
+                for connection in {self._reader, self._writer}:
+                    connection.execute("PRAGMA shrink_memory")
 
     def rolled_back(self, batch: Batch) -> None:
         """A batch could not be written: the next one has to hold it too."""
