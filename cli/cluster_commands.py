@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -123,3 +124,35 @@ def top(
     from cli import top as view
 
     return view.run(connect, interval, count, output.value if output else "")
+
+
+class Operation(StrEnum):
+    set = "set"
+    get = "get"
+    mixed = "mixed"
+
+
+@app.command("bench")
+def bench(
+    connect: Connect = None,
+    operation: Annotated[Operation, typer.Option("--operation", help="What the clients do.")] = Operation.set,
+    clients: Annotated[int, typer.Option("--clients", metavar="N", help="How many at once.")] = 16,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, max=3_600, help="How long.")] = 5,
+    pipeline: Annotated[int, typer.Option("--pipeline", metavar="N", min=1, max=200, help="Requests at once.")] = 1,
+    value_size: Annotated[int, typer.Option("--value-size", metavar="BYTES", min=0, max=1_048_576)] = 256,
+    keys: Annotated[int, typer.Option("--keys", metavar="N", min=1, help="How many different keys.")] = 100_000,
+    output: As = None,
+) -> int:
+    """Measure a cluster: throughput, latencies, and the processor time of each node named. Writes keys bench:...
+
+    The first node is loaded.
+
+    \b
+      kvstore bench --connect 127.0.0.1:6401 --clients 64
+    """
+    if not connect:
+        raise CommandError("--connect is missing: name the nodes, HOST:PORT,..., or set KVSTORE_CONNECT")
+    from cli import bench as measure
+
+    options = measure.Options(operation.value, clients, seconds, pipeline, value_size, keys)
+    return measure.run(connect, options, output.value if output else "")

@@ -44,6 +44,8 @@ from consensus.reads import Reader, ReadQueue, ReadRounds
 
 SLOT_WINDOW = 1_048_576
 """How far past ``chosen_upto`` a slot may be proposed by name: a new leader must fill every gap below it."""
+TELL_INTERVAL = 10
+"""Nodes that do not wait for it hear within so many ms what is chosen."""
 
 
 class Role(Enum):
@@ -110,7 +112,10 @@ class Replica:
         """How far the others knew the log as chosen when they last answered this node as their leader."""
         self._next_beat = now
         self._next_resend = now
+        self._next_tell = now
         self._told = self._learner.news()
+        self.urgent_upto = NO_END
+        """Other nodes wait to hear that slots up to this one are chosen; the host may lower it to spare messages."""
         self._messages: list[tuple[str, Message]] = []
         self._fetches: list[tuple[str, int, int]] = []
 
@@ -457,10 +462,22 @@ class Replica:
             self._broadcast(self._accept_message(run))
             self._journal.hold(self.node, Accepted(run.ballot, run.first, run.last))
             sent = True
+        self._tell(phase2, sent)
+
+    def _tell(self, phase2: Phase2, accept_sent: bool) -> None:
+        """Tell the others what is chosen: at once if one of them waits for it, else with the next Accept or soon.
+
+        While a leader is busy its next Accept tells it anyway, and a message less is a turn less for every node.
+        """
         news = self._learner.news()
-        if news != self._told and not (sent and news[1] == self._told[1]):
+        if news == self._told:
+            return
+        if accept_sent and news[1] == self._told[1]:
+            self._told = news
+        elif self._told[0] < self.urgent_upto or news[1] != self._told[1] or self._now >= self._next_tell:
             self._broadcast(Chosen(phase2.ballot, *news))
-        self._told = news
+            self._told = news
+            self._next_tell = self._now + TELL_INTERVAL
 
     def _accept_message(self, run: Run) -> Accept:
         return Accept(run.ballot, run.first, run.values, self.chosen_upto)

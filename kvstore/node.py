@@ -103,6 +103,8 @@ class Node:
             accepted=log.tail(state.applied_upto),
             timing=timing,
         )
+        # Only those who forwarded a request wait to hear that it is chosen.
+        self.replica.urgent_upto = 0
         self.session = f"{node_id}.{rng.getrandbits(64):016x}"
         """Requests that bring no session of their own run under this one, new for every incarnation."""
         self._now = now
@@ -227,10 +229,11 @@ class Node:
         match message:
             case Forward():
                 if self.replica.role is Role.LEADER:
-                    self._propose(message.requests)
+                    self.replica.urgent_upto = max(self.replica.urgent_upto, self._propose(message.requests))
             case ForwardSlot():
                 if self.replica.role is Role.LEADER and message.slot <= self.replica.chosen_upto + SLOT_WINDOW:
                     skipped = self._propose_at(message.slot, message.json)
+                    self.replica.urgent_upto = max(self.replica.urgent_upto, message.slot)
                     self._messages.append((sender, ForwardSlotReply(message.request, skipped)))
             case ForwardSlotReply():
                 if message.request in self._slots:
@@ -339,14 +342,16 @@ class Node:
         elif requests:
             self._messages.append((leader, Forward(requests)))
 
-    def _propose(self, requests: Iterable[Request]) -> None:
+    def _propose(self, requests: Iterable[Request]) -> int:
+        """Returns the last slot that they took."""
         stamp = self._next_stamp()
-        self.replica.propose(
+        ranges = self.replica.propose(
             [
                 entries.encode(Entry(request.session, request.sequence, request.acknowledged, stamp, request.command))
                 for request in requests
             ]
         )
+        return ranges[-1][1] if ranges else 0
 
     def _propose_at(self, slot: int, json: bytes) -> bool:
         """Propose for a slot by name unless it is taken; returns whether Phase 1 was skipped for it."""

@@ -129,3 +129,16 @@ def test_top_shows_a_row_for_each_node(kvstore: Call) -> None:
     down = kvstore("top", "--interval", "0.2", nodes="127.0.0.1:1")
     assert down.returncode == 3
     assert "down" in down.stdout
+
+
+def test_bench_measures(kvstore: Call) -> None:
+    for operation in ("set", "get", "mixed"):
+        report = json.loads(printed(kvstore("bench", "--operation", operation, "--seconds", "0.5", "-o", "json")))
+        assert report["requests"] > 20
+        assert report["errors"] == 0
+        assert 0 < report["p50_ms"] <= report["p99_ms"] <= report["p999_ms"]
+        assert len(report["cpu_us"]) == 3
+    table = printed(kvstore("bench", "--seconds", "0.3", "--pipeline", "8", "--clients", "2"))
+    assert "2 clients, 8 pipelined" in table
+    assert kvstore("bench", nodes="127.0.0.1:1").returncode == 3
+    assert kvstore("bench", "--clients", "0").returncode == 2
