@@ -15,17 +15,17 @@ def test_there_are_many_and_no_two_alike() -> None:
     assert len({bug.bug for bug in ALL}) == len({bug.edits for bug in ALL}) == len(ALL) >= 20
 
 
-@pytest.mark.parametrize("bug", ALL, ids=lambda bug: bug.bug)
-def test_a_bug_is_found(bug: Mutant) -> None:
-    caught = hunt(bug)
-    assert caught.seed is not None, f"no seed below {MAX_SEEDS} shows that {bug.bug}"
-
-
 REAL = {
-    "an Accept for slots that have left memory is answered without a promise": 4,
+    "an Accept for slots that have left memory is answered without a promise": 572,
     "an answer to reads of the process before a restart is taken for one to its own": 61,
 }
 """Bugs that the simulator found in this code (docs/design.md), each with a seed that shows it."""
+
+
+@pytest.mark.parametrize("bug", [bug for bug in ALL if bug.bug not in REAL], ids=lambda bug: bug.bug)
+def test_a_bug_is_found(bug: Mutant) -> None:
+    caught = hunt(bug)
+    assert caught.seed is not None, f"no seed below {MAX_SEEDS} shows that {bug.bug}"
 
 
 @pytest.mark.parametrize("bug", [bug for bug in ALL if bug.bug in REAL], ids=lambda bug: bug.bug)
