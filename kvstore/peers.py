@@ -253,7 +253,7 @@ class Peers:
                     await asyncio.sleep(0.005)
         except (OSError, TimeoutError) as error:
             link.close()
-            reason = str(error) or "no answer in time"
+            reason = getattr(error, "strerror", None) or str(error) or "no answer in time"
             log.limited("peer_unreachable", node, peer=node, address=address_text(self.addresses[node]), reason=reason)
             return None
         if link.refused:
