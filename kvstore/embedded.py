@@ -141,6 +141,7 @@ class EmbeddedStore:
         while moved:
             before = self._node.state.applied_upto
             records = self._node.turn().records
+            self._node.apply()
             if records:
                 try:
                     self._node.log.append(records)

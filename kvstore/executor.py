@@ -52,8 +52,9 @@ from kvstore.commands import (
 )
 from kvstore.executor_keys import found
 from kvstore.json_values import same, to_json
-from kvstore.keyspace import Held, Keyspace
+from kvstore.keyspace import Keyspace
 from kvstore.moment import Moment, write
+from kvstore.rows import Held
 
 _DONE = Done()
 
@@ -67,6 +68,11 @@ def execute(command: Command, moment: Moment) -> Result:
 
 
 def _set(command: Set, moment: Moment) -> SimpleResult:
+    if not (command.when or command.ifeq is not None or command.keep_ttl or command.get):
+        expires = moment.clock + command.ttl if command.ttl else command.expires
+        if not expires or expires > moment.clock:
+            moment.keys.overwrite(command.key, command.value, moment.slot, expires)
+            return _DONE
     before = moment.keys.get(command.key)
     if command.when or command.ifeq is not None:
         unmet = _unmet(command, before)

@@ -22,15 +22,15 @@ from kvstore.commands import (
     Walk,
 )
 from kvstore.glob import matcher
-from kvstore.keyspace import Held
 from kvstore.moment import Moment, write
+from kvstore.rows import Held
 
 
 def set_many(command: SetMany, moment: Moment) -> SimpleResult:
     if command.nx and any(moment.keys.get(key) is not None for key in command.keys):
         return NotMet("one of the keys exists")
     for key, value in zip(command.keys, command.values, strict=True):
-        write(moment, key, value, moment.keys.get(key), 0)
+        moment.keys.overwrite(key, value, moment.slot)
     return Done()
 
 

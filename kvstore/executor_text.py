@@ -25,8 +25,8 @@ from kvstore.commands import (
     Value,
 )
 from kvstore.decimals import add, decimal_of
-from kvstore.keyspace import Held
 from kvstore.moment import Moment, write
+from kvstore.rows import Held
 
 _INTEGER = re.compile(rb"-?\d{1,19}")
 

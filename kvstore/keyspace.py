@@ -7,63 +7,49 @@ import sqlite3
 from collections.abc import Iterator
 from itertools import islice
 from threading import Event
-from typing import NamedTuple, TypeAlias
-
-import msgspec
+from typing import NamedTuple
 
 from kvstore.commands import Value
+from kvstore.rows import COLUMNS, Held, Overlay, as_bytes, count_rows, held_in, read_row, read_rows, write_rows
 
-WRITE_ROWS = 2_000
-"""So many rows are written by one statement, which holds no other thread up."""
 MAX_CLEAN_BYTES = 24 * 1_048_576
 """What was committed last stays in memory as a cache if it is no larger than this."""
 ROW_BYTES = 200
 """What a key costs beside its bytes, about."""
 
 
-class Held(NamedTuple):
-    """What a key holds. ``slot``: the one that last changed it; ``expires``: ms since 1970, 0 = never."""
+class Changes(NamedTuple):
+    """What one commit writes: the keys that changed, and the number of keys.
 
-    value: Value
-    slot: int
-    created: int
-    version: int
-    expires: int = 0
+    ``doubtful`` are those of which nobody knows yet whether the table holds them, each with the slot that first
+    stored it; they are not in ``size``.
+    """
 
+    keys: Overlay
+    size: int
+    doubtful: dict[bytes, int]
 
-_COLUMNS = "value, type, slot, created, version, coalesce(expires, 0)"
-_SELECT = f"SELECT {_COLUMNS} FROM kv WHERE key = ?"
-_UPSERT = """
-INSERT INTO kv(key, value, type, slot, created, version, expires) {rows}
-ON CONFLICT(key) DO UPDATE SET value = excluded.value, type = excluded.type, slot = excluded.slot,
-created = excluded.created, version = excluded.version, expires = excluded.expires
-"""
-_UPSERT_ONE = _UPSERT.format(rows="VALUES (?, ?, ?, ?, ?, ?, ?)")
-# Many rows by one statement, which takes them apart without the interpreter's lock; executemany needs it for each row.
-# A row is one text, since SQLite finds a place in a text more quickly than a member of a JSON array.
-_UPSERT_MANY = _UPSERT.format(
-    rows="""SELECT substr(value, 82, 0 + substr(value, 78, 4)), substr(value, 82 + substr(value, 78, 4)),
-    iif(substr(value, 77, 1) = 'j', 'json', 'plain'), 0 + substr(value, 1, 19), 0 + substr(value, 20, 19),
-    0 + substr(value, 39, 19), nullif(0 + substr(value, 58, 19), 0) FROM json_each(?) WHERE true"""
-)
-_PACKED = "%019d%019d%019d%019d%s%04d%s%s"
-_Row: TypeAlias = tuple[str | bytes, str | bytes, str, int, int, int, int | None]
-_json = msgspec.json.Encoder().encode
-
-Overlay: TypeAlias = dict[bytes, Held | None]
-"""What keys hold now, None for those that were deleted, where the database may not say so yet."""
+    def write(self, connection: sqlite3.Connection) -> int:
+        """Write the keys into the open transaction; returns how many of the doubtful ones are new."""
+        new = len(self.doubtful) - count_rows(connection, self.doubtful)
+        write_rows(connection, self.keys)
+        return new
 
 
 class Keyspace:
-    """Keys and values are bytes here; in SQLite they are TEXT where they are UTF-8 without NUL, else BLOB.
+    """``next_expiry`` is a lower bound in ms: before it nothing can be due.
 
-    ``size`` is the number of keys; ``next_expiry`` a lower bound in ms: before it nothing can be due. A change lies in
-    ``_dirty`` until it is written, then in ``_settled`` or ``_in_flight`` until it is committed: ``reader`` sees
-    committed rows only, but at any time, while ``writer`` may be with another thread from ``take`` to ``written``.
+    A change lies in ``_dirty`` until it is written, then in ``_settled`` or ``_in_flight`` until it is committed:
+    ``reader`` sees committed rows only, but at any time, while ``writer`` may be with another thread from ``take`` to
+    ``written``. A plain ``overwrite`` does not look at the table, which would cost more than all the rest of it: in
+    ``_dirty`` and ``_in_flight`` a key may lie unseen, over what the layer below holds. The keys among them that may be
+    new are in doubt, and not in ``_size`` yet.
     """
 
     def __init__(self, reader: sqlite3.Connection, writer: sqlite3.Connection, size: int) -> None:
-        self.size = size
+        self._size = size
+        self._doubtful: dict[bytes, int] = {}
+        self._doubtful_in_flight: dict[bytes, int] = {}
         self.dirty_bytes = 0
         """The size of what was changed since the last ``take``, about."""
         self._taken_bytes = 0
@@ -79,25 +65,71 @@ class Keyspace:
         self._expiring: list[tuple[int, bytes]] = []
         self._expiring_in_flight: list[tuple[int, bytes]] = []
         self._undo: list[tuple[bytes, Held | None]] | None = None
-        self._size_before = size
+        self._grown = 0
         self.next_expiry: int | None = self._earliest_expiry(-1)
+
+    @property
+    def size(self) -> int:
+        """The number of keys."""
+        if self._doubtful or self._doubtful_in_flight:
+            self._dispel_doubts()
+        return self._size
 
     def get(self, key: bytes) -> Held | None:
         """What the key holds, None if it does not exist."""
-        if key in self._dirty:
-            return self._dirty[key]
+        if key not in self._dirty:
+            return self._below(key)
+        held = self._dirty[key]
+        if held is not None and held.is_unseen:
+            held = self._see(key, held, self._below(key))
+        return held
+
+    def _see(self, key: bytes, held: Held, before: Held | None) -> Held:
+        """Note in ``_dirty`` what is known now."""
+        held = self._dirty[key] = held.over(before)
+        if self._doubtful.pop(key, None) is not None:
+            self._size += before is None
+        return held
+
+    def _below(self, key: bytes) -> Held | None:
+        """What the key holds below ``_dirty``."""
         if key in self._settled:
             return self._settled[key]
         if key in self._in_flight:
-            return self._in_flight[key]
-        if key in self._clean:
-            return self._clean[key]
+            held = self._in_flight[key]
+            if held is not None and held.is_unseen:
+                row = self._row(key)
+                # The commit may have come to its end meanwhile, and then the row is what is looked for.
+                held = self._in_flight[key] = row if row is not None and row.slot == held.slot else held.over(row)
+            return held
+        held = self._clean.get(key)
+        if held is not None and not held.is_unseen:
+            return held
+        return self._row(key)
+
+    def _row(self, key: bytes) -> Held | None:
+        self._read()
+        return read_row(self._reader, key)
+
+    def _read(self) -> None:
+        """Keep to one moment of the database: a lock for each row would cost more than finding it."""
         if not self._is_reading and self._reader is not self._writer:
-            # Locks are taken once for many keys: for one alone they would cost more than finding it.
             self._reader.execute("BEGIN")
             self._is_reading = True
-        row = self._reader.execute(_SELECT, (_stored(key),)).fetchone()
-        return None if row is None else _held(row)
+
+    def _dispel_doubts(self) -> None:
+        """Find out how many keys are new."""
+        self._read()
+        rows = read_rows(self._reader, self._doubtful)
+        for key in list(self._doubtful):
+            held = self._dirty[key]
+            assert held is not None
+            self._see(key, held, rows.get(key))
+        rows = read_rows(self._reader, self._doubtful_in_flight)
+        for key, slot in self._doubtful_in_flight.items():
+            row = rows.get(key)
+            self._size += row is None or row.created == slot
+        self._doubtful_in_flight = {}
 
     def release(self) -> None:
         """The end of a turn: let go of the moment of the database that was looked at, if another one is on its way.
@@ -113,11 +145,37 @@ class Keyspace:
             self._is_reading = False
 
     def put(self, key: bytes, held: Held, *, is_new: bool = False) -> None:
-        """Store what the key holds from now on; ``is_new``: it did not exist."""
+        """Store what the key holds from now on, after a ``get``; ``is_new``: it did not exist."""
         if self._undo is not None:
             self._undo.append((key, self.get(key)))
+        self._size += is_new
+        self._grown += is_new
+        self._store(key, held)
+
+    def overwrite(self, key: bytes, value: Value, slot: int, expires: int = 0) -> None:
+        """Store a value, whatever the key held before."""
+        before = self._glance(key, slot, value) if self._undo is None else self.get(key)
+        if before is None:
+            self.put(key, Held(value, slot, slot, 1, expires), is_new=True)
+        elif self._undo is None:
+            self._store(key, Held(value, slot, before.created, before.version + 1, expires))
+        else:
+            self.put(key, Held(value, slot, before.created, before.version + 1, expires))
+
+    def _glance(self, key: bytes, slot: int, value: Value) -> Held | None:
+        """What memory says that the key holds; where it says nothing, a ``Held`` unseen that ``slot`` begins with."""
+        if key in self._dirty:
+            return self._dirty[key]
+        for layer in (self._settled, self._in_flight, self._clean):
+            if key in layer:
+                held = layer[key]
+                # An unseen one exists, but all else lies below.
+                return Held(value, slot, -slot, 0) if held is not None and held.is_unseen else held
+        self._doubtful[key] = slot
+        return Held(value, slot, -slot, 0)
+
+    def _store(self, key: bytes, held: Held) -> None:
         self._dirty[key] = held
-        self.size += is_new
         self.dirty_bytes += len(key) + len(held.value.data) + ROW_BYTES
         if held.expires:
             heapq.heappush(self._expiring, (held.expires, key))
@@ -125,11 +183,12 @@ class Keyspace:
                 self.next_expiry = held.expires
 
     def delete(self, key: bytes) -> None:
-        """Remove a key, which exists."""
+        """Remove a key, which exists, after a ``get``."""
         if self._undo is not None:
             self._undo.append((key, self.get(key)))
         self._dirty[key] = None
-        self.size -= 1
+        self._size -= 1
+        self._grown -= 1
         self.dirty_bytes += len(key) + ROW_BYTES
 
     # -- all or nothing -----------------------------------------------------------------------------------------------
@@ -137,13 +196,13 @@ class Keyspace:
     def begin(self) -> None:
         """From here on changes can be rolled back."""
         self._undo = []
-        self._size_before = self.size
+        self._grown = 0
 
     def end(self, keep: bool) -> None:
         """Keep or roll back all changes since ``begin``."""
         undo, self._undo = self._undo or [], None
         if not keep:
-            self.size = self._size_before
+            self._size -= self._grown
             for key, held in reversed(undo):
                 self._dirty[key] = held
 
@@ -154,13 +213,13 @@ class Keyspace:
         self.settle()
         limited = f"ORDER BY key LIMIT {limit or -1}"
         parts = [
-            self._writer.execute(f"SELECT key, {_COLUMNS} FROM kv WHERE {where} {limited}", bounds)
+            self._writer.execute(f"SELECT key, {COLUMNS} FROM kv WHERE {where} {limited}", bounds)
             for where, bounds in _ranges(prefix)
         ]
         # SQLite orders all TEXT before any BLOB; by bytes the two are interleaved.
-        rows = heapq.merge(*(((_bytes(row[0]), row) for row in part) for part in parts), key=lambda pair: pair[0])
+        rows = heapq.merge(*(((as_bytes(row[0]), row) for row in part) for part in parts), key=lambda pair: pair[0])
         for count, (key, row) in enumerate(rows, 1):
-            yield key, _held(row[1:])
+            yield key, held_in(row[1:])
             if count == limit:
                 return
 
@@ -182,7 +241,7 @@ class Keyspace:
             self._writer.execute(f"SELECT key FROM kv WHERE {where} ORDER BY key LIMIT {most}", bounds)
             for where, bounds in _ranges_after(after)
         ]
-        keys = heapq.merge(*((_bytes(key) for (key,) in part) for part in parts))
+        keys = heapq.merge(*((as_bytes(key) for (key,) in part) for part in parts))
         return list(islice(keys, skip, None if most < 0 else most))
 
     def clear(self) -> None:
@@ -195,7 +254,7 @@ class Keyspace:
         if self.next_expiry is None or self.next_expiry > clock:
             return
         rows = self._reader.execute("SELECT key FROM kv WHERE expires <= ?", (clock,)).fetchall()
-        due = {_bytes(key) for (key,) in rows}
+        due = {as_bytes(key) for (key,) in rows}
         while self._expiring and self._expiring[0][0] <= clock:
             due.add(heapq.heappop(self._expiring)[1])
         due.update(key for expires, key in self._expiring_in_flight if expires <= clock)
@@ -216,6 +275,10 @@ class Keyspace:
     def settle(self) -> None:
         """Write all changes into the writer's open transaction, so that it sees them; waits for the writer."""
         self._writer_is_free.wait()
+        self._dispel_doubts()
+        for key, held in self._dirty.items():
+            if held is not None and held.is_unseen:
+                self._see(key, held, self._below(key))
         rows, self._dirty = self._dirty, {}
         self._settled.update(rows)
         try:
@@ -225,7 +288,7 @@ class Keyspace:
             self._dirty, self._settled = self._settled, {}
             raise
 
-    def take(self) -> Overlay:
+    def take(self) -> Changes:
         """The changes to write and commit now, which may be done on another thread; others gather meanwhile."""
         self._stop_reading()
         self._writer_is_free.clear()
@@ -233,15 +296,19 @@ class Keyspace:
         self._in_flight, self._settled = {**self._settled, **rows}, {}
         self._taken_bytes, self.dirty_bytes = self.dirty_bytes, 0
         self._expiring, self._expiring_in_flight = [], self._expiring
-        return rows
+        self._doubtful, self._doubtful_in_flight = {}, self._doubtful
+        return Changes(rows, self._size, self._doubtful_in_flight)
 
     def written(self) -> None:
         """The writer is free again; on the thread that wrote."""
         self._writer_is_free.set()
 
-    def committed(self) -> None:
-        """What was taken is in the database for good."""
+    def committed(self, new: int) -> None:
+        """What was taken is in the database for good; so many of the doubtful keys were new."""
         self._stop_reading()
+        if self._doubtful_in_flight:
+            self._size += new
+            self._doubtful_in_flight = {}
         # Without a change meanwhile nobody is in a hurry, and the memory can be given back.
         self._clean = self._in_flight if self._dirty and self._taken_bytes <= MAX_CLEAN_BYTES else {}
         self._in_flight = {}
@@ -249,65 +316,16 @@ class Keyspace:
 
     def rolled_back(self) -> None:
         """Nothing of what was taken is in the database, nor what was settled before: it is to be written again."""
+        self._dispel_doubts()
+        for key, held in self._dirty.items():
+            below = self._in_flight.get(key)
+            if held is not None and below is not None and held.is_unseen:
+                self._dirty[key] = held._replace(created=below.created, version=below.version + held.version)
         self._dirty = {**self._in_flight, **self._settled, **self._dirty}
         self._in_flight, self._settled = {}, {}
         self.dirty_bytes += self._taken_bytes
         self._expiring = sorted(self._expiring_in_flight + self._expiring)
         self._expiring_in_flight = []
-
-
-def write_rows(connection: sqlite3.Connection, changes: Overlay) -> None:
-    """Write what keys hold into the open transaction, in the order of the keys: neighbours share a page."""
-    gone = [(_stored(key),) for key, held in changes.items() if held is None]
-    connection.executemany("DELETE FROM kv WHERE key = ?", gone)
-    keys = sorted(key for key, held in changes.items() if held is not None)
-    if len(keys) < WRITE_ROWS // 10:
-        connection.executemany(_UPSERT_ONE, [_row(key, changes[key]) for key in keys])
-        return
-    for start in range(0, len(keys), WRITE_ROWS):
-        texts: list[str] = []
-        others: list[_Row] = []
-        for key in keys[start : start + WRITE_ROWS]:
-            row = _row(key, changes[key])
-            name, value, kind, slot, created, version, expires = row
-            if isinstance(name, str) and isinstance(value, str):
-                texts.append(_PACKED % (slot, created, version, expires or 0, kind[0], len(name), name, value))
-            else:
-                others.append(row)
-        connection.execute(_UPSERT_MANY, (_json(texts).decode(),))
-        connection.executemany(_UPSERT_ONE, others)
-
-
-def _stored(data: bytes) -> str | bytes:
-    if b"\0" in data:
-        return data
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return data
-
-
-def _bytes(stored: str | bytes) -> bytes:
-    return stored.encode() if isinstance(stored, str) else stored
-
-
-def _row(key: bytes, held: Held | None) -> _Row:
-    assert held is not None
-    value, slot, created, version, expires = held
-    return (
-        _stored(key),
-        _stored(value.data),
-        "json" if value.json else "plain",
-        slot,
-        created,
-        version,
-        expires or None,
-    )
-
-
-def _held(row: tuple[str | bytes, str, int, int, int, int]) -> Held:
-    value, kind, slot, created, version, expires = row
-    return Held(Value(_bytes(value), kind == "json"), slot, created, version, expires)
 
 
 def _ranges(prefix: bytes) -> list[tuple[str, tuple[bytes, ...]]]:

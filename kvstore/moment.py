@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from kvstore.commands import Value
-from kvstore.keyspace import Held, Keyspace
+from kvstore.keyspace import Keyspace
+from kvstore.rows import Held
 
 
 class Moment:

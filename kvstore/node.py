@@ -67,7 +67,7 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 class Node:
-    """Takes requests and calls ``done`` with the outcome of each, once, within a later ``turn`` or ``tick``.
+    """Takes requests and calls ``done`` with the outcome of each, once, within a later ``apply`` or ``tick``.
 
     Times are in ms: ``now`` and deadlines by a clock that never jumps, ``wall`` since 1970. ``free_bytes`` tells how
     much room new writes may take; a write that finds none is refused before it is proposed. ``keep_slots``: so many
@@ -121,6 +121,9 @@ class Node:
         self._led_by: tuple[str | None, Ballot] = (None, self.replica.ballot)
         self._tick_upto = 0
         self._records = RecordQueue()
+        self._chosen: list[Run] = []
+        self._reads_upto = 0
+        self._fetches: list[tuple[str, int, int]] = []
         self._full: StorageFullError | None = None
         self._free_bytes = free_bytes
         self._keep_slots = keep_slots
@@ -254,23 +257,35 @@ class Node:
         return 100 if self.is_alone else 10
 
     def turn(self) -> Turn:
-        """Close the turn: pass on what came in, apply what was chosen, complete requests; returns what to do."""
+        """Pass on what came in; returns what to do. ``apply`` is to follow, at the latest after the next few turns."""
         self._note_leader()
         self._send()
         effects = self.replica.effects()
         self._records.add(effects.records, effects.upto)
-        for run in effects.chosen:
-            self._apply(run)
-        self._complete_slots()
-        if effects.reads:
-            self._serve_reads(effects.reads)
-        for receiver, first, last in effects.fetches:
-            self.replica.supply(receiver, one_message(self.log.read(first, last)))
-        self._tidy()
+        self._chosen += effects.chosen
+        self._reads_upto = max(self._reads_upto, effects.reads)
+        self._fetches += effects.fetches
         self._budget = None
         messages, self._messages = self._messages, []
         messages += effects.messages
         return Turn(self._records.take(self._now), messages)
+
+    def apply(self) -> None:
+        """Apply what was chosen and complete requests.
+
+        Not a part of the turn, so that others need not wait for it: messages can leave and an append begin before.
+        """
+        chosen, self._chosen = self._chosen, []
+        for run in chosen:
+            self._apply(run)
+        self._complete_slots()
+        if self._reads_upto:
+            self._serve_reads(self._reads_upto)
+            self._reads_upto = 0
+        fetches, self._fetches = self._fetches, []
+        for receiver, first, last in fetches:
+            self.replica.supply(receiver, one_message(self.log.read(first, last)))
+        self._tidy()
 
     def persisted(self) -> None:
         """The records of the last turn that had any are durable."""
@@ -456,15 +471,15 @@ class Node:
         else:
             self._full = self._full if self._records.stalled else None
 
-    def committed(self, batch: Batch, error: StorageFullError | None) -> None:
-        """The state was written in the background, or there was no room for it: it is tried again a little later."""
+    def committed(self, batch: Batch, outcome: int | StorageFullError) -> None:
+        """``state.write`` gave this outcome in the background; where there was no room, it is tried again soon."""
         self._committing = False
-        if error is None:
-            self.state.committed(batch)
+        if isinstance(outcome, int):
+            self.state.committed(batch, outcome)
             self._full = self._full if self._records.stalled else None
         else:
             self.state.rolled_back(batch)
-            self._full = error
+            self._full = outcome
             self._committed_at = self._now
 
 

@@ -18,7 +18,7 @@ from kvstore.commands import Command, NotACommand, Opaque, Result
 from kvstore.database import Schema, connect, storage_errors
 from kvstore.errors import CommandError, KvstoreError
 from kvstore.executor import execute
-from kvstore.keyspace import Keyspace, Overlay, write_rows
+from kvstore.keyspace import Changes, Keyspace
 from kvstore.moment import Moment
 from kvstore.sessions import SessionRow, Sessions, write_sessions
 
@@ -63,8 +63,7 @@ class Batch(NamedTuple):
 
     upto: int
     clock: int
-    size: int
-    keys: Overlay
+    changes: Changes
     sessions: dict[str, SessionRow | None]
     results: list[tuple[int, Result]]
 
@@ -159,52 +158,54 @@ class StateMachine:
         """Make everything applied durable. Raises StorageFullError when there is no room: it can be called again."""
         batch = self.take()
         try:
-            self.write(batch)
+            new = self.write(batch)
         except KvstoreError:
             self.rolled_back(batch)
             raise
-        self.committed(batch)
+        self.committed(batch, new)
 
     def take(self) -> Batch:
         """What a commit now has to write. Until it is ``committed`` or ``rolled_back`` no other may be taken."""
         return Batch(
             self.applied_upto,
             self.clock,
-            self._keys.size,
             self._keys.take(),
             self._sessions.take(),
             [(slot, result) for slot, result in self._recent if slot > self._committed_upto and result],
         )
 
-    def write(self, batch: Batch) -> None:
-        """Write and commit a batch, on any thread; the state machine goes on meanwhile.
+    def write(self, batch: Batch) -> int:
+        """Write and commit a batch, on any thread; the state machine goes on meanwhile. ``committed`` takes the result.
 
         Raises StorageFullError when there is no room. Whatever fails, nothing of it is in the database then.
         """
         try:
             with storage_errors(self._path):
                 try:
-                    self._write(batch)
+                    new = self._write(batch)
                     self._writer.commit()
                 except sqlite3.Error:
                     self._writer.rollback()
                     raise
         finally:
             self._keys.written()
+        return new
 
-    def _write(self, batch: Batch) -> None:
-        write_rows(self._writer, batch.keys)
+    def _write(self, batch: Batch) -> int:
+        new = batch.changes.write(self._writer)
         write_sessions(self._writer, batch.sessions)
         results = [(slot, _text(result)) for slot, result in batch.results]
         self._writer.executemany("INSERT OR REPLACE INTO results VALUES (?, ?)", results)
         self._writer.execute("DELETE FROM results WHERE slot <= ?", (batch.upto - KEEP_RESULTS,))
         self._writer.execute(
-            "UPDATE progress SET applied_upto = ?, clock = ?, keys = ?", (batch.upto, batch.clock, batch.size)
+            "UPDATE progress SET applied_upto = ?, clock = ?, keys = ?",
+            (batch.upto, batch.clock, batch.changes.size + new),
         )
+        return new
 
-    def committed(self, batch: Batch) -> None:
-        """A batch was written: it is durable."""
-        self._keys.committed()
+    def committed(self, batch: Batch, new: int) -> None:
+        """A batch was written: it is durable. ``new`` is what ``write`` returned."""
+        self._keys.committed(new)
         self._committed_upto = batch.upto
         if not self.uncommitted:
             with storage_errors(self._path):
@@ -241,7 +242,8 @@ class StateMachine:
 
     def count(self) -> int:
         """The number of keys."""
-        return self._keys.size
+        with storage_errors(self._path):
+            return self._keys.size
 
     def results(self, first: int, last: int) -> dict[int, str]:
         """The recorded results of recent slots within first..last, as text."""

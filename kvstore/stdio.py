@@ -328,6 +328,7 @@ class Host:
             for receiver, message in turn.messages:
                 if not self._pipes.is_full:  # nodes repeat themselves, without end if nobody reads
                     self._pipes.write(wire.encode_peer(node.replica.node, receiver, _encode_peer(message)))
+            node.apply()
             moved = self._moved or node.state.applied_upto > applied_upto
             if turn.records and self._disk is None:
                 node.log.append(turn.records)

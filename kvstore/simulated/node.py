@@ -125,6 +125,7 @@ class SimulatedNode:
     def turn(self) -> Turn:
         with _damage():
             turn = self._node.turn()
+            self._node.apply()
         # Replies first: a client may know of a result though nothing else leaves this process any more.
         messages = [*self._replies, *turn.messages]
         self._replies = []

@@ -493,9 +493,9 @@ def test_a_commit_on_another_thread_sees_one_moment(tmp_path: Path) -> None:
     batch = state.take()
     state.apply(2, [entry(parse("set a=2")), entry(parse("delete gone")), entry(parse("set late=1 PX 5"), stamp=10)])
     with ThreadPoolExecutor(1) as thread:
-        thread.submit(state.write, batch).result()
+        new = thread.submit(state.write, batch).result()
     assert state.query(parse("keys"), 0) == Keys([b"a", b"b", b"late"], b"")
-    state.committed(batch)
+    state.committed(batch, new)
     assert state.query(parse("keys"), 0) == Keys([b"a", b"b", b"late"], b"")
     state.apply(5, [entry(Tick(), stamp=20)])
     assert state.query(parse("exists late"), 0) == Integer(0)

@@ -1,0 +1,180 @@
+"""The rows of the table ``kv``: what a key holds as columns, and statements that read and write many at once."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterable
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+
+from kvstore.commands import Value
+
+MANY_ROWS = 2_000
+"""So many rows are read or written by one statement, which holds no other thread up."""
+FEW_ROWS = 200
+"""So few are written one by one."""
+
+
+class Held(NamedTuple):
+    """What a key holds. ``slot``: the one that last changed it; ``expires``: ms since 1970, 0 = never.
+
+    ``created`` is the slot that created the key, and ``version`` counts the changes since. Where nobody has looked yet
+    what the key held before, ``created`` is the negative slot of the first change since, and ``version`` counts from
+    that one: see ``over``.
+    """
+
+    value: Value
+    slot: int
+    created: int
+    version: int
+    expires: int = 0
+
+    @property
+    def is_unseen(self) -> bool:
+        """Whether it was stored without a look at what the key held before."""
+        return self.created < 0
+
+    def over(self, before: Held | None) -> Held:
+        """The same, now that it is known what the key held before: None if it did not exist."""
+        if before is None:
+            return self._replace(created=-self.created)
+        return self._replace(created=before.created, version=before.version + self.version)
+
+
+Overlay: TypeAlias = dict[bytes, Held | None]
+"""What keys hold now, None for those that were deleted, where the database may not say so yet."""
+
+COLUMNS = "kv.value, kv.type, slot, created, version, coalesce(expires, 0)"
+_SELECT = f"SELECT {COLUMNS} FROM kv WHERE key = ?"
+_SELECT_MANY = f"SELECT kv.key, {COLUMNS} FROM json_each(?) AS wanted CROSS JOIN kv ON kv.key = wanted.value"
+_COUNT_MANY = "SELECT count(*) FROM json_each(?) AS wanted CROSS JOIN kv ON kv.key = wanted.value"
+_KNOWN = "created = excluded.created, version = excluded.version"
+_UNSEEN = "created = kv.created, version = kv.version + excluded.version"
+_UPSERT = """
+INSERT INTO kv(key, value, type, slot, created, version, expires) {rows}
+ON CONFLICT(key) DO UPDATE SET value = excluded.value, type = excluded.type, slot = excluded.slot,
+expires = excluded.expires, {age}
+"""
+_ONE = "VALUES (?, ?, ?, ?, ?, ?, ?)"
+# Many rows by one statement, which takes them apart without the interpreter's lock; executemany needs it for each row.
+# A row is one text, since SQLite finds a place in a text more quickly than a member of a JSON array.
+_MANY = """SELECT substr(value, 82, 0 + substr(value, 78, 4)), substr(value, 82 + substr(value, 78, 4)),
+iif(substr(value, 77, 1) = 'j', 'json', 'plain'), 0 + substr(value, 1, 19), 0 + substr(value, 20, 19),
+0 + substr(value, 39, 19), nullif(0 + substr(value, 58, 19), 0) FROM json_each(?) WHERE true"""
+_PACKED = "%019d%019d%019d%019d%s%04d%s%s"
+_UPSERT_ONE = (_UPSERT.format(rows=_ONE, age=_KNOWN), _UPSERT.format(rows=_ONE, age=_UNSEEN))
+_UPSERT_MANY = (_UPSERT.format(rows=_MANY, age=_KNOWN), _UPSERT.format(rows=_MANY, age=_UNSEEN))
+"""Each for what is known of the rows before, and for unseen ones."""
+_Row: TypeAlias = tuple[str | bytes, str | bytes, str, int, int, int, int | None]
+_json = msgspec.json.Encoder().encode
+
+
+def read_row(connection: sqlite3.Connection, key: bytes) -> Held | None:
+    """What the table says of a key."""
+    row = connection.execute(_SELECT, (stored(key),)).fetchone()
+    return None if row is None else held_in(row)
+
+
+def read_rows(connection: sqlite3.Connection, keys: Iterable[bytes]) -> dict[bytes, Held]:
+    """What the table says of keys, without those that it does not hold."""
+    texts, others = _parted(keys)
+    rows: dict[bytes, Held] = {}
+    for start in range(0, len(texts), MANY_ROWS):
+        found = connection.execute(_SELECT_MANY, (_json(texts[start : start + MANY_ROWS]).decode(),))
+        rows.update((as_bytes(row[0]), held_in(row[1:])) for row in found)
+    for key in others:
+        row = read_row(connection, key)
+        if row is not None:
+            rows[key] = row
+    return rows
+
+
+def count_rows(connection: sqlite3.Connection, keys: Collection[bytes]) -> int:
+    """How many of these keys the table holds."""
+    texts, others = _parted(sorted(keys))
+    count = sum(read_row(connection, key) is not None for key in others)
+    for start in range(0, len(texts), MANY_ROWS):
+        wanted = _json(texts[start : start + MANY_ROWS]).decode()
+        count += int(connection.execute(_COUNT_MANY, (wanted,)).fetchone()[0])
+    return count
+
+
+def write_rows(connection: sqlite3.Connection, changes: Overlay) -> None:
+    """Write what keys hold into the open transaction, in the order of the keys: neighbours share a page."""
+    gone = [(stored(key),) for key, held in changes.items() if held is None]
+    connection.executemany("DELETE FROM kv WHERE key = ?", gone)
+    known: list[tuple[bytes, Held]] = []
+    unseen: list[tuple[bytes, Held]] = []
+    for pair in changes.items():
+        key, held = pair
+        if held is not None:
+            (unseen if held.created < 0 else known).append((key, held))
+    for rows, one, many in ((known, _UPSERT_ONE[0], _UPSERT_MANY[0]), (unseen, _UPSERT_ONE[1], _UPSERT_MANY[1])):
+        rows.sort()
+        if len(rows) < FEW_ROWS:
+            connection.executemany(one, [_row(key, held) for key, held in rows])
+        else:
+            for start in range(0, len(rows), MANY_ROWS):
+                _write_many(connection, rows[start : start + MANY_ROWS], one, many)
+
+
+def _write_many(connection: sqlite3.Connection, rows: list[tuple[bytes, Held]], one: str, many: str) -> None:
+    texts: list[str] = []
+    others: list[_Row] = []
+    for key, held in rows:
+        row = _row(key, held)
+        name, value, kind, slot, created, version, expires = row
+        if isinstance(name, str) and isinstance(value, str):
+            texts.append(_PACKED % (slot, created, version, expires or 0, kind[0], len(name), name, value))
+        else:
+            others.append(row)
+    connection.execute(many, (_json(texts).decode(),))
+    connection.executemany(one, others)
+
+
+def stored(data: bytes) -> str | bytes:
+    """Bytes as SQLite holds them: TEXT where they are UTF-8 without NUL, else BLOB."""
+    if b"\0" in data:
+        return data
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
+
+
+def as_bytes(stored: str | bytes) -> bytes:
+    """And back."""
+    return stored.encode() if isinstance(stored, str) else stored
+
+
+def held_in(row: tuple[str | bytes, str, int, int, int, int]) -> Held:
+    """What the ``COLUMNS`` of a row say."""
+    value, kind, slot, created, version, expires = row
+    return Held(Value(as_bytes(value), kind == "json"), slot, created, version, expires)
+
+
+def _parted(keys: Iterable[bytes]) -> tuple[list[str], list[bytes]]:
+    """The keys that are text, which JSON can carry, and the others."""
+    texts: list[str] = []
+    others: list[bytes] = []
+    for key in keys:
+        name = stored(key)
+        if isinstance(name, str):
+            texts.append(name)
+        else:
+            others.append(name)
+    return texts, others
+
+
+def _row(key: bytes, held: Held) -> _Row:
+    value, slot, created, version, expires = held
+    return (
+        stored(key),
+        stored(value.data),
+        "json" if value.json else "plain",
+        slot,
+        abs(created),
+        version,
+        expires or None,
+    )

@@ -1,0 +1,171 @@
+"""The keyspace against a plain dictionary: whatever lies in memory, on its way to the disk or in the table."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvstore.commands import Value
+from kvstore.database import connect
+from kvstore.keyspace import Changes, Keyspace
+from kvstore.rows import Held, count_rows, read_rows, write_rows
+from kvstore.state_machine import STATE_SCHEMA
+
+KEYS = [b"a", b"b", b"\xff", b"nul\0"]
+STEPS = [
+    "set",
+    "set",
+    "set",
+    "change",
+    "delete",
+    "get",
+    "size",
+    "scan",
+    "take",
+    "write",
+    "fail",
+    "commit",
+    "begin",
+    "end",
+]
+
+
+@contextmanager
+def tables() -> Iterator[tuple[sqlite3.Connection, sqlite3.Connection]]:
+    """A database's reader and writer."""
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "state.db"
+        writer = connect(path, STATE_SCHEMA, synchronous="OFF")
+        reader = connect(path, STATE_SCHEMA, synchronous="OFF", read_only=True)
+        yield reader, writer
+        reader.close()
+        writer.close()
+
+
+class Model:
+    """What the keyspace has to say, and the steps that it and the keyspace take together."""
+
+    def __init__(self, reader: sqlite3.Connection, writer: sqlite3.Connection) -> None:
+        self.keys = Keyspace(reader, writer, 0)
+        self.writer = writer
+        self.held: dict[bytes, Held] = {}
+        self.saved: dict[bytes, Held] | None = None
+        self.changes: Changes | None = None
+        self.new: int | None = None
+        self.slot = 0
+
+    def step(self, what: str, key: bytes, data: int) -> None:
+        self.slot += 1
+        getattr(self, f"_{what}")(key, Value(b"%d" % data))
+        assert self.keys.dirty_bytes >= 0
+
+    def _set(self, key: bytes, value: Value) -> None:
+        self.keys.overwrite(key, value, self.slot)
+        self._hold(key, value)
+
+    def _change(self, key: bytes, value: Value) -> None:
+        before = self.keys.get(key)
+        assert before == self.held.get(key)
+        created, version = (before.created, before.version + 1) if before else (self.slot, 1)
+        self.keys.put(key, Held(value, self.slot, created, version), is_new=before is None)
+        self._hold(key, value)
+
+    def _hold(self, key: bytes, value: Value) -> None:
+        before = self.held.get(key)
+        created, version = (before.created, before.version + 1) if before else (self.slot, 1)
+        self.held[key] = Held(value, self.slot, created, version)
+
+    def _delete(self, key: bytes, _: Value) -> None:
+        if self.keys.get(key) is not None:
+            self.keys.delete(key)
+            del self.held[key]
+
+    def _get(self, key: bytes, _: Value) -> None:
+        assert self.keys.get(key) == self.held.get(key)
+
+    def _size(self, *_: object) -> None:
+        assert self.keys.size == len(self.held)
+
+    def _scan(self, *_: object) -> None:
+        if self.changes is None or self.new is not None:  # else it would wait for the writer
+            assert dict(self.keys.scan(b"", 0)) == self.held
+
+    def _take(self, *_: object) -> None:
+        if self.changes is None and self.saved is None:
+            self.changes = self.keys.take()
+
+    def _write(self, *_: object) -> None:
+        if self.changes is not None and self.new is None:
+            self.new = self.changes.write(self.writer)
+            self.writer.commit()
+            self.keys.written()
+
+    def _commit(self, *_: object) -> None:
+        if self.new is not None:
+            self.keys.committed(self.new)
+            self.changes = self.new = None
+
+    def _fail(self, *_: object) -> None:
+        if self.changes is not None and self.new is None:
+            self.changes.write(self.writer)
+            self.writer.rollback()
+            self.keys.written()
+            self.keys.rolled_back()
+            self.changes = None
+
+    def _begin(self, *_: object) -> None:
+        if self.saved is None:
+            self.keys.begin()
+            self.saved = dict(self.held)
+
+    def _end(self, _: bytes, value: Value) -> None:
+        if self.saved is not None:
+            keep = value.data < b"5"
+            self.keys.end(keep)
+            self.held, self.saved = self.held if keep else self.saved, None
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(STEPS), st.sampled_from(KEYS), st.integers(0, 9)), max_size=60))
+def test_any_order_of_changes_and_commits(steps: list[tuple[str, bytes, int]]) -> None:
+    with tables() as (reader, writer):
+        model = Model(reader, writer)
+        for what, key, data in steps:
+            model.step(what, key, data)
+        # Whatever was going on comes to its end, and is in the table then.
+        for what in ("end", "write", "commit", "take", "write"):
+            model.step(what, b"", 0)
+        assert model.new is not None
+        assert model.changes is not None
+        assert model.changes.size + model.new == len(model.held)
+        model.step("commit", b"", 0)
+        assert dict(model.keys.scan(b"", 0)) == model.held
+        assert model.keys.size == len(model.held)
+
+
+def test_many_rows_at_once() -> None:
+    """Rows by one statement are the same as one by one, unseen ones too."""
+    with tables() as (_, writer):
+        known: dict[bytes, Held | None] = {b"key:%d" % n: Held(Value(b"old"), n, n, 1) for n in range(1, 5_001)}
+        write_rows(writer, known)
+        unseen: dict[bytes, Held | None] = {
+            b"key:%d" % n: Held(
+                Value(b"new \xff" if n % 7 == 0 else "né".encode(), n % 2 == 0), 10_000 + n, -n - 9_000, 2, n
+            )
+            for n in range(4_001, 6_001)
+        }
+        assert count_rows(writer, unseen) == 1_000
+        write_rows(writer, unseen)
+        rows = read_rows(writer, [*known, *unseen, b"none", b"\xff"])
+        assert len(rows) == 6_000
+        for key, held in unseen.items():
+            assert held is not None
+            before = known.get(key)
+            assert rows[key] == held.over(before)
+        assert rows[b"key:4000"] == known[b"key:4000"]
