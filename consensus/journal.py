@@ -22,6 +22,11 @@ class Journal:
         self._first_slots: deque[tuple[int, int]] = deque()
         self._held: deque[tuple[int, str, Message]] = deque()
 
+    @property
+    def has_records(self) -> bool:
+        """Whether there are records to take."""
+        return bool(self._records)
+
     def record(self, record: Record) -> None:
         """Add a record to make durable after all earlier ones."""
         self.recorded += 1

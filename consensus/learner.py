@@ -81,6 +81,8 @@ class Learner:
 
     def deliver(self) -> list[Run]:
         """The runs chosen since the last call, in slot order and without a gap."""
+        if self.delivered == self.chosen_upto:
+            return []
         chosen = self._log.runs(self.delivered + 1, self.chosen_upto)
         require(
             sum(len(run.values) for run in chosen) == self.chosen_upto - self.delivered,

@@ -165,6 +165,11 @@ class Replica:
         """The slot of the first client value proposed under our ballot, None if there is none or we do not lead."""
         return self._phase2.first_proposal if self._phase2 else None
 
+    @property
+    def has_news(self) -> bool:
+        """Whether ``effects`` would bring messages, records or chosen slots already; it may bring more."""
+        return bool(self._messages) or self._learner.delivered < self.chosen_upto or self._journal.has_records
+
     def is_chosen(self, slot: int) -> bool:
         """Whether this node knows the slot as chosen."""
         return self._learner.is_chosen(slot)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from consensus.invariants import InvariantViolation
-from consensus.messages import Record, Stored
+from consensus.messages import Accepted, Record, Stored
 from consensus.replica import Role
 from kvstore import logs
 from kvstore.client import LogRow, Reply, Status
@@ -66,6 +66,7 @@ class Host:
         self._fsync_us = 0
         self._turning = False
         self._woken = False
+        self._ticked_at = -1
         self._timer: asyncio.TimerHandle | None = None
         self._started = _now_us()
         self._latencies = Latencies(self._started)
@@ -102,7 +103,9 @@ class Host:
     def _receive(self, sender: str, message: PeerMessage) -> None:
         if not self._failed:
             self.node.receive(sender, message)
-            self._wake()
+            # The votes after those of a quorum change nothing.
+            if type(message) is not Accepted or self.node.replica.has_news:
+                self._wake()
 
     def _wake(self) -> None:
         """Something came in: turn the node once all else that is ready has come in too."""
@@ -120,7 +123,10 @@ class Host:
             return
         node = self.node
         self._turning = True
-        node.tick(_now(), _wall())
+        now = _now()
+        if now != self._ticked_at:
+            self._ticked_at = now
+            node.tick(now, _wall())
         self._woken = True
         while self._woken:  # a request that was waiting for the answer of another comes in with the next turn
             self._woken = False
@@ -158,11 +164,12 @@ class Host:
                 self.node.log.append(records)
             except StorageFullError as error:
                 self._no_room(error)
+                self._woken = True
             else:
                 self.node.persisted()
                 self._has_room()
             self._fsync_us += (_now_us() - began - self._fsync_us) >> 3
-            self._woken = True
+            self._woken |= self.node.replica.has_news
         else:
             self._fsync_us -= self._fsync_us >> 8
             self._writing = True

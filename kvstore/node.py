@@ -445,7 +445,9 @@ class Node:
         applied_upto = self.state.applied_upto
         if self._tick_upto <= applied_upto:
             self._tick_upto = 0
-        self.replica.forget(applied_upto - (self._keep_slots if self.replica.memory_bytes <= KEEP_BYTES else 0))
+        surplus = applied_upto - self.replica.log_start - self._keep_slots
+        if surplus >= self._keep_slots >> 4 or self.replica.memory_bytes > KEEP_BYTES:
+            self.replica.forget(applied_upto - (self._keep_slots if self.replica.memory_bytes <= KEEP_BYTES else 0))
         if self.state.uncommitted and self._is_commit_due():
             self._commit()
 
