@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import random
-import resource
 import sys
 import time
 import traceback
@@ -16,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from consensus.invariants import InvariantViolation
 from consensus.messages import Accepted, Record, Stored
 from consensus.replica import Role
-from kvstore import logs
+from kvstore import logs, memory
 from kvstore.client import LogRow, Reply, Status
 from kvstore.commands import Command, Result
 from kvstore.data_dir import RESERVE_BYTES, DataDir
@@ -207,6 +205,8 @@ class Host:
         error = future.exception()
         if error is None:
             self.node.committed(batch, future.result())
+            if not self.node.state.uncommitted:
+                memory.give_back()
         elif isinstance(error, StorageFullError):
             self.node.committed(batch, error)
             log.limited("disk_full", "state", level="error", reason=str(error))
@@ -374,7 +374,7 @@ class Host:
             writes=self._writes,
             p50_us=p50,
             p99_us=p99,
-            memory_bytes=_memory_bytes(),
+            memory_bytes=memory.resident_bytes(),
             cpu_ms=time.process_time_ns() // 1_000_000,
             peers=[
                 PeerInfo(peer, address_text(address), self.peers.is_connected(peer), replica.heard_chosen.get(peer, -1))
@@ -385,15 +385,6 @@ class Host:
 
 def _slots(record: Record) -> int:
     return len(record.run.values) if isinstance(record, Stored) else 1
-
-
-def _memory_bytes() -> int:
-    """The memory that this process has in RAM now; at its height where the system does not tell."""
-    try:
-        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 (a path object costs more than the read)
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1_024
 
 
 def _now() -> int:

@@ -1,0 +1,26 @@
+"""How much memory this process has, and giving back what it no longer needs."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+
+
+def resident_bytes() -> int:
+    """The memory that this process has in RAM now; at its height where the system does not tell."""
+    try:
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 (a path object costs more than the read)
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1_024
+
+
+def give_back() -> None:
+    """Return freed memory to the system, where its C library can.
+
+    It keeps what was freed for later use: without this a third of what a busy time took stays with an idle node.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
