@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -26,6 +27,14 @@ def test_every_benchmark_runs(found: Benchmark) -> None:
 
 def test_every_group_has_some() -> None:
     assert {name.partition("/")[0] for name in ALL} == set(GROUPS)
+
+
+def test_the_manual_lists_every_benchmark_and_no_other() -> None:
+    manual = (ROOT / "docs" / "benchmarks.md").read_text()
+    figures = manual.partition("## Figures")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `([^`]+)` \|", figures, re.MULTILINE) == list(ALL)
+    groups = manual.partition("## The parts")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `([^`]+)` \|", groups, re.MULTILINE) == list(GROUPS)
 
 
 def test_what_a_version_cannot_run_is_told() -> None:
