@@ -1,4 +1,5 @@
-"""``kvstore bench``: a load on a cluster, and what it took: throughput, latencies, each node's time a request."""
+"""``kvstore bench``: a load on a cluster, and what it took: throughput, latencies, each node's time a request, and
+where the leader's time went."""
 
 from __future__ import annotations
 
@@ -31,7 +32,11 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct):
-    """What was measured. Latencies are in ms, of a whole pipeline where there is one; ``cpu_us`` by node, a request."""
+    """What was measured. Latencies are in ms, of a whole pipeline where there is one; ``cpu_us`` by node, a request.
+
+    ``leader_time``: percent of the time that the leader's event loop gave to each phase of its work (see
+    :class:`kvstore.phases.Phases`). Without a ``leader`` no node that was named led at the end.
+    """
 
     operation: str
     clients: int
@@ -44,6 +49,16 @@ class Report(msgspec.Struct):
     p99_ms: float
     p999_ms: float
     cpu_us: dict[str, float]
+    leader: str | None
+    leader_time: dict[str, float]
+
+
+class Look(msgspec.Struct, frozen=True):
+    """A node's counters since its start: processor time in ms, and its event loop's time in microseconds by phase."""
+
+    role: str
+    cpu_ms: int
+    time_us: dict[str, int]
 
 
 def run(connect: str, options: Options, output: str) -> int:
@@ -51,13 +66,14 @@ def run(connect: str, options: Options, output: str) -> int:
     nodes = addresses(connect)
     if not 1 <= options.clients <= MAX_CLIENTS:
         raise CommandError(f"--clients must be from 1 to {MAX_CLIENTS:,}, not {options.clients}")
-    before = dict(_cpu(nodes))
+    before = dict(_looks(nodes))
     if not before:
         complain("no node answers: start one, or name another with --connect", output)
         return UNAVAILABLE
     load = _Load(options)
     seconds = asyncio.run(load.run(nodes[0]))
-    after = dict(_cpu(nodes))
+    after = dict(_looks(nodes))
+    leader = next((name for name, look in after.items() if look.role == "leader" and name in before), None)
     done = max(len(load.took) * options.pipeline - load.errors, 1)
     took = sorted(load.took) or [0.0]
     p50, p99, p999 = (
@@ -74,22 +90,38 @@ def run(connect: str, options: Options, output: str) -> int:
         p50_ms=p50,
         p99_ms=p99,
         p999_ms=p999,
-        cpu_us={name: round((after[name] - cpu) * 1_000 / done, 1) for name, cpu in before.items() if name in after},
+        cpu_us={
+            f"{name} ({look.role})": round((after[name].cpu_ms - look.cpu_ms) * 1_000 / done, 1)
+            for name, look in before.items()
+            if name in after
+        },
+        leader=leader,
+        leader_time=_shares(before[leader].time_us, after[leader].time_us) if leader else {},
     )
     write_lines(_lines(report, output))
     return UNAVAILABLE if load.errors == report.requests else OK
 
 
-def _cpu(nodes: list[Address]) -> Iterator[tuple[str, int]]:
-    """The processor time that each node has taken so far, in ms."""
+def _looks(nodes: list[Address]) -> Iterator[tuple[str, Look]]:
+    """The counters of each node that answers, by its name."""
     password = os.environ.get("KVSTORE_PASSWORD") or None
     for node in nodes:
         try:
             with RemoteStore([node], password=password, patience=PATIENCE) as store:
                 fields = store.fields()
-                yield f"{fields['node_id']} ({fields['role']})", int(fields["cpu_ms"] or 0)
+                time_us = msgspec.json.decode(str(fields["time_us"]), type=dict[str, int])
+                yield str(fields["node_id"]), Look(str(fields["role"]), int(fields["cpu_ms"] or 0), time_us)
         except KvstoreError:
             continue
+
+
+def _shares(before: dict[str, int], after: dict[str, int]) -> dict[str, float]:
+    """Percent of the time in between, by phase; nothing if the node was started anew."""
+    took = {phase: time - before.get(phase, 0) for phase, time in after.items()}
+    total = sum(took.values())
+    if total <= 0 or min(took.values()) < 0:
+        return {}
+    return {phase: round(100 * time / total, 1) for phase, time in took.items()}
 
 
 def _lines(report: Report, output: str) -> Iterator[str]:
@@ -100,6 +132,9 @@ def _lines(report: Report, output: str) -> Iterator[str]:
     yield f"{report.operation}, {report.clients} clients{each}: {report.per_second:,}/s over {report.seconds:.1f} s"
     yield f"latency: p50 {report.p50_ms:.2f} ms, p99 {report.p99_ms:.2f} ms, p99.9 {report.p999_ms:.2f} ms"
     yield "CPU a request: " + ", ".join(f"{name} {us:.1f} us" for name, us in report.cpu_us.items())
+    if report.leader_time:
+        shares = (f"{phase} {percent:.0f} %" for phase, percent in report.leader_time.items())
+        yield f"leader {report.leader}: " + ", ".join(shares)
     if report.errors:
         yield f"{report.errors:,} of {report.requests:,} requests failed"
 

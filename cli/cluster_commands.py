@@ -143,9 +143,9 @@ def bench(
     keys: Annotated[int, typer.Option("--keys", metavar="N", min=1, help="How many different keys.")] = 100_000,
     output: As = None,
 ) -> int:
-    """Measure a cluster: throughput, latencies, and the processor time of each node named. Writes keys bench:...
+    """Measure a cluster: throughput, latencies, the processor time of each node named. Writes keys bench:...
 
-    The first node is loaded.
+    The first node is loaded. The last line tells where the leader's time went, if it was named.
 
     \b
       kvstore bench --connect 127.0.0.1:6401 --clients 64

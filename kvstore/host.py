@@ -25,6 +25,7 @@ from kvstore.node import Node
 from kvstore.peer_messages import PeerMessage
 from kvstore.peers import Identity, Peers, address_text
 from kvstore.pending import Refusal, SlotReply
+from kvstore.phases import Phases
 from kvstore.service import Done, PeerInfo, ServerStatus
 from kvstore.settings import Settings
 from kvstore.state_machine import Batch, StateMachine
@@ -68,6 +69,7 @@ class Host:
         self._timer: asyncio.TimerHandle | None = None
         self._started = _now_us()
         self._latencies = Latencies(self._started)
+        self._phases = Phases()
         self._reads = self._writes = 0
         self._patience = settings.request_timeout_ms
         self.node = self._open(settings, data_dir)
@@ -100,7 +102,9 @@ class Host:
 
     def _receive(self, sender: str, message: PeerMessage) -> None:
         if not self._failed:
+            began = self._phases.now()
             self.node.receive(sender, message)
+            self._phases.spent("consensus", began)
             # The votes after those of a quorum change nothing.
             if type(message) is not Accepted or self.node.replica.has_news:
                 self._wake()
@@ -121,6 +125,7 @@ class Host:
             return
         node = self.node
         self._turning = True
+        self._phases.begin("log" if self._writing else "idle")
         now = _now()
         if now != self._ticked_at:
             self._ticked_at = now
@@ -131,15 +136,21 @@ class Host:
             turn = node.turn()
             if turn.messages:
                 self.peers.send(turn.messages)
+            self._phases.mark("consensus")
             # A leader's clients wait for what is chosen, everybody else for this node's vote.
             answers_first = node.replica.role is Role.LEADER and self._is_quick(turn.records)
             if turn.records and not answers_first:
                 self._write(turn.records)
+                self._phases.mark("log")
             if answers_first or not self._woken:
                 node.apply()
+                self._phases.mark("apply")
                 self.flush()
+                self._phases.mark("replies")
             if turn.records and answers_first:
                 self._write(turn.records)
+                self._phases.mark("log")
+        self._phases.end()
         self._turning = False
         known = (node.replica.role, node.replica.leader)
         if known != self._known:
@@ -181,6 +192,7 @@ class Host:
         self._loop.call_soon_threadsafe(self._stored, future)
 
     def _stored(self, future: Future[None]) -> None:
+        self._phases.begin("log")
         self._writing = False
         if self._failed:
             return
@@ -376,6 +388,7 @@ class Host:
             p99_us=p99,
             memory_bytes=memory.resident_bytes(),
             cpu_ms=time.process_time_ns() // 1_000_000,
+            time_us=self._phases.microseconds(),
             peers=[
                 PeerInfo(peer, address_text(address), self.peers.is_connected(peer), replica.heard_chosen.get(peer, -1))
                 for peer, address in self.peers.addresses.items()

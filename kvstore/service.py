@@ -28,7 +28,8 @@ class ServerStatus(msgspec.Struct, frozen=True):
     """What a running server adds to its node's status.
 
     ``reads``, ``writes``: requests answered since the start. ``p50_us``, ``p99_us``: latencies of the last seconds, in
-    microseconds from the request's arrival to its answer; 0 if there was none.
+    microseconds from the request's arrival to its answer; 0 if there was none. ``time_us``: where the event loop's time
+    went since the start, in microseconds by phase (see :class:`kvstore.phases.Phases`).
     """
 
     status: Status
@@ -42,6 +43,7 @@ class ServerStatus(msgspec.Struct, frozen=True):
     p99_us: int
     memory_bytes: int
     cpu_ms: int
+    time_us: dict[str, int]
     peers: list[PeerInfo]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -138,7 +139,12 @@ def test_bench_measures(kvstore: Call) -> None:
         assert report["errors"] == 0
         assert 0 < report["p50_ms"] <= report["p99_ms"] <= report["p999_ms"]
         assert len(report["cpu_us"]) == 3
+        assert report["leader"] in ("n1", "n2", "n3")
+        assert sum(report["leader_time"].values()) == pytest.approx(100, abs=1)
+        assert report["leader_time"]["consensus"] > 0
+        assert report["leader_time"]["apply"] > 0
     table = printed(kvstore("bench", "--seconds", "0.3", "--pipeline", "8", "--clients", "2"))
     assert "2 clients, 8 pipelined" in table
+    assert re.search(r"^leader n\d: requests \d+ %, consensus \d+ %, log \d+ %, .*, idle \d+ %$", table, re.MULTILINE)
     assert kvstore("bench", nodes="127.0.0.1:1").returncode == 3
     assert kvstore("bench", "--clients", "0").returncode == 2

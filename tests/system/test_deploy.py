@@ -37,7 +37,7 @@ def parsed(arguments: list[str]) -> dict[str, Any]:
 
 def command_lines() -> list[tuple[str, list[str]]]:
     found = []
-    for path in [*FILES, DOCS / "operations.md"]:
+    for path in [*FILES, DOCS / "operations.md", DOCS / "benchmarks.md"]:
         text = path.read_text()
         lines = re.findall(r"(?:^ {4}|ExecStart=\S*/|`)(kvstore [a-z][^`\n]*)", text, re.MULTILINE)
         calls = [shlex.split(line)[1:] for line in lines]
@@ -69,6 +69,8 @@ def test_the_command_lines_were_found() -> None:
         ("statefulset.yaml", "status"),
         ("operations.md", "serve"),
         ("operations.md", "status"),
+        ("benchmarks.md", "bench"),
+        ("benchmarks.md", "cluster"),
     } <= found
 
 

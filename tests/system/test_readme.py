@@ -23,12 +23,14 @@ def commands(page: str = "README.md") -> list[str]:
 
 
 def environment(tmp_path: Path) -> dict[str, str]:
-    """A PATH on which ``kvstore`` is this checkout's."""
-    program = tmp_path / "bin" / "kvstore"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m kvstore "$@"\n')
-    program.chmod(0o755)
-    return {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}
+    """A PATH on which ``kvstore`` is this checkout's, and ``python`` finds its packages."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, arguments in (("kvstore", "-m kvstore "), ("python", "")):
+        program = programs / name
+        program.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" {arguments}"$@"\n')
+        program.chmod(0o755)
+    return {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
 
 
 def test_every_command_in_the_readme_works(tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""Where the event loop's time goes: a few readings of a clock each turn, however many requests the turn has."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+Phase: TypeAlias = Literal["requests", "consensus", "log", "apply", "replies", "idle"]
+
+
+class Phases:
+    """Nanoseconds since the start by what the event loop's thread did with them; together they are all the time.
+
+    ``requests``: reading from sockets, understanding and starting requests. ``consensus``: messages of other nodes in,
+    what follows from them, and messages out. ``log``: writing the log, or nothing else to do meanwhile. ``apply``:
+    executing what was chosen, and making replies of it. ``replies``: sending them. ``idle``: nothing to do, or waiting
+    for a processor.
+
+    Call ``begin`` when a turn begins, ``mark`` after each of its parts, and ``end`` at its end. ``clock`` and ``cpu``
+    give nanoseconds: of time, and of the time that this thread has had a processor.
+    """
+
+    def __init__(
+        self, clock: Callable[[], int] = time.monotonic_ns, cpu: Callable[[], int] = time.thread_time_ns
+    ) -> None:
+        self.nanoseconds: dict[Phase, int] = dict.fromkeys(
+            ("requests", "consensus", "log", "apply", "replies", "idle"), 0
+        )
+        self._clock = clock
+        self._cpu = cpu
+        self._at = clock()
+        self._cpu_at = cpu()
+        self._apart = 0
+        """Nanoseconds since the last turn that ``spent`` has already given to a phase."""
+
+    def now(self) -> int:
+        """The clock, in ns: for ``spent``."""
+        return self._clock()
+
+    def spent(self, phase: Phase, since: int) -> None:
+        """Between two turns: the time from ``since`` until now was this phase's."""
+        took = self._clock() - since
+        self.nanoseconds[phase] += took
+        self._apart += took
+
+    def begin(self, waiting: Phase = "idle") -> None:
+        """A turn begins. Between turns the loop reads requests or waits: ``waiting`` is what for.
+
+        Which of the two is told by the processor time, since the loop does not say when it falls asleep.
+        """
+        now, cpu = self._clock(), self._cpu()
+        between = now - self._at - self._apart
+        busy = min(max(cpu - self._cpu_at - self._apart, 0), between)
+        self.nanoseconds["requests"] += busy
+        self.nanoseconds[waiting] += between - busy
+        self._at, self._cpu_at, self._apart = now, cpu, 0
+
+    def mark(self, phase: Phase) -> None:
+        """In a turn: the time since the last mark, or the turn's beginning, was this phase's."""
+        now = self._clock()
+        self.nanoseconds[phase] += now - self._at
+        self._at = now
+
+    def end(self) -> None:
+        """The turn is over."""
+        self._cpu_at = self._cpu()
+
+    def microseconds(self) -> dict[str, int]:
+        """The phases up to the last turn, in microseconds."""
+        return {phase: nanoseconds // 1_000 for phase, nanoseconds in self.nanoseconds.items()}
