@@ -153,7 +153,12 @@ def _push(command: Push, moment: Moment) -> SimpleResult:
 
 
 def _scan(command: Scan, moment: Moment) -> SimpleResult:
-    return Rows([Row(key, *held) for key, held in moment.keys.scan(command.prefix, command.limit)])
+    return Rows(
+        [
+            Row(key, held.value, held.slot, held.created, held.version, held.expires)
+            for key, held in moment.keys.scan(command.prefix, command.limit)
+        ]
+    )
 
 
 def _count(command: Count, moment: Moment) -> SimpleResult:

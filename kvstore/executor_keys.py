@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from kvstore.commands import (
     Clear,
     Copy,
@@ -83,7 +85,7 @@ def _let_expire(moment: Moment, key: bytes, held: Held, expires: int) -> None:
     if 0 < expires <= moment.clock:
         moment.keys.delete(key)
     else:
-        moment.keys.put(key, held._replace(expires=expires))
+        moment.keys.put(key, replace(held, expires=expires))
 
 
 def _time(ttl: int, expires: int, moment: Moment) -> int:
@@ -105,7 +107,7 @@ def persist(command: Persist, moment: Moment) -> SimpleResult:
         return Missing()
     if not held.expires:
         return NotMet("the key has no expiry")
-    moment.keys.put(command.key, held._replace(expires=0))
+    moment.keys.put(command.key, replace(held, expires=0))
     return Done()
 
 

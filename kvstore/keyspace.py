@@ -9,6 +9,8 @@ from itertools import islice
 from threading import Event
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from kvstore.commands import Value
 from kvstore.rows import COLUMNS, Held, Overlay, as_bytes, count_rows, held_in, read_row, read_rows, write_rows
 
@@ -154,19 +156,19 @@ class Keyspace:
 
     def overwrite(self, key: bytes, value: Value, slot: int, expires: int = 0) -> None:
         """Store a value, whatever the key held before."""
-        before = self._glance(key, slot, value) if self._undo is None else self.get(key)
-        if before is None:
-            self.put(key, Held(value, slot, slot, 1, expires), is_new=True)
-        elif self._undo is None:
-            self._store(key, Held(value, slot, before.created, before.version + 1, expires))
+        if self._undo is None:
+            before = self._dirty.get(key) or self._glance(key, slot, value)
+            if before is not None:
+                self._store(key, Held(value, slot, before.created, before.version + 1, expires))
+                return
         else:
-            self.put(key, Held(value, slot, before.created, before.version + 1, expires))
+            before = self.get(key)
+        created, version = (before.created, before.version + 1) if before else (slot, 1)
+        self.put(key, Held(value, slot, created, version, expires), is_new=before is None)
 
     def _glance(self, key: bytes, slot: int, value: Value) -> Held | None:
         """What memory says that the key holds; where it says nothing, a ``Held`` unseen that ``slot`` begins with."""
-        if key in self._dirty:
-            return self._dirty[key]
-        for layer in (self._settled, self._in_flight, self._clean):
+        for layer in (self._dirty, self._settled, self._in_flight, self._clean):
             if key in layer:
                 held = layer[key]
                 # An unseen one exists, but all else lies below.
@@ -320,7 +322,7 @@ class Keyspace:
         for key, held in self._dirty.items():
             below = self._in_flight.get(key)
             if held is not None and below is not None and held.is_unseen:
-                self._dirty[key] = held._replace(created=below.created, version=below.version + held.version)
+                self._dirty[key] = replace(held, created=below.created, version=below.version + held.version)
         self._dirty = {**self._in_flight, **self._settled, **self._dirty}
         self._in_flight, self._settled = {}, {}
         self.dirty_bytes += self._taken_bytes

@@ -111,6 +111,7 @@ class Node:
         self._wall = wall
         self._stamp = 0
         self._sequence = 0
+        self._acknowledged = 1
         # Not from 0: a late answer to the process before a restart must not be taken for one to this.
         self._slot_request = rng.getrandbits(52)
         self._commands: dict[tuple[str, int], CommandProposal] = {}
@@ -154,13 +155,14 @@ class Node:
         if not session:
             self._sequence += 1
             session, sequence = self.session, self._sequence
-            acknowledged = next((key[1] for key in self._commands if key[0] == session), sequence)
+            acknowledged = self._acknowledged
         request = Request(session, sequence, acknowledged, command)
         proposal = CommandProposal(deadline=deadline, request=request, done=done)
         waiting = self._commands.get((session, sequence))
         if waiting is not None:  # sent again before it was answered: both shall hear
             proposal.done = _both(waiting.done, done)
             proposal.deadline = max(waiting.deadline, deadline)
+            waiting.closed = True
         self._commands[session, sequence] = proposal
         self._to_send.append(proposal)
 
@@ -278,6 +280,10 @@ class Node:
         chosen, self._chosen = self._chosen, []
         for run in chosen:
             self._apply(run)
+        if chosen:
+            self._acknowledged = next(
+                (sequence for session, sequence in self._commands if session == self.session), self._sequence + 1
+            )
         self._complete_slots()
         if self._reads_upto:
             self._serve_reads(self._reads_upto)
@@ -320,11 +326,6 @@ class Node:
     def _proposals(self) -> list[CommandProposal | SlotProposal]:
         return [*self._commands.values(), *self._slots.values()]
 
-    def _is_pending(self, proposal: CommandProposal | SlotProposal) -> bool:
-        if isinstance(proposal, CommandProposal):
-            return self._commands.get((proposal.request.session, proposal.request.sequence)) is proposal
-        return proposal.number in self._slots
-
     def _send(self) -> None:
         if not self._to_send and not self._reads:
             return
@@ -335,7 +336,7 @@ class Node:
         proposals, self._to_send = self._to_send, []
         commands: list[Request] = []
         for proposal in proposals:
-            if not self._is_pending(proposal):
+            if proposal.closed:
                 continue
             proposal.tried = True
             proposal.sent_at = self._now
@@ -407,6 +408,7 @@ class Node:
                 read.done(UnavailableError("no quorum confirmed a leader in time: nothing was read"))
 
     def _drop(self, proposal: CommandProposal | SlotProposal, why: str) -> None:
+        proposal.closed = True
         if isinstance(proposal, CommandProposal):
             del self._commands[proposal.request.session, proposal.request.sequence]
         else:
@@ -418,16 +420,18 @@ class Node:
     def _apply(self, run: Run) -> None:
         leads = self.replica.role is Role.LEADER
         first_proposal = self.replica.first_proposal
-        for slot, (session, sequence, result) in enumerate(self.state.apply(run.first, run.values), run.first):
-            proposal = self._commands.pop((session, sequence), None) if session else None
-            if proposal is not None and result is not None:
+        for slot, applied in enumerate(self.state.apply(run.first, run.values), run.first):
+            proposal = self._commands.pop((applied.session, applied.sequence), None) if applied.session else None
+            if proposal is not None and applied.result is not None:
+                proposal.closed = True
                 skipped = slot != first_proposal if leads else None
-                proposal.done(Reply(result, slot, run.ballot, skipped))
+                proposal.done(Reply(applied.result, slot, run.ballot, skipped))
 
     def _complete_slots(self) -> None:
         for proposal in list(self._slots.values()):
             if self.replica.is_chosen(proposal.slot):
                 del self._slots[proposal.number]
+                proposal.closed = True
                 json = entries.as_json(self._chosen_value(proposal.slot))
                 proposal.done(SlotReply(proposal.slot, json, proposal.phase1_skipped))
 

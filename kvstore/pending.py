@@ -28,10 +28,14 @@ class SlotReply(msgspec.Struct, frozen=True):
 
 
 class Proposal(msgspec.Struct, eq=False, gc=False):
-    """A request on its way into the log. ``tried``: it was handed to a leader, so that it may happen unheard of."""
+    """A request on its way into the log. ``tried``: it was handed to a leader, so that it may happen unheard of.
+
+    ``closed``: its outcome is known, or was given up.
+    """
 
     deadline: int
     tried: bool = False
+    closed: bool = False
     sent_at: int = 0
 
     def refusal(self, why: str) -> Refusal:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterable
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 from kvstore.commands import Value
 
@@ -16,7 +17,7 @@ FEW_ROWS = 200
 """So few are written one by one."""
 
 
-class Held(NamedTuple):
+class Held(msgspec.Struct, frozen=True, gc=False):
     """What a key holds. ``slot``: the one that last changed it; ``expires``: ms since 1970, 0 = never.
 
     ``created`` is the slot that created the key, and ``version`` counts the changes since. Where nobody has looked yet
@@ -38,8 +39,8 @@ class Held(NamedTuple):
     def over(self, before: Held | None) -> Held:
         """The same, now that it is known what the key held before: None if it did not exist."""
         if before is None:
-            return self._replace(created=-self.created)
-        return self._replace(created=before.created, version=before.version + self.version)
+            return replace(self, created=-self.created)
+        return replace(self, created=before.created, version=before.version + self.version)
 
 
 Overlay: TypeAlias = dict[bytes, Held | None]
@@ -168,13 +169,12 @@ def _parted(keys: Iterable[bytes]) -> tuple[list[str], list[bytes]]:
 
 
 def _row(key: bytes, held: Held) -> _Row:
-    value, slot, created, version, expires = held
     return (
         stored(key),
-        stored(value.data),
-        "json" if value.json else "plain",
-        slot,
-        abs(created),
-        version,
-        expires or None,
+        stored(held.value.data),
+        "json" if held.value.json else "plain",
+        held.slot,
+        abs(held.created),
+        held.version,
+        held.expires or None,
     )

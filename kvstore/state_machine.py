@@ -50,7 +50,7 @@ def _create(database: Database) -> None:
 STATE_SCHEMA = Schema(migrations=(_create,), page_bytes=8_192)
 
 
-class Applied(NamedTuple):
+class Applied(msgspec.Struct, frozen=True, gc=False):
     """Whose request a slot held ("" = nobody's who waits for it) and what executing it gave, None for a no-op."""
 
     session: str

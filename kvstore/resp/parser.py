@@ -13,7 +13,9 @@ MAX_LINE_BYTES = 65_536
 REBASE_BYTES = 1_048_576
 
 # hiredis makes room for as many elements as an array's header announces, and needs seconds to give it back.
-_HUGE = re.compile(rb"\*\d{7,}|\$\d{8,}")
+# Two patterns: each begins with a byte that is quickly found.
+_MANY_ELEMENTS = re.compile(rb"\*\d{7}").search
+_LONG_ELEMENT = re.compile(rb"\$\d{8}").search
 _TAIL = 16
 _SPACE = b" \t\x0b\x0c\0"
 _ESCAPES = {ord("n"): b"\n", ord("r"): b"\r", ord("t"): b"\t", ord("b"): b"\b", ord("a"): b"\a"}
@@ -47,7 +49,8 @@ class Parser:
             return
         self._given.append(data)
         self._given_bytes += len(data)
-        if (len(self._given) == 1 and data[0] != ord("*")) or _HUGE.search(self._tail + data):
+        seen = self._tail + data if self._tail else data
+        if (len(self._given) == 1 and data[0] != ord("*")) or _MANY_ELEMENTS(seen) or _LONG_ELEMENT(seen):
             self._be_careful()
             return
         self._tail = data[-_TAIL:]
@@ -93,7 +96,7 @@ class Parser:
         way than all others looks as if there were, and is caught up with now and then.
         """
         if self._taken_bytes == self._given_bytes:
-            self._given, self._given_bytes = [], 0
+            self._given, self._given_bytes, self._tail = [], 0, b""
             self._rebase_at = REBASE_BYTES
         elif self._given_bytes > self._rebase_at:
             rest = self._rest()
