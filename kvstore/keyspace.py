@@ -20,19 +20,25 @@ ROW_BYTES = 200
 """What a key costs beside its bytes, about."""
 
 
+_CLEAR = "DELETE FROM kv"
+
+
 class Changes(NamedTuple):
     """What one commit writes: the keys that changed, and the number of keys.
 
     ``doubtful`` are those of which nobody knows yet whether the table holds them, each with the slot that first
-    stored it; they are not in ``size``.
+    stored it; they are not in ``size``. ``cleared``: all keys were removed first.
     """
 
+    cleared: bool
     keys: Overlay
     size: int
     doubtful: dict[bytes, int]
 
     def write(self, connection: sqlite3.Connection) -> int:
         """Write the keys into the open transaction; returns how many of the doubtful ones are new."""
+        if self.cleared:
+            connection.execute(_CLEAR)
         new = len(self.doubtful) - count_rows(connection, self.doubtful)
         write_rows(connection, self.keys)
         return new
@@ -45,7 +51,7 @@ class Keyspace:
     ``reader`` sees committed rows only, but at any time, while ``writer`` may be with another thread from ``take`` to
     ``written``. A plain ``overwrite`` does not look at the table, which would cost more than all the rest of it: in
     ``_dirty`` and ``_in_flight`` a key may lie unseen, over what the layer below holds. The keys among them that may be
-    new are in doubt, and not in ``_size`` yet.
+    new are in doubt, and not in ``_size`` yet. Each of the three layers may be cleared: whatever lies below is gone.
     """
 
     def __init__(self, reader: sqlite3.Connection, writer: sqlite3.Connection, size: int) -> None:
@@ -64,6 +70,7 @@ class Keyspace:
         self._settled: Overlay = {}
         self._in_flight: Overlay = {}
         self._clean: Overlay = {}
+        self._is_cleared = self._settled_is_cleared = self._in_flight_is_cleared = False
         self._expiring: list[tuple[int, bytes]] = []
         self._expiring_in_flight: list[tuple[int, bytes]] = []
         self._undo: list[tuple[bytes, Held | None]] | None = None
@@ -80,7 +87,7 @@ class Keyspace:
     def get(self, key: bytes) -> Held | None:
         """What the key holds, None if it does not exist."""
         if key not in self._dirty:
-            return self._below(key)
+            return None if self._is_cleared else self._below(key)
         held = self._dirty[key]
         if held is not None and held.is_unseen:
             held = self._see(key, held, self._below(key))
@@ -95,8 +102,8 @@ class Keyspace:
 
     def _below(self, key: bytes) -> Held | None:
         """What the key holds below ``_dirty``."""
-        if key in self._settled:
-            return self._settled[key]
+        if key in self._settled or self._settled_is_cleared:
+            return self._settled.get(key)
         if key in self._in_flight:
             held = self._in_flight[key]
             if held is not None and held.is_unseen:
@@ -104,6 +111,8 @@ class Keyspace:
                 # The commit may have come to its end meanwhile, and then the row is what is looked for.
                 held = self._in_flight[key] = row if row is not None and row.slot == held.slot else held.over(row)
             return held
+        if self._in_flight_is_cleared:
+            return None
         held = self._clean.get(key)
         if held is not None and not held.is_unseen:
             return held
@@ -168,9 +177,14 @@ class Keyspace:
 
     def _glance(self, key: bytes, slot: int, value: Value) -> Held | None:
         """What memory says that the key holds; where it says nothing, a ``Held`` unseen that ``slot`` begins with."""
-        for layer in (self._dirty, self._settled, self._in_flight, self._clean):
-            if key in layer:
-                held = layer[key]
+        for layer, is_cleared in (
+            (self._dirty, self._is_cleared),
+            (self._settled, self._settled_is_cleared),
+            (self._in_flight, self._in_flight_is_cleared),
+            (self._clean, False),
+        ):
+            if key in layer or is_cleared:
+                held = layer.get(key)
                 # An unseen one exists, but all else lies below.
                 return Held(value, slot, -slot, 0) if held is not None and held.is_unseen else held
         self._doubtful[key] = slot
@@ -247,9 +261,14 @@ class Keyspace:
         return list(islice(keys, skip, None if most < 0 else most))
 
     def clear(self) -> None:
-        """Remove every key."""
-        for key in self.walk(b"", 0, 0):
-            self.delete(key)
+        """Remove every key: one by one only where it may have to be undone."""
+        if self._undo is not None:
+            for key in self.walk(b"", 0, 0):
+                self.delete(key)
+            return
+        self._dirty, self._is_cleared = {}, True
+        self._size, self._doubtful, self._doubtful_in_flight = 0, {}, {}
+        self._expiring = []
 
     def expire(self, clock: int) -> None:
         """Remove every key that is due by then."""
@@ -282,12 +301,18 @@ class Keyspace:
             if held is not None and held.is_unseen:
                 self._see(key, held, self._below(key))
         rows, self._dirty = self._dirty, {}
+        is_cleared, self._is_cleared = self._is_cleared, False
+        if is_cleared:
+            self._settled, self._settled_is_cleared = {}, True
         self._settled.update(rows)
         try:
+            if is_cleared:
+                self._writer.execute(_CLEAR)
             write_rows(self._writer, rows)
         except sqlite3.Error:
             self._writer.rollback()
             self._dirty, self._settled = self._settled, {}
+            self._is_cleared, self._settled_is_cleared = self._settled_is_cleared, False
             raise
 
     def take(self) -> Changes:
@@ -295,11 +320,14 @@ class Keyspace:
         self._stop_reading()
         self._writer_is_free.clear()
         rows, self._dirty = self._dirty, {}
-        self._in_flight, self._settled = {**self._settled, **rows}, {}
+        is_cleared, self._is_cleared = self._is_cleared, False
+        self._in_flight = rows if is_cleared else {**self._settled, **rows}
+        self._in_flight_is_cleared = is_cleared or self._settled_is_cleared
+        self._settled, self._settled_is_cleared = {}, False
         self._taken_bytes, self.dirty_bytes = self.dirty_bytes, 0
         self._expiring, self._expiring_in_flight = [], self._expiring
         self._doubtful, self._doubtful_in_flight = {}, self._doubtful
-        return Changes(rows, self._size, self._doubtful_in_flight)
+        return Changes(is_cleared, rows, self._size, self._doubtful_in_flight)
 
     def written(self) -> None:
         """The writer is free again; on the thread that wrote."""
@@ -313,7 +341,7 @@ class Keyspace:
             self._doubtful_in_flight = {}
         # Without a change meanwhile nobody is in a hurry, and the memory can be given back.
         self._clean = self._in_flight if self._dirty and self._taken_bytes <= MAX_CLEAN_BYTES else {}
-        self._in_flight = {}
+        self._in_flight, self._in_flight_is_cleared = {}, False
         self._expiring_in_flight = []
 
     def rolled_back(self) -> None:
@@ -323,8 +351,14 @@ class Keyspace:
             below = self._in_flight.get(key)
             if held is not None and below is not None and held.is_unseen:
                 self._dirty[key] = replace(held, created=below.created, version=below.version + held.version)
-        self._dirty = {**self._in_flight, **self._settled, **self._dirty}
-        self._in_flight, self._settled = {}, {}
+        if not (self._is_cleared or self._settled_is_cleared):
+            self._settled = {**self._in_flight, **self._settled}
+            self._settled_is_cleared = self._in_flight_is_cleared
+        if not self._is_cleared:
+            self._dirty = {**self._settled, **self._dirty}
+            self._is_cleared = self._settled_is_cleared
+        self._in_flight, self._in_flight_is_cleared = {}, False
+        self._settled, self._settled_is_cleared = {}, False
         self.dirty_bytes += self._taken_bytes
         self._expiring = sorted(self._expiring_in_flight + self._expiring)
         self._expiring_in_flight = []

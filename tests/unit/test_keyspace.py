@@ -81,6 +81,11 @@ class Model:
         created, version = (before.created, before.version + 1) if before else (self.slot, 1)
         self.held[key] = Held(value, self.slot, created, version)
 
+    def _clear(self, *_: object) -> None:
+        if self.saved is None or self.changes is None or self.new is not None:  # else it would wait for the writer
+            self.keys.clear()
+            self.held = {}
+
     def _delete(self, key: bytes, _: Value) -> None:
         if self.keys.get(key) is not None:
             self.keys.delete(key)
