@@ -12,7 +12,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from kvstore.commands import Value
-from kvstore.rows import COLUMNS, Held, Overlay, as_bytes, count_rows, held_in, read_row, read_rows, write_rows
+from kvstore.rows import COLUMNS, Held, Overlay, as_bytes, held_in, read_row, read_rows, write_rows
 
 MAX_CLEAN_BYTES = 24 * 1_048_576
 """What was committed last stays in memory as a cache if it is no larger than this."""
@@ -39,9 +39,7 @@ class Changes(NamedTuple):
         """Write the keys into the open transaction; returns how many of the doubtful ones are new."""
         if self.cleared:
             connection.execute(_CLEAR)
-        new = len(self.doubtful) - count_rows(connection, self.doubtful)
-        write_rows(connection, self.keys)
-        return new
+        return write_rows(connection, self.keys, self.doubtful)
 
 
 class Keyspace:

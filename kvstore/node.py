@@ -34,10 +34,10 @@ KEEP_SLOTS = 4_096
 KEEP_BYTES = 16 * 1_048_576
 """Applied slots stay in memory so far, for followers a little behind; others are served from the log store."""
 COMMIT_INTERVAL = 1_000
-BUSY_COMMIT_INTERVAL = 4_000
+BUSY_COMMIT_INTERVAL = 8_000
 BUSY_SLOTS = 10_000
-COMMIT_SLOTS = 50_000
-COMMIT_BYTES = 16 * 1_048_576
+COMMIT_SLOTS = 100_000
+COMMIT_BYTES = 48 * 1_048_576
 """The state database is committed after so many ms, slots or bytes; what a crash loses of it is replayed from the log.
 
 A large commit costs less for each slot than a small one, so that with so many slots in a second it waits for more."""

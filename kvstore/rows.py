@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator
+from operator import itemgetter
 from typing import TypeAlias
 
 import msgspec
@@ -12,7 +14,7 @@ from msgspec.structs import replace
 from kvstore.commands import Value
 
 MANY_ROWS = 2_000
-"""So many rows are read or written by one statement, which holds no other thread up."""
+"""So many rows, about, are read or written by one statement, which holds no other thread up."""
 FEW_ROWS = 200
 """So few are written one by one."""
 
@@ -69,6 +71,7 @@ _UPSERT_MANY = (_UPSERT.format(rows=_MANY, age=_KNOWN), _UPSERT.format(rows=_MAN
 """Each for what is known of the rows before, and for unseen ones."""
 _Row: TypeAlias = tuple[str | bytes, str | bytes, str, int, int, int, int | None]
 _json = msgspec.json.Encoder().encode
+_by_key = itemgetter(0)
 
 
 def read_row(connection: sqlite3.Connection, key: bytes) -> Held | None:
@@ -91,33 +94,46 @@ def read_rows(connection: sqlite3.Connection, keys: Iterable[bytes]) -> dict[byt
     return rows
 
 
-def count_rows(connection: sqlite3.Connection, keys: Collection[bytes]) -> int:
-    """How many of these keys the table holds."""
-    texts, others = _parted(sorted(keys))
-    count = sum(read_row(connection, key) is not None for key in others)
-    for start in range(0, len(texts), MANY_ROWS):
-        wanted = _json(texts[start : start + MANY_ROWS]).decode()
-        count += int(connection.execute(_COUNT_MANY, (wanted,)).fetchone()[0])
-    return count
+def write_rows(connection: sqlite3.Connection, changes: Overlay, doubtful: Collection[bytes] = ()) -> int:
+    """Write what keys hold into the open transaction; returns how many of the doubtful ones the table did not hold.
 
-
-def write_rows(connection: sqlite3.Connection, changes: Overlay) -> None:
-    """Write what keys hold into the open transaction, in the order of the keys: neighbours share a page."""
+    In the order of the keys, since neighbours share a page.
+    """
     gone = [(stored(key),) for key, held in changes.items() if held is None]
     connection.executemany("DELETE FROM kv WHERE key = ?", gone)
-    known: list[tuple[bytes, Held]] = []
-    unseen: list[tuple[bytes, Held]] = []
-    for pair in changes.items():
-        key, held = pair
-        if held is not None:
-            (unseen if held.created < 0 else known).append((key, held))
-    for rows, one, many in ((known, _UPSERT_ONE[0], _UPSERT_MANY[0]), (unseen, _UPSERT_ONE[1], _UPSERT_MANY[1])):
-        rows.sort()
-        if len(rows) < FEW_ROWS:
-            connection.executemany(one, [_row(key, held) for key, held in rows])
-        else:
-            for start in range(0, len(rows), MANY_ROWS):
-                _write_many(connection, rows[start : start + MANY_ROWS], one, many)
+    new = 0
+    for part in _in_order([(key, held) for key, held in changes.items() if held is not None]):
+        if doubtful:
+            new += _count_new(connection, [key for key, _ in part if key in doubtful])
+        _write_part(connection, [pair for pair in part if not pair[1].is_unseen], _UPSERT_ONE[0], _UPSERT_MANY[0])
+        _write_part(connection, [pair for pair in part if pair[1].is_unseen], _UPSERT_ONE[1], _UPSERT_MANY[1])
+    return new
+
+
+def _in_order(rows: list[tuple[bytes, Held]]) -> Iterator[list[tuple[bytes, Held]]]:
+    """The rows by key, in parts: to sort all of them at once would keep every other thread waiting."""
+    bounds = sorted(key for key, _ in rows[:: MANY_ROWS // 2])
+    parts: list[list[tuple[bytes, Held]]] = [[] for _ in range(len(bounds) + 1)]
+    for row in rows:
+        parts[bisect_right(bounds, row[0])].append(row)
+    for part in parts:
+        part.sort(key=_by_key)
+        yield part
+
+
+def _count_new(connection: sqlite3.Connection, keys: list[bytes]) -> int:
+    """How many of these keys the table does not hold."""
+    texts, others = _parted(keys)
+    new = sum(read_row(connection, key) is None for key in others)
+    (held,) = connection.execute(_COUNT_MANY, (_json(texts).decode(),)).fetchone()
+    return new + len(texts) - int(held)
+
+
+def _write_part(connection: sqlite3.Connection, rows: list[tuple[bytes, Held]], one: str, many: str) -> None:
+    if len(rows) < FEW_ROWS:
+        connection.executemany(one, [_row(key, held) for key, held in rows])
+    else:
+        _write_many(connection, rows, one, many)
 
 
 def _write_many(connection: sqlite3.Connection, rows: list[tuple[bytes, Held]], one: str, many: str) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 KEEP_RESULTS = 1_000
 """The results of so many recent slots are kept for people to read, in the table ``results``."""
-WRITER_CACHE_KB = 65_536
+WRITER_CACHE_KB = 262_144
 READER_CACHE_KB = 16_384
 CHECKPOINT_PAGES = 4_096
 """The WAL is copied into the database when it holds so many pages, and not at every large commit."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kvstore.commands import Value
 from kvstore.database import connect
 from kvstore.keyspace import Changes, Keyspace
-from kvstore.rows import Held, count_rows, read_rows, write_rows
+from kvstore.rows import Held, read_rows, write_rows
 from kvstore.state_machine import STATE_SCHEMA
 
 KEYS = [b"a", b"b", b"\xff", b"nul\0"]
@@ -165,8 +165,7 @@ def test_many_rows_at_once() -> None:
             )
             for n in range(4_001, 6_001)
         }
-        assert count_rows(writer, unseen) == 1_000
-        write_rows(writer, unseen)
+        assert write_rows(writer, unseen, unseen) == 1_000
         rows = read_rows(writer, [*known, *unseen, b"none", b"\xff"])
         assert len(rows) == 6_000
         for key, held in unseen.items():
