@@ -118,8 +118,8 @@ PHASE_1 = [
         "phase 1 begins after the last accepted slot, not after the last chosen one",
         (
             REPLICA + "_prepare",
-            "Phase1(ballot, self.chosen_upto + 1, self.configuration)",
-            "Phase1(ballot, self._log.last + 1, self.configuration)",
+            "Phase1(ballot, self.chosen_upto + 1, self.configuration, released)",
+            "Phase1(ballot, self._log.last + 1, self.configuration, released)",
         ),
     ),
     mutant(
@@ -230,7 +230,7 @@ READS = [
     ),
     mutant(
         "a new leader serves reads before what it recovered is chosen",
-        (REPLICA + "_beat", "max(self.chosen_upto, phase2.recovered_upto)", "self.chosen_upto"),
+        (REPLICA + "_read_index", "max(self.chosen_upto, phase2.recovered_upto)", "self.chosen_upto"),
     ),
     mutant(
         "a late answer confirms the newest round",
