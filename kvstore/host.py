@@ -72,8 +72,7 @@ class Host:
         self._reads = self._writes = 0
         self._patience = settings.request_timeout_ms
         self.node = self._open(settings, data_dir)
-        members = ",".join(sorted(settings.peers))
-        identity = Identity(f"{settings.cluster_name}/{members}", settings.node_id, random.getrandbits(63))
+        identity = Identity(_cluster(settings), settings.node_id, random.getrandbits(63))
         self.peers = Peers(identity, settings.peers, self._receive)
         self._known: tuple[Role, str | None] = (self.node.replica.role, None)
 
@@ -120,10 +119,11 @@ class Host:
             return
         node = self.node
         self._turning = True
-        node.tick(_now(), _wall())
         self._woken = True
         while self._woken:  # a request that was waiting for the answer of another comes in with the next turn
             self._woken = False
+            # After everything has come in: a lease may serve only reads that arrived before the clock was read.
+            node.tick(_now(), _wall())
             turn = node.turn()
             if turn.messages:
                 self.peers.send(turn.messages)
@@ -378,8 +378,18 @@ def _memory_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1_024
 
 
+def _cluster(settings: Settings) -> str:
+    """What all nodes of a cluster must agree on: a node that knows of no leases would break those of the others."""
+    lease = f" with a read lease of {settings.timing.lease} ms" if settings.timing.lease else ""
+    return f"{settings.cluster_name}/{','.join(sorted(settings.peers))}{lease}"
+
+
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Linux's monotonic clock stands still while a machine sleeps, which a lease must not."""
+
+
 def _now() -> int:
-    return time.monotonic_ns() // 1_000_000
+    return time.clock_gettime_ns(_CLOCK) // 1_000_000
 
 
 def _now_us() -> int:
