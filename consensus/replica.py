@@ -134,6 +134,15 @@ class Replica:
         """The ballot of the leader that this node knows or last knew."""
         return self._phase2.ballot if self._phase2 else self._election.leader_ballot
 
+    def holds_lease(self, now: int) -> bool:
+        """Whether this node leads, and would serve reads without a round at this time by its clock."""
+        return self._phase2 is not None and self._lease.holds(now)
+
+    @property
+    def now(self) -> int:
+        """The time that ``tick`` brought last."""
+        return self._now
+
     @property
     def promised(self) -> Ballot:
         return self._acceptor.promised
