@@ -275,7 +275,9 @@ class World:
         if host.process is not None and not host.turn_planned:
             # It stood still right after it had looked at its clock: what follows happens at the old time.
             host.turn_planned = True
-            self.timeline.after(self.dials.turn_delay, self._turn, host, host.incarnation)
+            # With leases some of what waits comes in before: no read of that may be served by that time.
+            delay = self.dials.turn_delay if self.leases is None else 2
+            self.timeline.after(delay, self._turn, host, host.incarnation)
         # What waits on different connections is read in any order, and perhaps not all before the next turn.
         backlog, host.backlog = host.backlog, []
         self._random.shuffle(backlog)
@@ -321,7 +323,8 @@ class World:
         """Input is about to come in: it is acted upon a little later, together with what else comes by then."""
         if not host.turn_planned:
             host.turn_planned = True
-            self._let_time_pass(host, process)
+            if self.leases is None:  # else as a server does it: the clock is read once everything has come in
+                self._let_time_pass(host, process)
             self.timeline.after(self.dials.turn_delay, self._turn, host, host.incarnation)
 
     def _act(self, host: Host, process: Process) -> None:

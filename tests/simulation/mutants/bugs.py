@@ -254,6 +254,51 @@ READS = [
     ),
 ]
 
+LEASES = [
+    mutant(
+        "an acceptor promises another ballot while it supports a leader",
+        (REPLICA + "_on_prepare", "if not self._support.allows(self._now, prepare.released):", "if False:"),
+    ),
+    mutant(
+        "a restarted acceptor does not wait until what it may have supported is over",
+        ("consensus.lease:Support.__init__", "self.until = now + lease", "self.until = now"),
+    ),
+    mutant(
+        "support counts from a clock that was read before the heartbeat arrived",
+        (
+            REPLICA + "_on_heartbeat",
+            "self._support.renew(beat.ballot)",
+            "self._support.renew(beat.ballot)\n    self._support.tick(self._now)",
+        ),
+    ),
+    mutant(
+        "a lease counts from when its round was answered, not from when it began",
+        (
+            REPLICA + "_confirm_reads",
+            "self._lease.confirmed(self._rounds.confirmed_round)",
+            "begun = self._lease._begun\n"
+            "    self._lease._begun = type(begun)((number, self._now) for number, _ in begun)\n"
+            "    self._lease.confirmed(self._rounds.confirmed_round)",
+        ),
+    ),
+    mutant(
+        "a lease leaves no margin for the drift of clocks",
+        ("consensus.lease:Lease.__init__", "int(lease * (1 - drift)) - 1", "lease"),
+    ),
+    mutant(
+        "a leader that hands over goes on serving from its lease",
+        (REPLICA + "hand_over", "self._lease.give_up()", "pass"),
+    ),
+    mutant(
+        "a leader serves from its lease before what it recovered is chosen",
+        (
+            REPLICA + "_serve_by_lease",
+            "self._rounds.answer(self._read_index(phase2))",
+            "self._rounds.answer(self.chosen_upto)",
+        ),
+    ),
+]
+
 EXECUTION = [
     mutant(
         "retries are executed twice",
@@ -353,4 +398,4 @@ LIVENESS = [
     ),
 ]
 
-ALL: list[Mutant] = [*DURABILITY, *ACCEPTORS, *PHASE_1, *QUORUMS, *LEARNING, *READS, *EXECUTION, *LIVENESS]
+ALL: list[Mutant] = [*DURABILITY, *ACCEPTORS, *PHASE_1, *QUORUMS, *LEARNING, *READS, *LEASES, *EXECUTION, *LIVENESS]
