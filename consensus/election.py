@@ -23,7 +23,7 @@ class Timing(msgspec.Struct, frozen=True):
     election: tuple[int, int] = (300, 600)
     resend: int = 100
     lease: int = 0
-    drift: float = 0.05
+    drift: float = 0.2
 
 
 class Election:

@@ -77,7 +77,7 @@ class Scenario(msgspec.Struct, frozen=True):
             keep_slots=rng.choice([0, 5, 40, 4_096]),
             rates=tuple(rng.choice(rates) for _ in self.names),
             lease=leases.choice([0, 0, Timing().election[0]]),
-            drift=leases.choice([0.05, 0.5]),
+            drift=leases.choice([Timing().drift, 0.5]),
         )
 
     def actions(self) -> list[tuple[int, Action]]:
