@@ -176,14 +176,23 @@ class Amnesia(Action, frozen=True, kw_only=True):
 
 
 class HandOver(Action, frozen=True, kw_only=True):
-    """The leader lets another node lead, as before a planned end of its process."""
+    """The leader lets another node lead, as before a planned end of its process; ``deaf``: and hears nothing of it."""
+
+    deaf: bool
 
     def begin(self, world: World) -> None:
-        world.hand_over(world.resolve(LEADER))
+        leader = world.resolve(LEADER)
+        if self.deaf:
+            links = frozenset((name, leader) for name in world.names if name != leader)
+            world.bad_weather(self, Weather(links, cut=True))
+        world.hand_over(leader)
+
+    def end(self, world: World) -> None:
+        world.good_weather(self)
 
     @property
     def title(self) -> str:
-        return "the leader hands over"
+        return f"the leader hands over{' and hears no other node any more' if self.deaf else ''}"
 
 
 class Regicide(Action, frozen=True, kw_only=True):
@@ -356,7 +365,7 @@ def _amnesia(rng: random.Random, names: Sequence[str], at: int, until: int) -> A
 
 
 def _hand_over(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
-    return HandOver(at=at, until=until)
+    return HandOver(at=at, until=until, deaf=rng.random() < 0.5)
 
 
 def _crash_all(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:

@@ -390,7 +390,11 @@ LIVENESS = [
     ),
     mutant(
         "nobody asks to lead",
-        (REPLICA + "tick", "elif self._now >= self._election.deadline:", "elif False:"),
+        (
+            REPLICA + "tick",
+            "elif self._now >= self._election.deadline and self._support.allows(self._now):",
+            "elif False:",
+        ),
     ),
     mutant(
         "a write that found no room on the disk is forgotten",
