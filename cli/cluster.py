@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -31,12 +31,13 @@ _COLOURS = (36, 33, 35, 32, 34)
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """One node of the cluster to be."""
+    """One node of the cluster to be; ``options`` are those that all nodes are given."""
 
     node_id: str
     client_port: int
     peer_port: int
     data_dir: Path
+    options: tuple[str, ...]
 
     def arguments(self, cluster: str) -> list[str]:
         """Of the process that runs it. ``cluster``: every node's id and address."""
@@ -51,12 +52,13 @@ class Plan(msgspec.Struct, frozen=True):
             "--log-format": "human",
         }
         given = [word for option in options.items() for word in option]
-        return [sys.executable, "-P", "-c", program, "serve", "--end-with-stdin", *given]
+        return [sys.executable, "-P", "-c", program, "serve", "--end-with-stdin", *given, *self.options]
 
 
-def run(nodes: int, data_dir: Path | None, base_port: int) -> int:
+def run(nodes: int, data_dir: Path | None, base_port: int, options: Sequence[str]) -> int:
     """Run a cluster until SIGINT or SIGTERM, or until every node has ended. Returns the exit status.
 
+    ``options`` of ``kvstore serve`` are given to every node.
     Raises UnavailableError when one of its ports is in use.
     """
     if base_port + PEER_PORTS + nodes - 1 > 65_535:
@@ -64,8 +66,8 @@ def run(nodes: int, data_dir: Path | None, base_port: int) -> int:
         return USAGE
     with _directory(data_dir) as directory:
         plans = [
-            Plan(f"n{index + 1}", base_port + index, base_port + PEER_PORTS + index, directory / f"n{index + 1}")
-            for index in range(nodes)
+            Plan(name, base_port + index, base_port + PEER_PORTS + index, directory / name, tuple(options))
+            for index, name in enumerate(f"n{number + 1}" for number in range(nodes))
         ]
         _check_ports([port for plan in plans for port in (plan.client_port, plan.peer_port)])
         with _end_signals() as told:

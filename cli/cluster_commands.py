@@ -40,6 +40,10 @@ def serve(
     election_ms: Annotated[
         str | None, _setting("--election-ms", "LOW..HIGH", "Silence until another node wants to lead (600..1000).")
     ] = None,
+    read_lease: Annotated[
+        bool | None,
+        typer.Option("--read-lease/--no-read-lease", help="Reads without a round: the clocks' rates must agree (no)."),
+    ] = None,
     log_format: Annotated[
         str | None, _setting("--log-format", "FORMAT", "human, json, or auto: human on a terminal (auto).")
     ] = None,
@@ -73,6 +77,7 @@ def serve(
         "password_file": password_file,
         "heartbeat_ms": heartbeat_ms,
         "election_ms": election_ms,
+        "read_lease": None if read_lease is None else str(read_lease).lower(),
         "log_format": log_format,
         "log_level": log_level,
     }
@@ -89,6 +94,9 @@ def cluster(
     base_port: Annotated[
         int, typer.Option("--base-port", metavar="PORT", min=1, help="The first node's, for clients.")
     ] = 6401,
+    read_lease: Annotated[
+        bool, typer.Option("--read-lease", help="Reads without a round; see serve.", show_default=False)
+    ] = False,
 ) -> int:
     """Run a whole cluster on this machine, to try things out, until Ctrl-C.
 
@@ -99,7 +107,7 @@ def cluster(
     """
     from cli import cluster as local
 
-    return local.run(nodes, data_dir, base_port)
+    return local.run(nodes, data_dir, base_port, ["--read-lease"] if read_lease else [])
 
 
 @app.command("top")

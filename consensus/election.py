@@ -14,12 +14,16 @@ class Timing(msgspec.Struct, frozen=True):
     """Intervals in milliseconds. A follower waits a random time within ``election`` before it asks to lead.
 
     The shorter bound is also how long a node that heard from a leader refuses to help depose it, and how long a leader
-    goes on without hearing from a quorum.
+    goes on without hearing from a quorum. ``lease``: how long an acceptor supports the leader whose heartbeat it
+    answered, so that this one may serve reads without a round, 0: no leases; the same on all nodes. ``drift``: what it
+    rests on: while one clock advances by (1 - drift) * lease, none advances by more than lease.
     """
 
     heartbeat: int = 50
     election: tuple[int, int] = (300, 600)
     resend: int = 100
+    lease: int = 0
+    drift: float = 0.2
 
 
 class Election:

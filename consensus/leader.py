@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from consensus.ballot import Ballot
+from consensus.ballot import NEVER, Ballot
 from consensus.invariants import require
 from consensus.log import NO_END, Log
 from consensus.membership import Configuration
-from consensus.messages import NO_OP, Promise, Run
+from consensus.messages import NO_OP, Prepare, Promise, Run
 
 MAX_ACCEPT_SLOTS = 4_096
 MAX_ACCEPT_BYTES = 4 * 1_048_576
@@ -18,13 +18,18 @@ MAX_IN_FLIGHT = 8
 
 
 class Phase1:
-    """A candidate's promises, for all slots from ``first`` on."""
+    """A candidate's promises, for all slots from ``first`` on. ``released``: see Prepare."""
 
-    def __init__(self, ballot: Ballot, first: int, configuration: Configuration) -> None:
+    def __init__(self, ballot: Ballot, first: int, configuration: Configuration, released: Ballot = NEVER) -> None:
         self.ballot = ballot
+        self.released = released
         self.first = first
         self.promises: dict[str, list[Run]] = {}
         self._configuration = configuration
+
+    def prepare(self) -> Prepare:
+        """The question to the acceptors."""
+        return Prepare(self.ballot, self.first, self.released)
 
     def promised(self, sender: str, promise: Promise) -> bool:
         """Count a promise; True once a quorum has promised. A node's second promise changes nothing."""

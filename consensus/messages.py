@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from consensus.ballot import Ballot
+from consensus.ballot import NEVER, Ballot
 
 NO_OP = b""
 """The value that fills a gap: chosen like any other, executed as nothing."""
@@ -50,11 +50,15 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
     chosen_upto: int
 
 
-class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
-    """Phase 1a for every slot from ``first`` on, without end."""
+class Prepare(msgspec.Struct, frozen=True, tag="prepare", omit_defaults=True):
+    """Phase 1a for every slot from ``first`` on, without end.
+
+    ``released``: the leader of that ballot handed over to this candidate and serves no read from its lease any more.
+    """
 
     ballot: Ballot
     first: int
+    released: Ballot = NEVER
 
 
 class Promise(msgspec.Struct, frozen=True, tag="promise"):
@@ -120,7 +124,10 @@ class Chosen(msgspec.Struct, frozen=True, tag="chosen"):
 
 
 class TakeOver(msgspec.Struct, frozen=True, tag="take_over"):
-    """The leader of this ballot is about to leave: prepare at once, without asking who would promise."""
+    """The leader of this ballot is about to leave: prepare at once, without asking who would promise.
+
+    It has given up its lease under this ballot.
+    """
 
     ballot: Ballot
 

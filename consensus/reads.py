@@ -29,6 +29,7 @@ class ReadRounds:
 
     def __init__(self, node: str, configuration: Configuration) -> None:
         self.round = 0
+        self.confirmed_round = 0
         self.waiting: dict[Reader, int] = {}
         self._node = node
         self._rounds: deque[tuple[int, int, dict[Reader, int]]] = deque()
@@ -58,13 +59,21 @@ class ReadRounds:
     def confirmed(self) -> list[tuple[str, ReadIndexReply]]:
         """The answers, by node, to the reads confirmed by a quorum since the last call."""
         upto = self._configuration.reached_by_quorum(self._answered)
+        self.confirmed_round = max(self.confirmed_round, upto)
         ready: list[tuple[str, ReadIndexReply]] = []
         while self._rounds and self._rounds[0][0] <= upto:
             _, index, reads = self._rounds.popleft()
-            ready.extend(
-                (reader.node, ReadIndexReply(reader.incarnation, number, index)) for reader, number in reads.items()
-            )
+            ready.extend(_replies(reads, index))
         return ready
+
+    def answer(self, index: int) -> list[tuple[str, ReadIndexReply]]:
+        """The answers to the reads that wait, for a leader that needs no round: it holds a lease."""
+        reads, self.waiting = self.waiting, {}
+        return _replies(reads, index)
+
+
+def _replies(reads: dict[Reader, int], index: int) -> list[tuple[str, ReadIndexReply]]:
+    return [(reader.node, ReadIndexReply(reader.incarnation, number, index)) for reader, number in reads.items()]
 
 
 class ReadQueue:

@@ -16,6 +16,7 @@ from consensus.invariants import require
 from consensus.journal import Journal
 from consensus.leader import Phase1, Phase2
 from consensus.learner import Learner
+from consensus.lease import Lease, Support
 from consensus.log import NO_END, Log
 from consensus.membership import Configuration
 from consensus.messages import (
@@ -107,6 +108,8 @@ class Replica:
         self._phase1: Phase1 | None = None
         self._phase2: Phase2 | None = None
         self._rounds = ReadRounds(node, self.configuration)
+        self._support = Support(self._timing.lease if self._others else 0, now)
+        self._lease = self._new_lease()
         self._heard_from: dict[str, int] = {}
         self.heard_chosen: dict[str, int] = {}
         """How far the others knew the log as chosen when they last answered this node as their leader."""
@@ -130,6 +133,15 @@ class Replica:
     def ballot(self) -> Ballot:
         """The ballot of the leader that this node knows or last knew."""
         return self._phase2.ballot if self._phase2 else self._election.leader_ballot
+
+    def holds_lease(self, now: int) -> bool:
+        """Whether this node leads, and would serve reads without a round at this time by its clock."""
+        return self._phase2 is not None and self._lease.holds(now)
+
+    @property
+    def now(self) -> int:
+        """The time that ``tick`` brought last."""
+        return self._now
 
     @property
     def promised(self) -> Ballot:
@@ -230,20 +242,23 @@ class Replica:
     def tick(self, now: int) -> None:
         """Time passes; call it every few milliseconds in a cluster, and before other inputs of a turn."""
         self._now = max(self._now, now)
+        self._support.tick(self._now)
         if self.role is Role.LEADER:
             self._lead_on()
-        elif self._now >= self._election.deadline:
+        elif self._now >= self._election.deadline and self._support.allows(self._now):
             self._ask()
         elif self.role is not Role.FOLLOWER and self._now >= self._next_resend:
             self._canvass()
         self._catch_up.tick(self._now)
+        if self._phase2 and self._lease.holds(self._now):
+            self._serve_by_lease(self._phase2)
         if self._queue.overdue(self._now):
             self._ask_read_index()
 
     def campaign(self) -> None:
         """Requests wait: ask to lead soon, if no leader is known."""
         if self.role is Role.FOLLOWER:
-            self._election.hurry(self._now)
+            self._election.hurry(max(self._now, self._support.until))
 
     def hand_over(self) -> None:
         """Leader only: let the follower that lacks least lead instead, without a time-out in between.
@@ -255,6 +270,7 @@ class Replica:
         alive = [node for node in self._others if self._now - self._heard_from[node] < self._timing.election[0]]
         if alive:
             heir = max(alive, key=lambda node: self.heard_chosen.get(node, 0))
+            self._lease.give_up()
             self._send(heir, TakeOver(self._phase2.ballot))
 
     def propose(self, values: Sequence[bytes]) -> list[tuple[int, int]]:
@@ -348,13 +364,14 @@ class Replica:
         elif self._phase1:
             for node in self._others:
                 if node not in self._phase1.promises:
-                    self._journal.hold(node, Prepare(self._phase1.ballot, self._phase1.first))
+                    self._journal.hold(node, self._phase1.prepare())
 
     def _on_ask(self, sender: str, ask: Ask) -> None:
         # A candidate that lacks slots which this node no longer holds in memory could not be given a full promise.
         granted = (
             self.role is not Role.LEADER
             and not self._election.supports_leader(self._now)
+            and self._support.allows(self._now)
             and ask.first >= self._log.start
         )
         self._send(sender, Answer(ask.ballot, granted, self._acceptor.promised, self.chosen_upto))
@@ -365,27 +382,32 @@ class Replica:
         if self.role is Role.ASKING and self._election.answered(sender, answer.ballot, answer.granted):
             self._prepare()
 
-    def _prepare(self) -> None:
+    def _prepare(self, released: Ballot = NEVER) -> None:
         """Phase 1a. The ballot is above everything this node ever promised, and durable before anyone hears of it."""
         ballot = self._election.next_ballot(self._acceptor.promised)
         require(ballot > self._acceptor.promised, f"ballot {ballot} was used before")
+        require(self._support.allows(self._now, released), f"{ballot} is used while another leader is supported")
         self.role = Role.PREPARING
         self._election.asked = None
         self._election.postpone(self._now)
-        self._phase1 = Phase1(ballot, self.chosen_upto + 1, self.configuration)
+        self._phase1 = Phase1(ballot, self.chosen_upto + 1, self.configuration, released)
         self._promise(ballot)
         self._journal.hold(self.node, Promise(ballot, self._phase1.first, self._log.runs(self._phase1.first, NO_END)))
         self._canvass()
 
     def _on_take_over(self, sender: str, message: TakeOver) -> None:
-        if self.role is Role.FOLLOWER and (sender, message.ballot) == (self.leader, self.ballot):
-            self._prepare()
+        released = message.ballot
+        follows = self.role is Role.FOLLOWER and (sender, released) == (self.leader, self.ballot)
+        if follows and self._support.allows(self._now, released):
+            self._prepare(released)
 
     def _on_prepare(self, sender: str, prepare: Prepare) -> None:
         if prepare.ballot < self._acceptor.promised or prepare.first < self._log.start:
             self._reject(sender, prepare.ballot)
             return
         if prepare.ballot > self._acceptor.promised:
+            if not self._support.allows(self._now, prepare.released):
+                return  # no answer: the candidate need not give up, and has its promise once it asks late enough
             self._step_down(prepare.ballot)
             self._promise(prepare.ballot)
             self._election.postpone(self._now)
@@ -407,6 +429,7 @@ class Replica:
         self._phase1 = None
         self._phase2 = phase2 = Phase2(phase1.ballot, phase1.first, recovered_upto, self.configuration, self._log)
         self._rounds = ReadRounds(self.node, self.configuration)
+        self._lease = self._new_lease()
         self._election.heard(self.node, phase1.ballot, self._now)
         self._heard_from = dict.fromkeys(self.configuration.nodes, self._now)
         self._propose_runs(phase2, phase2.runs(phase1.first, values))
@@ -533,7 +556,8 @@ class Replica:
     def _beat(self, phase2: Phase2) -> None:
         """A heartbeat, which is also a round for the reads that wait."""
         self._next_beat = self._now + self._timing.heartbeat
-        number = self._rounds.begin(max(self.chosen_upto, phase2.recovered_upto))
+        number = self._rounds.begin(self._read_index(phase2))
+        self._lease.began(number, self._now)
         self._told = self._learner.news()
         self._broadcast(Heartbeat(phase2.ballot, number, *self._told))
         self._confirm_reads()
@@ -543,6 +567,7 @@ class Replica:
             self._reject(sender, beat.ballot)
             return
         self._follow(sender, beat.ballot)
+        self._support.renew(beat.ballot)
         self._send(sender, Alive(beat.ballot, beat.round, self.chosen_upto))
         self._learner.hear(beat.ballot, beat.chosen_upto, beat.chosen)
 
@@ -568,8 +593,27 @@ class Replica:
             self._send(self.leader, question)
 
     def _confirm_reads(self) -> None:
-        for node, reply in self._rounds.confirmed():
+        confirmed = self._rounds.confirmed()
+        self._lease.confirmed(self._rounds.confirmed_round)
+        for node, reply in confirmed:
             self._send(node, reply)
+
+    def _serve_by_lease(self, phase2: Phase2) -> None:
+        """The clock has just been read, so every read that is here arrived before: the lease held in its interval.
+
+        A read that comes later in this turn must not be served so: it may have come after a long pause of the process.
+        """
+        if self._queue.close_turn():
+            self._ask_read_index()
+        for node, reply in self._rounds.answer(self._read_index(phase2)):
+            self._send(node, reply)
+
+    def _read_index(self, phase2: Phase2) -> int:
+        """No slot beyond it was acknowledged before this ballot, or is by now as far as this leader knows."""
+        return max(self.chosen_upto, phase2.recovered_upto)
+
+    def _new_lease(self) -> Lease:
+        return Lease(self._timing.lease if self._others else 0, self._timing.drift)
 
     # -- catching up -------------------------------------------------------------------------------------------------
 

@@ -73,8 +73,7 @@ class Host:
         self._reads = self._writes = 0
         self._patience = settings.request_timeout_ms
         self.node = self._open(settings, data_dir)
-        members = ",".join(sorted(settings.peers))
-        identity = Identity(f"{settings.cluster_name}/{members}", settings.node_id, random.getrandbits(63))
+        identity = Identity(_cluster(settings), settings.node_id, random.getrandbits(63))
         self.peers = Peers(identity, settings.peers, self._receive)
         self._known: tuple[Role, str | None] = (self.node.replica.role, None)
 
@@ -126,13 +125,14 @@ class Host:
         node = self.node
         self._turning = True
         self._phases.begin("log" if self._writing else "idle")
-        now = _now()
-        if now != self._ticked_at:
-            self._ticked_at = now
-            node.tick(now, _wall())
         self._woken = True
         while self._woken:  # a request that was waiting for the answer of another comes in with the next turn
             self._woken = False
+            now = _now()
+            if now != self._ticked_at or self.settings.timing.lease:
+                # After everything has come in: a lease may serve only reads that arrived before the clock was read.
+                self._ticked_at = now
+                node.tick(now, _wall())
             turn = node.turn()
             if turn.messages:
                 self.peers.send(turn.messages)
@@ -400,8 +400,18 @@ def _slots(record: Record) -> int:
     return len(record.run.values) if isinstance(record, Stored) else 1
 
 
+def _cluster(settings: Settings) -> str:
+    """What all nodes of a cluster must agree on: a node that knows of no leases would break those of the others."""
+    lease = f" with a read lease of {settings.timing.lease} ms" if settings.timing.lease else ""
+    return f"{settings.cluster_name}/{','.join(sorted(settings.peers))}{lease}"
+
+
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Linux's monotonic clock stands still while a machine sleeps, which a lease must not."""
+
+
 def _now() -> int:
-    return time.monotonic_ns() // 1_000_000
+    return time.clock_gettime_ns(_CLOCK) // 1_000_000
 
 
 def _now_us() -> int:

@@ -58,6 +58,7 @@ NAMES = (
     "password_file",
     "heartbeat_ms",
     "election_ms",
+    "read_lease",
     "log_format",
     "log_level",
 )
@@ -151,6 +152,8 @@ def _read(file: Path) -> dict[str, str]:
             raise SettingsError(f"{name} in {file} is no setting{f': did you mean {near[0]}?' if near else ''}")
         if name == "initial_cluster" and isinstance(value, dict):
             value = ",".join(f"{node}={address}" for node, address in value.items())
+        if name == "read_lease" and isinstance(value, bool):
+            value = str(value).lower()
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             remedy = "text, or a table of nodes" if name == "initial_cluster" else "text or a number"
             raise SettingsError(f"{name} in {file} must be {remedy}")
@@ -233,7 +236,16 @@ def _timing(given: _Given) -> Timing:
         which = "election_ms" if given.has("election_ms") else "heartbeat_ms"
         what = f"an election after {low} ms must be at least three heartbeats of {heartbeat} ms"
         raise given.wrong(which, f"{what}: raise --election-ms or lower --heartbeat-ms")
-    return Timing(heartbeat=heartbeat, election=(int(low), int(high)), resend=2 * heartbeat)
+    # Nobody asks to lead before the shortest election time-out anyway: a lease so long delays no failover.
+    lease = int(low) if _is_on(given, "read_lease") else 0
+    return Timing(heartbeat=heartbeat, election=(int(low), int(high)), resend=2 * heartbeat, lease=lease)
+
+
+def _is_on(given: _Given, name: str) -> bool:
+    text = given.text(name, "false").lower()
+    if text not in ("true", "1", "yes", "on", "false", "0", "no", "off"):
+        raise given.wrong(name, f"{text!r} must be true or false")
+    return text in ("true", "1", "yes", "on")
 
 
 def _password(given: _Given) -> str | None:

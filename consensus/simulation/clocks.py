@@ -9,11 +9,12 @@ EPOCH = 1_700_000_000_000
 class Clocks:
     """``local`` never jumps and never stands still for long; ``wall`` may be set forward or back.
 
-    ``rate``: ms by this clock in one ms of real time.
+    ``rate``: ms by this clock in one ms of real time; never outside ``bounds``, whatever it is set to.
     """
 
-    def __init__(self, rate: float) -> None:
-        self.rate = rate
+    def __init__(self, rate: float, bounds: tuple[float, float] = (0.0, 100.0)) -> None:
+        self._bounds = bounds
+        self.rate = self._within(rate)
         self._base = 0.0
         self._since = 0
         self._set_by = 0
@@ -28,7 +29,11 @@ class Clocks:
         """From now on the clock runs at this rate."""
         self._base += (now - self._since) * self.rate
         self._since = now
-        self.rate = rate
+        self.rate = self._within(rate)
+
+    def _within(self, rate: float) -> float:
+        slowest, fastest = self._bounds
+        return min(max(rate, slowest), fastest)
 
     def jump(self, by: int) -> None:
         """Somebody sets the wall clock."""

@@ -152,6 +152,49 @@ class Crash(Action, frozen=True, kw_only=True):
         return f"{self.node} crashes after {self.effects} more effects"
 
 
+class Amnesia(Action, frozen=True, kw_only=True):
+    """The leader is cut off from the other nodes, but not from clients, and all of these crash and soon restart: none
+    of them remembers whom it supports."""
+
+    restarts: tuple[int, ...]
+
+    def begin(self, world: World) -> None:
+        leader = world.resolve(LEADER)
+        out = frozenset((leader, name) for name in world.names if name != leader)
+        world.bad_weather(self, Weather(out | {(name, leader) for _, name in out}, cut=True))
+        world.count("crash: all but the leader, which is cut off")
+        for name, restart in zip(world.names, self.restarts, strict=True):
+            if name != leader:
+                world.crash(name, restart)
+
+    def end(self, world: World) -> None:
+        world.good_weather(self)
+
+    @property
+    def title(self) -> str:
+        return "the leader is cut off, and all others crash and soon restart"
+
+
+class HandOver(Action, frozen=True, kw_only=True):
+    """The leader lets another node lead, as before a planned end of its process; ``deaf``: and hears nothing of it."""
+
+    deaf: bool
+
+    def begin(self, world: World) -> None:
+        leader = world.resolve(LEADER)
+        if self.deaf:
+            links = frozenset((name, leader) for name in world.names if name != leader)
+            world.bad_weather(self, Weather(links, cut=True))
+        world.hand_over(leader)
+
+    def end(self, world: World) -> None:
+        world.good_weather(self)
+
+    @property
+    def title(self) -> str:
+        return f"the leader hands over{' and hears no other node any more' if self.deaf else ''}"
+
+
 class Regicide(Action, frozen=True, kw_only=True):
     """Whoever campaigns or leads is killed a little later: ballots follow each other before anything is settled.
 
@@ -317,6 +360,14 @@ def _regicide(rng: random.Random, names: Sequence[str], at: int, until: int) -> 
     return Regicide(at=at, until=at + 3_000, effects=len(names) * rng.choice([3, 6, 12]))
 
 
+def _amnesia(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
+    return Amnesia(at=at, until=max(until, at + 800), restarts=tuple(at + rng.randint(1, 60) for _ in names))
+
+
+def _hand_over(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
+    return HandOver(at=at, until=until, deaf=rng.random() < 0.5)
+
+
 def _crash_all(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
     return CrashAll(at=at, until=until, restarts=tuple(rng.randint(at + 1, until) for _ in names))
 
@@ -348,6 +399,7 @@ def _jump(rng: random.Random, names: Sequence[str], at: int, until: int) -> Acti
 
 _NETWORK: dict[Draw, int] = {_cut: 8, _bad: 4, _burst: 2, _exile: 2}
 _PROCESSES: dict[Draw, int] = {_crash: 8, _regicide: 2, _crash_all: 1, _pause: 3}
+_LEASES: dict[Draw, int] = {_amnesia: 2, _hand_over: 3}
 _DISKS: dict[Draw, int] = {_slow_disk: 2, _full_disk: 2, _rot: 1}
 _CLOCKS: dict[Draw, int] = {_drift: 2, _jump: 2}
 PRESETS: dict[str, dict[Draw, int]] = {
@@ -361,9 +413,14 @@ PRESETS: dict[str, dict[Draw, int]] = {
 """Which faults a run may meet, each with its weight."""
 
 
-def schedule(rng: random.Random, names: Sequence[str], time: int, preset: str) -> list[Action]:
-    """The faults of a run, in order of their beginning; all have ended by ``time`` (ms)."""
+def schedule(rng: random.Random, names: Sequence[str], time: int, preset: str, *, leases: bool = False) -> list[Action]:
+    """The faults of a run, in order of their beginning; all have ended by ``time`` (ms).
+
+    With ``leases`` those that aim at leases come to the preset with all.
+    """
     weights = dict(PRESETS[preset])
+    if leases and preset == "all" and len(names) > 1:
+        weights |= _LEASES
     if len(names) < 3:
         weights.pop(_rot, None)  # no majority would be left
     if len(names) < 2:

@@ -100,6 +100,10 @@ class Safety:
                     slots=[slot],
                 )
 
+    def is_won(self, ballot: Ballot) -> bool:
+        """Whether a majority has promised it."""
+        return self._promised.get(ballot, 0).bit_count() >= self._quorum
+
     # -- what is sent -------------------------------------------------------------------------------------------------
 
     def sent(self, name: str, incarnation: int, disk: Disk, message: object) -> None:

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from consensus.election import Timing
 from consensus.simulation.faults import Action, schedule
 
 DEFAULT_TIME: Final = 5_000
@@ -18,7 +19,7 @@ class Dials(msgspec.Struct, frozen=True):
 
     ``loss`` and ``repeat``: how likely a message is lost or repeated, whatever the weather; ``keep_slots``: how many
     applied slots a node keeps in memory; ``turn_delay``: how long a process gathers input before it acts on it;
-    ``rates``: how fast each node's clocks run.
+    ``rates``: how fast each node's clocks run; ``lease`` and ``drift`` as in Timing.
     """
 
     delay: tuple[int, int]
@@ -29,6 +30,14 @@ class Dials(msgspec.Struct, frozen=True):
     turn_delay: int
     keep_slots: int
     rates: tuple[float, ...]
+    lease: int
+    drift: float
+
+    @property
+    def clock_bounds(self) -> tuple[float, float]:
+        """The slowest and the fastest rate of a clock: leases rest on no more than that these are so far apart."""
+        apart = (1 - self.drift) ** 0.5
+        return (apart, 1 / apart) if self.lease else (0.0, 100.0)
 
 
 class Scenario(msgspec.Struct, frozen=True):
@@ -55,7 +64,7 @@ class Scenario(msgspec.Struct, frozen=True):
         return [f"n{number + 1}" for number in range(size)]
 
     def dials(self) -> Dials:
-        rng = self.random("dials")
+        rng, leases = self.random("dials"), self.random("lease and drift")
         # Nothing may rest on clocks that agree; those of some runs do not even come close.
         rates = rng.choice([[1.0], [1.0, 0.97, 1.03], [0.4, 1.0, 2.0]])
         return Dials(
@@ -67,9 +76,12 @@ class Scenario(msgspec.Struct, frozen=True):
             turn_delay=rng.choice([0, 0, 0, 2]),
             keep_slots=rng.choice([0, 5, 40, 4_096]),
             rates=tuple(rng.choice(rates) for _ in self.names),
+            lease=leases.choice([0, 0, Timing().election[0]]),
+            drift=leases.choice([Timing().drift, 0.5]),
         )
 
     def actions(self) -> list[tuple[int, Action]]:
         """The faults with their numbers."""
-        actions = enumerate(schedule(self.random("faults"), self.names, self.time, self.preset))
+        leases = bool(self.dials().lease)
+        actions = enumerate(schedule(self.random("faults"), self.names, self.time, self.preset, leases=leases))
         return [(number, action) for number, action in actions if self.faults is None or number in self.faults]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from consensus.ballot import Ballot
+from consensus.ballot import NEVER, Ballot
 from consensus.messages import (
     NO_OP,
     Accept,
@@ -42,6 +42,8 @@ class Situations:
                 if self._leaders:
                     self._counts["election: two believe that they lead"] += 1
                 self._leaders[replica.node] = replica.ballot
+            if replica.holds_lease(replica.now):
+                self._counts["lease: held at the end of a turn"] += 1
         elif leads is not None:
             self.leads_no_more(replica)
 
@@ -64,6 +66,8 @@ class Situations:
             case Accept():
                 self._accept(message)
             case Prepare():
+                if message.released > NEVER:
+                    counts["lease: released to the next leader"] += 1
                 if message.ballot in self._prepared:
                     counts["election: Prepare sent again"] += 1
                 self._prepared.add(message.ballot)

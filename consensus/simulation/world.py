@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from consensus.invariants import InvariantViolation
 from consensus.messages import Record
-from consensus.replica import Role
+from consensus.replica import Replica, Role
 from consensus.simulation.clocks import Clocks
 from consensus.simulation.disk import Disk
 from consensus.simulation.faults import LEADER, Action
+from consensus.simulation.leases import Leases
 from consensus.simulation.network import Network, Weather
 from consensus.simulation.safety import Safety
 from consensus.simulation.scenario import Scenario
@@ -46,6 +47,8 @@ class Host:
         self.restart_at = 0
         self.sent = 0
         self.tick_missed = False
+        self.looked_at_clock = False
+        """Its process stood still between a look at its clock and what it does at that time."""
         self.backlog: list[Callable[[], None]] = []
 
 
@@ -59,11 +62,15 @@ class World:
         self.dials = dials = scenario.dials()
         self._random = scenario.random("world")
         self.network = Network(scenario.random("network"), dials.delay, dials.loss, dials.repeat)
-        self.clocks = {name: Clocks(rate) for name, rate in zip(self.names, dials.rates, strict=True)}
+        bounds = dials.clock_bounds
+        self.clocks = {name: Clocks(rate, bounds) for name, rate in zip(self.names, dials.rates, strict=True)}
         self.disks = {name: Disk(scenario.random(f"disk {name}"), dials.latency) for name in self.names}
         self.counts: Counter[str] = Counter()
         self.safety = Safety(self.names)
         self.situations = Situations(self.safety, self.counts)
+        self.leases: Leases | None = None
+        if dials.lease:
+            self.leases = Leases(dials.lease, self.safety, self._local, self._replicas)
         self.trace = trace
         self.hosts = {name: Host(name) for name in self.names}
         self.service: Service
@@ -146,13 +153,19 @@ class World:
         waiting = self.service.unfinished()
         if waiting:
             return waiting
-        replicas = [host.process.replica for host in self.hosts.values() if host.process]
+        replicas = list(self._replicas())
         for replica in replicas:
             unknown = [slot for slot in self.safety.chosen if not replica.is_chosen(slot)]
             if unknown:
                 return f"{replica.node} does not know that slot {unknown[0]} is chosen"
         leaders = [replica.node for replica in replicas if replica.role is Role.LEADER]
         return "" if len(leaders) == 1 else f"{len(leaders)} nodes lead: {', '.join(leaders) or 'none'}"
+
+    def _replicas(self) -> Iterator[Replica]:
+        return (host.process.replica for host in self.hosts.values() if host.process is not None)
+
+    def _local(self, name: str) -> int:
+        return self.clocks[name].local(self.timeline.now)
 
     def _check_bounds(self, moment: int) -> None:
         """Nothing piles up for ever: messages on their way, requests in a node, what a node sends."""
@@ -231,6 +244,7 @@ class World:
             host.process.crash()
         host.process = None
         host.paused = False
+        host.looked_at_clock = False
         host.backlog.clear()
         host.tick_missed = False
         host.incarnation += 1
@@ -255,12 +269,15 @@ class World:
         if host.incarnation != incarnation or not host.paused:
             return
         host.paused = False
+        host.looked_at_clock = True
         if self.trace is not None:
             self.trace.note(self.timeline.now, host.name, "goes on")
         if host.process is not None and not host.turn_planned:
             # It stood still right after it had looked at its clock: what follows happens at the old time.
             host.turn_planned = True
-            self.timeline.after(self.dials.turn_delay, self._turn, host, host.incarnation)
+            # With leases some of what waits comes in before: no read of that may be served by that time.
+            delay = self.dials.turn_delay if self.leases is None else 2
+            self.timeline.after(delay, self._turn, host, host.incarnation)
         # What waits on different connections is read in any order, and perhaps not all before the next turn.
         backlog, host.backlog = host.backlog, []
         self._random.shuffle(backlog)
@@ -294,6 +311,8 @@ class World:
     def _turn(self, host: Host, incarnation: int) -> None:
         process = self._process(host, incarnation, self._turn)
         if process is not None:
+            if self.leases is not None and not host.looked_at_clock:
+                self._let_time_pass(host, process)
             self._act(host, process)
 
     def _let_time_pass(self, host: Host, process: Process) -> None:
@@ -304,12 +323,13 @@ class World:
         """Input is about to come in: it is acted upon a little later, together with what else comes by then."""
         if not host.turn_planned:
             host.turn_planned = True
-            self._let_time_pass(host, process)
+            if self.leases is None:  # else as a server does it: the clock is read once everything has come in
+                self._let_time_pass(host, process)
             self.timeline.after(self.dials.turn_delay, self._turn, host, host.incarnation)
 
     def _act(self, host: Host, process: Process) -> None:
         """Carry out a turn, effect by effect; a crash may come between any two."""
-        host.turn_planned = False
+        host.turn_planned = host.looked_at_clock = False
         try:
             turn = process.turn()
         except Damaged:
@@ -375,6 +395,8 @@ class World:
             if message is not self._encoded[0]:
                 # One look and one encoding for all receivers of a broadcast.
                 self.safety.sent(host.name, host.incarnation, self.disks[host.name], message)
+                if self.leases is not None:
+                    self.leases.sent(host.name, message)
                 if host.process is not None:
                     self.situations.sent(host.process.replica, message)
                 self._encoded = (message, self.service.encode(message))
@@ -415,6 +437,8 @@ class World:
         if self.trace is not None:
             self.trace.received(self.timeline.now, sender, host.name, message)
         self._plan_turn(host, process)
+        if self.leases is not None:
+            self.leases.received(host.name, message)
         self.situations.received(process.replica, message)
         process.receive(sender, message)
 
@@ -440,6 +464,13 @@ class World:
             if host.process is not None and host.process.replica.role is Role.LEADER
         ]
         return max(leaders, key=lambda replica: replica.ballot).node if leaders else self.names[-1]
+
+    def hand_over(self, name: str) -> None:
+        """Tell a node to let another lead, if it leads."""
+        host = self.hosts[name]
+        if host.process is not None and not host.paused:
+            self._plan_turn(host, host.process)
+            host.process.replica.hand_over()
 
     def bad_weather(self, action: Action, weather: Weather) -> None:
         if self._healed or self.timeline.now >= action.until:

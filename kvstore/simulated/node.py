@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from consensus.ballot import Ballot
+from consensus.election import Timing
 from consensus.messages import Record
 from consensus.replica import Replica
 from consensus.simulation.disk import Disk, RottenRecord
@@ -34,6 +35,7 @@ class Environment(NamedTuple):
 
     names: Sequence[str]
     keep_slots: int
+    timing: Timing
     oracle: Oracle
     observe: Callable[[str, int, bytes, bool], None]
     note: Callable[[str], None]
@@ -104,6 +106,7 @@ class SimulatedNode:
                 wall=wall,
                 free_bytes=lambda: 0 if disk.full else 1 << 40,
                 keep_slots=environment.keep_slots,
+                timing=environment.timing,
             )
 
     @property

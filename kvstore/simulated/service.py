@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from consensus.election import Timing
 from consensus.simulation.disk import Disk
 from consensus.simulation.scenario import Scenario
 from consensus.simulation.service import Client
@@ -29,7 +30,12 @@ class SimulatedStore:
         self._world = world
         self._oracle = Oracle(world.counts)
         self._environment = Environment(
-            scenario.names, world.dials.keep_slots, self._oracle, world.safety.applied, world.count
+            scenario.names,
+            world.dials.keep_slots,
+            Timing(lease=world.dials.lease, drift=world.dials.drift),
+            self._oracle,
+            world.safety.applied,
+            world.count,
         )
         self._databases = {name: empty_database() for name in scenario.names}
         self._nodes: dict[str, SimulatedNode] = {}

@@ -16,6 +16,7 @@ catch-up: values taught from memory
 clock: drift
 clock: jump
 crash: all at once
+crash: all but the leader, which is cut off
 crash: between two effects
 crash: one leader after the other
 disk: a record rotted
@@ -34,6 +35,8 @@ election: leader lost with accepted, unchosen slots
 election: two believe that they lead
 election: won
 expiry: the leader moved the clock on
+lease: held at the end of a turn
+lease: released to the next leader
 log: Accept sent again
 log: proposals pipelined
 log: slots chosen out of order

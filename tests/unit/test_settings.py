@@ -58,6 +58,7 @@ def test_all_settings_can_be_in_the_file(file: Path) -> None:
         "password": '"secret"',
         "heartbeat_ms": "10",
         "election_ms": '"30..60"',
+        "read_lease": "true",
         "log_format": '"json"',
         "log_level": '"debug"',
     }
@@ -72,7 +73,7 @@ def test_all_settings_can_be_in_the_file(file: Path) -> None:
         cluster_name="c",
         request_timeout_ms=2_000,
         password="secret",
-        timing=Timing(heartbeat=10, election=(30, 60), resend=20),
+        timing=Timing(heartbeat=10, election=(30, 60), resend=20, lease=30),
         log_format="json",
         log_level="debug",
     )
@@ -110,6 +111,7 @@ def test_all_settings_can_be_in_the_file(file: Path) -> None:
         ({"election_ms": "300"}, "--election-ms: '300' must be LOW..HIGH in ms"),
         ({"election_ms": "600..300"}, "--election-ms: '600..300' must be LOW..HIGH"),
         ({"election_ms": "³..600"}, "--election-ms: "),
+        ({"read_lease": "perhaps"}, "--read-lease: 'perhaps' must be true or false"),
         ({"log_format": "xml"}, "--log-format: 'xml' must be one of auto, human, json"),
         ({"log_level": "loud"}, "--log-level: 'loud' must be one of debug, info, warning, error"),
     ],
@@ -123,6 +125,13 @@ def test_the_bounds_themselves_are_allowed() -> None:
     found = given(heartbeat_ms="100", election_ms="300..301", node_id="x" * 64, request_timeout="0.1")
     assert found.timing == Timing(heartbeat=100, election=(300, 301), resend=200)
     assert found.request_timeout_ms == 100
+
+
+@pytest.mark.parametrize(
+    ("text", "lease"), [("true", 600), ("on", 600), ("1", 600), ("false", 0), ("No", 0), (None, 0)]
+)
+def test_a_read_lease_lasts_as_long_as_nobody_asks_to_lead(text: str | None, lease: int) -> None:
+    assert load(NEEDED, {} if text is None else {"KVSTORE_READ_LEASE": text}, None).timing.lease == lease
 
 
 def test_a_cluster_may_have_spaces_and_ipv6() -> None:

@@ -118,8 +118,8 @@ PHASE_1 = [
         "phase 1 begins after the last accepted slot, not after the last chosen one",
         (
             REPLICA + "_prepare",
-            "Phase1(ballot, self.chosen_upto + 1, self.configuration)",
-            "Phase1(ballot, self._log.last + 1, self.configuration)",
+            "Phase1(ballot, self.chosen_upto + 1, self.configuration, released)",
+            "Phase1(ballot, self._log.last + 1, self.configuration, released)",
         ),
     ),
     mutant(
@@ -230,7 +230,7 @@ READS = [
     ),
     mutant(
         "a new leader serves reads before what it recovered is chosen",
-        (REPLICA + "_beat", "max(self.chosen_upto, phase2.recovered_upto)", "self.chosen_upto"),
+        (REPLICA + "_read_index", "max(self.chosen_upto, phase2.recovered_upto)", "self.chosen_upto"),
     ),
     mutant(
         "a late answer confirms the newest round",
@@ -250,6 +250,51 @@ READS = [
             "consensus.reads:ReadQueue.served",
             "while self._indexed and self._indexed[0][1] <= chosen_upto:",
             "while self._indexed:",
+        ),
+    ),
+]
+
+LEASES = [
+    mutant(
+        "an acceptor promises another ballot while it supports a leader",
+        (REPLICA + "_on_prepare", "if not self._support.allows(self._now, prepare.released):", "if False:"),
+    ),
+    mutant(
+        "a restarted acceptor does not wait until what it may have supported is over",
+        ("consensus.lease:Support.__init__", "self.until = now + lease", "self.until = now"),
+    ),
+    mutant(
+        "support counts from a clock that was read before the heartbeat arrived",
+        (
+            REPLICA + "_on_heartbeat",
+            "self._support.renew(beat.ballot)",
+            "self._support.renew(beat.ballot)\n    self._support.tick(self._now)",
+        ),
+    ),
+    mutant(
+        "a lease counts from when its round was answered, not from when it began",
+        (
+            REPLICA + "_confirm_reads",
+            "self._lease.confirmed(self._rounds.confirmed_round)",
+            "begun = self._lease._begun\n"
+            "    self._lease._begun = type(begun)((number, self._now) for number, _ in begun)\n"
+            "    self._lease.confirmed(self._rounds.confirmed_round)",
+        ),
+    ),
+    mutant(
+        "a lease leaves no margin for the drift of clocks",
+        ("consensus.lease:Lease.__init__", "int(lease * (1 - drift)) - 1", "lease"),
+    ),
+    mutant(
+        "a leader that hands over goes on serving from its lease",
+        (REPLICA + "hand_over", "self._lease.give_up()", "pass"),
+    ),
+    mutant(
+        "a leader serves from its lease before what it recovered is chosen",
+        (
+            REPLICA + "_serve_by_lease",
+            "self._rounds.answer(self._read_index(phase2))",
+            "self._rounds.answer(self.chosen_upto)",
         ),
     ),
 ]
@@ -345,7 +390,11 @@ LIVENESS = [
     ),
     mutant(
         "nobody asks to lead",
-        (REPLICA + "tick", "elif self._now >= self._election.deadline:", "elif False:"),
+        (
+            REPLICA + "tick",
+            "elif self._now >= self._election.deadline and self._support.allows(self._now):",
+            "elif False:",
+        ),
     ),
     mutant(
         "a write that found no room on the disk is forgotten",
@@ -353,4 +402,4 @@ LIVENESS = [
     ),
 ]
 
-ALL: list[Mutant] = [*DURABILITY, *ACCEPTORS, *PHASE_1, *QUORUMS, *LEARNING, *READS, *EXECUTION, *LIVENESS]
+ALL: list[Mutant] = [*DURABILITY, *ACCEPTORS, *PHASE_1, *QUORUMS, *LEARNING, *READS, *LEASES, *EXECUTION, *LIVENESS]
