@@ -25,6 +25,10 @@ from kvstore.service import Service
 MAX_BACKLOG = 256
 LOW_BACKLOG = 64
 """A client that sends so many requests without taking their answers is not read from until few are left."""
+MAX_UNSENT = 8 * 1_048_576
+"""About how many bytes the replies to the requests under way may have, and as many those that wait to be sent: a slow
+reader of large values cannot fill the memory. How long a reply is shows when it is there: the largest of late is what
+the next ones are taken for."""
 _WRITES = ("kv.execute", "kv.propose")
 
 
@@ -112,6 +116,8 @@ class Connection:
         self._looking = False
         self._starting = False
         self._out: list[bytes] = []
+        self._unsent = 0
+        self._expected = MAX_VALUE_BYTES
         self._marked = False
         self._paused = False
         self._blocked = False
@@ -142,6 +148,7 @@ class Connection:
         if self._out:
             data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
             self._out = []
+            self._unsent = 0
             self._write(data)
         if self._leaving and not self._places:
             self._ended = True
@@ -178,7 +185,7 @@ class Connection:
             if request is None:
                 return
             self.hub.commands += 1
-            if self._unstarted or not self._start(request):
+            if self._unstarted or self._is_full or not self._start(request):
                 self._unstarted.append(request)
             if len(self._places) + len(self._unstarted) >= MAX_BACKLOG:
                 self._stop_reading()
@@ -267,22 +274,30 @@ class Connection:
         """A reply has come: those at the head of the line can be sent, and perhaps more requests be started."""
         self._running -= 1
         places = self._places
-        while places and places[0].data is not None:
-            place = places.popleft()
-            if not place.silent:
-                self._out.append(place.data or b"")
-        if not self._marked and not self._ended:
+        while places and (data := places[0].data) is not None:
+            size = len(data)
+            self._expected = size if size > self._expected else self._expected - (self._expected >> 4)
+            if not places.popleft().silent:
+                self._out.append(data)
+                self._unsent += size
+        if self._unsent > MAX_UNSENT:
+            self.flush()
+        elif not self._marked and not self._ended:
             self._marked = True
             self.hub.wants_flush(self)
         if self._unstarted or self._paused:
             self._go_on()
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._places) * self._expected > MAX_UNSENT
 
     def _go_on(self) -> None:
         """Start what waited, and read on once little is left."""
         if self._starting or self._ended or self._blocked:
             return
         self._starting = True  # a request that is answered at once must not start the next on top of its own stack
-        while self._unstarted and not self._leaving:
+        while self._unstarted and not (self._leaving or self._blocked or self._is_full):
             request = self._unstarted.popleft()
             if not self._start(request):
                 self._unstarted.appendleft(request)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from kvstore import entries
 from kvstore.client import LogRow, Reply
-from kvstore.commands import Command, Entry, Result
+from kvstore.commands import MAX_VALUE_BYTES, Command, Entry, Result
 from kvstore.errors import UnavailableError, UnknownOutcomeError
 from kvstore.pending import Refusal, SlotReply
-from kvstore.resp.connection import MAX_BACKLOG, Connection
+from kvstore.resp.connection import MAX_BACKLOG, MAX_UNSENT, Connection
 from kvstore.resp.encoding import encode
 from kvstore.resp.hub import Hub
 from kvstore.resp.parser import MAX_LINE_BYTES, Parser, ProtocolError, split_line
@@ -87,6 +87,7 @@ class Client:
         self.node = node or Node()
         self.hub = Hub(password)
         self.said = b""
+        self.takes: int | None = None  # that many bytes more until the transport finds its buffer too full
         self.closed = False
         self.paused = False
         self.connection = Connection(
@@ -95,6 +96,8 @@ class Client:
 
     def _write(self, data: bytes) -> None:
         self.said += data
+        if self.takes is not None and len(self.said) > self.takes:
+            self.connection.writable(False)
 
     def _close(self) -> None:
         self.closed = True
@@ -241,6 +244,8 @@ def test_writes_are_started_together_and_a_read_waits_for_them() -> None:
 
 def test_a_client_that_sends_too_much_is_not_read_from() -> None:
     client = Client()
+    client.ask(*["PING"] * MAX_BACKLOG)
+    client.said = b""
     client.connection.received(packed("INCR a") * (MAX_BACKLOG * 3))
     assert client.paused
     assert len(client.node.started) == MAX_BACKLOG
@@ -261,6 +266,33 @@ def test_a_client_that_does_not_read_its_replies_is_not_served_on() -> None:
     client.turn()
     assert not client.paused
     assert client.said == b":1\r\n:2\r\n:3\r\n"
+
+
+@pytest.mark.parametrize("mode", ["READONLY", "READWRITE"])
+def test_a_slow_reader_of_large_values_fills_no_memory(mode: str) -> None:
+    client = Client()
+    client.ask("SET a " + "x" * MAX_VALUE_BYTES, mode)
+    client.said = b""
+    client.takes = MAX_VALUE_BYTES
+    client.connection.received(packed("GET a") * MAX_BACKLOG * 4)  # 1 GiB of replies
+    client.turn()
+    assert client.paused
+    assert MAX_VALUE_BYTES < len(client.said) < 2 * MAX_UNSENT
+
+
+def test_large_values_come_as_quickly_as_the_client_takes_them() -> None:
+    client = Client()
+    client.ask("SET a " + "x" * MAX_VALUE_BYTES, "SET b 1")
+    requests = packed("GET b") * 100 + packed("GET a") * 20
+    client.said = b""
+    client.connection.received(requests)
+    turns = 0
+    while client.node.waiting:
+        client.turn()
+        turns += 1
+    assert client.said == b"$1\r\n1\r\n" * 100 + (b"$%d\r\n%b\r\n" % (MAX_VALUE_BYTES, b"x" * MAX_VALUE_BYTES)) * 20
+    assert turns < 20
+    assert not client.paused
 
 
 def test_a_client_that_went_away_harms_nobody() -> None:
