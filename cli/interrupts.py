@@ -1,7 +1,8 @@
 """Ctrl-C that never ends a store's work half-way.
 
 An exception in the middle of a store's Python code could leave a command half executed in memory, and closing the store
-would write that down. So Ctrl-C is only noted while a store works, and takes effect where nothing is under way.
+would write that down. So Ctrl-C is only noted while such a store works, and takes effect where nothing is under way. A
+cluster's nodes go on by themselves whatever becomes of who asked them: there it takes effect at once.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ from typing import Self
 
 
 class Interrupts:
-    """While it is entered, Ctrl-C takes effect in :meth:`check` and within :meth:`allowed` only."""
+    """While it is entered, Ctrl-C takes effect in :meth:`check` and :meth:`allowed` only, or, ``at_once``, always."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, at_once: bool = False) -> None:
         self._pending = False
-        self._allowed = False
+        self._allowed = at_once
 
     def __enter__(self) -> Self:
         self._previous = signal.signal(signal.SIGINT, self._on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._allowed = False
         signal.signal(signal.SIGINT, self._previous)
 
     def check(self) -> None:
@@ -36,11 +38,11 @@ class Interrupts:
     def allowed(self) -> Iterator[None]:
         """Ctrl-C takes effect at once: for waiting on input."""
         self.check()
-        self._allowed = True
+        before, self._allowed = self._allowed, True
         try:
             yield
         finally:
-            self._allowed = False
+            self._allowed = before
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._pending = True

@@ -54,7 +54,7 @@ def run(files: Sequence[str], options: Options, output: str) -> int:
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     summaries: list[Summary] = []
-    with Interrupts() as interrupts:
+    with Interrupts(at_once=bool(options.at.connect)) as interrupts:
         if options.dry_run:
             status = _load_files(files, None, options, output, interrupts, summaries)
         else:

@@ -104,7 +104,7 @@ def _reply(command: Command, at: Target) -> Reply:
     if isinstance(command, READ_ONLY) and not at.connect:
         # A look at a directory without a store must not leave an empty one there.
         DataDir.read_only(at.data_dir).close()
-    with Interrupts(), at.open(f"kvstore {type(command).__name__.lower()}") as store:
+    with Interrupts(at_once=bool(at.connect)), at.open(f"kvstore {type(command).__name__.lower()}") as store:
         return store.execute(command)
 
 

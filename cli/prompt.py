@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 from prompt_toolkit import PromptSession, print_formatted_text
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
@@ -34,6 +33,7 @@ TICK = 0.1
 MAX_COMPLETIONS = 50
 MAX_HIGHLIGHTED = 10_000
 """Longer input is shown plain, so that pasting a large value stays fast."""
+_INTERRUPTED = "interrupted; a write may have happened, or may still happen: look before you repeat it"
 
 STYLE = Style.from_dict(
     {
@@ -72,12 +72,13 @@ def interact(store: Store, at: Target, output: str) -> None:
     """Prompt until Ctrl-D or ``quit``."""
     at.history.parent.mkdir(parents=True, exist_ok=True)
     with Toolbar(store, at) as toolbar:
-        asyncio.run(_Prompt(store, at.history, toolbar, output).run())
+        asyncio.run(_Prompt(store, at, toolbar, output).run())
 
 
 class _Prompt:
-    def __init__(self, store: Store, history: Path, toolbar: Toolbar, output: str) -> None:
+    def __init__(self, store: Store, at: Target, toolbar: Toolbar, output: str) -> None:
         self._store = store
+        self._is_remote = bool(at.connect)
         self._session = Session(store, output, interactive=True)
         self._colours = None if "NO_COLOR" not in os.environ else ColorDepth.DEPTH_1_BIT
         self._prompt: PromptSession[str] = PromptSession(
@@ -85,7 +86,7 @@ class _Prompt:
             completer=_Completer(store),
             complete_while_typing=False,
             lexer=_Highlighter(),
-            history=FileHistory(str(history)),
+            history=FileHistory(str(at.history)),
             auto_suggest=AutoSuggestFromHistory(),
             bottom_toolbar=toolbar.text,
             multiline=True,
@@ -108,14 +109,14 @@ class _Prompt:
                 except EOFError:
                     return
                 try:
-                    # A Ctrl-C waits until the command is done: half of it must not be applied.
-                    with Interrupts():
+                    # A store of this process is not interrupted: half a command must not be applied.
+                    with Interrupts(at_once=self._is_remote):
                         for line in self._session.execute(text):
                             print(line)
                 except Leave:
                     return
                 except KeyboardInterrupt:
-                    self._complain(["interrupted"])
+                    self._complain([_INTERRUPTED if self._is_remote else "interrupted"])
                 except CommandError as error:
                     self._complain(pointed(text, error))
                 except KvstoreError as error:

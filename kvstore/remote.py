@@ -198,6 +198,9 @@ class RemoteStore:
                 host, port = self.node
                 error = UnavailableError(f"no node answers; the last one asked, {host}:{port}: {lost}")
                 may_have_happened |= sent
+            except BaseException:
+                self._drop()  # its replies would be taken for those to later requests
+                raise
             self._drop()
             self._at = (self._at + 1) % len(self._nodes)
             if time.monotonic() >= deadline:

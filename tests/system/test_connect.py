@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -148,3 +151,17 @@ def test_bench_measures(kvstore: Call) -> None:
     assert re.search(r"^leader n\d: requests \d+ %, consensus \d+ %, log \d+ %, .*, idle \d+ %$", table, re.MULTILINE)
     assert kvstore("bench", nodes="127.0.0.1:1").returncode == 3
     assert kvstore("bench", "--clients", "0").returncode == 2
+
+
+def test_ctrl_c_ends_the_wait_for_a_cluster_at_once() -> None:
+    with socket.create_server((HOST, 0)) as silent:
+        environment = {**os.environ, "KVSTORE_CONNECT": f"{HOST}:{silent.getsockname()[1]}"}
+        process = subprocess.Popen([*KVSTORE, "set", "x", "1"], cwd=ROOT, env=environment)
+        silent.settimeout(20)
+        connection, _ = silent.accept()
+        with connection:
+            time.sleep(0.3)  # it has sent its request, and waits
+            asked = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=20) == 130
+            assert time.monotonic() - asked < 3

@@ -8,6 +8,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -25,13 +26,14 @@ REPL = [sys.executable, "-m", "kvstore", "repl"]
 class Terminal:
     """A person at a terminal: types, and waits for what should appear."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, connect: str = "") -> None:
         self._main, other = pty.openpty()
         fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 60, 100, 0, 0))
         environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "60"}
         environment.pop("NO_COLOR", None)
+        environment["XDG_STATE_HOME"] = str(data_dir)  # where the history of a cluster's prompt goes
         self.process = subprocess.Popen(
-            [*REPL, "--data-dir", str(data_dir)],
+            [*REPL, "--connect", connect] if connect else [*REPL, "--data-dir", str(data_dir)],
             stdin=other,
             stdout=other,
             stderr=other,
@@ -178,3 +180,18 @@ def test_two_at_once(terminal: Terminal, tmp_path: Path) -> None:
     done = from_pipe(tmp_path / "data", "get x\n")
     assert done.returncode == 3
     assert f"in use by process {terminal.process.pid}".encode() in done.stderr
+
+
+def test_ctrl_c_ends_the_wait_for_a_cluster_at_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        terminal = Terminal(tmp_path, f"127.0.0.1:{silent.getsockname()[1]}")
+        try:
+            terminal.expect("kvstore>")
+            terminal.type("set x 1\r")
+            time.sleep(1)  # it has sent its request, and waits
+            terminal.process.send_signal(signal.SIGINT)  # as the terminal does while no prompt reads the keys
+            terminal.expect("interrupted; a write may have happened", patience=4)
+            terminal.type("help cas\r")
+            terminal.expect("cas KEY")
+        finally:
+            terminal.close()
