@@ -139,13 +139,18 @@ def _write_part(connection: sqlite3.Connection, rows: list[tuple[bytes, Held]], 
 def _write_many(connection: sqlite3.Connection, rows: list[tuple[bytes, Held]], one: str, many: str) -> None:
     texts: list[str] = []
     others: list[_Row] = []
-    for key, held in rows:
-        row = _row(key, held)
-        name, value, kind, slot, created, version, expires = row
-        if isinstance(name, str) and isinstance(value, str):
-            texts.append(_PACKED % (slot, created, version, expires or 0, kind[0], len(name), name, value))
-        else:
-            others.append(row)
+    for key, held in rows:  # written out, with no call for each row: it keeps the event loop waiting
+        data = held.value.data
+        try:
+            name, value = key.decode(), data.decode()
+        except UnicodeDecodeError:
+            others.append(_row(key, held))
+            continue
+        if b"\0" in key or b"\0" in data:
+            others.append(_row(key, held))
+            continue
+        kind = "j" if held.value.json else "p"
+        texts.append(_PACKED % (held.slot, abs(held.created), held.version, held.expires, kind, len(name), name, value))
     connection.execute(many, (_json(texts).decode(),))
     connection.executemany(one, others)
 
