@@ -16,10 +16,10 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.lexers import Lexer
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.styles import Style
+from prompt_toolkit.utils import get_cwidth
 
 from cli.interrupts import Interrupts
 from cli.render import OUTPUTS, visible
-from cli.repl import pointed
 from cli.session import META, Leave, Session
 from cli.target import Target
 from cli.toolbar import Toolbar
@@ -118,7 +118,7 @@ class _Prompt:
                 except KeyboardInterrupt:
                     self._complain([_INTERRUPTED if self._is_remote else "interrupted"])
                 except CommandError as error:
-                    self._complain(pointed(text, error))
+                    self._complain(_pointed(text, error))
                 except KvstoreError as error:
                     self._complain([str(error)])
         finally:
@@ -133,6 +133,16 @@ class _Prompt:
     def _complain(self, lines: Iterable[str]) -> None:
         text = FormattedText([("class:failure", "\n".join(map(visible, lines)))])
         print_formatted_text(text, style=STYLE, color_depth=self._colours)
+
+
+def _pointed(text: str, error: CommandError) -> list[str]:
+    """The line of the text where it went wrong, with a caret under the place, and the error below."""
+    if error.position is None:
+        return [error.message]
+    start = text.rfind("\n", 0, error.position) + 1
+    line = text[start:].split("\n", 1)[0]
+    before = line[: error.position - start].expandtabs(1)
+    return [line.expandtabs(1), " " * sum(map(get_cwidth, before)) + "^", error.message]
 
 
 def _bindings() -> KeyBindings:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
 
 from cli.exits import OK, UNMET, complain, write_lines
+from cli.interrupts import Interrupts
 from cli.session import Leave, Session
 from cli.target import Target
-from kvstore.errors import CommandError, IncompleteCommand, KvstoreError
+from kvstore.errors import IncompleteCommand, KvstoreError
 
 
 def run(at: Target, output: str = "") -> int:
@@ -23,8 +25,18 @@ def run(at: Target, output: str = "") -> int:
             interact(store, at, output)
             return OK
         session = Session(store, output, interactive=False)
-        read_commands(session, sys.stdin.buffer)
+        with Interrupts(at_once=bool(at.connect)) as interrupts:
+            read_commands(session, _lines(sys.stdin.buffer, interrupts))
         return UNMET if session.failed else OK
+
+
+def _lines(file: BinaryIO, interrupts: Interrupts) -> Iterator[bytes]:
+    while True:
+        with interrupts.allowed():
+            line = file.readline()
+        if not line:
+            return
+        yield line
 
 
 def read_commands(session: Session, lines: Iterable[bytes]) -> None:
@@ -54,15 +66,3 @@ def read_commands(session: Session, lines: Iterable[bytes]) -> None:
 def _fail(session: Session, number: int, message: str) -> None:
     session.failed = True
     complain(f"line {number}: {message}")
-
-
-def pointed(text: str, error: CommandError) -> list[str]:
-    """The line of the text where it went wrong, with a caret under the place, and the error below."""
-    from prompt_toolkit.utils import get_cwidth
-
-    if error.position is None:
-        return [error.message]
-    start = text.rfind("\n", 0, error.position) + 1
-    line = text[start:].split("\n", 1)[0]
-    before = line[: error.position - start].expandtabs(1)
-    return [line.expandtabs(1), " " * sum(map(get_cwidth, before)) + "^", error.message]
