@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import heapq
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
-from threading import Event
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -46,13 +45,20 @@ class Keyspace:
     """``next_expiry`` is a lower bound in ms: before it nothing can be due.
 
     A change lies in ``_dirty`` until it is written, then in ``_settled`` or ``_in_flight`` until it is committed:
-    ``reader`` sees committed rows only, but at any time, while ``writer`` may be with another thread from ``take`` to
-    ``written``. A plain ``overwrite`` does not look at the table, which would cost more than all the rest of it: in
-    ``_dirty`` and ``_in_flight`` a key may lie unseen, over what the layer below holds. The keys among them that may be
-    new are in doubt, and not in ``_size`` yet. Each of the three layers may be cleared: whatever lies below is gone.
+    ``reader`` sees committed rows only, but at any time, while ``writer`` may be with another thread after ``take``;
+    ``wait_for_writer`` returns once it is back. A plain ``overwrite`` does not look at the table, which would cost more
+    than all the rest of it: in ``_dirty`` and ``_in_flight`` a key may lie unseen, over what the layer below holds. The
+    keys among them that may be new are in doubt, and not in ``_size`` yet. Each of the three layers may be cleared:
+    whatever lies below is gone.
     """
 
-    def __init__(self, reader: sqlite3.Connection, writer: sqlite3.Connection, size: int) -> None:
+    def __init__(
+        self,
+        reader: sqlite3.Connection,
+        writer: sqlite3.Connection,
+        size: int,
+        wait_for_writer: Callable[[], object] = lambda: None,
+    ) -> None:
         self._size = size
         self._doubtful: dict[bytes, int] = {}
         self._doubtful_in_flight: dict[bytes, int] = {}
@@ -62,8 +68,7 @@ class Keyspace:
         self._reader = reader
         self._writer = writer
         self._is_reading = False
-        self._writer_is_free = Event()
-        self._writer_is_free.set()
+        self._wait_for_writer = wait_for_writer
         self._dirty: Overlay = {}
         self._settled: Overlay = {}
         self._in_flight: Overlay = {}
@@ -293,7 +298,7 @@ class Keyspace:
 
     def settle(self) -> None:
         """Write all changes into the writer's open transaction, so that it sees them; waits for the writer."""
-        self._writer_is_free.wait()
+        self._wait_for_writer()
         self._dispel_doubts()
         for key, held in self._dirty.items():
             if held is not None and held.is_unseen:
@@ -316,7 +321,6 @@ class Keyspace:
     def take(self) -> Changes:
         """The changes to write and commit now, which may be done on another thread; others gather meanwhile."""
         self._stop_reading()
-        self._writer_is_free.clear()
         rows, self._dirty = self._dirty, {}
         is_cleared, self._is_cleared = self._is_cleared, False
         self._in_flight = rows if is_cleared else {**self._settled, **rows}
@@ -326,10 +330,6 @@ class Keyspace:
         self._expiring, self._expiring_in_flight = [], self._expiring
         self._doubtful, self._doubtful_in_flight = {}, self._doubtful
         return Changes(is_cleared, rows, self._size, self._doubtful_in_flight)
-
-    def written(self) -> None:
-        """The writer is free again; on the thread that wrote."""
-        self._writer_is_free.set()
 
     def committed(self, new: int) -> None:
         """What was taken is in the database for good; so many of the doubtful keys were new."""

@@ -7,6 +7,7 @@ import sqlite3
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -84,6 +85,9 @@ class StateMachine:
         self._path = path or Path(":memory:")
         self._writer = connection or connect(path, STATE_SCHEMA, synchronous="NORMAL", read_only=read_only)
         self._reader = self._writer
+        self._writer_is_free = Event()
+        self._writer_is_free.set()
+        self._failed: Batch | None = None
         try:
             if path is not None and not read_only:
                 # Looks at what is committed while the writer is with another thread.
@@ -95,7 +99,7 @@ class StateMachine:
                 self.applied_upto, self.clock, size = self._writer.execute(
                     "SELECT applied_upto, clock, keys FROM progress"
                 ).fetchone()
-                self._keys = Keyspace(self._reader, self._writer, size)
+                self._keys = Keyspace(self._reader, self._writer, size, self._wait_for_writer)
                 self._sessions = Sessions(self._writer)
         except BaseException:
             self.close()
@@ -166,6 +170,7 @@ class StateMachine:
 
     def take(self) -> Batch:
         """What a commit now has to write. Until it is ``committed`` or ``rolled_back`` no other may be taken."""
+        self._writer_is_free.clear()
         return Batch(
             self.applied_upto,
             self.clock,
@@ -184,12 +189,19 @@ class StateMachine:
                 try:
                     new = self._write(batch)
                     self._writer.commit()
-                except sqlite3.Error:
+                except BaseException:
+                    self._failed = batch
                     self._writer.rollback()
                     raise
         finally:
-            self._keys.written()
+            self._writer_is_free.set()
         return new
+
+    def _wait_for_writer(self) -> None:
+        """Until no batch is being written; one that could not be written is among the changes again."""
+        self._writer_is_free.wait()
+        if self._failed is not None:
+            self.rolled_back(self._failed)
 
     def _write(self, batch: Batch) -> int:
         new = batch.changes.write(self._writer)
@@ -213,7 +225,10 @@ class StateMachine:
                     connection.execute("PRAGMA shrink_memory")
 
     def rolled_back(self, batch: Batch) -> None:
-        """A batch could not be written: the next one has to hold it too."""
+        """A batch could not be written: the next one has to hold it too. Nothing happens if that is known already."""
+        if self._failed is None:
+            return
+        self._failed = None
         self._keys.rolled_back()
         self._sessions.rolled_back(batch.sessions)
 

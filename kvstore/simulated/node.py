@@ -25,9 +25,11 @@ from kvstore.pending import Refusal, SlotReply
 from kvstore.simulated.model import seen
 from kvstore.simulated.oracle import Oracle, Told
 from kvstore.simulated.requests import ClientReply, ClientRequest, SlotClaim, SlotVerdict
-from kvstore.state_machine import STATE_SCHEMA, Applied, StateMachine
+from kvstore.state_machine import STATE_SCHEMA, Applied, Batch, StateMachine
 
 NO_ROOM = "the disk is full"
+COMMIT_TAKES = [0, 5, 50, 500, 3_000]
+"""In ms."""
 
 
 class Environment(NamedTuple):
@@ -42,14 +44,24 @@ class Environment(NamedTuple):
 
 
 class SimulatedState(StateMachine):
-    """The real state machine on a database in memory, whose commits a crash spares and whose rest it undoes."""
+    """The real state machine on a database in memory, whose commits a crash spares and whose rest it undoes.
 
-    def __init__(self, connection: sqlite3.Connection, node: str, disk: Disk, environment: Environment) -> None:
+    Commits are made as by another thread: one is written some time after it was begun, at once when something waits for
+    the writer, and the node hears of it later still.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, node: str, disk: Disk, environment: Environment, rng: random.Random
+    ) -> None:
         super().__init__(None, connection=connection)
         self._node = node
         self._disk = disk
         self._environment = environment
+        self._rng = rng
         self._began_at = self.applied_upto
+        self._under_way: Batch | None = None
+        self._outcome: int | StorageFullError | None = None
+        self._written_at = self._told_at = 0
 
     def apply(self, first: int, values: Sequence[bytes]) -> list[Applied]:
         """Slot by slot, so that every single one can be looked at."""
@@ -59,15 +71,51 @@ class SimulatedState(StateMachine):
             (done,) = super().apply(slot, [value])
             self._environment.oracle.applied(self._node, slot, value, done, self)
             applied.append(done)
+        if applied and self._under_way:
+            self._environment.note("state: slots applied while a commit is under way")
         return applied
 
-    def commit(self) -> None:
+    def begin(self, batch: Batch, now: int) -> None:
+        """Commit in the background."""
+        self._under_way = batch
+        self._written_at = now + self._rng.choice(COMMIT_TAKES)
+        self._told_at = self._written_at + self._rng.choice([0, 0, 1, 5])
+
+    def ended(self, now: int) -> tuple[Batch, int | StorageFullError] | None:
+        """The commit whose end the node hears of now, with its outcome."""
+        batch = self._under_way
+        if batch is None:
+            return None
+        if self._outcome is None and now >= self._written_at:
+            self._write_now(batch)
+        if self._outcome is None or now < self._told_at:
+            return None
+        outcome, self._under_way, self._outcome = self._outcome, None, None
+        return batch, outcome
+
+    def _write_now(self, batch: Batch) -> None:
+        try:
+            self._outcome = self.write(batch)
+        except StorageFullError as error:
+            self._environment.note("state: a commit found no room")
+            self._outcome = error
+
+    def _wait_for_writer(self) -> None:
+        if self._under_way and self._outcome is None:
+            self._environment.note("state: something waited for a commit")
+            self._write_now(self._under_way)
+            self._told_at = 0  # soon
+        super()._wait_for_writer()
+
+    def _write(self, batch: Batch) -> int:
         if self._disk.full:
             raise StorageFullError(NO_ROOM)
-        super().commit()
+        return super()._write(batch)
 
     def close(self) -> None:
         """The database outlives the process, as a file does; what was not committed is gone."""
+        if self._under_way:
+            self._environment.note(f"state: a crash met a commit {'under way' if self._outcome is None else 'untold'}")
         self._writer.rollback()
 
 
@@ -107,6 +155,7 @@ class SimulatedNode:
                 free_bytes=lambda: 0 if disk.full else 1 << 40,
                 keep_slots=environment.keep_slots,
                 timing=environment.timing,
+                background=lambda batch: state.begin(batch, self._now),
             )
 
     @property
@@ -123,6 +172,9 @@ class SimulatedNode:
 
     def tick(self, now: int, wall: int) -> None:
         self._now = now
+        ended = self._state.ended(now)
+        if ended is not None:
+            self._node.committed(*ended)
         self._node.tick(now, wall)
 
     def turn(self) -> Turn:

@@ -28,7 +28,7 @@ class SimulatedStore:
     def __init__(self, scenario: Scenario, world: World) -> None:
         self._scenario = scenario
         self._world = world
-        self._oracle = Oracle(world.counts)
+        self._oracle = Oracle(world.counts, scenario.random("states").choice([1, 10, 100]))
         self._environment = Environment(
             scenario.names,
             world.dials.keep_slots,
@@ -83,7 +83,8 @@ class SimulatedStore:
         """Start or restart a node. Raises Damaged when its disk is not intact."""
         self._starts += 1
         rng = self._scenario.random(f"node {name} {self._starts}")
-        state = SimulatedState(self._databases[name], name, disk, self._environment)
+        commits = self._scenario.random(f"commits {name} {self._starts}")
+        state = SimulatedState(self._databases[name], name, disk, self._environment, commits)
         self._nodes[name] = SimulatedNode(name, disk, state, self._environment, rng, now, wall)
         return self._nodes[name]
 
@@ -127,6 +128,8 @@ class SimulatedStore:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def judge(self) -> None:
+        for name in self._running():
+            self._oracle.compare(name, self._nodes[name].state)
         workers = [*self._workers, *self._probes.values()]
         self._oracle.judge([told for worker in workers for told in worker.told], self._whole)
 

@@ -71,7 +71,12 @@ session: a duplicate chosen in a second slot
 session: a duplicate executed: its result is no longer kept
 session: a duplicate executed: the result is recalled
 slot by name: another value was chosen
-slot by name: chosen""".splitlines()
+slot by name: chosen
+state: a commit found no room
+state: a crash met a commit under way
+state: a crash met a commit untold
+state: slots applied while a commit is under way
+state: something waited for a commit""".splitlines()
 
 
 def test_every_rule_holds_and_every_situation_is_reached() -> None:

@@ -109,7 +109,6 @@ class Model:
         if self.changes is not None and self.new is None:
             self.new = self.changes.write(self.writer)
             self.writer.commit()
-            self.keys.written()
 
     def _commit(self, *_: object) -> None:
         if self.new is not None:
@@ -120,7 +119,6 @@ class Model:
         if self.changes is not None and self.new is None:
             self.changes.write(self.writer)
             self.writer.rollback()
-            self.keys.written()
             self.keys.rolled_back()
             self.changes = None
 

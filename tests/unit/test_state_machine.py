@@ -529,6 +529,30 @@ def test_a_commit_without_room_loses_nothing(tmp_path: Path) -> None:
     again.close()
 
 
+def test_a_range_shows_what_a_commit_without_room_held(tmp_path: Path) -> None:
+    """Also before the node has heard that there was no room: a command that looks at it is on its way."""
+    state = StateMachine(tmp_path / "state.db")
+    state.apply(1, [entry(parse("mset a1=1 a2=2"))])
+    state.commit()
+    pages = state._writer.execute("PRAGMA page_count").fetchone()[0]
+    state._writer.execute(f"PRAGMA max_page_count = {pages}")
+    state.apply(2, [entry(Set(b"a3", Value(b"x" * 100_000)))])
+    batch = state.take()
+    with pytest.raises(StorageFullError):
+        state.write(batch)
+    state._writer.execute("PRAGMA max_page_count = 1000000")
+    state.apply(3, [entry(parse("delete a1"))])
+    assert state.query(parse("count a"), 0) == Integer(2)
+    state.rolled_back(batch)
+    assert state.query(parse("count a"), 0) == Integer(2)
+    state.commit()
+    digest = state.digest()
+    state.close()
+    again = StateMachine(tmp_path / "state.db")
+    assert (again.applied_upto, again.digest()) == (3, digest)
+    again.close()
+
+
 @given(st.lists(st.tuples(st.text(st.characters(exclude_categories=["Cs"])), st.binary(max_size=20)), min_size=250))
 @settings(max_examples=20, deadline=None)
 def test_large_batches_are_written_as_small_ones(pairs: list[tuple[str, bytes]]) -> None:

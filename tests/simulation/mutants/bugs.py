@@ -374,6 +374,26 @@ EXECUTION = [
         ("kvstore.executor:_transact", "moment.keys.end(keep=False)", "moment.keys.end(keep=True)"),
     ),
     mutant(
+        "a commit claims what was applied while it was written",
+        ("kvstore.state_machine:StateMachine._write", "(batch.upto, batch.clock,", "(self.applied_upto, batch.clock,"),
+    ),
+    mutant(
+        "what a commit under way is about to write is not looked at",
+        ("kvstore.keyspace:Keyspace._below", "if key in self._in_flight:", "if False:"),
+    ),
+    mutant(
+        "what a commit without room held is not written again",
+        ("kvstore.state_machine:StateMachine.rolled_back", "self._keys.rolled_back()", "self._keys.committed(0)"),
+    ),
+    mutant(
+        "what a commit without room held is missing in ranges until the node hears of it",
+        ("kvstore.state_machine:StateMachine._wait_for_writer", "if self._failed is not None:", "if False:"),
+    ),
+    mutant(
+        "results that a commit without room held are not written again",
+        ("kvstore.state_machine:StateMachine.rolled_back", "self._sessions.rolled_back(batch.sessions)", "pass"),
+    ),
+    mutant(
         "an expired key is read until somebody writes it",
         ("kvstore.state_machine:StateMachine._execute", "self._keys.expire(self.clock)", "pass"),
     ),
