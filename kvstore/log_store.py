@@ -138,7 +138,7 @@ class SqliteLog:
         except OSError as error:
             raise DataDirError(f"{path} cannot be opened ({error}): check its permissions and its disk") from error
         try:
-            self._connection = connect(path, LOG_SCHEMA, synchronous="FULL", read_only=read_only)
+            self._connection = self._reader = connect(path, LOG_SCHEMA, synchronous="FULL", read_only=read_only)
         except UnicodeDecodeError as error:
             raise self._damaged("its schema is not readable") from error
         _open_logs[self._key] += 1
@@ -166,6 +166,9 @@ class SqliteLog:
             self._connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
             # Begin with an empty WAL: the rest of a torn commit in it could look like rot the next time.
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        # Whoever reads shall not wait for an append, which may take as long as the disk likes.
+        self._reader = connect(self._path, LOG_SCHEMA, synchronous="FULL", read_only=True)
+        self._reader.text_factory = self._connection.text_factory
 
     def _identify(self, node_id: str, nodes: list[str]) -> tuple[str, list[str]]:
         """Whose log this is; a node that names itself must be the one that the log belongs to."""
@@ -270,8 +273,8 @@ class SqliteLog:
         """The rows of a range in the order they were written, and the slot up to which they are complete."""
         rows: list[_Columns] = []
         size = 0
-        with self._lock, storage_errors(self._path):
-            cursor = self._connection.execute(
+        with storage_errors(self._path):
+            cursor = self._reader.execute(
                 f"SELECT {_COLUMNS} FROM records WHERE first BETWEEN ? AND ? AND last >= ? ORDER BY first, id",
                 (first - MAX_ROW_SLOTS, last, first),
             )
@@ -287,8 +290,8 @@ class SqliteLog:
 
     def _next_held(self, after: int) -> int:
         """The first slot above ``after`` that any row holds, so that reading skips a wide gap."""
-        with self._lock, storage_errors(self._path):
-            (found,) = self._connection.execute(
+        with storage_errors(self._path):
+            (found,) = self._reader.execute(
                 "SELECT min(first) FROM records WHERE first > ? AND last >= first", (after,)
             ).fetchone()
         return self.last + 1 if found is None else int(found)
@@ -302,7 +305,8 @@ class SqliteLog:
 
     def close(self) -> None:
         if self._key is not None:
-            self._connection.close()
+            self._reader.close()
+            self._connection.close()  # last, since only who may write can empty the WAL
             _open_logs[self._key] -= 1
             self._key = None
 

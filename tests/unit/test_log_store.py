@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -169,6 +170,25 @@ def test_a_store_is_read_while_another_connection_appends(tmp_path: Path) -> Non
         writer.join()
         with closing(SqliteLog(path, read_only=True)) as reader:
             assert reader.last == 200
+
+
+def test_reading_does_not_wait_for_an_append(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    with opened(path) as log:
+        log.append([stored(1, b"a")])
+        with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+            raw.execute("BEGIN IMMEDIATE")
+            writer = threading.Thread(target=log.append, args=([stored(2, b"b")],))
+            writer.start()
+            began = time.monotonic()
+            while time.monotonic() < began + 0.3:
+                assert content(log.read(1, 2)) == {1: (B1, b"a")}
+            took = time.monotonic() - began
+            assert writer.is_alive()
+            raw.execute("ROLLBACK")
+            writer.join()
+        assert took < 2
+        assert content(log.read(1, 2)) == {1: (B1, b"a"), 2: (B1, b"b")}
 
 
 # -- damage ------------------------------------------------------------------------------------------------------------
