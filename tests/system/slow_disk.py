@@ -9,34 +9,37 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
 
 from cli.app import main
+from consensus.messages import Record
 from kvstore.log_store import SqliteLog
-from kvstore.state_machine import StateMachine
-
-_Disk = TypeVar("_Disk")
-_Given = ParamSpec("_Given")
-_Made = TypeVar("_Made")
+from kvstore.state_machine import Batch, StateMachine
 
 
-def slowed(
-    write: Callable[Concatenate[_Disk, _Given], _Made], delay: Path
-) -> Callable[Concatenate[_Disk, _Given], _Made]:
-    def slow(disk: _Disk, /, *arguments: _Given.args, **options: _Given.kwargs) -> _Made:
+def slow_down(delay: Path) -> None:
+    append, write = SqliteLog.append, StateMachine.write
+
+    def wait() -> None:
         with suppress(FileNotFoundError, ValueError):
             time.sleep(float(delay.read_text()))
-        return write(disk, *arguments, **options)
 
-    return slow
+    def slow_append(log: SqliteLog, records: Sequence[Record]) -> None:
+        with log._lock:  # as during an fsync: who needs the lock has to wait too
+            wait()
+        append(log, records)
+
+    def slow_write(state: StateMachine, batch: Batch) -> int:
+        wait()
+        return write(state, batch)
+
+    SqliteLog.append = slow_append  # type: ignore[assignment, method-assign]
+    StateMachine.write = slow_write  # type: ignore[assignment, method-assign]
 
 
 if __name__ == "__main__":
-    file = Path(sys.argv[1])
-    SqliteLog.append = slowed(SqliteLog.append, file)  # type: ignore[assignment, method-assign]
-    StateMachine.write = slowed(StateMachine.write, file)  # type: ignore[assignment, method-assign]
+    slow_down(Path(sys.argv[1]))
     sys.argv = ["kvstore", *sys.argv[5:]]
     main()

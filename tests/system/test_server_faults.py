@@ -40,6 +40,7 @@ class Load:
     def __init__(self, servers: Servers) -> None:
         self.histories: dict[str, list[Operation]] = {f"r{key}": [] for key in range(KEYS)}
         self.acknowledged_at: list[float] = []
+        self.failures: list[Exception] = []
         self._servers = servers
         self._stop = threading.Event()
         self._next_value = 0
@@ -87,7 +88,8 @@ class Load:
                     return bool(client.set(key, request.arguments[0]))
                 old, new = request.arguments
                 return client.execute_command("SET", key, new, "IFEQ", old) is not None
-        except (redis.RedisError, OSError):
+        except (redis.RedisError, OSError) as error:
+            self.failures.append(error)
             time.sleep(0.01)
             return None
 
