@@ -86,6 +86,9 @@ class Servers:
     def resume(self, name: str) -> None:
         os.kill(self._processes[name].pid, signal.SIGCONT)
 
+    def pid(self, name: str) -> int:
+        return self._processes[name].pid
+
     def is_running(self, name: str) -> bool:
         return self._processes[name].poll() is None
 
