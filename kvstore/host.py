@@ -26,9 +26,10 @@ from kvstore.peer_messages import PeerMessage
 from kvstore.peers import Identity, Peers, address_text
 from kvstore.pending import Refusal, SlotReply
 from kvstore.phases import Phases
+from kvstore.queries import Queries, Table
 from kvstore.service import Done, PeerInfo, ServerStatus
 from kvstore.settings import Settings
-from kvstore.state_machine import Batch, StateMachine
+from kvstore.state_machine import STATE_SCHEMA, Batch, StateMachine
 from kvstore.views import log_rows
 
 EXIT_BROKEN, EXIT_UNAVAILABLE = 1, 3
@@ -60,6 +61,7 @@ class Host:
         sys.setswitchinterval(SWITCH_SECONDS)
         self._disk = ThreadPoolExecutor(1, "log")
         self._state_disk = ThreadPoolExecutor(1, "state")
+        self._queries = Queries(data_dir.state_path, STATE_SCHEMA)
         self._disk_full = False
         self._writing = False
         self._fsync_us = 0
@@ -224,6 +226,7 @@ class Host:
             log.limited("disk_full", "state", level="error", reason=str(error))
         else:
             raise error
+        self._wake()  # the next one may be awaited
 
     def _no_room(self, error: StorageFullError) -> None:
         if not self._disk_full:  # it is tried again several times a second
@@ -284,6 +287,7 @@ class Host:
         if self._timer:
             self._timer.cancel()
         await self.peers.close()
+        self._queries.close()
         self._disk.shutdown()
         self._state_disk.shutdown()
         await asyncio.sleep(0)  # what the threads have reported comes in
@@ -346,8 +350,25 @@ class Host:
     def log(self, first: int, last: int | None) -> Iterator[LogRow]:
         return log_rows(self.node.log, self.node.state, self.node.replica.is_chosen, first, last)
 
-    def sql(self, query: str) -> tuple[list[str], list[tuple[object, ...]]]:
-        return self.node.state.sql(query)
+    def sql(self, query: str, done: Callable[[Table | KvstoreError], None]) -> None:
+        """On what is committed, so that neither the loop nor the state waits; a commit comes first if there must be."""
+
+        def on_loop(outcome: Table | KvstoreError) -> None:
+            self._loop.call_soon_threadsafe(self._answer, done, outcome)
+
+        def start(outcome: StorageFullError | None) -> None:
+            if outcome is None:
+                self._queries.start(query, self._patience / 1_000, on_loop)
+            else:
+                done(outcome)
+
+        self.node.when_committed(start)
+        self._wake()
+
+    def _answer(self, done: Callable[[Table | KvstoreError], None], outcome: Table | KvstoreError) -> None:
+        if not self._failed:
+            done(outcome)
+            self.flush()
 
     def last_sequence(self, session: str) -> int:
         return self.node.state.last_sequence(session)

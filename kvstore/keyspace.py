@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import heapq
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from itertools import islice
+from operator import itemgetter
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from kvstore.commands import Value
-from kvstore.rows import COLUMNS, Held, Overlay, as_bytes, held_in, read_row, read_rows, write_rows
+from kvstore.rows import (
+    Held,
+    Overlay,
+    as_bytes,
+    count_held,
+    count_prefix,
+    keys_from,
+    read_row,
+    rows_from,
+    write_rows,
+)
 
 MAX_CLEAN_BYTES = 24 * 1_048_576
 """What was committed last stays in memory as a cache if it is no larger than this."""
@@ -20,6 +32,7 @@ ROW_BYTES = 200
 
 
 _CLEAR = "DELETE FROM kv"
+_by_key = itemgetter(0)
 
 
 class Changes(NamedTuple):
@@ -74,6 +87,7 @@ class Keyspace:
         self._in_flight: Overlay = {}
         self._clean: Overlay = {}
         self._is_cleared = self._settled_is_cleared = self._in_flight_is_cleared = False
+        self._orders: list[InOrder] = []
         self._expiring: list[tuple[int, bytes]] = []
         self._expiring_in_flight: list[tuple[int, bytes]] = []
         self._undo: list[tuple[bytes, Held | None]] | None = None
@@ -134,16 +148,10 @@ class Keyspace:
     def _dispel_doubts(self) -> None:
         """Find out how many keys are new."""
         self._read()
-        rows = read_rows(self._reader, self._doubtful)
-        for key in list(self._doubtful):
-            held = self._dirty[key]
-            assert held is not None
-            self._see(key, held, rows.get(key))
-        rows = read_rows(self._reader, self._doubtful_in_flight)
-        for key, slot in self._doubtful_in_flight.items():
-            row = rows.get(key)
-            self._size += row is None or row.created == slot
-        self._doubtful_in_flight = {}
+        for doubtful in (self._doubtful, self._doubtful_in_flight):
+            # By now the commit under way may have come to its end: what it stored was created by its own slots.
+            self._size += len(doubtful) - count_held(self._reader, doubtful, min(doubtful.values(), default=0))
+        self._doubtful, self._doubtful_in_flight = {}, {}
 
     def release(self) -> None:
         """The end of a turn: let go of the moment of the database that was looked at, if another one is on its way.
@@ -227,18 +235,16 @@ class Keyspace:
 
     # -- ranges -------------------------------------------------------------------------------------------------------
 
+    # None of this waits for the writer, or writes: the rows of the table and the keys in memory are merged.
+
     def scan(self, prefix: bytes, limit: int) -> Iterator[tuple[bytes, Held]]:
         """The keys with this prefix and what they hold, in byte order; ``limit`` 0 = all."""
-        self.settle()
-        limited = f"ORDER BY key LIMIT {limit or -1}"
-        parts = [
-            self._writer.execute(f"SELECT key, {COLUMNS} FROM kv WHERE {where} {limited}", bounds)
-            for where, bounds in _ranges(prefix)
-        ]
-        # SQLite orders all TEXT before any BLOB; by bytes the two are interleaved.
-        rows = heapq.merge(*(((as_bytes(row[0]), row) for row in part) for part in parts), key=lambda pair: pair[0])
-        for count, (key, row) in enumerate(rows, 1):
-            yield key, held_in(row[1:])
+        for count, (key, row) in enumerate(self._from(prefix, rows_from), 1):
+            if not key.startswith(prefix):
+                return
+            held = row or self.get(key)
+            assert held is not None
+            yield key, held
             if count == limit:
                 return
 
@@ -246,22 +252,57 @@ class Keyspace:
         """How many keys have this prefix."""
         if not prefix:
             return self.size
-        self.settle()
-        return sum(
-            self._writer.execute(f"SELECT count(*) FROM kv WHERE {where}", bounds).fetchone()[0]
-            for where, bounds in _ranges(prefix)
-        )
+        layers, shows_table = self._layers()
+        keys = {key for layer in layers for key in layer if key.startswith(prefix)}
+        living = sum(_exists(layers, key) for key in keys)
+        if not shows_table:
+            return living
+        self._read()
+        return count_prefix(self._reader, prefix) - count_held(self._reader, keys) + living
 
     def walk(self, after: bytes, skip: int, count: int) -> list[bytes]:
         """The keys after ``after`` in byte order, without the first ``skip`` of them, at most ``count`` (0 = all)."""
-        self.settle()
-        most = skip + count if count else -1
-        parts = [
-            self._writer.execute(f"SELECT key FROM kv WHERE {where} ORDER BY key LIMIT {most}", bounds)
-            for where, bounds in _ranges_after(after)
+        keys = (key for key, _ in self._from(after, keys_from) if key != after)
+        return list(islice(keys, skip, skip + count if count else None))
+
+    def _layers(self) -> tuple[list[Overlay], bool]:
+        """What lies over the table, the uppermost first, and whether anything of the table shows."""
+        layers = [self._dirty]
+        if not self._is_cleared:
+            layers.append(self._settled)
+            if not self._settled_is_cleared:
+                layers.append(self._in_flight)
+                return layers, not self._in_flight_is_cleared
+        return layers, False
+
+    def _in_order(self, layer: Overlay) -> InOrder:
+        self._forget_orders()
+        for known in self._orders:
+            if known.layer is layer:
+                return known
+        self._orders.append(InOrder(layer))
+        return self._orders[-1]
+
+    def _forget_orders(self) -> None:
+        layers = (self._dirty, self._settled, self._in_flight)
+        self._orders = [order for order in self._orders if any(order.layer is layer for layer in layers)]
+
+    def _from(
+        self, first: bytes, read: Callable[[sqlite3.Connection, bytes], list[Iterator[tuple[bytes, Held | None]]]]
+    ) -> Iterator[tuple[bytes, Held | None]]:
+        """The keys from ``first`` on in byte order, and what ``read`` says of them, None where memory knows better."""
+        layers, shows_table = self._layers()
+        sources: list[Iterator[tuple[bytes, Held | None]]] = [
+            ((key, None) for key in self._in_order(layer).since(first)) for layer in layers if layer
         ]
-        keys = heapq.merge(*((as_bytes(key) for (key,) in part) for part in parts))
-        return list(islice(keys, skip, None if most < 0 else most))
+        if shows_table:
+            self._read()
+            sources += read(self._reader, first)
+        before = None
+        for key, row in heapq.merge(*sources, key=_by_key):  # of equal ones the uppermost comes first
+            if key != before and _exists(layers, key):
+                yield key, row
+            before = key
 
     def clear(self) -> None:
         """Remove every key: one by one only where it may have to be undone."""
@@ -323,7 +364,7 @@ class Keyspace:
         self._stop_reading()
         rows, self._dirty = self._dirty, {}
         is_cleared, self._is_cleared = self._is_cleared, False
-        self._in_flight = rows if is_cleared else {**self._settled, **rows}
+        self._in_flight = {**self._settled, **rows} if self._settled and not is_cleared else rows
         self._in_flight_is_cleared = is_cleared or self._settled_is_cleared
         self._settled, self._settled_is_cleared = {}, False
         self._taken_bytes, self.dirty_bytes = self.dirty_bytes, 0
@@ -341,6 +382,7 @@ class Keyspace:
         self._clean = self._in_flight if self._dirty and self._taken_bytes <= MAX_CLEAN_BYTES else {}
         self._in_flight, self._in_flight_is_cleared = {}, False
         self._expiring_in_flight = []
+        self._forget_orders()
 
     def rolled_back(self) -> None:
         """Nothing of what was taken is in the database, nor what was settled before: it is to be written again."""
@@ -360,18 +402,25 @@ class Keyspace:
         self.dirty_bytes += self._taken_bytes
         self._expiring = sorted(self._expiring_in_flight + self._expiring)
         self._expiring_in_flight = []
+        self._forget_orders()
 
 
-def _ranges(prefix: bytes) -> list[tuple[str, tuple[bytes, ...]]]:
-    """The conditions for keys with this prefix: one for TEXT, one for BLOBs. All compare by bytes."""
-    above = prefix.rstrip(b"\xff")
-    above = above[:-1] + bytes([above[-1] + 1]) if above else b""
-    text = "key >= CAST(? AS TEXT) AND key < CAST(? AS TEXT)" if above else "key >= CAST(? AS TEXT) AND key < x''"
-    blob = "key >= ? AND key < ?" if above else "key >= ?"
-    bounds = (prefix, above) if above else (prefix,)
-    return [(text, bounds), (blob, bounds)]
+class InOrder:
+    """The keys of a layer in their order. A layer only gets more keys, so that only the new ones have to be sorted."""
+
+    def __init__(self, layer: Overlay) -> None:
+        self.layer = layer
+        self._keys: list[bytes] = []
+
+    def since(self, first: bytes) -> Iterator[bytes]:
+        """The keys from ``first`` on."""
+        if len(self._keys) < len(self.layer):
+            self._keys += islice(self.layer, len(self._keys), None)
+            self._keys.sort()
+        for index in range(bisect_left(self._keys, first), len(self._keys)):
+            yield self._keys[index]
 
 
-def _ranges_after(key: bytes) -> list[tuple[str, tuple[bytes, ...]]]:
-    """The same for the keys after this one."""
-    return [("key > CAST(? AS TEXT) AND key < x''", (key,)), ("key > ?", (key,))]
+def _exists(layers: list[Overlay], key: bytes) -> bool:
+    """Whether a key that one of the layers or the table has exists."""
+    return next((layer[key] is not None for layer in layers if key in layer), True)

@@ -132,6 +132,7 @@ class Node:
         self._background = background
         self._committing = False
         self._committed_at = now
+        self._commits_awaited: list[tuple[int, Callable[[StorageFullError | None], None]]] = []
         self._give_up_at = now
 
     # -- requests -----------------------------------------------------------------------------------------------------
@@ -457,7 +458,7 @@ class Node:
 
     def _is_commit_due(self) -> bool:
         slots = self.state.uncommitted
-        if slots >= COMMIT_SLOTS or self.state.uncommitted_bytes >= COMMIT_BYTES:
+        if self._commits_awaited or slots >= COMMIT_SLOTS or self.state.uncommitted_bytes >= COMMIT_BYTES:
             return True
         return self._now >= self._committed_at + (BUSY_COMMIT_INTERVAL if slots >= BUSY_SLOTS else COMMIT_INTERVAL)
 
@@ -476,6 +477,7 @@ class Node:
             self._full = error
         else:
             self._full = self._full if self._records.stalled else None
+        self._tell_of_commit()
 
     def committed(self, batch: Batch, outcome: int | StorageFullError) -> None:
         """``state.write`` gave this outcome in the background; where there was no room, it is tried again soon."""
@@ -487,6 +489,24 @@ class Node:
             self.state.rolled_back(batch)
             self._full = outcome
             self._committed_at = self._now
+        self._tell_of_commit()
+
+    def when_committed(self, done: Callable[[StorageFullError | None], None]) -> None:
+        """Call ``done`` once the database shows all that is applied now, or has no room for it."""
+        if self.state.uncommitted:
+            self._commits_awaited.append((self.state.applied_upto, done))
+        else:
+            done(None)
+
+    def _tell_of_commit(self) -> None:
+        awaited, self._commits_awaited = self._commits_awaited, []
+        for upto, done in awaited:
+            if upto <= self.state.committed_upto:
+                done(None)
+            elif self._full is not None:
+                done(self._full)
+            else:
+                self._commits_awaited.append((upto, done))
 
 
 def _both(

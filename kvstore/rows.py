@@ -51,7 +51,8 @@ Overlay: TypeAlias = dict[bytes, Held | None]
 COLUMNS = "kv.value, kv.type, slot, created, version, coalesce(expires, 0)"
 _SELECT = f"SELECT {COLUMNS} FROM kv WHERE key = ?"
 _SELECT_MANY = f"SELECT kv.key, {COLUMNS} FROM json_each(?) AS wanted CROSS JOIN kv ON kv.key = wanted.value"
-_COUNT_MANY = "SELECT count(*) FROM json_each(?) AS wanted CROSS JOIN kv ON kv.key = wanted.value"
+_COUNT_MANY = "SELECT count(*) FROM json_each(?) AS wanted CROSS JOIN kv ON kv.key = wanted.value WHERE kv.created < ?"
+_LAST_SLOT = 2**63 - 1
 _KNOWN = "created = excluded.created, version = excluded.version"
 _UNSEEN = "created = kv.created, version = kv.version + excluded.version"
 _UPSERT = """
@@ -94,6 +95,53 @@ def read_rows(connection: sqlite3.Connection, keys: Iterable[bytes]) -> dict[byt
     return rows
 
 
+def rows_from(connection: sqlite3.Connection, first: bytes) -> list[Iterator[tuple[bytes, Held | None]]]:
+    """The keys from ``first`` on and what they hold: those that are TEXT, and the BLOBs, each in order.
+
+    SQLite orders all TEXT before any BLOB; by bytes the two are interleaved.
+    """
+    return [
+        ((as_bytes(row[0]), held_in(row[1:])) for row in rows)
+        for rows in _each_kind(connection, f"kv.key, {COLUMNS}", first)
+    ]
+
+
+def keys_from(connection: sqlite3.Connection, first: bytes) -> list[Iterator[tuple[bytes, Held | None]]]:
+    """The same without what they hold."""
+    return [((as_bytes(row[0]), None) for row in rows) for rows in _each_kind(connection, "kv.key", first)]
+
+
+def _each_kind(connection: sqlite3.Connection, columns: str, first: bytes) -> list[sqlite3.Cursor]:
+    return [
+        connection.execute(f"SELECT {columns} FROM kv WHERE {where} ORDER BY key", (first,))
+        for where in ("key >= CAST(? AS TEXT) AND key < x''", "key >= ?")
+    ]
+
+
+def count_prefix(connection: sqlite3.Connection, prefix: bytes) -> int:
+    """How many keys with this prefix the table holds."""
+    above = prefix.rstrip(b"\xff")
+    above = above[:-1] + bytes([above[-1] + 1]) if above else b""
+    text = "key >= CAST(? AS TEXT) AND key < CAST(? AS TEXT)" if above else "key >= CAST(? AS TEXT) AND key < x''"
+    blob = "key >= ? AND key < ?" if above else "key >= ?"
+    bounds = (prefix, above) if above else (prefix,)
+    return sum(
+        connection.execute(f"SELECT count(*) FROM kv WHERE {where}", bounds).fetchone()[0] for where in (text, blob)
+    )
+
+
+def count_held(connection: sqlite3.Connection, keys: Iterable[bytes], before: int = 0) -> int:
+    """How many of these keys the table holds; with ``before`` only those that were created before that slot."""
+    texts, others = _parted(keys)
+    before = before or _LAST_SLOT
+    rows = (read_row(connection, key) for key in others)
+    held = sum(row is not None and row.created < before for row in rows)
+    for start in range(0, len(texts), MANY_ROWS):
+        wanted = _json(texts[start : start + MANY_ROWS]).decode()
+        held += connection.execute(_COUNT_MANY, (wanted, before)).fetchone()[0]
+    return held
+
+
 def write_rows(connection: sqlite3.Connection, changes: Overlay, doubtful: Collection[bytes] = ()) -> int:
     """Write what keys hold into the open transaction; returns how many of the doubtful ones the table did not hold.
 
@@ -104,7 +152,8 @@ def write_rows(connection: sqlite3.Connection, changes: Overlay, doubtful: Colle
     new = 0
     for part in _in_order([(key, held) for key, held in changes.items() if held is not None]):
         if doubtful:
-            new += _count_new(connection, [key for key, _ in part if key in doubtful])
+            keys = [key for key, _ in part if key in doubtful]
+            new += len(keys) - count_held(connection, keys)
         _write_part(connection, [pair for pair in part if not pair[1].is_unseen], _UPSERT_ONE[0], _UPSERT_MANY[0])
         _write_part(connection, [pair for pair in part if pair[1].is_unseen], _UPSERT_ONE[1], _UPSERT_MANY[1])
     return new
@@ -119,14 +168,6 @@ def _in_order(rows: list[tuple[bytes, Held]]) -> Iterator[list[tuple[bytes, Held
     for part in parts:
         part.sort(key=_by_key)
         yield part
-
-
-def _count_new(connection: sqlite3.Connection, keys: list[bytes]) -> int:
-    """How many of these keys the table does not hold."""
-    texts, others = _parted(keys)
-    new = sum(read_row(connection, key) is None for key in others)
-    (held,) = connection.execute(_COUNT_MANY, (_json(texts).decode(),)).fetchone()
-    return new + len(texts) - int(held)
 
 
 def _write_part(connection: sqlite3.Connection, rows: list[tuple[bytes, Held]], one: str, many: str) -> None:

@@ -9,7 +9,9 @@ import msgspec
 
 from kvstore.client import LogRow, Reply, Status
 from kvstore.commands import Command, Result
+from kvstore.errors import KvstoreError
 from kvstore.pending import Refusal, SlotReply
+from kvstore.queries import Table
 
 Done = Callable[[Reply | Refusal], None]
 """Called once with the outcome, always later than the call that it was given to."""
@@ -85,8 +87,8 @@ class Service(Protocol):
         """The slots first..last of this node's log that hold a value, in order."""
         ...
 
-    def sql(self, query: str) -> tuple[list[str], list[tuple[object, ...]]]:
-        """Column names and rows of a read-only query on what is applied here. Raises KvstoreError."""
+    def sql(self, query: str, done: Callable[[Table | KvstoreError], None]) -> None:
+        """Column names and rows of a read-only query on a state that holds at least what is applied here now."""
         ...
 
     def last_sequence(self, session: str) -> int:

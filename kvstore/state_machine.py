@@ -21,6 +21,7 @@ from kvstore.errors import CommandError, KvstoreError
 from kvstore.executor import execute
 from kvstore.keyspace import Changes, Keyspace
 from kvstore.moment import Moment
+from kvstore.queries import Table, run
 from kvstore.sessions import SessionRow, Sessions, write_sessions
 
 if TYPE_CHECKING:
@@ -154,6 +155,11 @@ class StateMachine:
         return int(self.applied_upto - self._committed_upto)
 
     @property
+    def committed_upto(self) -> int:
+        """The slot up to which the database shows what was applied."""
+        return int(self._committed_upto)
+
+    @property
     def uncommitted_bytes(self) -> int:
         """The size of the keys and values that were changed since the last commit began, about."""
         return self._keys.dirty_bytes
@@ -269,23 +275,12 @@ class StateMachine:
         recent = {slot: _text(result) for slot, result in self._recent if first <= slot <= last and result}
         return {**dict(rows), **recent}
 
-    def sql(self, query: str, parameters: Sequence[object] = ()) -> tuple[list[str], list[tuple[object, ...]]]:
+    def sql(self, query: str, parameters: Sequence[object] = ()) -> Table:
         """Column names and rows of a query that reads; sees everything applied."""
         if self.uncommitted:
             with storage_errors(self._path):
                 self._keys.settle()
-        self._writer.set_authorizer(_reads_only)
-        try:
-            cursor = self._writer.execute(query, tuple(parameters))
-            columns = [column[0] for column in cursor.description or ()]
-            return columns, cursor.fetchall()
-        except (sqlite3.Error, sqlite3.Warning) as error:
-            denied = "not authorized" in str(error)
-            raise KvstoreError(
-                "SQL: only queries that read are allowed; write with set" if denied else f"SQL: {error}"
-            ) from error
-        finally:
-            self._writer.set_authorizer(None)
+        return run(self._writer, query, parameters)
 
     def digest(self) -> str:
         """A hash of everything the log determines: equal on all replicas that applied the same slots."""
@@ -313,13 +308,6 @@ def _parsed(opaque: Opaque) -> Command | None:
         return parse(text)
     except (msgspec.DecodeError, CommandError):
         return None
-
-
-_READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
-
-
-def _reads_only(action: int, *_: object) -> int:
-    return sqlite3.SQLITE_OK if action in _READING else sqlite3.SQLITE_DENY
 
 
 def _text(result: Result) -> str:

@@ -9,15 +9,16 @@ import msgspec
 
 from kvstore.client import Reply as StoreReply
 from kvstore.commands import MAX_VALUE_BYTES, Command, Exists, is_read_only
+from kvstore.errors import KvstoreError
 from kvstore.json_values import from_json
 from kvstore.limits import check
 from kvstore.pending import Refusal, SlotReply
+from kvstore.queries import MAX_ROWS, Table
 from kvstore.resp.encoding import OK, Reply
 from kvstore.resp.errors import refusal
 from kvstore.resp.spec import RequestError, Spec, integer
 from kvstore.service import ServerStatus, Service
 
-MAX_ROWS = 10_000
 MAX_SESSION_BYTES = 200
 
 _decode = msgspec.msgpack.Decoder(Command).decode
@@ -79,10 +80,14 @@ def status_map(status: ServerStatus) -> dict[str, Reply]:
 
 
 def _sql(service: Service, arguments: list[bytes], answer: Answer) -> None:
-    columns, rows = service.sql(arguments[1].decode(errors="replace"))
-    if len(rows) > MAX_ROWS:
-        raise RequestError(f"ERR the query gives {len(rows):,} rows, at most {MAX_ROWS:,} are sent: add a LIMIT")
-    answer([list[Reply](columns), *([_cell(value) for value in row] for row in rows)])
+    def done(outcome: Table | KvstoreError) -> None:
+        if isinstance(outcome, KvstoreError):
+            answer(refusal(outcome))
+            return
+        columns, rows = outcome
+        answer([list[Reply](columns), *([_cell(value) for value in row] for row in rows)])
+
+    service.sql(arguments[1].decode(errors="replace"), done)
 
 
 def _cell(value: object) -> Reply:

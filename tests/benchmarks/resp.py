@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kvstore.client import LogRow, Reply
 from kvstore.commands import Command, Done, Found, Integer, Result, Set, Value
@@ -15,6 +16,10 @@ from kvstore.resp.hub import Hub
 from kvstore.resp.parser import Parser
 from kvstore.service import ServerStatus
 from tests.benchmarks.registry import VALUE_BYTES, Body, benchmark
+
+if TYPE_CHECKING:  # which older versions to compare with may not have
+    from kvstore.errors import KvstoreError
+    from kvstore.queries import Table
 
 PIPELINED = 100
 VALUE = b"v" * VALUE_BYTES
@@ -91,7 +96,7 @@ class Service:
     def log(self, first: int, last: int | None) -> Iterator[LogRow]:
         raise NotImplementedError
 
-    def sql(self, query: str) -> tuple[list[str], list[tuple[object, ...]]]:
+    def sql(self, query: str, done: Callable[[Table | KvstoreError], None]) -> None:
         raise NotImplementedError
 
     def last_sequence(self, session: str) -> int:

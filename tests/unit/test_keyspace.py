@@ -27,6 +27,10 @@ STEPS = [
     "get",
     "size",
     "scan",
+    "walk",
+    "count",
+    "clear",
+    "settle",
     "take",
     "write",
     "fail",
@@ -82,9 +86,12 @@ class Model:
         self.held[key] = Held(value, self.slot, created, version)
 
     def _clear(self, *_: object) -> None:
-        if self.saved is None or self.changes is None or self.new is not None:  # else it would wait for the writer
-            self.keys.clear()
-            self.held = {}
+        self.keys.clear()
+        self.held = {}
+
+    def _settle(self, *_: object) -> None:
+        if self.changes is None or self.new is not None:  # else it would wait for the writer
+            self.keys.settle()
 
     def _delete(self, key: bytes, _: Value) -> None:
         if self.keys.get(key) is not None:
@@ -98,8 +105,17 @@ class Model:
         assert self.keys.size == len(self.held)
 
     def _scan(self, *_: object) -> None:
-        if self.changes is None or self.new is not None:  # else it would wait for the writer
-            assert dict(self.keys.scan(b"", 0)) == self.held
+        found = list(self.keys.scan(b"", 0))
+        assert dict(found) == self.held
+        assert [key for key, _ in found] == sorted(self.held)
+
+    def _walk(self, key: bytes, value: Value) -> None:
+        skip, count = divmod(int(value.data), 4)
+        expected = sorted(other for other in self.held if other > key)
+        assert self.keys.walk(key, skip, count) == expected[skip : skip + count if count else None]
+
+    def _count(self, key: bytes, _: Value) -> None:
+        assert self.keys.count(key[:1]) == sum(other.startswith(key[:1]) for other in self.held)
 
     def _take(self, *_: object) -> None:
         if self.changes is None and self.saved is None:

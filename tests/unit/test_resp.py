@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from kvstore import entries
 from kvstore.client import LogRow, Reply
 from kvstore.commands import MAX_VALUE_BYTES, Command, Entry, Result
-from kvstore.errors import UnavailableError, UnknownOutcomeError
+from kvstore.errors import KvstoreError, UnavailableError, UnknownOutcomeError
 from kvstore.pending import Refusal, SlotReply
+from kvstore.queries import Table
 from kvstore.resp.connection import MAX_BACKLOG, MAX_UNSENT, Connection
 from kvstore.resp.encoding import encode
 from kvstore.resp.hub import Hub
@@ -67,8 +68,8 @@ class Node:
     def log(self, first: int, last: int | None) -> Iterator[LogRow]:
         yield from ()
 
-    def sql(self, query: str) -> tuple[list[str], list[tuple[object, ...]]]:
-        return self.state.sql(query)
+    def sql(self, query: str, done: Callable[[Table | KvstoreError], None]) -> None:
+        done(self.state.sql(query))
 
     def last_sequence(self, session: str) -> int:
         return self.state.last_sequence(session)
