@@ -50,7 +50,6 @@ Overlay: TypeAlias = dict[bytes, Held | None]
 
 COLUMNS = "kv.value, kv.type, slot, created, version, coalesce(expires, 0)"
 _SELECT = f"SELECT {COLUMNS} FROM kv WHERE key = ?"
-_SELECT_MANY = f"SELECT kv.key, {COLUMNS} FROM json_each(?) AS wanted CROSS JOIN kv ON kv.key = wanted.value"
 _COUNT_MANY = "SELECT count(*) FROM json_each(?) AS wanted CROSS JOIN kv ON kv.key = wanted.value WHERE kv.created < ?"
 _LAST_SLOT = 2**63 - 1
 _KNOWN = "created = excluded.created, version = excluded.version"
@@ -79,20 +78,6 @@ def read_row(connection: sqlite3.Connection, key: bytes) -> Held | None:
     """What the table says of a key."""
     row = connection.execute(_SELECT, (stored(key),)).fetchone()
     return None if row is None else held_in(row)
-
-
-def read_rows(connection: sqlite3.Connection, keys: Iterable[bytes]) -> dict[bytes, Held]:
-    """What the table says of keys, without those that it does not hold."""
-    texts, others = _parted(keys)
-    rows: dict[bytes, Held] = {}
-    for start in range(0, len(texts), MANY_ROWS):
-        found = connection.execute(_SELECT_MANY, (_json(texts[start : start + MANY_ROWS]).decode(),))
-        rows.update((as_bytes(row[0]), held_in(row[1:])) for row in found)
-    for key in others:
-        row = read_row(connection, key)
-        if row is not None:
-            rows[key] = row
-    return rows
 
 
 def rows_from(connection: sqlite3.Connection, first: bytes) -> list[Iterator[tuple[bytes, Held | None]]]:
@@ -132,7 +117,7 @@ def count_prefix(connection: sqlite3.Connection, prefix: bytes) -> int:
 
 def count_held(connection: sqlite3.Connection, keys: Iterable[bytes], before: int = 0) -> int:
     """How many of these keys the table holds; with ``before`` only those that were created before that slot."""
-    texts, others = _parted(keys)
+    texts, others = _parted(sorted(keys))  # neighbours share a page: a third of the time
     before = before or _LAST_SLOT
     rows = (read_row(connection, key) for key in others)
     held = sum(row is not None and row.created < before for row in rows)

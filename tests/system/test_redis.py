@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -306,6 +307,35 @@ def test_the_log_slots_by_name_and_sql(client: redis.Redis) -> None:
     assert client.execute_command("KV.PROPOSE", slot, "set named 1") == [slot, '"set named 1"', 1]
     assert client.execute_command("KV.PROPOSE", slot, '{"other": true}')[:2] == [slot, '"set named 1"']
     assert client.get("named") == "1"
+
+
+def test_a_query_without_end_holds_up_nobody(servers: Servers) -> None:
+    name = servers.leader()
+    endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
+    refused: list[str] = []
+
+    def ask() -> None:
+        with servers.client(name) as asking:
+            try:
+                asking.execute_command("KV.SQL", endless)
+            except redis.ResponseError as error:
+                refused.append(str(error))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    with servers.client(name) as client:
+        slowest, number = 0.0, 0
+        while asking.is_alive():
+            number += 1
+            began = time.monotonic()
+            assert client.set("beside", number)
+            assert client.execute_command("KV.SQL", "SELECT value FROM kv WHERE key = 'beside'")[1] == [b"%d" % number]
+            slowest = max(slowest, time.monotonic() - began)
+    asking.join()
+    assert slowest < 2
+    assert len(refused) == 1
+    assert "given up" in refused[0]
+    assert servers.leader() == name
 
 
 def test_a_password_is_asked_for(tmp_path: Path) -> None:
