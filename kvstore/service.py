@@ -88,7 +88,10 @@ class Service(Protocol):
         ...
 
     def sql(self, query: str, done: Callable[[Table | KvstoreError], None]) -> None:
-        """Column names and rows of a read-only query on a state that holds at least what is applied here now."""
+        """Column names and rows of a read-only query on a state that holds at least what is applied here now.
+
+        Raises nothing: what is wrong with the query is told to ``done`` too.
+        """
         ...
 
     def last_sequence(self, session: str) -> int:

@@ -15,7 +15,7 @@ from kvstore.resp.data import Data
 from kvstore.resp.encoding import NULL, OK, OK_BYTES, Error, Reply, encode
 from kvstore.resp.errors import refusal
 from kvstore.resp.hub import Hub
-from kvstore.resp.own import OWN
+from kvstore.resp.own import OWN, perform
 from kvstore.resp.parser import Parser, ProtocolError
 from kvstore.resp.spec import RequestError, Spec
 from kvstore.resp.table import find
@@ -257,7 +257,7 @@ class Connection:
         elif spec.name in CLIENTS:
             place.reply(CLIENTS[spec.name][1](self, request))
         elif spec.name in OWN:
-            OWN[spec.name][1](self.service, request, place.reply)
+            perform(spec, self.service, request, place.reply, locally=self.reads_locally)
         else:
             self._data.perform(spec, request, place.reply, locally=self.reads_locally)
 

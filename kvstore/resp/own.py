@@ -120,22 +120,25 @@ def _execute(service: Service, arguments: list[bytes], answer: Answer) -> None:
     )
 
 
-def _after_reading(service: Service, answer: Answer, what: Callable[[], Reply]) -> None:
-    """Answer once a quorum has confirmed that all acknowledged before is applied here."""
+def _after_reading(service: Service, answer: Answer, go_on: Callable[[], None]) -> None:
+    """Go on once a quorum has confirmed that all acknowledged before is applied here."""
 
     def done(outcome: StoreReply | Refusal) -> None:
-        answer(what() if isinstance(outcome, StoreReply) else refusal(outcome))
+        if isinstance(outcome, StoreReply):
+            go_on()
+        else:
+            answer(refusal(outcome))
 
     service.query(Exists([b"x"]), done)
 
 
 def _session(service: Service, arguments: list[bytes], answer: Answer) -> None:
     name = arguments[1].decode(errors="backslashreplace")
-    _after_reading(service, answer, lambda: service.last_sequence(name))
+    _after_reading(service, answer, lambda: answer(service.last_sequence(name)))
 
 
 def _serving(service: Service, arguments: list[bytes], answer: Answer) -> None:
-    _after_reading(service, answer, lambda: OK)
+    _after_reading(service, answer, lambda: answer(OK))
 
 
 def _keys(service: Service, arguments: list[bytes], answer: Answer) -> None:
@@ -144,6 +147,15 @@ def _keys(service: Service, arguments: list[bytes], answer: Answer) -> None:
 
 def _spec(name: str, arity: int, flags: str, summary: str) -> Spec:
     return Spec(name, arity, tuple(flags.split()), (0, 0, 0), "kvstore", summary)
+
+
+def perform(spec: Spec, service: Service, arguments: list[bytes], answer: Answer, *, locally: bool) -> None:
+    """Execute one request. ``locally``: SQL looks at what this node has applied, however old."""
+    run = OWN[spec.name][1]
+    if spec.name == "kv.sql" and not locally:
+        _after_reading(service, answer, lambda: run(service, arguments, answer))
+    else:
+        run(service, arguments, answer)
 
 
 OWN: dict[str, tuple[Spec, Callable[[Service, list[bytes], Answer], None]]] = {

@@ -127,6 +127,7 @@ def test_a_leader_that_is_cut_off_serves_nobody_and_the_others_go_on(hosts: Host
     assert hosts.kvstore(others[1], "get", "k").stdout == "after\n"
     # The one that was cut off can neither read the old value nor acknowledge a write.
     assert hosts.kvstore(old, "get", "k").returncode == 3
+    assert hosts.kvstore(old, "sql", "SELECT value FROM kv").returncode == 3
     assert hosts.kvstore(old, "set", "k", "lost").returncode == 3
     hosts.join(old)
     hosts.wait_until_serving(old)

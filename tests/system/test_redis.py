@@ -309,6 +309,16 @@ def test_the_log_slots_by_name_and_sql(client: redis.Redis) -> None:
     assert client.get("named") == "1"
 
 
+def test_sql_on_any_node_sees_what_was_acknowledged(servers: Servers) -> None:
+    with servers.client(servers.leader()) as writing:
+        for number, name in enumerate(servers.names * 3):
+            writing.set("seen", number)
+            with servers.client(name) as client:
+                assert client.execute_command("KV.SQL", "SELECT value FROM kv WHERE key = 'seen'")[1] == [
+                    b"%d" % number
+                ]
+
+
 def test_a_query_without_end_holds_up_nobody(servers: Servers) -> None:
     name = servers.leader()
     endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"

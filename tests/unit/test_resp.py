@@ -69,7 +69,10 @@ class Node:
         yield from ()
 
     def sql(self, query: str, done: Callable[[Table | KvstoreError], None]) -> None:
-        done(self.state.sql(query))
+        try:
+            done(self.state.sql(query))
+        except KvstoreError as error:
+            done(error)
 
     def last_sequence(self, session: str) -> int:
         return self.state.last_sequence(session)
