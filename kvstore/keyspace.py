@@ -202,9 +202,12 @@ class Keyspace:
         return Held(value, slot, -slot, 0)
 
     def _store(self, key: bytes, held: Held) -> None:
+        replaced = self._dirty.get(key)
+        self.dirty_bytes += len(held.value.data)
+        self.dirty_bytes += len(key) + ROW_BYTES if replaced is None else -len(replaced.value.data)
         self._dirty[key] = held
-        self.dirty_bytes += len(key) + len(held.value.data) + ROW_BYTES
         if held.expires:
+            self.dirty_bytes += ROW_BYTES
             heapq.heappush(self._expiring, (held.expires, key))
             if self.next_expiry is None or held.expires < self.next_expiry:
                 self.next_expiry = held.expires

@@ -34,9 +34,9 @@ KEEP_SLOTS = 4_096
 KEEP_BYTES = 16 * 1_048_576
 """Applied slots stay in memory so far, for followers a little behind; others are served from the log store."""
 COMMIT_INTERVAL = 1_000
-BUSY_COMMIT_INTERVAL = 8_000
+BUSY_COMMIT_INTERVAL = 15_000
 BUSY_SLOTS = 10_000
-COMMIT_SLOTS = 100_000
+COMMIT_SLOTS = 400_000
 COMMIT_BYTES = 48 * 1_048_576
 """The state database is committed after so many ms, slots or bytes; what a crash loses of it is replayed from the log.
 

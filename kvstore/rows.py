@@ -14,9 +14,9 @@ from msgspec.structs import replace
 from kvstore.commands import Value
 
 MANY_ROWS = 2_000
-"""So many rows, about, are read or written by one statement, which holds no other thread up."""
-FEW_ROWS = 200
-"""So few are written one by one."""
+"""So many rows, about, are sorted or counted at a time."""
+STATEMENT_ROWS = (512, 32, 1)
+"""So many rows are written by one statement: its execution needs no interpreter's lock, and row by row would."""
 
 
 class Held(msgspec.Struct, frozen=True, gc=False):
@@ -45,6 +45,7 @@ class Held(msgspec.Struct, frozen=True, gc=False):
         return replace(self, created=before.created, version=before.version + self.version)
 
 
+Column: TypeAlias = str | bytes | int | None
 Overlay: TypeAlias = dict[bytes, Held | None]
 """What keys hold now, None for those that were deleted, where the database may not say so yet."""
 
@@ -52,6 +53,7 @@ COLUMNS = "kv.value, kv.type, slot, created, version, coalesce(expires, 0)"
 _SELECT = f"SELECT {COLUMNS} FROM kv WHERE key = ?"
 _COUNT_MANY = "SELECT count(*) FROM json_each(?) AS wanted CROSS JOIN kv ON kv.key = wanted.value WHERE kv.created < ?"
 _LAST_SLOT = 2**63 - 1
+COLUMN_COUNT = 7
 _KNOWN = "created = excluded.created, version = excluded.version"
 _UNSEEN = "created = kv.created, version = kv.version + excluded.version"
 _UPSERT = """
@@ -59,17 +61,12 @@ INSERT INTO kv(key, value, type, slot, created, version, expires) {rows}
 ON CONFLICT(key) DO UPDATE SET value = excluded.value, type = excluded.type, slot = excluded.slot,
 expires = excluded.expires, {age}
 """
-_ONE = "VALUES (?, ?, ?, ?, ?, ?, ?)"
-# Many rows by one statement, which takes them apart without the interpreter's lock; executemany needs it for each row.
-# A row is one text, since SQLite finds a place in a text more quickly than a member of a JSON array.
-_MANY = """SELECT substr(value, 82, 0 + substr(value, 78, 4)), substr(value, 82 + substr(value, 78, 4)),
-iif(substr(value, 77, 1) = 'j', 'json', 'plain'), 0 + substr(value, 1, 19), 0 + substr(value, 20, 19),
-0 + substr(value, 39, 19), nullif(0 + substr(value, 58, 19), 0) FROM json_each(?) WHERE true"""
-_PACKED = "%019d%019d%019d%019d%s%04d%s%s"
-_UPSERT_ONE = (_UPSERT.format(rows=_ONE, age=_KNOWN), _UPSERT.format(rows=_ONE, age=_UNSEEN))
-_UPSERT_MANY = (_UPSERT.format(rows=_MANY, age=_KNOWN), _UPSERT.format(rows=_MANY, age=_UNSEEN))
-"""Each for what is known of the rows before, and for unseen ones."""
-_Row: TypeAlias = tuple[str | bytes, str | bytes, str, int, int, int, int | None]
+_ROW = f"({', '.join('?' * COLUMN_COUNT)})"
+_UPSERTS = tuple(
+    tuple((size, _UPSERT.format(rows="VALUES " + ", ".join([_ROW] * size), age=age)) for size in STATEMENT_ROWS)
+    for age in (_KNOWN, _UNSEEN)
+)
+"""For what is known of the rows before, and for unseen ones; how many rows by one statement, and the statement."""
 _json = msgspec.json.Encoder().encode
 _by_key = itemgetter(0)
 
@@ -135,13 +132,42 @@ def write_rows(connection: sqlite3.Connection, changes: Overlay, doubtful: Colle
     gone = [(stored(key),) for key, held in changes.items() if held is None]
     connection.executemany("DELETE FROM kv WHERE key = ?", gone)
     new = 0
+    known: list[Column] = []
+    unseen: list[Column] = []
     for part in _in_order([(key, held) for key, held in changes.items() if held is not None]):
         if doubtful:
             keys = [key for key, _ in part if key in doubtful]
             new += len(keys) - count_held(connection, keys)
-        _write_part(connection, [pair for pair in part if not pair[1].is_unseen], _UPSERT_ONE[0], _UPSERT_MANY[0])
-        _write_part(connection, [pair for pair in part if pair[1].is_unseen], _UPSERT_ONE[1], _UPSERT_MANY[1])
+        for key, held in part:  # written out, with no call for each row: it keeps the event loop waiting
+            data, created = held.value.data, held.created
+            try:
+                name: str | bytes = key if b"\0" in key else key.decode()
+            except UnicodeDecodeError:
+                name = key
+            try:
+                value: str | bytes = data if b"\0" in data else data.decode()
+            except UnicodeDecodeError:
+                value = data
+            kind = "json" if held.value.json else "plain"
+            row = (name, value, kind, held.slot, abs(created), held.version, held.expires or None)
+            (unseen if created < 0 else known).extend(row)
+        known = _upsert(connection, known, _UPSERTS[0][:1])
+        unseen = _upsert(connection, unseen, _UPSERTS[1][:1])
+    _upsert(connection, known, _UPSERTS[0])
+    _upsert(connection, unseen, _UPSERTS[1])
     return new
+
+
+def _upsert(
+    connection: sqlite3.Connection, columns: list[Column], statements: Iterable[tuple[int, str]]
+) -> list[Column]:
+    """Write the rows, whose columns stand in one line; returns what is too little for these statements."""
+    at = 0
+    for size, statement in statements:
+        while at + size * COLUMN_COUNT <= len(columns):
+            connection.execute(statement, columns[at : at + size * COLUMN_COUNT])
+            at += size * COLUMN_COUNT
+    return columns[at:]
 
 
 def _in_order(rows: list[tuple[bytes, Held]]) -> Iterator[list[tuple[bytes, Held]]]:
@@ -153,32 +179,6 @@ def _in_order(rows: list[tuple[bytes, Held]]) -> Iterator[list[tuple[bytes, Held
     for part in parts:
         part.sort(key=_by_key)
         yield part
-
-
-def _write_part(connection: sqlite3.Connection, rows: list[tuple[bytes, Held]], one: str, many: str) -> None:
-    if len(rows) < FEW_ROWS:
-        connection.executemany(one, [_row(key, held) for key, held in rows])
-    else:
-        _write_many(connection, rows, one, many)
-
-
-def _write_many(connection: sqlite3.Connection, rows: list[tuple[bytes, Held]], one: str, many: str) -> None:
-    texts: list[str] = []
-    others: list[_Row] = []
-    for key, held in rows:  # written out, with no call for each row: it keeps the event loop waiting
-        data = held.value.data
-        try:
-            name, value = key.decode(), data.decode()
-        except UnicodeDecodeError:
-            others.append(_row(key, held))
-            continue
-        if b"\0" in key or b"\0" in data:
-            others.append(_row(key, held))
-            continue
-        kind = "j" if held.value.json else "p"
-        texts.append(_PACKED % (held.slot, abs(held.created), held.version, held.expires, kind, len(name), name, value))
-    connection.execute(many, (_json(texts).decode(),))
-    connection.executemany(one, others)
 
 
 def stored(data: bytes) -> str | bytes:
@@ -213,15 +213,3 @@ def _parted(keys: Iterable[bytes]) -> tuple[list[str], list[bytes]]:
         else:
             others.append(name)
     return texts, others
-
-
-def _row(key: bytes, held: Held) -> _Row:
-    return (
-        stored(key),
-        stored(held.value.data),
-        "json" if held.value.json else "plain",
-        held.slot,
-        abs(held.created),
-        held.version,
-        held.expires or None,
-    )

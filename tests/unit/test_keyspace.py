@@ -179,7 +179,9 @@ def test_many_rows_at_once() -> None:
             )
             for n in range(4_001, 6_001)
         }
-        assert write_rows(writer, unseen, unseen) == 1_000
+        beside: dict[bytes, Held | None] = {b"nul\0%d" % n: Held(Value(b"%d\0" % n), n, n, 1) for n in range(1, 601)}
+        assert write_rows(writer, {**unseen, **beside}, unseen) == 1_000
+        assert {key: read_row(writer, key) for key in beside} == beside
         rows = {key: row for key in (*known, *unseen) if (row := read_row(writer, key))}
         assert len(rows) == 6_000
         for key, held in unseen.items():
@@ -187,3 +189,19 @@ def test_many_rows_at_once() -> None:
             before = known.get(key)
             assert rows[key] == held.over(before)
         assert rows[b"key:4000"] == known[b"key:4000"]
+
+
+def test_a_key_that_is_written_often_takes_the_memory_of_one() -> None:
+    """Or a commit would come as early as if all of them had been different keys."""
+    with tables() as (reader, writer):
+        keys = Keyspace(reader, writer, 0)
+        for slot in range(1, 1_001):
+            keys.overwrite(b"key", Value(b"v" * (slot % 10)), slot)
+        assert 0 < keys.dirty_bytes < 1_000
+        keys.overwrite(b"key", Value(b"v" * 10_000), 1_001)
+        assert 10_000 < keys.dirty_bytes < 11_000
+        keys.overwrite(b"key", Value(b""), 1_002)
+        assert 0 < keys.dirty_bytes < 1_000
+        for number in range(1_000):
+            keys.overwrite(b"%d" % number, Value(b""), 1_003 + number)
+        assert keys.dirty_bytes > 100_000
