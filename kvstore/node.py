@@ -34,13 +34,13 @@ KEEP_SLOTS = 4_096
 KEEP_BYTES = 16 * 1_048_576
 """Applied slots stay in memory so far, for followers a little behind; others are served from the log store."""
 COMMIT_INTERVAL = 1_000
-BUSY_COMMIT_INTERVAL = 15_000
-BUSY_SLOTS = 10_000
+COMMIT_INTERVAL_PER_SLOT = 3
+MAX_COMMIT_INTERVAL = 15_000
 COMMIT_SLOTS = 400_000
 COMMIT_BYTES = 48 * 1_048_576
 """The state database is committed after so many ms, slots or bytes; what a crash loses of it is replayed from the log.
 
-A large commit costs less for each slot than a small one, so that with so many slots in a second it waits for more."""
+A large commit costs less for each slot than a small one, so that the more there is the longer it waits for more."""
 FORWARD_PATIENCE = 500
 """How long a follower waits, in ms, before it hands a request to the leader once more."""
 GIVE_UP_INTERVAL = 50
@@ -460,7 +460,8 @@ class Node:
         slots = self.state.uncommitted
         if self._commits_awaited or slots >= COMMIT_SLOTS or self.state.uncommitted_bytes >= COMMIT_BYTES:
             return True
-        return self._now >= self._committed_at + (BUSY_COMMIT_INTERVAL if slots >= BUSY_SLOTS else COMMIT_INTERVAL)
+        interval = min(COMMIT_INTERVAL + COMMIT_INTERVAL_PER_SLOT * slots, MAX_COMMIT_INTERVAL)
+        return self._now >= self._committed_at + interval
 
     def _commit(self) -> None:
         # Never ahead of the log: a slot that state.db has and log.db lost could not be shown to other nodes any more.
