@@ -97,6 +97,9 @@ class Host:
     async def start(self) -> None:
         """Listen for the other nodes, and begin to take part. Raises OSError when the address cannot be had."""
         await self.peers.start(self.settings.peer_listen)
+        if self.settings.node_id == next(iter(self.settings.peers)):
+            # When all start at once, somebody has to be first; a leader that is at work already is left alone.
+            self.node.replica.campaign()
         self._tick()
 
     # -- turns --------------------------------------------------------------------------------------------------------
@@ -313,7 +316,7 @@ class Host:
         self.node.execute(
             command,
             done,
-            _now() + self._patience,
+            self._ticked_at + self._patience,
             session=session,
             sequence=sequence,
             acknowledged=acknowledged,
@@ -325,7 +328,7 @@ class Host:
         self._reads += 1
         if not self._reads % TIMED:
             done = self._timed(done)
-        self.node.query(command, done, _now() + self._patience)
+        self.node.query(command, done, self._ticked_at + self._patience)
         self._wake()
 
     def _timed(self, done: Done) -> Done:

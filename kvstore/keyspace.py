@@ -176,15 +176,21 @@ class Keyspace:
 
     def overwrite(self, key: bytes, value: Value, slot: int, expires: int = 0) -> None:
         """Store a value, whatever the key held before."""
-        if self._undo is None:
-            before = self._dirty.get(key) or self._glance(key, slot, value)
-            if before is not None:
-                self._store(key, Held(value, slot, before.created, before.version + 1, expires))
-                return
-        else:
+        if self._undo is not None:
             before = self.get(key)
-        created, version = (before.created, before.version + 1) if before else (slot, 1)
-        self.put(key, Held(value, slot, created, version, expires), is_new=before is None)
+            created, version = (before.created, before.version + 1) if before else (slot, 1)
+            self.put(key, Held(value, slot, created, version, expires), is_new=before is None)
+            return
+        before = self._dirty.get(key)
+        if before is not None and not expires:  # as below, with no call: most commands of most loads come here
+            self.dirty_bytes += len(value.data) - len(before.value.data)
+            self._dirty[key] = Held(value, slot, before.created, before.version + 1)
+            return
+        before = before or self._glance(key, slot, value)
+        if before is None:
+            self._size += 1
+            before = Held(value, slot, slot, 0)
+        self._store(key, Held(value, slot, before.created, before.version + 1, expires))
 
     def _glance(self, key: bytes, slot: int, value: Value) -> Held | None:
         """What memory says that the key holds; where it says nothing, a ``Held`` unseen that ``slot`` begins with."""

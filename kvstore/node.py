@@ -155,16 +155,16 @@ class Node:
         self._admit(size)
         if not session:
             self._sequence += 1
-            session, sequence = self.session, self._sequence
-            acknowledged = self._acknowledged
+            session, sequence, acknowledged = self.session, self._sequence, self._acknowledged
+        key = (session, sequence)
         request = Request(session, sequence, acknowledged, command)
         proposal = CommandProposal(deadline=deadline, request=request, done=done)
-        waiting = self._commands.get((session, sequence))
-        if waiting is not None:  # sent again before it was answered: both shall hear
+        if key in self._commands:  # sent again before it was answered: both shall hear
+            waiting = self._commands[key]
             proposal.done = _both(waiting.done, done)
             proposal.deadline = max(waiting.deadline, deadline)
             waiting.closed = True
-        self._commands[session, sequence] = proposal
+        self._commands[key] = proposal
         self._to_send.append(proposal)
 
     def propose_at(self, slot: int, json: bytes, done: Callable[[SlotReply | Refusal], None], deadline: int) -> None:
@@ -419,14 +419,17 @@ class Node:
     # -- what was chosen ----------------------------------------------------------------------------------------------
 
     def _apply(self, run: Run) -> None:
+        outcomes = self.state.apply(run.first, run.values)
+        if not self._commands:
+            return
         leads = self.replica.role is Role.LEADER
         first_proposal = self.replica.first_proposal
-        for slot, applied in enumerate(self.state.apply(run.first, run.values), run.first):
-            proposal = self._commands.pop((applied.session, applied.sequence), None) if applied.session else None
+        waiting, ballot = self._commands.pop, run.ballot
+        for slot, applied in enumerate(outcomes, run.first):
+            proposal = waiting((applied.session, applied.sequence), None)
             if proposal is not None and applied.result is not None:
                 proposal.closed = True
-                skipped = slot != first_proposal if leads else None
-                proposal.done(Reply(applied.result, slot, run.ballot, skipped))
+                proposal.done(Reply(applied.result, slot, ballot, slot != first_proposal if leads else None))
 
     def _complete_slots(self) -> None:
         for proposal in list(self._slots.values()):

@@ -18,6 +18,9 @@ MANY_ROWS = 2_000
 STATEMENT_ROWS = (512, 32, 1)
 """So many rows are written by one statement: its execution needs no interpreter's lock, and row by row would."""
 
+MAX_JOINED_BYTES = 1_048_576
+"""So many bytes are decoded at once at most."""
+
 
 class Held(msgspec.Struct, frozen=True, gc=False):
     """What a key holds. ``slot``: the one that last changed it; ``expires``: ms since 1970, 0 = never.
@@ -132,25 +135,14 @@ def write_rows(connection: sqlite3.Connection, changes: Overlay, doubtful: Colle
     gone = [(stored(key),) for key, held in changes.items() if held is None]
     connection.executemany("DELETE FROM kv WHERE key = ?", gone)
     new = 0
-    known: list[Column] = []
-    unseen: list[Column] = []
+    known: list[tuple[bytes, Held]] = []
+    unseen: list[tuple[bytes, Held]] = []
     for part in _in_order([(key, held) for key, held in changes.items() if held is not None]):
         if doubtful:
             keys = [key for key, _ in part if key in doubtful]
             new += len(keys) - count_held(connection, keys)
-        for key, held in part:  # written out, with no call for each row: it keeps the event loop waiting
-            data, created = held.value.data, held.created
-            try:
-                name: str | bytes = key if b"\0" in key else key.decode()
-            except UnicodeDecodeError:
-                name = key
-            try:
-                value: str | bytes = data if b"\0" in data else data.decode()
-            except UnicodeDecodeError:
-                value = data
-            kind = "json" if held.value.json else "plain"
-            row = (name, value, kind, held.slot, abs(created), held.version, held.expires or None)
-            (unseen if created < 0 else known).extend(row)
+        known += [row for row in part if row[1].created >= 0]
+        unseen += [row for row in part if row[1].created < 0]
         known = _upsert(connection, known, _UPSERTS[0][:1])
         unseen = _upsert(connection, unseen, _UPSERTS[1][:1])
     _upsert(connection, known, _UPSERTS[0])
@@ -159,15 +151,33 @@ def write_rows(connection: sqlite3.Connection, changes: Overlay, doubtful: Colle
 
 
 def _upsert(
-    connection: sqlite3.Connection, columns: list[Column], statements: Iterable[tuple[int, str]]
-) -> list[Column]:
-    """Write the rows, whose columns stand in one line; returns what is too little for these statements."""
+    connection: sqlite3.Connection, rows: list[tuple[bytes, Held]], statements: Iterable[tuple[int, str]]
+) -> list[tuple[bytes, Held]]:
+    """Write the rows; returns what is too little for these statements."""
     at = 0
     for size, statement in statements:
-        while at + size * COLUMN_COUNT <= len(columns):
-            connection.execute(statement, columns[at : at + size * COLUMN_COUNT])
-            at += size * COLUMN_COUNT
-    return columns[at:]
+        while at + size <= len(rows):
+            connection.execute(statement, _columns(rows[at : at + size]))
+            at += size
+    return rows[at:]
+
+
+def _columns(rows: list[tuple[bytes, Held]]) -> list[Column]:
+    """The columns of some rows, row by row in one line.
+
+    Made column by column, since a step of the interpreter for each row would keep the event loop waiting.
+    """
+    columns: list[Column] = [None] * (COLUMN_COUNT * len(rows))
+    held = [held for _, held in rows]
+    values = [each.value for each in held]
+    columns[0::COLUMN_COUNT] = _all_stored([key for key, _ in rows])
+    columns[1::COLUMN_COUNT] = _all_stored([value.data for value in values])
+    columns[2::COLUMN_COUNT] = ["json" if value.json else "plain" for value in values]
+    columns[3::COLUMN_COUNT] = [each.slot for each in held]
+    columns[4::COLUMN_COUNT] = [abs(each.created) for each in held]
+    columns[5::COLUMN_COUNT] = [each.version for each in held]
+    columns[6::COLUMN_COUNT] = [each.expires or None for each in held]
+    return columns
 
 
 def _in_order(rows: list[tuple[bytes, Held]]) -> Iterator[list[tuple[bytes, Held]]]:
@@ -179,6 +189,21 @@ def _in_order(rows: list[tuple[bytes, Held]]) -> Iterator[list[tuple[bytes, Held
     for part in parts:
         part.sort(key=_by_key)
         yield part
+
+
+def _all_stored(texts: list[bytes]) -> list[str | bytes]:
+    """Each of them as SQLite holds it.
+
+    No byte but NUL itself means NUL in UTF-8, so that texts joined by NULs are UTF-8 if, and only if, each of them is.
+    """
+    if sum(map(len, texts)) <= MAX_JOINED_BYTES:
+        joined = b"\0".join(texts)
+        if joined.count(0) == len(texts) - 1:
+            try:
+                return list(joined.decode().split("\0"))
+            except UnicodeDecodeError:
+                return [stored(data) for data in texts]
+    return [stored(data) for data in texts]
 
 
 def stored(data: bytes) -> str | bytes:

@@ -36,7 +36,7 @@ class Session(msgspec.Struct):
         """The result of a request that was executed before, Expired if it is no longer kept, None if it is new."""
         if sequence < self.acknowledged:
             return Expired()
-        return self.results.get(sequence)
+        return self.results.get(sequence) if sequence <= self.last_sequence else None
 
     def record(self, sequence: int, acknowledged: int, slot: int, result: Result) -> None:
         """Keep a result, and drop those that the client has acknowledged."""
@@ -44,7 +44,9 @@ class Session(msgspec.Struct):
         if sequence > self.last_sequence:
             self.last_sequence = sequence
         self.results[sequence] = result
-        lowest = max(acknowledged, sequence - MAX_RESULTS + 1)
+        lowest = sequence - MAX_RESULTS + 1
+        if lowest < acknowledged:
+            lowest = acknowledged
         if lowest <= self.acknowledged:
             return
         if lowest - self.acknowledged < len(self.results):

@@ -14,9 +14,9 @@ import msgspec
 
 from consensus.invariants import require
 from consensus.messages import NO_OP
-from kvstore import entries
 from kvstore.commands import Command, NotACommand, Opaque, Result
 from kvstore.database import Schema, connect, storage_errors
+from kvstore.entries import decode
 from kvstore.errors import CommandError, KvstoreError
 from kvstore.executor import execute
 from kvstore.keyspace import Changes, Keyspace
@@ -71,6 +71,7 @@ class Batch(NamedTuple):
 
 
 _NO_OP_APPLIED = Applied("", 0, None)
+_NO_COMMAND_APPLIED = Applied("", 0, NotACommand())
 
 
 class StateMachine:
@@ -115,34 +116,34 @@ class StateMachine:
         require(first == self.applied_upto + 1, f"slot {first} is applied after slot {self.applied_upto}")
         applied: list[Applied] = []
         moment = Moment(self._keys, 0, 0)
-        with storage_errors(self._path):
-            for slot, value in enumerate(values, first):
-                done = self._execute(slot, value, moment) if value != NO_OP else _NO_OP_APPLIED
-                self.applied_upto = slot
-                applied.append(done)
-            self._keys.release()
+        name, session = "", None
+        try:
+            with storage_errors(self._path):
+                for slot, value in enumerate(values, first):
+                    try:
+                        entry = decode(value)
+                    except msgspec.DecodeError:
+                        applied.append(_NO_OP_APPLIED if value == NO_OP else _NO_COMMAND_APPLIED)
+                        continue
+                    if entry.stamp > self.clock:
+                        self.clock = entry.stamp
+                        self._keys.expire(self.clock)
+                    if entry.session != name:
+                        name = entry.session
+                        session = self._sessions.use(name) if name else None
+                    recorded = session.recorded(entry.sequence) if session else None
+                    if recorded is None:
+                        moment.slot, moment.clock = slot, self.clock
+                        recorded = _result(entry.command, moment)
+                        if session:
+                            session.record(entry.sequence, entry.acknowledged, slot, recorded)
+                    applied.append(Applied(name, entry.sequence, recorded))
+                self._keys.release()
+        finally:
+            self.applied_upto += len(applied)
         recent = applied[-KEEP_RESULTS:]
         self._recent.extend(enumerate((done.result for done in recent), self.applied_upto - len(recent) + 1))
         return applied
-
-    def _execute(self, slot: int, value: bytes, moment: Moment) -> Applied:
-        try:
-            entry = entries.decode(value)
-        except msgspec.DecodeError:
-            return Applied("", 0, NotACommand())
-        if entry.stamp > self.clock:
-            self.clock = entry.stamp
-            self._keys.expire(self.clock)
-        session = self._sessions.use(entry.session) if entry.session else None
-        recorded = session.recorded(entry.sequence) if session else None
-        if recorded is not None:
-            return Applied(entry.session, entry.sequence, recorded)
-        command = _parsed(entry.command) if isinstance(entry.command, Opaque) else entry.command
-        moment.slot, moment.clock = slot, self.clock
-        result = NotACommand() if command is None else execute(command, moment)
-        if session:
-            session.record(entry.sequence, entry.acknowledged, slot, result)
-        return Applied(entry.session, entry.sequence, result)
 
     @property
     def next_expiry(self) -> int | None:
@@ -297,6 +298,14 @@ class StateMachine:
         """The size of state.db and its WAL."""
         wal = self._path.with_name(self._path.name + "-wal")
         return sum(path.stat().st_size for path in (self._path, wal) if path.exists())
+
+
+def _result(command: Command | Opaque, moment: Moment) -> Result:
+    """What executing it gives."""
+    if isinstance(command, Opaque):
+        parsed = _parsed(command)
+        return NotACommand() if parsed is None else execute(parsed, moment)
+    return execute(command, moment)
 
 
 def _parsed(opaque: Opaque) -> Command | None:

@@ -127,6 +127,7 @@ class Connection:
         self._skip = 0
         self._transaction = Transaction()
         self._data = Data(service, hub)
+        self._execute = service.execute
 
     # -- the host's side ----------------------------------------------------------------------------------------------
 
@@ -185,9 +186,10 @@ class Connection:
             if request is None:
                 return
             self.hub.commands += 1
-            if self._unstarted or self._is_full or not self._start(request):
-                self._unstarted.append(request)
-            if len(self._places) + len(self._unstarted) >= MAX_BACKLOG:
+            waiting = self._unstarted
+            if waiting or len(self._places) * self._expected > MAX_UNSENT or not self._start(request):
+                waiting.append(request)
+            if len(self._places) + len(waiting) >= MAX_BACKLOG:
                 self._stop_reading()
 
     def _start(self, request: list[bytes]) -> bool:
@@ -200,9 +202,12 @@ class Connection:
             if 0 < len(key) <= MAX_KEY_BYTES and len(value) <= MAX_VALUE_BYTES:
                 if self._running and self._looking:
                     return False
-                place = self._place(looks=False)
+                place = Place(self)  # as _place does
+                self._places.append(place)
+                self._running += 1
+                self._looking = False
                 try:
-                    self.service.execute(Set(key, Value(value)), place.stored, size=len(key) + len(value))
+                    self._execute(Set(key, Value(value)), place.stored, size=len(key) + len(value))
                 except KvstoreError as error:
                     place.reply(refusal(error))
                 return True

@@ -58,36 +58,36 @@ class Parser:
 
     def next(self) -> list[bytes] | None:
         """The next request, None when there is no whole one. Raises ProtocolError."""
+        while self._careful is None:
+            try:
+                request = self._reader.gets()
+            except hiredis.ProtocolError:
+                self._be_careful()
+                continue
+            if request is False:
+                self._look_where()
+                return None
+            self._taken += 1
+            if type(request) is not list:
+                continue  # a null array
+            size = 4 if len(request) < 10 else 3 + len(str(len(request)))
+            for argument in request:
+                if type(argument) is not bytes:
+                    raise ProtocolError("expected '$', a bulk string")
+                length = len(argument)
+                size += length + (6 if length < 10 else 7 if length < 100 else 5 + len(str(length)))
+            self._taken_bytes += size
+            if request:
+                return request
+        return self._next_careful(self._careful)
+
+    def _next_careful(self, careful: _Careful) -> list[bytes] | None:
         while True:
-            request = self._next()
+            request = careful.next()
+            if request is None and careful.is_empty:
+                self._careful = None
             if request is None or request:
                 return request
-
-    def _next(self) -> list[bytes] | None:
-        if self._careful is not None:
-            request = self._careful.next()
-            if request is None and self._careful.is_empty:
-                self._careful = None
-            return request
-        try:
-            request = self._reader.gets()
-        except hiredis.ProtocolError:
-            self._be_careful()
-            return []
-        if request is False:
-            self._look_where()
-            return None
-        self._taken += 1
-        if type(request) is not list:
-            return []  # a null array
-        size = 4 if len(request) < 10 else 3 + len(str(len(request)))
-        for argument in request:
-            if type(argument) is not bytes:
-                raise ProtocolError("expected '$', a bulk string")
-            length = len(argument)
-            size += length + (6 if length < 10 else 7 if length < 100 else 5 + len(str(length)))
-        self._taken_bytes += size
-        return request
 
     def _look_where(self) -> None:
         """Everything whole was taken: forget what it came from.

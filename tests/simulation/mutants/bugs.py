@@ -302,7 +302,7 @@ LEASES = [
 EXECUTION = [
     mutant(
         "retries are executed twice",
-        ("kvstore.state_machine:StateMachine._execute", "if recorded is not None:", "if False:"),
+        ("kvstore.state_machine:StateMachine.apply", "if recorded is None:", "if True:"),
     ),
     mutant(
         "only a session's last sequence is remembered",
@@ -314,7 +314,7 @@ EXECUTION = [
     ),
     mutant(
         "results are dropped before the client has acknowledged them",
-        ("kvstore.sessions:Session.record", "lowest = max(acknowledged, ", "lowest = max(sequence, "),
+        ("kvstore.sessions:Session.record", "lowest = sequence - MAX_RESULTS + 1", "lowest = sequence"),
     ),
     mutant(
         "sessions are not saved with the state",
@@ -336,9 +336,9 @@ EXECUTION = [
             "self._now, self._wall = now, wall\n    self.state.wall = wall",
         ),
         (
-            "kvstore.state_machine:StateMachine._execute",
-            "if entry.stamp > self.clock:\n        self.clock = entry.stamp",
-            "if getattr(self, 'wall', 0) > self.clock:\n        self.clock = self.wall",
+            "kvstore.state_machine:StateMachine.apply",
+            "if entry.stamp > self.clock:\n                    self.clock = entry.stamp",
+            "if getattr(self, 'wall', 0) > self.clock:\n                    self.clock = self.wall",
         ),
     ),
     mutant(
@@ -395,7 +395,7 @@ EXECUTION = [
     ),
     mutant(
         "an expired key is read until somebody writes it",
-        ("kvstore.state_machine:StateMachine._execute", "self._keys.expire(self.clock)", "pass"),
+        ("kvstore.state_machine:StateMachine.apply", "self._keys.expire(self.clock)", "pass"),
     ),
 ]
 
