@@ -88,7 +88,8 @@ def rendered(compiled: Compiled, results: Sequence[SimpleResult]) -> Reply:
 
 
 def integer(text: bytes, low: int = -(2**63), high: int = 2**63 - 1, error: str = NOT_INTEGER) -> int:
-    """An argument as a whole number. Raises RequestError."""
-    if len(text) <= 20 and (text.isdigit() or (text[:1] == b"-" and text[1:].isdigit())) and low <= int(text) <= high:
+    """An argument as a whole number, in the one form that Redis takes: no ``+1``, no ``01``. Raises RequestError."""
+    digits = text.removeprefix(b"-")
+    if len(text) <= 20 and digits.isdigit() and (digits[:1] != b"0" or text == b"0") and low <= int(text) <= high:
         return int(text)
     raise RequestError(error)
