@@ -38,6 +38,7 @@ _FAILURES = {
 """What clients know as the reasons why commands fail."""
 
 Render: TypeAlias = Callable[[Sequence[SimpleResult]], Reply]
+"""Raises nothing: it is called while slots are applied, and what it raised would end the node."""
 
 
 class Compiled(NamedTuple):

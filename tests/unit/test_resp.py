@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
+from random import Random
+from time import monotonic
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +16,7 @@ from kvstore.errors import UnavailableError, UnknownOutcomeError
 from kvstore.pending import Refusal
 from kvstore.resp.connection import MAX_BACKLOG, MAX_UNSENT
 from kvstore.resp.encoding import encode
+from kvstore.resp.lcs import lcs
 from kvstore.resp.parser import MAX_LINE_BYTES, Parser, ProtocolError, split_line
 from tests.unit.resp_client import Client, packed
 
@@ -284,3 +288,45 @@ def test_the_longest_common_subsequence() -> None:
     assert client.ask("LCS a b IDX WITHMATCHLEN MINMATCHLEN 4") == (
         b"*4\r\n$7\r\nmatches\r\n*1\r\n*3\r\n*2\r\n:4\r\n:7\r\n*2\r\n:5\r\n:8\r\n:4\r\n$3\r\nlen\r\n:6\r\n"
     )
+
+
+@pytest.mark.parametrize("request_", ["LCS a b", "LCS a b LEN", "LCS a b IDX"])
+def test_values_too_long_to_compare_are_an_error_and_end_nothing(request_: str) -> None:
+    client = Client()
+    client.ask("MSET a " + "x" * 3_000 + " b " + "y" * 3_000)
+    assert client.ask(request_).startswith(b"-ERR the product of the lengths")
+    assert client.ask("MULTI", request_, "SET c 1", "EXEC").endswith(b"compare shorter values\r\n+OK\r\n")
+
+
+texts = st.binary(max_size=20) | st.text("ab", max_size=20).map(str.encode)
+
+
+@given(texts, texts)
+def test_a_common_subsequence_is_one_and_none_is_longer(one: bytes, other: bytes) -> None:
+    lengths = {(i, j): 0 for i in range(len(one) + 1) for j in range(len(other) + 1)}
+    for i, j in product(range(len(one)), range(len(other))):
+        longer = max(lengths[i, j + 1], lengths[i + 1, j])
+        lengths[i + 1, j + 1] = lengths[i, j] + 1 if one[i] == other[j] else longer
+    found = lcs(one, other, False, False, with_length=False, least=0)
+    assert isinstance(found, bytes)
+    for text in (one, other):
+        rest = iter(text)
+        assert all(byte in rest for byte in found)
+    assert len(found) == lengths[len(one), len(other)] == lcs(one, other, True, False, with_length=False, least=0)
+    where = lcs(one, other, False, True, with_length=True, least=0)
+    assert isinstance(where, dict)
+    assert where["len"] == len(found)
+    parts = b""
+    matches = cast("list[tuple[tuple[int, int], tuple[int, int], int]]", where["matches"])
+    for (first, last), (second, end), size in reversed(matches):
+        assert one[first : last + 1] == other[second : end + 1]
+        assert last - first + 1 == size
+        parts += one[first : last + 1]
+    assert parts == found
+
+
+def test_long_values_are_compared_in_no_time_that_an_election_would_notice() -> None:
+    one, other = (bytes(Random(seed).choices(b"ab", k=2_000)) for seed in (1, 2))
+    began = monotonic()
+    lcs(one, other, False, True, with_length=True, least=0)
+    assert monotonic() - began < 0.3
