@@ -251,7 +251,8 @@ class Connection:
         if not self.authenticated and "noauth" not in spec.flags:
             raise RequestError("NOAUTH Authentication required.")
         if not spec.takes(len(request)):
-            raise RequestError(f"ERR wrong number of arguments for '{spec.name}' command")
+            wrong = f"wrong number of arguments for '{spec.name}' command"
+            raise RequestError(self._transaction.refuse(wrong) if spec.name == "exec" else f"ERR {wrong}")
         if spec.group == "transactions" or self._transaction.takes(spec):
             self._transaction.perform(spec, request, self, self._data, place.reply)
         elif spec.name in CLIENTS:

@@ -89,3 +89,29 @@ def test_times_are_rounded_to_the_nearest_second() -> None:
 )
 def test_a_time_however_long_ago_removes_the_key(gone: str) -> None:
     assert answer("SET t 1", gone, "EXISTS t") == b":0\r\n"
+
+
+@pytest.mark.parametrize(
+    ("requests", "expected"),
+    [
+        (["MULTI", "MULTI", "SET a 1", "EXEC"], b"*1\r\n+OK\r\n"),
+        (["MULTI", "WATCH a", "SET a 1", "EXEC"], b"*1\r\n+OK\r\n"),
+        (["MULTI", "SET a 1 FOO", "SET b 2", "EXEC"], b"*2\r\n" + SYNTAX + b"+OK\r\n"),
+        (["MULTI", "INCRBY a x", "SET b 2", "EXEC"], b"*2\r\n" + NOT_INTEGER + b"+OK\r\n"),
+        (["MULTI", "SCAN x", "EXEC"], b"*1\r\n-ERR invalid cursor\r\n"),
+        (["MULTI", "HELLO 4", "PING", "EXEC"], b"*2\r\n-NOPROTO unsupported protocol version\r\n+PONG\r\n"),
+        (
+            ["MULTI", "SET a 1 FOO", "NOSUCH", "EXEC"],
+            b"-EXECABORT Transaction discarded because of previous errors.\r\n",
+        ),
+        (["EXEC a"], b"-EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command\r\n"),
+        (["MULTI", "EXEC a", "EXEC"], b"-ERR EXEC without MULTI\r\n"),
+        (["WATCH a a", "SET b 1", "MULTI", "EXEC"], b"*0\r\n"),
+        (["WATCH a", "MULTI", "PING", "EXEC"], b"*1\r\n+PONG\r\n"),
+        (["WATCH a", "SET a 1", "MULTI", "PING", "EXEC"], b"*-1\r\n"),
+        (["WATCH a", "SET a 1", "EXEC", "MULTI", "PING", "EXEC"], b"*-1\r\n"),
+        (["WATCH a", "SET a 1", "MULTI", "NOSUCH", "EXEC", "MULTI", "PING", "EXEC"], b"*1\r\n+PONG\r\n"),
+    ],
+)
+def test_transactions_end_as_in_redis(requests: list[str], expected: bytes) -> None:
+    assert answer(*requests) == expected

@@ -239,6 +239,32 @@ def test_a_transaction_is_queued_and_executed_as_one() -> None:
     assert client.ask("GET a") == b"$1\r\n1\r\n"
 
 
+def test_what_can_never_be_executed_is_not_kept() -> None:
+    client = Client()
+    client.ask("MULTI")
+    large = "SET a " + "x" * MAX_VALUE_BYTES
+    said = [client.ask(large) for _ in range(40)]
+    assert said[0] == b"+QUEUED\r\n"
+    assert any(one.startswith(b"-ERR a transaction has at most") for one in said)
+    assert "multi=0 " in client.connection.describe()
+    assert client.ask("EXEC").startswith(b"-EXECABORT")
+
+
+def test_a_watch_that_is_not_answered_yet_belongs_to_its_transaction() -> None:
+    """All of it sent at once: the next EXEC must wait for it, and those after it must not meet it."""
+    client = Client()
+    other = Client(client.node)
+    client.connection.received(packed("WATCH a") + packed("MULTI") + packed("GET b") + packed("EXEC"))
+    assert client.node.started == ["txn { get a }"]
+    client.turn()
+    assert client.said.endswith(b"+QUEUED\r\n*1\r\n$-1\r\n")
+    assert client.node.started[-1].startswith("txn PARTIAL { if slot a = 0 then get b }")
+    for end in ("UNWATCH", "MULTI DISCARD", "RESET"):
+        client.ask("WATCH a", *end.split())
+        other.ask("INCR a")
+        assert client.ask("MULTI", "SET b 1", "EXEC").endswith(b"*1\r\n+OK\r\n"), end
+
+
 def test_watched_keys_are_compared_when_the_transaction_is_applied() -> None:
     client = Client()
     other = Client(client.node)
