@@ -248,11 +248,10 @@ class Connection:
         if spec is None:
             raise RequestError(_unknown(request))
         self._last = spec.name
+        if wrong := spec.complaint(request):
+            raise RequestError(self._transaction.refuse(wrong) if spec.name == "exec" else f"ERR {wrong}")
         if not self.authenticated and "noauth" not in spec.flags:
             raise RequestError("NOAUTH Authentication required.")
-        if not spec.takes(len(request)):
-            wrong = f"wrong number of arguments for '{spec.name}' command"
-            raise RequestError(self._transaction.refuse(wrong) if spec.name == "exec" else f"ERR {wrong}")
         if spec.group == "transactions" or self._transaction.takes(spec):
             self._transaction.perform(spec, request, self, self._data, place.reply)
         elif spec.name in CLIENTS:
@@ -361,6 +360,9 @@ class Connection:
 
 
 def _unknown(request: list[bytes]) -> str:
-    name = request[0][:128].decode(errors="replace")
-    given = " ".join(f"'{argument[:128].decode(errors='replace')}'" for argument in request[1:9])
+    name, given = request[0][:128].decode(errors="replace"), ""
+    for argument in request[1:]:
+        if len(given) >= 128:
+            break
+        given += f"'{argument[: 128 - len(given)].decode(errors='replace')}' "
     return f"ERR unknown command '{name}', with args beginning with: {given}"

@@ -16,7 +16,7 @@ from kvstore.commands import (
     Simple,
     SimpleResult,
 )
-from kvstore.resp.encoding import Error, Reply
+from kvstore.resp.encoding import Error, Reply, Status
 
 
 class RequestError(Exception):
@@ -52,7 +52,7 @@ class Spec(NamedTuple):
     """One command. ``arity`` counts the name, and is negative for a minimum.
 
     ``keys``: where the keys are, as first, last and step (0 = none). Commands that are about data have ``compile``;
-    those about the connection are done by it.
+    those about the connection are done by it. ``subcommands``: their arity, name and all, and what they take and do.
     """
 
     name: str
@@ -62,10 +62,25 @@ class Spec(NamedTuple):
     group: str
     summary: str
     compile: Callable[[list[bytes]], Compiled] | None = None
+    subcommands: dict[str, tuple[int, str]] | None = None
 
     def takes(self, count: int) -> bool:
         """Whether so many arguments, the name among them, are right."""
-        return count == self.arity if self.arity > 0 else count >= -self.arity
+        return _takes(self.arity, count)
+
+    def complaint(self, request: list[bytes]) -> str:
+        """What is wrong with the number of arguments or the subcommand, "" if nothing."""
+        if not self.takes(len(request)):
+            return f"wrong number of arguments for '{self.name}' command"
+        if self.subcommands is None or len(request) < 2:
+            return ""
+        asked = request[1][:128].decode(errors="replace")
+        if asked.upper() not in self.subcommands:
+            return f"unknown subcommand '{asked}'. Try {self.name.upper()} HELP."
+        arity, _ = self.subcommands[asked.upper()]
+        if not _takes(arity, len(request)):
+            return f"wrong number of arguments for '{self.name}|{asked.lower()}' command"
+        return ""
 
     def keys_of(self, arguments: list[bytes]) -> list[bytes]:
         """The keys that a request names."""
@@ -73,6 +88,17 @@ class Spec(NamedTuple):
         if not first:
             return []
         return arguments[first : (last if last >= 0 else len(arguments) + last) + 1 : step]
+
+
+def _takes(arity: int, count: int) -> bool:
+    return count == arity if arity > 0 else count >= -arity
+
+
+def usage(spec: Spec) -> Reply:
+    """What HELP says about a command with subcommands."""
+    assert spec.subcommands is not None
+    lines = [f"{spec.name.upper()} <subcommand> [<argument> ...]. Subcommands are:"]
+    return [Status(line) for line in (*lines, *(f"{name} {text}" for name, (_, text) in spec.subcommands.items()))]
 
 
 def failure(result: Failed) -> Error:

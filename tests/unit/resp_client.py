@@ -80,15 +80,17 @@ class Node:
 class Client:
     """One connection, whose transport notes what it is told."""
 
-    def __init__(self, node: Node | None = None, password: str | None = None) -> None:
+    def __init__(
+        self, node: Node | None = None, password: str | None = None, hub: Hub | None = None, peer: str = "1.2.3.4:5"
+    ) -> None:
         self.node = node or Node()
-        self.hub = Hub(password)
+        self.hub = hub or Hub(password)
         self.said = b""
         self.takes: int | None = None  # that many bytes more until the transport finds its buffer too full
         self.closed = False
         self.paused = False
         self.connection = Connection(
-            self.node, self.hub, write=self._write, close=self._close, pause=self._pause, peer="1.2.3.4:5"
+            self.node, self.hub, write=self._write, close=self._close, pause=self._pause, peer=peer
         )
 
     def _write(self, data: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kvstore.resp.hub import Hub
 from tests.unit.resp_client import Client
 
 NOT_INTEGER = b"-ERR value is not an integer or out of range\r\n"
@@ -115,3 +116,83 @@ def test_a_time_however_long_ago_removes_the_key(gone: str) -> None:
 )
 def test_transactions_end_as_in_redis(requests: list[str], expected: bytes) -> None:
     assert answer(*requests) == expected
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        ("PING a b", b"-ERR wrong number of arguments for 'ping' command\r\n"),
+        ("SELECT x", NOT_INTEGER),
+        ("SELECT 1", b"-ERR DB index is out of range\r\n"),
+        ("AUTH default any", b"+OK\r\n"),
+        ("AUTH any", b"-ERR AUTH <password> called without any password configured for the default user. Are"),
+        ("AUTH other any", b"-WRONGPASS "),
+        ("HELLO x", b"-ERR Protocol version is not an integer or out of range\r\n"),
+        ("HELLO 4", b"-NOPROTO unsupported protocol version\r\n"),
+        ("HELLO 3 SETNAME", b"-ERR Syntax error in HELLO option 'SETNAME'\r\n"),
+        ("CLIENT", b"-ERR wrong number of arguments for 'client' command\r\n"),
+        ("CLIENT foo", b"-ERR unknown subcommand 'foo'. Try CLIENT HELP.\r\n"),
+        ("CLIENT ID x", b"-ERR wrong number of arguments for 'client|id' command\r\n"),
+        ("CLIENT REPLY FOO", SYNTAX),
+        ("CLIENT NO-EVICT FOO", SYNTAX),
+        ("CLIENT LIST FOO", SYNTAX),
+        ("CLIENT LIST ID", SYNTAX),
+        ("CLIENT LIST ID x", b"-ERR Invalid client ID\r\n"),
+        ("CLIENT LIST TYPE foo", b"-ERR Unknown client type 'foo'\r\n"),
+        ("CLIENT LIST TYPE pubsub", b"$0\r\n\r\n"),
+        ("CLIENT KILL ID 0", b"-ERR client-id should be greater than 0\r\n"),
+        ("CLIENT KILL ID 1 FOO", SYNTAX),
+        ("CLIENT KILL SKIPME foo", SYNTAX),
+        ("CLIENT KILL USER foo", b"-ERR No such user 'foo'\r\n"),
+        ("CLIENT KILL 1.1.1.1:1", b"-ERR No such client\r\n"),
+        ("COMMAND COUNT x", b"-ERR wrong number of arguments for 'command|count' command\r\n"),
+        ("COMMAND GETKEYS FOO a", b"-ERR Invalid command specified\r\n"),
+        ("COMMAND GETKEYS SCAN 0", b"-ERR The command has no key arguments\r\n"),
+        ("COMMAND GETKEYS MSET a 1 b 2", b"*2\r\n$1\r\na\r\n$1\r\nb\r\n"),
+        ("COMMAND LIST FILTERBY PATTERN mset*", b"*2\r\n$4\r\nmset\r\n$6\r\nmsetnx\r\n"),
+        ("COMMAND LIST FILTERBY MODULE foo", b"*0\r\n"),
+        ("COMMAND LIST FOO", SYNTAX),
+        ("CONFIG GET", b"-ERR wrong number of arguments for 'config|get' command\r\n"),
+        ("CONFIG FOO", b"-ERR unknown subcommand 'FOO'. Try CONFIG HELP.\r\n"),
+        ("WAIT 0 x", b"-ERR timeout is not an integer or out of range\r\n"),
+        ("WAIT 0 -1", b"-ERR timeout is negative\r\n"),
+        ("FOO bar", b"-ERR unknown command 'FOO', with args beginning with: 'bar' \r\n"),
+    ],
+)
+def test_what_is_asked_about_the_connection_is_answered_as_in_redis(request_: str, expected: bytes) -> None:
+    assert answer(request_).startswith(expected)
+
+
+def test_texts_for_people_and_sets_are_such_in_version_3() -> None:
+    client = Client()
+    assert client.ask("CLIENT INFO").startswith(b"$")
+    assert client.ask("COMMAND INFO get").startswith(b"*1\r\n*10\r\n$3\r\nget\r\n:2\r\n*2\r\n+readonly\r\n+fast\r\n")
+    client.ask("HELLO 3")
+    said = client.ask("CLIENT INFO")
+    assert said.startswith(b"=%d\r\ntxt:id=1 " % (len(said) - len(b"=100\r\n\r\n")))
+    assert client.ask("COMMAND INFO get").startswith(b"*1\r\n*10\r\n$3\r\nget\r\n:2\r\n~2\r\n+readonly\r\n+fast\r\n")
+
+
+def test_subcommands_that_do_not_exist_break_a_transaction_off() -> None:
+    assert answer("MULTI", "CLIENT foo", "EXEC").startswith(b"-EXECABORT")
+
+
+def test_help_names_every_subcommand() -> None:
+    said = answer("CLIENT HELP")
+    for name in ("ID", "GETNAME", "SETNAME", "SETINFO", "INFO", "LIST", "KILL", "NO-EVICT", "NO-TOUCH", "REPLY"):
+        assert b"+%b " % name.encode() in said
+
+
+def test_only_the_clients_for_which_every_filter_holds_are_listed_or_killed() -> None:
+    hub = Hub()
+    mine, other, third = (Client(hub=hub, peer=f"1.2.3.4:{port}") for port in (1, 2, 3))
+    assert mine.ask("CLIENT LIST ID 2 3 99").count(b"id=") == 2
+    assert mine.ask("CLIENT LIST TYPE normal").count(b"id=") == 3
+    assert mine.ask("CLIENT KILL ID 2 ADDR 1.2.3.4:3") == b":0\r\n"
+    assert mine.ask("CLIENT KILL ID 1") == b":0\r\n"
+    assert mine.ask("CLIENT KILL ID 2 ADDR 1.2.3.4:2 USER default TYPE normal") == b":1\r\n"
+    assert (mine.closed, other.closed, third.closed) == (False, True, False)
+    assert third.ask("CLIENT KILL ID 3 SKIPME no", "PING") == b":1\r\n"
+    assert third.closed
+    assert mine.ask("CLIENT KILL 1.2.3.4:1") == b"+OK\r\n"
+    assert mine.closed
