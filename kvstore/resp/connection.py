@@ -30,6 +30,9 @@ MAX_UNSENT = 8 * 1_048_576
 reader of large values cannot fill the memory. How long a reply is shows when it is there: the largest of late is what
 the next ones are taken for."""
 _WRITES = ("kv.execute", "kv.propose")
+_HTTP = (b"post", b"host:")
+"""What a browser sends before anything that a page can choose. In the body of a request a page could give commands to a
+node that only its reader can reach."""
 
 
 class Place:
@@ -246,6 +249,9 @@ class Connection:
 
     def _perform(self, spec: Spec | None, request: list[bytes], place: Place) -> None:
         if spec is None:
+            if request[0].lower() in _HTTP:
+                self.end()
+                return
             raise RequestError(_unknown(request))
         self._last = spec.name
         if wrong := spec.complaint(request):
