@@ -72,7 +72,13 @@ class Data:
         self.send(command, done, size=sum(map(len, request)))
 
     def transact(
-        self, parts: Sequence[Compiled | Reply], conditions: list[Condition], size: int, answer: Answer
+        self,
+        parts: Sequence[Compiled | Reply],
+        conditions: list[Condition],
+        size: int,
+        answer: Answer,
+        *,
+        locally: bool,
     ) -> None:
         """Execute several requests as one slot; what needs no store has its reply in its place already."""
         commands: list[Simple] = [command for part in parts if isinstance(part, Compiled) for command in part.commands]
@@ -95,6 +101,8 @@ class Data:
 
         if conditions:
             self._service.execute(command, done, size=size)
+        elif locally and is_read_only(command):
+            done(StoreReply(self._service.look(command)))
         else:
             self.send(command, done, size=size)
 

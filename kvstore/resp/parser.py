@@ -83,7 +83,9 @@ class Parser:
         size = 4 if len(request) < 10 else 3 + len(str(len(request)))
         for argument in request:
             if type(argument) is not bytes:
-                raise ProtocolError("expected '$', a bulk string")
+                self._taken -= 1
+                self._be_careful()  # which says what is wrong
+                return []
             length = len(argument)
             size += length + (6 if length < 10 else 7 if length < 100 else 5 + len(str(length)))
         self._taken_bytes += size

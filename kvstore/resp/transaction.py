@@ -148,7 +148,7 @@ class Transaction:
                 except RequestError as error:
                     parts.append(Error(str(error)))
         conditions = [Condition("slot", key, "=", number=slot) for key, slot in watched.items()]
-        data.transact(parts, conditions, self._size, answer)
+        data.transact(parts, conditions, self._size, answer, locally=connection.reads_locally)
 
     def _watch(self, keys: list[bytes], connection: Connection, answer: Answer) -> None:
         """Remember which slots last changed the keys: EXEC compares when it is applied."""

@@ -102,6 +102,21 @@ def test_what_exceeds_a_bound_is_refused(data: bytes) -> None:
         parse([data])
 
 
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"*1\r\n:5\r\n", "expected '$', got ':'"),
+        (b"*1\r\n*1\r\n$4\r\nPING\r\n", "expected '$', got '*'"),
+        (b"*1\r\n$-1\r\n", "invalid bulk length"),
+        (b"*1\r\n$4\r\nPING\r\n*1\r\n:5\r\n", "expected '$', got ':'"),
+    ],
+)
+def test_what_is_wrong_is_said_as_redis_says_it(data: bytes, what: str) -> None:
+    with pytest.raises(ProtocolError) as raised:
+        parse([data])
+    assert str(raised.value) == what
+
+
 def test_words_on_a_line() -> None:
     assert split_line(b"set  k 'it\\'s' \"\\x00\\t\" a\\b") == [b"set", b"k", b"it's", b"\0\t", b"a\\b"]
 
@@ -297,6 +312,24 @@ def test_every_command_that_is_told_of_exists_and_checks_its_arguments() -> None
             if spec.name not in ("info", "role", "wait", "kv.status"):  # these ask the server
                 client.ask(request.strip())
         assert not client.node.waiting
+
+
+def test_local_reads_are_local_in_a_transaction_too() -> None:
+    client = Client()
+    client.ask("SET a 1")
+    client.node.refusal = UnavailableError("no quorum")
+    assert client.ask("MULTI", "GET a", "EXEC").endswith(b"-CLUSTERDOWN no quorum\r\n")
+    assert client.ask("READONLY", "MULTI", "GET a", "EXEC").endswith(b"*1\r\n$1\r\n1\r\n")
+    assert client.ask("MULTI", "SET a 2", "EXEC").endswith(b"-CLUSTERDOWN no quorum\r\n")
+
+
+@pytest.mark.parametrize("head", [b"POST / HTTP/1.1\r\nHost: here\r\n\r\n", b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"])
+def test_a_page_in_a_browser_cannot_give_commands(head: bytes) -> None:
+    client = Client()
+    client.connection.received(head + b"SET a 1\r\nFLUSHALL\r\n")
+    client.turn()
+    assert client.node.started == []
+    assert client.closed
 
 
 def test_quit_answers_all_before_it_ends() -> None:
