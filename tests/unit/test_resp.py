@@ -7,11 +7,12 @@ from random import Random
 from time import monotonic
 from typing import cast
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvstore.commands import MAX_VALUE_BYTES
+from kvstore.commands import MAX_VALUE_BYTES, Cas, Command, Condition, Get, Push, Set, SetMany, Txn, Value
 from kvstore.errors import UnavailableError, UnknownOutcomeError
 from kvstore.pending import Refusal
 from kvstore.resp.connection import MAX_BACKLOG, MAX_UNSENT
@@ -330,6 +331,28 @@ def test_a_page_in_a_browser_cannot_give_commands(head: bytes) -> None:
     client.turn()
     assert client.node.started == []
     assert client.closed
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Set(b"a", Value(b"[", True)),
+        Set(b"a", Value(b"1"), ifeq=Value(b"{]", True)),
+        SetMany([b"a"], [Value(b"\xff", True)]),
+        Push(b"a", Value(b"]", True)),
+        Cas(b"a", Value(b"", True), Value(b"1", True)),
+        Txn([Set(b"a", Value(b"[" * 200 + b"]" * 200, True))]),
+        Txn([Get(b"a")], [Condition("value", b"a", "=", Value(b"NaN", True))]),
+    ],
+)
+def test_what_says_that_it_is_json_and_is_none_does_not_reach_the_log(command: Command) -> None:
+    """Executing a command on it later would end every replica, again after each start."""
+    client = Client()
+    packed_command = msgspec.msgpack.encode(command)
+    client.connection.received(wire([b"KV.EXECUTE", b"session", b"1", b"0", packed_command]))
+    client.turn()
+    assert client.said.startswith(b"-ERR the value is ")
+    assert client.node.started == []
 
 
 def test_quit_answers_all_before_it_ends() -> None:

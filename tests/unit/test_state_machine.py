@@ -455,6 +455,12 @@ def test_walking_on_meets_every_key_once(names: list[bytes], after: bytes, count
     machine.state.close()
 
 
+def test_a_walk_of_any_length_ends_no_replica(machine: Machine) -> None:
+    machine.run("mset a=1 b=2 c=3")
+    result = machine.run("txn { keys COUNT 9223372036854775807 SKIP 1; keys SKIP 9223372036854775807 }")
+    assert result == Outcomes(True, [Keys([b"b", b"c"], b""), Keys([], b"")])
+
+
 @pytest.mark.parametrize(
     ("pattern", "key", "matches"),
     [
