@@ -324,12 +324,11 @@ class Connection:
 
     def set_reply_mode(self, mode: bytes) -> Reply:
         """CLIENT REPLY: the command itself is answered when replies are turned on."""
-        self._mute = mode == b"OFF"
-        if mode != b"ON":
-            self._places[-1].silent = True
-            self._skip = 1 if mode == b"SKIP" else 0
+        if mode == b"SKIP":
+            self._skip = 1
         else:
-            self._places[-1].silent = False
+            self._mute = mode == b"OFF"
+        self._places[-1].silent = mode != b"ON"
         return OK
 
     def quit(self) -> None:
@@ -349,6 +348,8 @@ class Connection:
         """As if the client had just come."""
         self._transaction = Transaction()
         self.version, self.name, self.reads_locally = 2, b"", False
+        if self._mute:
+            self._places[-1].silent = False
         self._mute, self._skip = False, 0
         self.authenticated = self.hub.password is None
 

@@ -228,7 +228,10 @@ def test_reply_modes() -> None:
     client = Client()
     assert client.ask("CLIENT REPLY SKIP", "SET a 1", "GET a") == b"$1\r\n1\r\n"
     assert client.ask("CLIENT REPLY OFF", "SET a 2", "GET a") == b""
+    assert client.ask("CLIENT REPLY SKIP", "GET a", "GET a") == b""
     assert client.ask("CLIENT REPLY ON", "GET a") == b"+OK\r\n$1\r\n2\r\n"
+    assert client.ask("CLIENT REPLY OFF", "RESET", "PING") == b"+RESET\r\n+PONG\r\n"
+    assert client.ask("CLIENT REPLY SKIP", "RESET", "PING") == b"+PONG\r\n"
 
 
 def test_without_the_password_nothing_is_done() -> None:
