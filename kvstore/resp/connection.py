@@ -30,6 +30,9 @@ MAX_UNSENT = 8 * 1_048_576
 reader of large values cannot fill the memory. How long a reply is shows when it is there: the largest of late is what
 the next ones are taken for."""
 _WRITES = ("kv.execute", "kv.propose")
+_LONG = ("keys", "lcs", "randomkey", "scan")
+"""They may take long. Reads that were started together are executed in one turn of the event loop, so of these a
+connection has one at a time: others get their turn in between, and a leader that of sending heartbeats."""
 _HTTP = (b"post", b"host:")
 """What a browser sends before anything that a page can choose. In the body of a request a page could give commands to a
 node that only its reader can reach."""
@@ -220,7 +223,7 @@ class Connection:
     def _start_any(self, request: list[bytes]) -> bool:
         spec = find(request[0])
         looks = spec is not None and self._looks(spec, request)
-        if self._running and looks is not None and looks != self._looking:
+        if self._running and (looks not in (None, self._looking) or (spec is not None and spec.name in _LONG)):
             return False
         place = self._place(looks=self._looking if looks is None else looks)
         place.silent = self._mute or self._skip == 1

@@ -152,6 +152,18 @@ def test_writes_are_started_together_and_a_read_waits_for_them() -> None:
     assert client.node.started == ["set a=1", "set b=2", "get a", "set c=3"]
 
 
+def test_reads_that_may_take_long_are_started_one_at_a_time() -> None:
+    client = Client()
+    client.ask("SET a 1")
+    client.node.started.clear()
+    client.connection.received(packed("KEYS x*") + packed("SCAN 0") + packed("GET a"))
+    assert client.node.started == ["keys x*"]
+    client.node.waiting.pop(0)()
+    assert client.node.started == ["keys x*", "keys * COUNT 10", "get a"]
+    client.turn()
+    assert client.said.endswith(b"*0\r\n*2\r\n$1\r\n0\r\n*1\r\n$1\r\na\r\n$1\r\n1\r\n")
+
+
 def test_a_client_that_sends_too_much_is_not_read_from() -> None:
     client = Client()
     client.ask(*["PING"] * MAX_BACKLOG)
