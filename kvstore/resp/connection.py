@@ -248,7 +248,7 @@ class Connection:
             return True if spec.name in ("wait", "info", "role") else None
         if spec.name in OWN:
             return not (spec.name in _WRITES and (len(request) < 2 or request[1] != b""))
-        return "write" not in spec.flags
+        return "write" not in spec.flags or (spec.name == "getex" and len(request) == 2)
 
     def _perform(self, spec: Spec | None, request: list[bytes], place: Place) -> None:
         if spec is None:

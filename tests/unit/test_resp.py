@@ -152,6 +152,14 @@ def test_writes_are_started_together_and_a_read_waits_for_them() -> None:
     assert client.node.started == ["set a=1", "set b=2", "get a", "set c=3"]
 
 
+def test_getex_without_a_time_is_a_read_and_waits_for_the_writes_before_it() -> None:
+    client = Client()
+    client.connection.received(packed("SET a 1") + packed("GETEX a") + packed("GETEX a EX 10"))
+    assert client.node.started == ["set a=1"]
+    client.turn()
+    assert client.node.started == ["set a=1", "get a", "getex a EX 10"]
+
+
 def test_reads_that_may_take_long_are_started_one_at_a_time() -> None:
     client = Client()
     client.ask("SET a 1")
