@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hiredis
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kvstore.resp.hub import Hub
+from kvstore.resp.table import TABLE
 from tests.unit.resp_client import Client
 
 NOT_INTEGER = b"-ERR value is not an integer or out of range\r\n"
@@ -196,3 +200,38 @@ def test_only_the_clients_for_which_every_filter_holds_are_listed_or_killed() ->
     assert third.closed
     assert mine.ask("CLIENT KILL 1.2.3.4:1") == b"+OK\r\n"
     assert mine.closed
+
+
+ASKS_THE_SERVER = (b"info", b"role", b"wait", b"kv.status")
+WORDS = b"""
+a b nokey x get mset default string 0 1 -1 2 3 10 1.5 nan 1e308 1e400 * [ \\
+9223372036854775807 -9223372036854775808 99999999999999999999
+NX XX GT LT GET IFEQ EX PX EXAT PXAT KEEPTTL PERSIST MATCH COUNT TYPE LEN IDX MINMATCHLEN WITHMATCHLEN REPLACE DB
+LIST ID INFO ADDR USER SKIPME SETNAME GETNAME SETINFO LIB-NAME NO-EVICT AUTH DOCS GETKEYS FILTERBY PATTERN ACLCAT
+HELP SYNC
+"""
+words = st.sampled_from([*WORDS.split(), b"", b"\xff\xfe", b"x" * 1_025, b"a\r\nb", b"SELECT 1"])
+names = st.sampled_from(
+    [name for name in TABLE if name not in (*ASKS_THE_SERVER, b"quit", b"client")]
+) | st.sampled_from([b"multi", b"exec", b"watch", b"discard", b"reset", b"CLIENT"])
+
+
+@given(st.lists(st.tuples(names, st.lists(words, max_size=6)), max_size=12), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_every_request_has_one_answer_and_none_ends_the_node(
+    sent: list[tuple[bytes, list[bytes]]], at_once: bool
+) -> None:
+    client = Client()
+    packed = [
+        b"*%d\r\n" % (len(arguments) + 1)
+        + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in (name, *arguments))
+        for name, arguments in sent
+    ]
+    for piece in [b"".join(packed)] if at_once and packed else packed:
+        client.connection.received(piece)
+        client.turn()
+    reader = hiredis.Reader()
+    reader.feed(client.said)
+    for _ in sent:
+        assert reader.gets() is not False
+    assert reader.gets() is False
