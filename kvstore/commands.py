@@ -168,17 +168,20 @@ class Clear(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="clear")
     """Delete every key; the result is their number."""
 
 
+ExpireWhen: TypeAlias = Literal["", "nx", "xx", "gt", "lt", "xx lt"]
+
+
 class Expire(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="expire"):
     """Let a key expire ``ttl`` milliseconds after the entry's stamp; 0 or less deletes it now.
 
     ``expires``: a time in ms since 1970 in place of a ttl. ``when``: only if it has no expiry (nx), has one (xx), the
-    new one is later (gt) or earlier (lt); no expiry counts as the latest.
+    new one is later (gt) or earlier (lt); no expiry counts as the latest, unless there has to be one (xx lt).
     """
 
     key: bytes
     ttl: int
     expires: int = 0
-    when: Literal["", "nx", "xx", "gt", "lt"] = ""
+    when: ExpireWhen = ""
 
 
 class Ttl(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="ttl"):

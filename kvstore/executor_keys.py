@@ -74,7 +74,9 @@ def _unmet(command: Expire, before: int, expires: int) -> str:
             return "the key has no expiry"
         case "gt" if not before or expires <= before:
             return "the key expires no earlier"
-        case "lt" if before and expires >= before:
+        case "xx lt" if not before:
+            return "the key has no expiry"
+        case "lt" | "xx lt" if before and expires >= before:
             return "the key expires no later"
         case _:
             return ""

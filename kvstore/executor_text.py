@@ -28,7 +28,8 @@ from kvstore.decimals import add, decimal_of
 from kvstore.moment import Moment, write
 from kvstore.rows import Held
 
-_INTEGER = re.compile(rb"-?\d{1,19}")
+_INTEGER = re.compile(rb"0|-?[1-9]\d{0,18}")
+"""As INCR itself writes numbers, so that one that it takes is never rewritten in another form."""
 
 
 def incr(command: Incr, moment: Moment) -> SimpleResult:
@@ -38,11 +39,17 @@ def incr(command: Incr, moment: Moment) -> SimpleResult:
         if before.value.json or not _INTEGER.fullmatch(before.value.data):
             return Failed(NOT_AN_INTEGER)
         number = int(before.value.data)
+        if not _fits(number):
+            return Failed(NOT_AN_INTEGER)
     number += command.by
-    if not -MAX_INTEGER - 1 <= number <= MAX_INTEGER:
+    if not _fits(number):
         return Failed(OVERFLOW)
     write(moment, command.key, Value(b"%d" % number), before, before.expires if before else 0)
     return Integer(number)
+
+
+def _fits(number: int) -> bool:
+    return -MAX_INTEGER - 1 <= number <= MAX_INTEGER
 
 
 def incr_float(command: IncrFloat, moment: Moment) -> SimpleResult:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-_SET = re.compile(rb"\[(\^?)((?:\\.|[^\]\\])*)\]?", re.DOTALL)
-
 
 def matcher(pattern: bytes) -> Callable[[bytes], bool]:
     """What tells whether a key matches."""
@@ -46,10 +44,8 @@ def _split(pattern: bytes) -> list[list[bytes]]:
                 parts.append([])
             at += 1
         elif char == b"[":
-            found = _SET.match(pattern, at)
-            assert found is not None
-            parts[-1].append(_one_of(bool(found[1]), found[2]))
-            at = found.end()
+            item, at = _one_of(pattern, at + 1)
+            parts[-1].append(item)
         elif char == b"\\" and at + 1 < len(pattern):
             parts[-1].append(re.escape(pattern[at + 1 : at + 2]))
             at += 2
@@ -64,18 +60,27 @@ def _compiled(items: list[bytes]) -> tuple[re.Pattern[bytes], int]:
     return re.compile(b"".join(items), re.DOTALL), len(items)
 
 
-def _one_of(negated: bool, inside: bytes) -> bytes:
-    """An expression for the bytes of a set."""
+def _one_of(pattern: bytes, at: int) -> tuple[bytes, int]:
+    """An expression for the bytes of a set that begins at ``at``, and where the pattern goes on.
+
+    As Redis reads it: a set that is not closed ends with the pattern, and a range may end in any byte, even in ``]``.
+    """
+    negated = pattern[at : at + 1] == b"^"
+    at += negated
     wanted: set[int] = set()
-    at = 0
-    chars = [(char[-1], len(char) > 1) for char in re.findall(rb"\\.|[^\\]", inside, re.DOTALL)]
-    while at < len(chars):
-        low = high = chars[at][0]
-        if at + 2 < len(chars) and chars[at + 1] == (ord("-"), False):
-            low, high = sorted((low, chars[at + 2][0]))
+    while at < len(pattern) and pattern[at] != ord("]"):
+        left = len(pattern) - at
+        if pattern[at] == ord("\\") and left >= 2:
+            at += 1
+            low = high = pattern[at]
+        elif left >= 3 and pattern[at + 1] == ord("-"):
+            low, high = sorted((pattern[at], pattern[at + 2]))
             at += 2
+        else:
+            low = high = pattern[at]
         wanted.update(range(low, high + 1))
         at += 1
     if negated:
         wanted = set(range(256)) - wanted
-    return b"[" + b"".join(re.escape(bytes([byte])) for byte in sorted(wanted)) + b"]" if wanted else b"(?!)"
+    item = b"[" + b"".join(re.escape(bytes([byte])) for byte in sorted(wanted)) + b"]" if wanted else b"(?!)"
+    return item, at + 1

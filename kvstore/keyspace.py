@@ -272,7 +272,7 @@ class Keyspace:
     def walk(self, after: bytes, skip: int, count: int) -> list[bytes]:
         """The keys after ``after`` in byte order, without the first ``skip`` of them, at most ``count`` (0 = all)."""
         keys = (key for key, _ in self._from(after, keys_from) if key != after)
-        return list(islice(keys, skip, skip + count if count else None))
+        return list(islice(islice(keys, skip, None), count or None))  # the sum of both may be beyond what islice takes
 
     def _layers(self) -> tuple[list[Overlay], bool]:
         """What lies over the table, the uppermost first, and whether anything of the table shows."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import cast
 
 from kvstore.commands import (
     Clear,
     Command,
     Copy,
     Expire,
+    ExpireWhen,
     GetDelete,
     GetExpire,
     IncrFloat,
@@ -78,8 +79,10 @@ def _expire(words: Words) -> Expire:
     number *= 1 if unit.startswith("PX") else 1_000
     if unit.endswith("AT") and number <= 0:
         raise CommandError(f"the time must be 1 or more: {words.usage}")
-    when = cast(Literal["", "nx", "xx", "gt", "lt"], words.option("NX", "XX", "GT", "LT").lower())
-    return Expire(key, 0, number, when) if unit.endswith("AT") else Expire(key, number, 0, when)
+    when = words.option("NX", "XX", "GT", "LT").lower()
+    if when == "xx" and words.option("LT"):
+        when = "xx lt"
+    return Expire(key, *((0, number) if unit.endswith("AT") else (number, 0)), cast(ExpireWhen, when))
 
 
 KEY_COMMANDS: list[tuple[Callable[[Words], Command], Help]] = [
@@ -157,7 +160,8 @@ KEY_COMMANDS: list[tuple[Callable[[Words], Command], Help]] = [
         _expire,
         Help(
             "expire",
-            "expire KEY SECONDS | expire KEY PX MS | expire KEY EXAT TIME | expire KEY PXAT TIME  [NX | XX | GT | LT]",
+            "expire KEY SECONDS | expire KEY PX MS | expire KEY EXAT TIME | expire KEY PXAT TIME"
+            "  [NX | XX [LT] | GT | LT]",
             "let a key expire",
             "0 or less removes it now. NX: only if it has no expiry, XX: only if it has one, GT, LT: only if the new"
             " one is later or earlier. Neither the version nor the slot of the key changes.",

@@ -30,6 +30,12 @@ MAX_UNSENT = 8 * 1_048_576
 reader of large values cannot fill the memory. How long a reply is shows when it is there: the largest of late is what
 the next ones are taken for."""
 _WRITES = ("kv.execute", "kv.propose")
+_LONG = ("keys", "lcs", "randomkey", "scan")
+"""They may take long. Reads that were started together are executed in one turn of the event loop, so of these a
+connection has one at a time: others get their turn in between, and a leader that of sending heartbeats."""
+_HTTP = (b"post", b"host:")
+"""What a browser sends before anything that a page can choose. In the body of a request a page could give commands to a
+node that only its reader can reach."""
 
 
 class Place:
@@ -222,7 +228,7 @@ class Connection:
     def _start_any(self, request: list[bytes]) -> bool:
         spec = find(request[0])
         looks = spec is not None and self._looks(spec, request)
-        if self._running and looks is not None and looks != self._looking:
+        if self._running and (looks not in (None, self._looking) or (spec is not None and spec.name in _LONG)):
             return False
         place = self._place(looks=self._looking if looks is None else looks)
         place.silent = self._mute or self._skip == 1
@@ -247,16 +253,19 @@ class Connection:
             return True if spec.name in ("wait", "info", "role") else None
         if spec.name in OWN:
             return not (spec.name in _WRITES and (len(request) < 2 or request[1] != b""))
-        return "write" not in spec.flags
+        return "write" not in spec.flags or (spec.name == "getex" and len(request) == 2)
 
     def _perform(self, spec: Spec | None, request: list[bytes], place: Place) -> None:
         if spec is None:
+            if request[0].lower() in _HTTP:
+                self.end()
+                return
             raise RequestError(_unknown(request))
         self._last = spec.name
+        if wrong := spec.complaint(request):
+            raise RequestError(self._transaction.refuse(wrong) if spec.name == "exec" else f"ERR {wrong}")
         if not self.authenticated and "noauth" not in spec.flags:
             raise RequestError("NOAUTH Authentication required.")
-        if not spec.takes(len(request)):
-            raise RequestError(f"ERR wrong number of arguments for '{spec.name}' command")
         if spec.group == "transactions" or self._transaction.takes(spec):
             self._transaction.perform(spec, request, self, self._data, place.reply)
         elif spec.name in CLIENTS:
@@ -323,12 +332,11 @@ class Connection:
 
     def set_reply_mode(self, mode: bytes) -> Reply:
         """CLIENT REPLY: the command itself is answered when replies are turned on."""
-        self._mute = mode == b"OFF"
-        if mode != b"ON":
-            self._places[-1].silent = True
-            self._skip = 1 if mode == b"SKIP" else 0
+        if mode == b"SKIP":
+            self._skip = 1
         else:
-            self._places[-1].silent = False
+            self._mute = mode == b"OFF"
+        self._places[-1].silent = mode != b"ON"
         return OK
 
     def quit(self) -> None:
@@ -348,6 +356,8 @@ class Connection:
         """As if the client had just come."""
         self._transaction = Transaction()
         self.version, self.name, self.reads_locally = 2, b"", False
+        if self._mute:
+            self._places[-1].silent = False
         self._mute, self._skip = False, 0
         self.authenticated = self.hub.password is None
 
@@ -365,6 +375,9 @@ class Connection:
 
 
 def _unknown(request: list[bytes]) -> str:
-    name = request[0][:128].decode(errors="replace")
-    given = " ".join(f"'{argument[:128].decode(errors='replace')}'" for argument in request[1:9])
+    name, given = request[0][:128].decode(errors="replace"), ""
+    for argument in request[1:]:
+        if len(given) >= 128:
+            break
+        given += f"'{argument[: 128 - len(given)].decode(errors='replace')}' "
     return f"ERR unknown command '{name}', with args beginning with: {given}"

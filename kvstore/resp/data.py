@@ -10,6 +10,7 @@ from kvstore.commands import (
     Condition,
     Count,
     Failed,
+    Get,
     Integer,
     Outcomes,
     Result,
@@ -71,14 +72,21 @@ class Data:
         self.send(command, done, size=sum(map(len, request)))
 
     def transact(
-        self, parts: Sequence[Compiled | Reply], conditions: list[Condition], size: int, answer: Answer
+        self,
+        parts: Sequence[Compiled | Reply],
+        conditions: list[Condition],
+        size: int,
+        answer: Answer,
+        *,
+        locally: bool,
     ) -> None:
         """Execute several requests as one slot; what needs no store has its reply in its place already."""
         commands: list[Simple] = [command for part in parts if isinstance(part, Compiled) for command in part.commands]
-        if not commands:
+        if not commands and not conditions:
             answer([part for part in parts if not isinstance(part, Compiled)])
             return
-        command = Txn(commands, conditions, partial=True)
+        # With nothing to execute, whether the watched keys stayed has to be found out all the same.
+        command = Txn(commands or [Get(conditions[0].key)], conditions, partial=True)
         check(command)
 
         def done(outcome: StoreReply | Refusal) -> None:
@@ -93,6 +101,8 @@ class Data:
 
         if conditions:
             self._service.execute(command, done, size=size)
+        elif locally and is_read_only(command):
+            done(StoreReply(self._service.look(command)))
         else:
             self.send(command, done, size=size)
 

@@ -23,7 +23,22 @@ class NullArray(msgspec.Struct, frozen=True):
     """No array: what EXEC answers when a watched key has changed."""
 
 
-Reply: TypeAlias = "Status | Error | NullArray | bytes | str | int | float | list[Reply] | dict[str, Reply] | None"
+class Verbatim(msgspec.Struct, frozen=True):
+    """A text for people to read; a bulk string in version 2."""
+
+    text: str
+
+
+class Unordered(msgspec.Struct, frozen=True):
+    """A set of short texts; an array in version 2."""
+
+    items: list[str]
+
+
+Reply: TypeAlias = (
+    "Status | Error | NullArray | Verbatim | Unordered | bytes | str | int | float"
+    " | list[Reply] | dict[str, Reply] | None"
+)
 """``bytes`` and ``str`` are bulk strings, a ``dict`` is a map (a flat array in version 2)."""
 
 OK = Status("OK")
@@ -51,6 +66,14 @@ def _encode(reply: Reply, version: int, parts: list[bytes]) -> None:
             parts.append(NULL[version])
         case NullArray():
             parts.append(_NULL_ARRAY[version])
+        case Verbatim(text) if version == 3:
+            data = text.encode("utf-8", "backslashreplace")
+            parts.append(b"=%d\r\ntxt:%b\r\n" % (len(data) + 4, data))
+        case Verbatim(text):
+            _encode(text, version, parts)
+        case Unordered(items):
+            parts.append(b"%b%d\r\n" % (b"~" if version == 3 else b"*", len(items)))
+            parts.extend(b"+%b\r\n" % _line(item) for item in items)
         case bytes():
             parts.append(b"$%d\r\n%b\r\n" % (len(reply), reply))
         case str():

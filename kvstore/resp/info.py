@@ -1,16 +1,15 @@
-"""What a node tells about itself in Redis' own forms: INFO, ROLE, CONFIG GET, COMMAND."""
+"""What a node tells about itself in Redis' own forms: INFO, ROLE, CONFIG GET."""
 
 from __future__ import annotations
 
 import os
 import platform
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from kvstore.resp.encoding import Reply, Status
-from kvstore.resp.spec import Spec
+from kvstore.glob import matcher
+from kvstore.resp.encoding import Reply, Verbatim
 from kvstore.service import ServerStatus
 
 if TYPE_CHECKING:
@@ -42,8 +41,8 @@ def own_version() -> str:
 
 def config(patterns: Iterable[bytes]) -> dict[str, Reply]:
     """The settings that clients ask for, by glob patterns."""
-    wanted = [pattern.decode(errors="replace").lower() for pattern in patterns]
-    return {name: value for name, value in CONFIG.items() if any(fnmatchcase(name, one) for one in wanted)}
+    wanted = [matcher(pattern.lower()) for pattern in patterns]
+    return {name: value for name, value in CONFIG.items() if any(matches(name.encode()) for matches in wanted)}
 
 
 def role(status: ServerStatus) -> Reply:
@@ -61,7 +60,7 @@ def role(status: ServerStatus) -> Reply:
     return ["slave", host, int(port), "connected" if node.leader else "connect", node.applied_upto]
 
 
-def info(status: ServerStatus, hub: Hub, wanted: Iterable[bytes]) -> str:
+def info(status: ServerStatus, hub: Hub, wanted: Iterable[bytes]) -> Verbatim:
     """INFO's sections, all of them or those that are wanted."""
     names = {name.decode(errors="replace").lower() for name in wanted}
     is_all = not names or bool(names & {"all", "default", "everything"})
@@ -69,7 +68,7 @@ def info(status: ServerStatus, hub: Hub, wanted: Iterable[bytes]) -> str:
     for name, fields in _sections(status, hub).items():
         if is_all or name.lower() in names:
             lines += [f"# {name}", *(f"{field}:{value}" for field, value in fields.items()), ""]
-    return "\r\n".join(lines)
+    return Verbatim("\r\n".join(lines))
 
 
 def _sections(status: ServerStatus, hub: Hub) -> dict[str, dict[str, object]]:
@@ -109,16 +108,3 @@ def _sections(status: ServerStatus, hub: Hub) -> dict[str, dict[str, object]]:
         "Cluster": {"cluster_enabled": 0},
         "Keyspace": {"db0": f"keys={node.keys},expires=0,avg_ttl=0"} if node.keys else {},
     }
-
-
-def command_info(spec: Spec) -> Reply:
-    """One command as COMMAND tells it."""
-    flags: list[Reply] = [Status(flag) for flag in spec.flags]
-    categories: list[Reply] = [Status(f"@{spec.group}")]
-    first, last, step = spec.keys
-    return [spec.name, spec.arity, flags, first, last, step, categories, [], [], []]
-
-
-def command_docs(spec: Spec) -> dict[str, Reply]:
-    """One command as COMMAND DOCS tells it."""
-    return {"summary": spec.summary, "since": "1.0.0", "group": spec.group, "complexity": "O(1) a key"}

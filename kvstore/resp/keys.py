@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Literal, cast
+from typing import cast
 
 from kvstore.commands import (
     Clear,
@@ -14,6 +14,7 @@ from kvstore.commands import (
     Done,
     Exists,
     Expire,
+    ExpireWhen,
     Get,
     Integer,
     Keys,
@@ -50,7 +51,7 @@ def _time_left(scale: int, absolute: bool) -> Callable[[list[bytes]], Compiled]:
             return -2
         assert isinstance(results[0], Integer)
         number = results[0].number
-        return number if number < 0 else (number + (0 if absolute else scale // 2)) // scale
+        return number if number < 0 else (number + scale // 2) // scale
 
     return lambda arguments: Compiled([Ttl(arguments[1], absolute)], render)
 
@@ -67,14 +68,13 @@ def _expire(scale: int, absolute: bool) -> Callable[[list[bytes]], Compiled]:
         if {b"GT", b"LT"} <= wanted:
             raise RequestError("ERR GT and LT options at the same time are not compatible")
         # XX adds nothing to GT, which no key without an expiry passes; but LT does let such a key pass.
-        if {b"XX", b"LT"} <= wanted:
-            raise RequestError("ERR XX and LT options at the same time are not supported")
         wanted -= {b"XX"} if b"GT" in wanted else set()
-        when = cast(Literal["", "nx", "xx", "gt", "lt"], next(iter(wanted), b"").decode().lower())
+        when = cast(ExpireWhen, b" ".join(sorted(wanted, reverse=True)).decode().lower())
         number = integer(text) * scale
-        if abs(number) > (MAX_TIME if absolute else MAX_TTL):
+        if number < -(2**63) or number > (MAX_TIME if absolute else MAX_TTL):
             raise RequestError(f"ERR invalid expire time in '{name.decode().lower()}' command")
-        command = Expire(key, 0, max(number, 1), when) if absolute else Expire(key, number, 0, when)
+        # However long ago, the key goes now.
+        command = Expire(key, 0, max(number, 1), when) if absolute else Expire(key, max(number, 0), 0, when)
         return Compiled([command], _one_if_done)
 
     return compile_expire
@@ -101,6 +101,8 @@ def _copy(arguments: list[bytes]) -> Compiled:
                     raise RequestError("ERR DB index is out of range")
             case _:
                 raise RequestError(SYNTAX)
+    if key == to:
+        raise RequestError("ERR source and destination objects are the same")
     return Compiled([Copy(key, to, replace)], _one_if_done)
 
 
@@ -108,6 +110,11 @@ def _flush(arguments: list[bytes]) -> Compiled:
     if len(arguments) > 2 or (len(arguments) == 2 and arguments[1].upper() not in (b"ASYNC", b"SYNC")):
         raise RequestError(SYNTAX)
     return Compiled([Clear()], lambda results: OK)
+
+
+def _keys(arguments: list[bytes]) -> Compiled:
+    # No key is empty, so an empty pattern matches none, and one for a single byte of no kind stands in for it.
+    return Compiled([Walk(pattern=arguments[1] or b"[]")], _all_keys)
 
 
 def _all_keys(results: Sequence[SimpleResult]) -> Reply:
@@ -118,7 +125,7 @@ def scan(arguments: list[bytes], cursors: Cursors) -> Compiled:
     """SCAN: its cursors stand for the key where the last call stopped."""
     after = cursors.key(integer(arguments[1], 0, 2**64 - 1, "ERR invalid cursor"))
     options = arguments[2:]
-    pattern, count, nothing = b"", _SCAN_COUNT, False
+    pattern, count, nothing = b"*", _SCAN_COUNT, False
     while options:
         match options.pop(0).upper():
             case b"MATCH" if options:
@@ -135,7 +142,7 @@ def scan(arguments: list[bytes], cursors: Cursors) -> Compiled:
     def render(results: Sequence[SimpleResult]) -> Reply:
         assert isinstance(results[0], Keys)
         cursor = cursors.add(results[0].after) if results[0].after else 0
-        return [str(cursor), [] if nothing else list(results[0].keys)]
+        return [str(cursor), [] if nothing or not pattern else list(results[0].keys)]
 
     return Compiled([Walk(after, count, pattern)], render)
 
@@ -180,9 +187,7 @@ KEYS: list[Spec] = [
     _spec("rename", 3, "write", "Give a key another name.", _rename(False), (1, 2, 1)),
     _spec("renamenx", 3, "write fast", "Give a key another name that is free.", _rename(True), (1, 2, 1)),
     _spec("copy", -3, "write denyoom", "Copy a key.", _copy, (1, 2, 1)),
-    _spec(
-        "keys", 2, "readonly", "All keys that match.", lambda a: Compiled([Walk(pattern=a[1])], _all_keys), (0, 0, 0)
-    ),
+    _spec("keys", 2, "readonly", "All keys that match.", _keys, (0, 0, 0)),
     _spec("dbsize", 1, "readonly fast", "How many keys there are.", lambda a: Compiled([Count()], _number), (0, 0, 0)),
     _spec("flushdb", -1, "write", "Delete every key.", _flush, (0, 0, 0), "server"),
     _spec("flushall", -1, "write", "Delete every key.", _flush, (0, 0, 0), "server"),

@@ -73,12 +73,15 @@ class Parser:
             size = 4 if len(request) < 10 else 3 + len(str(len(request)))
             for argument in request:
                 if type(argument) is not bytes:
-                    raise ProtocolError("expected '$', a bulk string")
+                    self._taken -= 1
+                    self._be_careful()  # which says what is wrong
+                    break
                 length = len(argument)
                 size += length + (6 if length < 10 else 7 if length < 100 else 5 + len(str(length)))
-            self._taken_bytes += size
-            if request:
-                return request
+            else:
+                self._taken_bytes += size
+                if request:
+                    return request
         return self._next_careful(self._careful)
 
     def _next_careful(self, careful: _Careful) -> list[bytes] | None:

@@ -16,7 +16,7 @@ from kvstore.commands import (
     Simple,
     SimpleResult,
 )
-from kvstore.resp.encoding import Error, Reply
+from kvstore.resp.encoding import Error, Reply, Status
 
 
 class RequestError(Exception):
@@ -38,6 +38,7 @@ _FAILURES = {
 """What clients know as the reasons why commands fail."""
 
 Render: TypeAlias = Callable[[Sequence[SimpleResult]], Reply]
+"""Raises nothing: it is called while slots are applied, and what it raised would end the node."""
 
 
 class Compiled(NamedTuple):
@@ -51,7 +52,7 @@ class Spec(NamedTuple):
     """One command. ``arity`` counts the name, and is negative for a minimum.
 
     ``keys``: where the keys are, as first, last and step (0 = none). Commands that are about data have ``compile``;
-    those about the connection are done by it.
+    those about the connection are done by it. ``subcommands``: their arity, name and all, and what they take and do.
     """
 
     name: str
@@ -61,10 +62,25 @@ class Spec(NamedTuple):
     group: str
     summary: str
     compile: Callable[[list[bytes]], Compiled] | None = None
+    subcommands: dict[str, tuple[int, str]] | None = None
 
     def takes(self, count: int) -> bool:
         """Whether so many arguments, the name among them, are right."""
-        return count == self.arity if self.arity > 0 else count >= -self.arity
+        return _takes(self.arity, count)
+
+    def complaint(self, request: list[bytes]) -> str:
+        """What is wrong with the number of arguments or the subcommand, "" if nothing."""
+        if not self.takes(len(request)):
+            return f"wrong number of arguments for '{self.name}' command"
+        if self.subcommands is None or len(request) < 2:
+            return ""
+        asked = request[1][:128].decode(errors="replace")
+        if asked.upper() not in self.subcommands:
+            return f"unknown subcommand '{asked}'. Try {self.name.upper()} HELP."
+        arity, _ = self.subcommands[asked.upper()]
+        if not _takes(arity, len(request)):
+            return f"wrong number of arguments for '{self.name}|{asked.lower()}' command"
+        return ""
 
     def keys_of(self, arguments: list[bytes]) -> list[bytes]:
         """The keys that a request names."""
@@ -72,6 +88,17 @@ class Spec(NamedTuple):
         if not first:
             return []
         return arguments[first : (last if last >= 0 else len(arguments) + last) + 1 : step]
+
+
+def _takes(arity: int, count: int) -> bool:
+    return count == arity if arity > 0 else count >= -arity
+
+
+def usage(spec: Spec) -> Reply:
+    """What HELP says about a command with subcommands."""
+    assert spec.subcommands is not None
+    lines = [f"{spec.name.upper()} <subcommand> [<argument> ...]. Subcommands are:"]
+    return [Status(line) for line in (*lines, *(f"{name} {text}" for name, (_, text) in spec.subcommands.items()))]
 
 
 def failure(result: Failed) -> Error:
@@ -88,7 +115,8 @@ def rendered(compiled: Compiled, results: Sequence[SimpleResult]) -> Reply:
 
 
 def integer(text: bytes, low: int = -(2**63), high: int = 2**63 - 1, error: str = NOT_INTEGER) -> int:
-    """An argument as a whole number. Raises RequestError."""
-    if len(text) <= 20 and (text.isdigit() or (text[:1] == b"-" and text[1:].isdigit())) and low <= int(text) <= high:
+    """An argument as a whole number, in the one form that Redis takes: no ``+1``, no ``01``. Raises RequestError."""
+    digits = text.removeprefix(b"-")
+    if len(text) <= 20 and digits.isdigit() and (digits[:1] != b"0" or text == b"0") and low <= int(text) <= high:
         return int(text)
     raise RequestError(error)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from kvstore.commands import (
+    MAX_VALUE_BYTES,
     Append,
     Done,
     Found,
@@ -74,23 +75,26 @@ def _set(arguments: list[bytes]) -> Compiled:
     _, key, value, *options = arguments
     when: Literal["", "nx", "xx"] = ""
     ifeq: Value | None = None
-    ttl = expires = 0
-    keep_ttl = get = False
+    unit = time = b""
+    get = False
     while options:
         option = options.pop(0).upper()
-        timed = bool(ttl or expires or keep_ttl)
-        if option in (b"NX", b"XX") and not when and ifeq is None:
-            when = "nx" if option == b"NX" else "xx"
+        if option == b"NX" and when != "xx" and ifeq is None:
+            when = "nx"
+        elif option == b"XX" and when != "nx" and ifeq is None:
+            when = "xx"
         elif option == b"IFEQ" and options and not when and ifeq is None:
             ifeq = Value(options.pop(0))
         elif option == b"GET":
             get = True
-        elif option == b"KEEPTTL" and not timed:
-            keep_ttl = True
-        elif option in _LIFETIMES and options and not timed:
-            ttl, expires = _expiry(option, options.pop(0), "set")
+        elif option == b"KEEPTTL" and unit in (b"", option):
+            unit = option
+        elif option in _LIFETIMES and options and unit in (b"", option):
+            unit, time = option, options.pop(0)
         else:
             raise RequestError(SYNTAX)
+    keep_ttl = unit == b"KEEPTTL"
+    ttl, expires = _expiry(unit, time, "set") if unit and not keep_ttl else (0, 0)
     command = Set(key, Value(value), ttl, when, ifeq, expires, keep_ttl, get)
     return Compiled([command], _held if get else _ok_or_null)
 
@@ -105,16 +109,20 @@ def _setex(unit: bytes, name: str) -> Callable[[list[bytes]], Compiled]:
 
 def _getex(arguments: list[bytes]) -> Compiled:
     _, key, *options = arguments
-    options[:1] = [option.upper() for option in options[:1]]
-    match options:
-        case []:
-            return Compiled([Get(key)], _held)
-        case [b"PERSIST"]:
-            return Compiled([GetExpire(key, persist=True)], _held)
-        case [unit, time] if unit in _LIFETIMES:
-            return Compiled([GetExpire(key, *_expiry(unit, time, "getex"))], _held)
-        case _:
+    unit = time = b""
+    while options:
+        option = options.pop(0).upper()
+        if option == b"PERSIST" and unit in (b"", option):
+            unit = option
+        elif option in _LIFETIMES and options and unit in (b"", option):
+            unit, time = option, options.pop(0)
+        else:
             raise RequestError(SYNTAX)
+    if not unit:
+        return Compiled([Get(key)], _held)
+    if unit == b"PERSIST":
+        return Compiled([GetExpire(key, persist=True)], _held)
+    return Compiled([GetExpire(key, *_expiry(unit, time, "getex"))], _held)
 
 
 def _mset(arguments: list[bytes], nx: bool) -> Compiled:
@@ -150,18 +158,22 @@ def _getrange(arguments: list[bytes]) -> Compiled:
 
     def render(results: Sequence[SimpleResult]) -> Reply:
         data = held(results[0]) or b""
+        if end < start < 0:
+            return b""
+        # What lies before the value counts as its first byte, even as the end: GETRANGE 0 -100 is that byte.
         first = max(start + len(data), 0) if start < 0 else start
-        last = end + len(data) if end < 0 else end
-        return data[first : max(last, -1) + 1]
+        last = max(end + len(data), 0) if end < 0 else end
+        return data[first : last + 1]
 
     return Compiled([Get(arguments[1])], render)
 
 
 def _setrange(arguments: list[bytes]) -> Compiled:
-    offset = integer(arguments[2], error="ERR value is not an integer or out of range")
+    offset = integer(arguments[2])
     if offset < 0:
         raise RequestError("ERR offset is out of range")
-    return Compiled([SetRange(arguments[1], offset, arguments[3])], _number)
+    # Further out any text makes the value too large, and no text changes nothing.
+    return Compiled([SetRange(arguments[1], min(offset, MAX_VALUE_BYTES), arguments[3])], _number)
 
 
 def _lcs(arguments: list[bytes]) -> Compiled:

@@ -90,7 +90,7 @@ def test_keys(client: redis.Redis) -> None:
     assert client.expire("one", 100)
     assert not client.expire("one", 50, gt=True)
     assert client.expire("one", 50, lt=True)
-    assert client.expiretime("one") == client.pexpiretime("one") // 1_000
+    assert client.expiretime("one") == (client.pexpiretime("one") + 500) // 1_000
     assert client.pexpireat("one", 1)
     assert client.get("one") is None
     assert client.unlink("other", "user:2") == 2
@@ -188,6 +188,19 @@ def test_watch_sees_a_change_and_unwatch_forgets_it(client: redis.Redis, servers
         pipe.set("w", 5)
         assert pipe.execute() == [True]
     assert client.get("w") == "5"
+
+
+def test_a_lock_can_be_taken_and_given_back_without_scripts(client: redis.Redis) -> None:
+    lock = client.lock("lock", timeout=60)
+    assert lock.acquire(blocking=False)
+    assert not client.lock("lock", timeout=60).acquire(blocking=False)
+    with pytest.raises(redis.ResponseError, match="unknown command 'EVALSHA'"):
+        lock.release()
+    token = client.get("lock")
+    assert client.execute_command("SET", "lock", "-", "IFEQ", "another's token", "PXAT", 1) is None
+    assert client.get("lock") == token
+    assert client.execute_command("SET", "lock", "-", "IFEQ", token, "PXAT", 1)
+    assert client.get("lock") is None
 
 
 def test_pipelines_keep_their_order(client: redis.Redis) -> None:

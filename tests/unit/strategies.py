@@ -85,7 +85,7 @@ many = st.one_of(
     )
     for form in (plain_values, json_values)
 )
-expiry_conditions = st.sampled_from(["", "nx", "xx", "gt", "lt"])
+expiry_conditions = st.sampled_from(["", "nx", "xx", "gt", "lt", "xx lt"])
 simple: st.SearchStrategy[Simple] = st.one_of(
     sets,
     many,

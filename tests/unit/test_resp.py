@@ -2,133 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import pairwise, product
+from random import Random
+from time import monotonic
+from typing import cast
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvstore import entries
-from kvstore.client import LogRow, Reply
-from kvstore.commands import MAX_VALUE_BYTES, Command, Entry, Result
-from kvstore.errors import KvstoreError, UnavailableError, UnknownOutcomeError
-from kvstore.pending import Refusal, SlotReply
-from kvstore.queries import Table
-from kvstore.resp.connection import MAX_BACKLOG, MAX_UNSENT, Connection
+from kvstore.commands import MAX_VALUE_BYTES, Cas, Command, Condition, Get, Push, Set, SetMany, Txn, Value
+from kvstore.errors import UnavailableError, UnknownOutcomeError
+from kvstore.pending import Refusal
+from kvstore.resp.connection import MAX_BACKLOG, MAX_UNSENT
 from kvstore.resp.encoding import encode
-from kvstore.resp.hub import Hub
+from kvstore.resp.lcs import lcs
 from kvstore.resp.parser import MAX_LINE_BYTES, Parser, ProtocolError, split_line
-from kvstore.service import ServerStatus
-from kvstore.state_machine import StateMachine
-
-
-class Node:
-    """A service on a state machine in memory, which answers when it is told to."""
-
-    def __init__(self) -> None:
-        self.state = StateMachine(None)
-        self.waiting: list[Callable[[], None]] = []
-        self.refusal: Refusal | None = None
-        self.started: list[str] = []
-
-    def execute(
-        self,
-        command: Command,
-        done: Callable[[Reply | Refusal], None],
-        *,
-        session: str = "",
-        sequence: int = 0,
-        acknowledged: int = 0,
-        size: int = 0,
-    ) -> None:
-        self.started.append(entries.as_text(Entry("", 0, 0, 0, command)))
-
-        def answer() -> None:
-            entry = entries.encode(Entry(session, sequence, acknowledged, 1_000, command))
-            (applied,) = self.state.apply(self.state.applied_upto + 1, [entry])
-            assert applied.result is not None
-            done(self.refusal or Reply(applied.result, self.state.applied_upto))
-
-        self.waiting.append(answer)
-
-    def query(self, command: Command, done: Callable[[Reply | Refusal], None]) -> None:
-        self.started.append(entries.as_text(Entry("", 0, 0, 0, command)))
-        self.waiting.append(lambda: done(self.refusal or Reply(self.look(command))))
-
-    def look(self, command: Command) -> Result:
-        return self.state.query(command, 1_000)
-
-    def propose_at(self, slot: int, json: bytes, done: Callable[[SlotReply | Refusal], None]) -> None:
-        self.waiting.append(lambda: done(SlotReply(slot, json, True)))
-
-    def status(self) -> ServerStatus:
-        raise NotImplementedError
-
-    def log(self, first: int, last: int | None) -> Iterator[LogRow]:
-        yield from ()
-
-    def sql(self, query: str, done: Callable[[Table | KvstoreError], None]) -> None:
-        try:
-            done(self.state.sql(query))
-        except KvstoreError as error:
-            done(error)
-
-    def last_sequence(self, session: str) -> int:
-        return self.state.last_sequence(session)
-
-    def keys(self, prefix: bytes, limit: int) -> list[bytes]:
-        return self.state.keys(prefix, limit)
-
-    def clock(self) -> int:
-        return 1_000
-
-
-class Client:
-    """One connection, whose transport notes what it is told."""
-
-    def __init__(self, node: Node | None = None, password: str | None = None) -> None:
-        self.node = node or Node()
-        self.hub = Hub(password)
-        self.said = b""
-        self.takes: int | None = None  # that many bytes more until the transport finds its buffer too full
-        self.closed = False
-        self.paused = False
-        self.connection = Connection(
-            self.node, self.hub, write=self._write, close=self._close, pause=self._pause, peer="1.2.3.4:5"
-        )
-
-    def _write(self, data: bytes) -> None:
-        self.said += data
-        if self.takes is not None and len(self.said) > self.takes:
-            self.connection.writable(False)
-
-    def _close(self) -> None:
-        self.closed = True
-
-    def _pause(self, wanted: bool) -> None:
-        self.paused = wanted
-
-    def turn(self) -> None:
-        """Let the node answer what it has."""
-        while self.node.waiting:
-            waiting, self.node.waiting = self.node.waiting, []
-            for answer in waiting:
-                answer()
-        self.hub.flush()
-
-    def ask(self, *requests: str) -> bytes:
-        """What a client hears that sends these requests at once."""
-        before = len(self.said)
-        self.connection.received(b"".join(map(packed, requests)))
-        self.turn()
-        return self.said[before:]
-
-
-def packed(request: str) -> bytes:
-    words = request.encode().split(b" ")
-    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
-
+from tests.unit.resp_client import Client, packed
 
 # -- parsing ----------------------------------------------------------------------------------------------------------
 
@@ -212,6 +103,21 @@ def test_what_exceeds_a_bound_is_refused(data: bytes) -> None:
         parse([data])
 
 
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"*1\r\n:5\r\n", "expected '$', got ':'"),
+        (b"*1\r\n*1\r\n$4\r\nPING\r\n", "expected '$', got '*'"),
+        (b"*1\r\n$-1\r\n", "invalid bulk length"),
+        (b"*1\r\n$4\r\nPING\r\n*1\r\n:5\r\n", "expected '$', got ':'"),
+    ],
+)
+def test_what_is_wrong_is_said_as_redis_says_it(data: bytes, what: str) -> None:
+    with pytest.raises(ProtocolError) as raised:
+        parse([data])
+    assert str(raised.value) == what
+
+
 def test_words_on_a_line() -> None:
     assert split_line(b"set  k 'it\\'s' \"\\x00\\t\" a\\b") == [b"set", b"k", b"it's", b"\0\t", b"a\\b"]
 
@@ -244,6 +150,26 @@ def test_writes_are_started_together_and_a_read_waits_for_them() -> None:
     assert client.node.started == ["set a=1", "set b=2"]
     client.turn()
     assert client.node.started == ["set a=1", "set b=2", "get a", "set c=3"]
+
+
+def test_getex_without_a_time_is_a_read_and_waits_for_the_writes_before_it() -> None:
+    client = Client()
+    client.connection.received(packed("SET a 1") + packed("GETEX a") + packed("GETEX a EX 10"))
+    assert client.node.started == ["set a=1"]
+    client.turn()
+    assert client.node.started == ["set a=1", "get a", "getex a EX 10"]
+
+
+def test_reads_that_may_take_long_are_started_one_at_a_time() -> None:
+    client = Client()
+    client.ask("SET a 1")
+    client.node.started.clear()
+    client.connection.received(packed("KEYS x*") + packed("SCAN 0") + packed("GET a"))
+    assert client.node.started == ["keys x*"]
+    client.node.waiting.pop(0)()
+    assert client.node.started == ["keys x*", "keys * COUNT 10", "get a"]
+    client.turn()
+    assert client.said.endswith(b"*0\r\n*2\r\n$1\r\n0\r\n*1\r\n$1\r\na\r\n$1\r\n1\r\n")
 
 
 def test_a_client_that_sends_too_much_is_not_read_from() -> None:
@@ -322,7 +248,10 @@ def test_reply_modes() -> None:
     client = Client()
     assert client.ask("CLIENT REPLY SKIP", "SET a 1", "GET a") == b"$1\r\n1\r\n"
     assert client.ask("CLIENT REPLY OFF", "SET a 2", "GET a") == b""
+    assert client.ask("CLIENT REPLY SKIP", "GET a", "GET a") == b""
     assert client.ask("CLIENT REPLY ON", "GET a") == b"+OK\r\n$1\r\n2\r\n"
+    assert client.ask("CLIENT REPLY OFF", "RESET", "PING") == b"+RESET\r\n+PONG\r\n"
+    assert client.ask("CLIENT REPLY SKIP", "RESET", "PING") == b"+PONG\r\n"
 
 
 def test_without_the_password_nothing_is_done() -> None:
@@ -347,6 +276,32 @@ def test_a_transaction_is_queued_and_executed_as_one() -> None:
         b"+QUEUED\r\n-EXECABORT Transaction discarded because of previous errors.\r\n"
     )
     assert client.ask("GET a") == b"$1\r\n1\r\n"
+
+
+def test_what_can_never_be_executed_is_not_kept() -> None:
+    client = Client()
+    client.ask("MULTI")
+    large = "SET a " + "x" * MAX_VALUE_BYTES
+    said = [client.ask(large) for _ in range(40)]
+    assert said[0] == b"+QUEUED\r\n"
+    assert any(one.startswith(b"-ERR a transaction has at most") for one in said)
+    assert "multi=0 " in client.connection.describe()
+    assert client.ask("EXEC").startswith(b"-EXECABORT")
+
+
+def test_a_watch_that_is_not_answered_yet_belongs_to_its_transaction() -> None:
+    """All of it sent at once: the next EXEC must wait for it, and those after it must not meet it."""
+    client = Client()
+    other = Client(client.node)
+    client.connection.received(packed("WATCH a") + packed("MULTI") + packed("GET b") + packed("EXEC"))
+    assert client.node.started == ["txn { get a }"]
+    client.turn()
+    assert client.said.endswith(b"+QUEUED\r\n*1\r\n$-1\r\n")
+    assert client.node.started[-1].startswith("txn PARTIAL { if slot a = 0 then get b }")
+    for end in ("UNWATCH", "MULTI DISCARD", "RESET"):
+        client.ask("WATCH a", *end.split())
+        other.ask("INCR a")
+        assert client.ask("MULTI", "SET b 1", "EXEC").endswith(b"*1\r\n+OK\r\n"), end
 
 
 def test_watched_keys_are_compared_when_the_transaction_is_applied() -> None:
@@ -383,6 +338,46 @@ def test_every_command_that_is_told_of_exists_and_checks_its_arguments() -> None
         assert not client.node.waiting
 
 
+def test_local_reads_are_local_in_a_transaction_too() -> None:
+    client = Client()
+    client.ask("SET a 1")
+    client.node.refusal = UnavailableError("no quorum")
+    assert client.ask("MULTI", "GET a", "EXEC").endswith(b"-CLUSTERDOWN no quorum\r\n")
+    assert client.ask("READONLY", "MULTI", "GET a", "EXEC").endswith(b"*1\r\n$1\r\n1\r\n")
+    assert client.ask("MULTI", "SET a 2", "EXEC").endswith(b"-CLUSTERDOWN no quorum\r\n")
+
+
+@pytest.mark.parametrize("head", [b"POST / HTTP/1.1\r\nHost: here\r\n\r\n", b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"])
+def test_a_page_in_a_browser_cannot_give_commands(head: bytes) -> None:
+    client = Client()
+    client.connection.received(head + b"SET a 1\r\nFLUSHALL\r\n")
+    client.turn()
+    assert client.node.started == []
+    assert client.closed
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Set(b"a", Value(b"[", True)),
+        Set(b"a", Value(b"1"), ifeq=Value(b"{]", True)),
+        SetMany([b"a"], [Value(b"\xff", True)]),
+        Push(b"a", Value(b"]", True)),
+        Cas(b"a", Value(b"", True), Value(b"1", True)),
+        Txn([Set(b"a", Value(b"[" * 200 + b"]" * 200, True))]),
+        Txn([Get(b"a")], [Condition("value", b"a", "=", Value(b"NaN", True))]),
+    ],
+)
+def test_what_says_that_it_is_json_and_is_none_does_not_reach_the_log(command: Command) -> None:
+    """Executing a command on it later would end every replica, again after each start."""
+    client = Client()
+    packed_command = msgspec.msgpack.encode(command)
+    client.connection.received(wire([b"KV.EXECUTE", b"session", b"1", b"0", packed_command]))
+    client.turn()
+    assert client.said.startswith(b"-ERR the value is ")
+    assert client.node.started == []
+
+
 def test_quit_answers_all_before_it_ends() -> None:
     client = Client()
     assert client.ask("SET a 1", "QUIT", "SET a 2") == b"+OK\r\n+OK\r\n"
@@ -398,3 +393,45 @@ def test_the_longest_common_subsequence() -> None:
     assert client.ask("LCS a b IDX WITHMATCHLEN MINMATCHLEN 4") == (
         b"*4\r\n$7\r\nmatches\r\n*1\r\n*3\r\n*2\r\n:4\r\n:7\r\n*2\r\n:5\r\n:8\r\n:4\r\n$3\r\nlen\r\n:6\r\n"
     )
+
+
+@pytest.mark.parametrize("request_", ["LCS a b", "LCS a b LEN", "LCS a b IDX"])
+def test_values_too_long_to_compare_are_an_error_and_end_nothing(request_: str) -> None:
+    client = Client()
+    client.ask("MSET a " + "x" * 3_000 + " b " + "y" * 3_000)
+    assert client.ask(request_).startswith(b"-ERR the product of the lengths")
+    assert client.ask("MULTI", request_, "SET c 1", "EXEC").endswith(b"compare shorter values\r\n+OK\r\n")
+
+
+texts = st.binary(max_size=20) | st.text("ab", max_size=20).map(str.encode)
+
+
+@given(texts, texts)
+def test_a_common_subsequence_is_one_and_none_is_longer(one: bytes, other: bytes) -> None:
+    lengths = {(i, j): 0 for i in range(len(one) + 1) for j in range(len(other) + 1)}
+    for i, j in product(range(len(one)), range(len(other))):
+        longer = max(lengths[i, j + 1], lengths[i + 1, j])
+        lengths[i + 1, j + 1] = lengths[i, j] + 1 if one[i] == other[j] else longer
+    found = lcs(one, other, False, False, with_length=False, least=0)
+    assert isinstance(found, bytes)
+    for text in (one, other):
+        rest = iter(text)
+        assert all(byte in rest for byte in found)
+    assert len(found) == lengths[len(one), len(other)] == lcs(one, other, True, False, with_length=False, least=0)
+    where = lcs(one, other, False, True, with_length=True, least=0)
+    assert isinstance(where, dict)
+    assert where["len"] == len(found)
+    parts = b""
+    matches = cast("list[tuple[tuple[int, int], tuple[int, int], int]]", where["matches"])
+    for (first, last), (second, end), size in reversed(matches):
+        assert one[first : last + 1] == other[second : end + 1]
+        assert last - first + 1 == size
+        parts += one[first : last + 1]
+    assert parts == found
+
+
+def test_long_values_are_compared_in_no_time_that_an_election_would_notice() -> None:
+    one, other = (bytes(Random(seed).choices(b"ab", k=2_000)) for seed in (1, 2))
+    began = monotonic()
+    lcs(one, other, False, True, with_length=True, least=0)
+    assert monotonic() - began < 0.3

@@ -455,6 +455,12 @@ def test_walking_on_meets_every_key_once(names: list[bytes], after: bytes, count
     machine.state.close()
 
 
+def test_a_walk_of_any_length_ends_no_replica(machine: Machine) -> None:
+    machine.run("mset a=1 b=2 c=3")
+    result = machine.run("txn { keys COUNT 9223372036854775807 SKIP 1; keys SKIP 9223372036854775807 }")
+    assert result == Outcomes(True, [Keys([b"b", b"c"], b""), Keys([], b"")])
+
+
 @pytest.mark.parametrize(
     ("pattern", "key", "matches"),
     [
@@ -476,6 +482,14 @@ def test_walking_on_meets_every_key_once(names: list[bytes], after: bytes, count
         (b"\\*", b"a", False),
         (b"[\\]]", b"]", True),
         (b"[ab", b"b", True),
+        (b"[a-", b"-", True),
+        (b"[a-]", b"a", True),
+        (b"[a-]]b", b"]b", True),
+        (b"[a-]]b", b"b", False),
+        (b"[a-]]", b"^", True),
+        (b"[]a", b"a", False),
+        (b"[^]a", b"ba", True),
+        (b"[\\", b"\\", True),
         (b"a.c", b"abc", False),
         (b"\n*", b"\n\n", True),
         (b"*a" * 200 + b"b", b"a" * 1_000, False),

@@ -1,0 +1,154 @@
+"""CLIENT: who is connected, and what a connection says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from kvstore.resp.encoding import OK, Reply, Verbatim
+from kvstore.resp.spec import SYNTAX, RequestError, Spec, integer, usage
+
+if TYPE_CHECKING:
+    from kvstore.resp.connection import Connection
+
+CLIENT = Spec(
+    "client",
+    -2,
+    (),
+    (0, 0, 0),
+    "connection",
+    "About connections.",
+    subcommands={
+        "GETNAME": (2, "-- this connection's name"),
+        "HELP": (2, "-- this text"),
+        "ID": (2, "-- this connection's number"),
+        "INFO": (2, "-- a line about this connection"),
+        "KILL": (
+            -3,
+            "<ip:port> | [ID <id>] [TYPE normal] [USER default] [ADDR <ip:port>] [LADDR <ip:port>] [SKIPME yes|no]",
+        ),
+        "LIST": (-2, "[TYPE normal | ID <id> ...] -- a line about each connection"),
+        "NO-EVICT": (3, "ON|OFF -- nothing is ever evicted"),
+        "NO-TOUCH": (3, "ON|OFF -- nothing depends on when a key was read"),
+        "REPLY": (3, "ON|OFF|SKIP -- whether requests are answered"),
+        "SETINFO": (4, "LIB-NAME|LIB-VER <text> -- which library this is"),
+        "SETNAME": (3, "<name> -- give this connection a name"),
+    },
+)
+_Filter = Callable[["Connection"], bool]
+
+
+def client(connection: Connection, arguments: list[bytes]) -> Reply:
+    """Answer CLIENT."""
+    rest = arguments[2:]
+    match arguments[1].upper():
+        case b"ID":
+            return connection.number
+        case b"GETNAME":
+            return connection.name or None
+        case b"SETNAME":
+            connection.name = printable(rest[0], "Client names")
+            return OK
+        case b"SETINFO":
+            name = rest[0].decode(errors="replace").lower()
+            if name not in ("lib-name", "lib-ver"):
+                raise RequestError(f"ERR Unrecognized option '{name}'")
+            connection.library[name] = printable(rest[1], name)
+            return OK
+        case b"INFO":
+            return Verbatim(connection.describe() + "\n")
+        case b"LIST":
+            wanted = _listed(rest)
+            every = connection.hub.clients.values()
+            return Verbatim("".join(one.describe() + "\n" for one in every if wanted(one)))
+        case b"KILL":
+            return _kill(connection, rest)
+        case b"REPLY":
+            return connection.set_reply_mode(_one_of(rest[0], b"ON", b"OFF", b"SKIP"))
+        case b"HELP":
+            return usage(CLIENT)
+        case _:
+            _one_of(rest[0], b"ON", b"OFF")
+            return OK
+
+
+def printable(text: bytes, what: str) -> bytes:
+    """A text that a line about a connection can hold. Raises RequestError."""
+    if any(not 33 <= byte <= 126 for byte in text):
+        raise RequestError(f"ERR {what} cannot contain spaces, newlines or special characters.")
+    return text
+
+
+def _one_of(text: bytes, *allowed: bytes) -> bytes:
+    if text.upper() not in allowed:
+        raise RequestError(SYNTAX)
+    return text.upper()
+
+
+def _listed(filters: list[bytes]) -> _Filter:
+    match filters:
+        case []:
+            return lambda one: True
+        case [kind, name] if kind.upper() == b"TYPE":
+            return _of_type(name)
+        case [kind, *numbers] if kind.upper() == b"ID" and numbers:
+            wanted = {integer(number, error="ERR Invalid client ID") for number in numbers}
+            return lambda one: one.number in wanted
+        case _:
+            raise RequestError(SYNTAX)
+
+
+def _of_type(name: bytes) -> _Filter:
+    """All that connect here are ordinary clients: nodes have a protocol and a port of their own."""
+    if name.lower() not in (b"normal", b"master", b"replica", b"slave", b"pubsub"):
+        raise RequestError(f"ERR Unknown client type '{name.decode(errors='replace')}'")
+    return lambda one: name.lower() == b"normal"
+
+
+def _kill(connection: Connection, arguments: list[bytes]) -> Reply:
+    """End the connections for which all filters hold, this one only if it is told not to skip itself."""
+    if len(arguments) == 1:
+        address = arguments[0].decode(errors="replace")
+        if not _end(connection, [lambda one: one.peer == address]):
+            raise RequestError("ERR No such client")
+        return OK
+    if len(arguments) % 2:
+        raise RequestError(SYNTAX)
+    skips_me = True
+    filters: list[_Filter] = []
+    for kind, value in zip(arguments[::2], arguments[1::2], strict=True):
+        if kind.upper() == b"SKIPME":
+            skips_me = _one_of(value, b"YES", b"NO") == b"YES"
+        else:
+            filters.append(_filter(kind.upper(), value))
+    return _end(connection, [*filters, *([lambda one: one is not connection] if skips_me else [])])
+
+
+def _filter(kind: bytes, value: bytes) -> _Filter:
+    text = value.decode(errors="replace")
+    match kind:
+        case b"ID":
+            number = integer(value, 1, error="ERR client-id should be greater than 0")
+            return lambda one: one.number == number
+        case b"ADDR":
+            return lambda one: one.peer == text
+        case b"LADDR":
+            return lambda one: one.own == text
+        case b"TYPE":
+            return _of_type(value)
+        case b"USER":
+            if text != "default":
+                raise RequestError(f"ERR No such user '{text}'")
+            return lambda one: True
+        case _:
+            raise RequestError(SYNTAX)
+
+
+def _end(connection: Connection, filters: list[_Filter]) -> int:
+    found = [one for one in connection.hub.clients.values() if all(holds(one) for holds in filters)]
+    for one in found:
+        if one is connection:
+            one.quit()  # it hears the answer first
+        else:
+            one.end()
+    return len(found)

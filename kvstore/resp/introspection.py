@@ -1,0 +1,95 @@
+"""COMMAND: what commands there are, and where their keys stand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvstore.glob import matcher
+from kvstore.resp.encoding import Error, Reply, Unordered
+from kvstore.resp.spec import SYNTAX, RequestError, Spec, usage
+
+if TYPE_CHECKING:
+    from kvstore.resp.connection import Connection
+
+COMMAND = Spec(
+    "command",
+    -1,
+    (),
+    (0, 0, 0),
+    "server",
+    "About commands.",
+    subcommands={
+        "COUNT": (2, "-- how many there are"),
+        "DOCS": (-2, "[<name> ...] -- what they do"),
+        "GETKEYS": (-4, "<command> <argument> [...] -- which of the arguments are keys"),
+        "HELP": (2, "-- this text"),
+        "INFO": (-2, "[<name> ...] -- their arguments and kinds"),
+        "LIST": (-2, "[FILTERBY ACLCAT <category> | PATTERN <glob> | MODULE <name>] -- their names"),
+    },
+)
+_CATEGORIES = {"generic": "keyspace", "transactions": "transaction"}
+
+
+def command(connection: Connection, arguments: list[bytes]) -> Reply:
+    """Answer COMMAND."""
+    from kvstore.resp.table import TABLE, find
+
+    specs = {spec.name: spec for spec in TABLE.values()}
+    match arguments[1].upper() if len(arguments) > 1 else b"":
+        case b"COUNT":
+            return len(specs)
+        case b"LIST":
+            return [name for name, spec in specs.items() if _passes(spec, arguments[2:])]
+        case b"DOCS":
+            known = [found for found in map(find, arguments[2:]) if found] if len(arguments) > 2 else specs.values()
+            return {spec.name: _docs(spec) for spec in known}
+        case b"GETKEYS":
+            return _keys(find(arguments[2]), arguments[2:])
+        case b"HELP":
+            return usage(COMMAND)
+        case _:
+            asked = list(map(find, arguments[2:])) or list(specs.values())
+            return [None if found is None else _info(found) for found in asked]
+
+
+def _passes(spec: Spec, filters: list[bytes]) -> bool:
+    if not filters:
+        return True
+    if len(filters) != 3 or filters[0].upper() != b"FILTERBY":
+        raise RequestError(SYNTAX)
+    match filters[1].upper():
+        case b"ACLCAT":
+            return "@" + filters[2].decode(errors="replace").lower() in _categories(spec)
+        case b"PATTERN":
+            return matcher(filters[2].lower())(spec.name.encode())
+        case b"MODULE":
+            return False
+        case _:
+            raise RequestError(SYNTAX)
+
+
+def _keys(spec: Spec | None, request: list[bytes]) -> Reply:
+    if spec is None:
+        raise RequestError("ERR Invalid command specified")
+    if not spec.keys[0]:
+        return Error("ERR The command has no key arguments")
+    if not spec.takes(len(request)):
+        raise RequestError("ERR Invalid number of arguments specified for command")
+    return list[Reply](spec.keys_of(request))
+
+
+def _info(spec: Spec) -> Reply:
+    first, last, step = spec.keys
+    flags, categories = Unordered(list(spec.flags)), Unordered(_categories(spec))
+    return [spec.name, spec.arity, flags, first, last, step, categories, Unordered([]), Unordered([]), []]
+
+
+def _categories(spec: Spec) -> list[str]:
+    kinds = [
+        kind for kind, flag in (("@read", "readonly"), ("@write", "write"), ("@admin", "admin")) if flag in spec.flags
+    ]
+    return [*kinds, f"@{_CATEGORIES.get(spec.group, spec.group)}", "@fast" if "fast" in spec.flags else "@slow"]
+
+
+def _docs(spec: Spec) -> dict[str, Reply]:
+    return {"summary": spec.summary, "since": "1.0.0", "group": spec.group, "complexity": "O(1) a key"}

@@ -1,0 +1,125 @@
+"""A client of the Redis face without a socket, and a node behind it that answers when it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from kvstore import entries
+from kvstore.client import LogRow, Reply
+from kvstore.commands import Command, Entry, Result
+from kvstore.errors import KvstoreError
+from kvstore.pending import Refusal, SlotReply
+from kvstore.queries import Table
+from kvstore.resp.connection import Connection
+from kvstore.resp.hub import Hub
+from kvstore.service import ServerStatus
+from kvstore.state_machine import StateMachine
+
+
+class Node:
+    """A service on a state machine in memory, which answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.state = StateMachine(None)
+        self.waiting: list[Callable[[], None]] = []
+        self.refusal: Refusal | None = None
+        self.started: list[str] = []
+
+    def execute(
+        self,
+        command: Command,
+        done: Callable[[Reply | Refusal], None],
+        *,
+        session: str = "",
+        sequence: int = 0,
+        acknowledged: int = 0,
+        size: int = 0,
+    ) -> None:
+        self.started.append(entries.as_text(Entry("", 0, 0, 0, command)))
+
+        def answer() -> None:
+            entry = entries.encode(Entry(session, sequence, acknowledged, 1_000, command))
+            (applied,) = self.state.apply(self.state.applied_upto + 1, [entry])
+            assert applied.result is not None
+            done(self.refusal or Reply(applied.result, self.state.applied_upto))
+
+        self.waiting.append(answer)
+
+    def query(self, command: Command, done: Callable[[Reply | Refusal], None]) -> None:
+        self.started.append(entries.as_text(Entry("", 0, 0, 0, command)))
+        self.waiting.append(lambda: done(self.refusal or Reply(self.look(command))))
+
+    def look(self, command: Command) -> Result:
+        return self.state.query(command, 1_000)
+
+    def propose_at(self, slot: int, json: bytes, done: Callable[[SlotReply | Refusal], None]) -> None:
+        self.waiting.append(lambda: done(SlotReply(slot, json, True)))
+
+    def status(self) -> ServerStatus:
+        raise NotImplementedError
+
+    def log(self, first: int, last: int | None) -> Iterator[LogRow]:
+        yield from ()
+
+    def sql(self, query: str, done: Callable[[Table | KvstoreError], None]) -> None:
+        try:
+            done(self.state.sql(query))
+        except KvstoreError as error:
+            done(error)
+
+    def last_sequence(self, session: str) -> int:
+        return self.state.last_sequence(session)
+
+    def keys(self, prefix: bytes, limit: int) -> list[bytes]:
+        return self.state.keys(prefix, limit)
+
+    def clock(self) -> int:
+        return 1_000
+
+
+class Client:
+    """One connection, whose transport notes what it is told."""
+
+    def __init__(
+        self, node: Node | None = None, password: str | None = None, hub: Hub | None = None, peer: str = "1.2.3.4:5"
+    ) -> None:
+        self.node = node or Node()
+        self.hub = hub or Hub(password)
+        self.said = b""
+        self.takes: int | None = None  # that many bytes more until the transport finds its buffer too full
+        self.closed = False
+        self.paused = False
+        self.connection = Connection(
+            self.node, self.hub, write=self._write, close=self._close, pause=self._pause, peer=peer
+        )
+
+    def _write(self, data: bytes) -> None:
+        self.said += data
+        if self.takes is not None and len(self.said) > self.takes:
+            self.connection.writable(False)
+
+    def _close(self) -> None:
+        self.closed = True
+
+    def _pause(self, wanted: bool) -> None:
+        self.paused = wanted
+
+    def turn(self) -> None:
+        """Let the node answer what it has."""
+        while self.node.waiting:
+            waiting, self.node.waiting = self.node.waiting, []
+            for answer in waiting:
+                answer()
+        self.hub.flush()
+
+    def ask(self, *requests: str) -> bytes:
+        """What a client hears that sends these requests at once."""
+        before = len(self.said)
+        self.connection.received(b"".join(map(packed, requests)))
+        self.turn()
+        return self.said[before:]
+
+
+def packed(request: str) -> bytes:
+    words = request.encode().split(b" ")
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
