@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
-import signal
 from collections.abc import Callable
 from typing import cast
 
-from kvstore import logs
+from kvstore import end_signals, logs
 from kvstore.data_dir import DataDir
 from kvstore.errors import DataDirError
 from kvstore.host import Host
@@ -21,14 +19,12 @@ from kvstore.settings import Settings
 DRAIN_SECONDS = 5.0
 """How long a node that was told to end waits for what is under way, and for another leader."""
 BACKLOG = 4_096
-LIFELINE = "KVSTORE_LIFELINE"
-"""A variable: this node belongs to the process at the other end of its standard input, and ends with it."""
 
 log = logs.get("server")
 
 
 def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit status. Raises DataDirError when it cannot start."""
+    """Serve until a signal asks it to end; returns the exit status. Raises DataDirError when it cannot start."""
     # Looking for cycles among hundreds of thousands of values would stop the node for longer than anything it does.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
@@ -54,6 +50,9 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
 
     host = Host(settings, data_dir, on_failure=end)
     clients = Clients(host, settings)
+    numbers = end_signals.numbers()
+    for number in numbers:
+        loop.add_signal_handler(number, end, 0)
     try:
         for start, address in ((host.start, settings.peer_listen), (clients.listen, settings.client_listen)):
             try:
@@ -61,10 +60,6 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
             except OSError as error:
                 reason = (error.strerror or str(error)).lower()
                 raise DataDirError(f"cannot listen on {address_text(address)}: {reason}") from error
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, end, 0)
-        if os.environ.get(LIFELINE):
-            _watch_lifeline(loop, lambda: end(0))
         log.info(
             "serving",
             clients=host.client_address,
@@ -80,17 +75,9 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
         await clients.close()
         await host.close()
         log.info("ended")
-
-
-def _watch_lifeline(loop: asyncio.AbstractEventLoop, end: Callable[[], None]) -> None:
-    """End when standard input does: whoever started this node holds the other end, and is gone."""
-
-    def readable() -> None:
-        if not os.read(0, 4_096):
-            loop.remove_reader(0)
-            end()
-
-    loop.add_reader(0, readable)
+        for number in numbers:
+            loop.remove_signal_handler(number)
+        end_signals.ignore()
 
 
 async def _drain(host: Host, clients: Clients) -> None:

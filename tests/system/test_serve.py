@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -121,7 +123,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_node_serves_until_a_signal_and_keeps_what_it_acknowledged(
     start: Start, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -136,6 +138,68 @@ def test_a_node_serves_until_a_signal_and_keeps_what_it_acknowledged(
     again = start(*alone(tmp_path / "data", port))
     wait_for(lambda: serving(again), again)
     assert ask(port, "GET greeting") == "$5\r\nhello"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_while_it_starts_ends_it_with_0(start: Start, tmp_path: Path, number: signal.Signals) -> None:
+    node = start(*alone(tmp_path / "data", free_ports(1)))
+    wait_for(lambda: catches(node, signal.SIGHUP), node)  # the interpreter itself has begun
+    node.send_signal(number)
+    assert node.wait(10) == 0, said(node)
+    assert not serving(node)
+
+
+def catches(process: Process, number: signal.Signals) -> bool:
+    (caught,) = re.findall(r"^SigCgt:\s*(\S+)", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+    return bool(int(caught, 16) >> number - 1 & 1)
+
+
+def test_a_second_signal_at_any_time_changes_nothing(start: Start, tmp_path: Path) -> None:
+    port = free_ports(1)
+    for milliseconds in (0, 10, 20, 40, 80):
+        node = start(*alone(tmp_path / "data", port))
+        wait_for(lambda node=node: serving(node), node)  # type: ignore[misc]
+        node.terminate()
+        for _ in range(3):
+            time.sleep(milliseconds / 1_000)
+            node.terminate()
+        assert node.wait(10) == 0, said(node)
+        assert "ended" in events(node)
+
+
+def test_nohup_keeps_a_node_when_its_terminal_closes(start: Start, tmp_path: Path) -> None:
+    port = free_ports(1)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        node = start(*alone(tmp_path / "data", port))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    wait_for(lambda: serving(node), node)
+    node.send_signal(signal.SIGHUP)
+    assert ask(port, "SET x 1") == "+OK"
+    node.terminate()
+    assert node.wait(10) == 0, said(node)
+
+
+def test_a_log_that_nobody_reads_holds_up_nothing(tmp_path: Path) -> None:
+    port = free_ports(1)
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with suppress(BlockingIOError):
+        while os.write(write, b"x" * 1_000):
+            continue
+    os.set_blocking(write, True)
+    command = [*KVSTORE, *map(str, alone(tmp_path / "data", port))]
+    node = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=write, env=CLEAN)
+    try:
+        assert ask(port, "SET x 1") == "+OK"
+        node.terminate()
+        assert node.wait(10) == 0
+    finally:
+        node.kill()
+        node.wait()
+        os.close(read)
+        os.close(write)
 
 
 def test_settings_come_from_the_file_and_from_variables(start: Start, tmp_path: Path) -> None:
