@@ -76,7 +76,8 @@ class Link(asyncio.Protocol):
             for body in self._reader.feed(data):
                 self.received(body)
         except (FrameError, msgspec.DecodeError, RecursionError) as error:
-            log.limited("peer_rubbish", self.name, level="warning", peer=self.name, reason=str(error))
+            host = self.name.rpartition(":")[0] or self.name  # each attempt comes from another port
+            log.limited("peer_rubbish", host, level="warning", peer=self.name, reason=str(error))
             self.close()
 
     def received(self, body: bytes) -> None:
@@ -151,7 +152,10 @@ class Accepted(Link):
         hello = decode_hello(body)
         reason = self._peers.admit(self, hello)
         if reason:
-            log.limited("peer_refused", self.name, level="warning", peer=self.name, reason=reason)
+            peer = hello.sender
+            log.limited(
+                "peer_refused", f"{peer} {reason}", level="warning", peer=peer, address=self.name, reason=reason
+            )
             self.write(frame(Refused(reason)))
             if self._transport is not None:
                 self._transport.close()

@@ -191,6 +191,10 @@ def _address(given: _Given, name: str, text: str) -> Address:
     fits = port.isascii() and port.isdecimal() and int(port[:6]) <= 65_535
     if not colon or not host or not fits or set("[]") & set(host) or (":" in host) != bracketed:
         raise given.wrong(name, f"{text!r} must be HOST:PORT, with a port up to 65535 and IPv6 as [::1]:PORT")
+    try:
+        host.encode("idna")
+    except UnicodeError as error:
+        raise given.wrong(name, f"{text!r} has a host with a part that is empty or longer than 63") from error
     return host, int(port)
 
 

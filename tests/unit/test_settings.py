@@ -93,6 +93,8 @@ def test_all_settings_can_be_in_the_file(file: Path) -> None:
         ({"peer_listen": "::1:7401"}, "--peer-listen: '::1:7401' must be HOST:PORT, .* IPv6 as \\[::1\\]:PORT"),
         ({"peer_listen": "[::1:7401"}, "--peer-listen: "),
         ({"peer_listen": ":7401"}, "--peer-listen: "),
+        ({"peer_listen": "a..b:7401"}, "--peer-listen: 'a..b:7401' has a host with a part that is empty"),
+        ({"initial_cluster": f"n1=a:1,n2={'b' * 64}:2"}, "--initial-cluster: 'b*:2' has a host with a part"),
         ({"initial_cluster": "n2=b:2,n3=c:3"}, "--initial-cluster: this node, n1, is not among n2, n3: add it"),
         ({"initial_cluster": "n1=a:1,n1=b:2"}, "--initial-cluster: node n1 is named twice"),
         ({"initial_cluster": "n1=a:1,n2=a:1"}, "--initial-cluster: two nodes have the same address"),
