@@ -161,7 +161,7 @@ class Host:
     def _tell_role(self, known: tuple[Role, str | None]) -> None:
         (role_before, leader_before), self._known = self._known, known
         role, leader = known
-        if role is Role.LEADER or role_before is Role.LEADER or (leader and leader != leader_before):
+        if Role.LEADER in (role, role_before) or leader != leader_before:  # not every step of an election
             log.info("role", role=role.value, leader=leader or "none", ballot=str(self.node.replica.ballot))
 
     def _write(self, records: list[Record]) -> None:

@@ -324,3 +324,21 @@ def test_a_cluster_of_which_no_node_is_left_ends_with_3(start: Start, tmp_path: 
     cluster = start("cluster", "--nodes", "1", "--data-dir", tmp_path / "data", "--base-port", str(port))
     assert cluster.wait(15) == 3
     assert "n1 | ended with status 3; 0 of 1 nodes are left" in said(cluster)
+
+
+def test_each_change_of_role_is_told(start: Start, tmp_path: Path) -> None:
+    """To lead, to follow, and to have lost the leader: once, however long it lasts."""
+    port = free_ports(3)
+    cluster = start("cluster", "--data-dir", tmp_path / "data", "--base-port", str(port))
+    roles = re.compile(r"n\d \| \S+ info +role role=(\w+) leader=(\w+)")
+    wait_for(lambda: len(roles.findall(said(cluster))) == 3, cluster)
+    leader = roles.findall(said(cluster))[0][1]
+    nodes = dict(zip(("n1", "n2", "n3"), children(cluster), strict=True))
+    kept = next(node for node in nodes if node != leader)
+    for node, pid in nodes.items():
+        if node != kept:
+            os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: f"{kept} | " in said(cluster) and "leader=none" in said(cluster), cluster)
+    time.sleep(3)
+    assert [words for words in roles.findall(said(cluster)) if words[1] == "none"] == [("asking", "none")]
+    assert sorted(words[0] for words in roles.findall(said(cluster)))[1:] == ["follower", "follower", "leader"]
