@@ -79,7 +79,8 @@ class _Given:
                 (in_file.get(name), f"{name} in {file}"),
             )
             for rank, (text, source) in enumerate(sources):
-                if text is not None:
+                # An empty password is none, and must not hide one from another place.
+                if text is not None and (text or name != "password"):
                     self._found[name], self._rank[name] = (text, source), rank
                     break
 
@@ -266,6 +267,11 @@ def _password(given: _Given) -> str | None:
     if not password:
         raise given.wrong("password_file", "it is empty: write a password into it, or leave it out")
     return password
+
+
+def client_password(environment: Mapping[str, str]) -> str | None:
+    """What a client gives to a node: what a node in this environment would ask for. Raises SettingsError."""
+    return _password(_Given({}, environment, None))
 
 
 def environment() -> Mapping[str, str]:

@@ -342,3 +342,23 @@ def test_each_change_of_role_is_told(start: Start, tmp_path: Path) -> None:
     time.sleep(3)
     assert [words for words in roles.findall(said(cluster)) if words[1] == "none"] == [("asking", "none")]
     assert sorted(words[0] for words in roles.findall(said(cluster)))[1:] == ["follower", "follower", "leader"]
+
+
+def test_the_health_check_takes_the_password_from_where_the_node_has_it(start: Start, tmp_path: Path) -> None:
+    port = free_ports(1)
+    secret = tmp_path / "password"
+    secret.write_text("s3cret\n")
+    variables = {"KVSTORE_PASSWORD_FILE": str(secret)}
+    node = start(*alone(tmp_path / "data", port), env=variables)
+    wait_for(lambda: serving(node), node)
+    connect = ["--connect", f"127.0.0.1:{port}"]
+    for env, status, what in [
+        (variables, 0, "role          leader"),
+        ({"KVSTORE_PASSWORD": "s3cret"}, 0, "role          leader"),
+        ({}, 3, "set KVSTORE_PASSWORD or KVSTORE_PASSWORD_FILE"),
+        ({"KVSTORE_PASSWORD": "wrong"}, 3, "set KVSTORE_PASSWORD or KVSTORE_PASSWORD_FILE"),
+        ({"KVSTORE_PASSWORD_FILE": "nowhere"}, 2, "KVSTORE_PASSWORD_FILE: 'nowhere' cannot be read: no such file"),
+    ]:
+        check = start("status", *connect, env=env)
+        assert check.wait(20) == status, said(check)
+        assert what in said(check)

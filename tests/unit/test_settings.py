@@ -187,6 +187,7 @@ def test_of_password_and_its_file_the_nearer_place_wins(tmp_path: Path, file: Pa
     assert load(NEEDED | {"password_file": str(secret)}, {"KVSTORE_PASSWORD": "v"}, None).password == "from the file"
     file.write_text(f'password_file = "{secret}"\n')
     assert load(NEEDED, {"KVSTORE_PASSWORD": "v"}, file).password == "v"
+    assert load(NEEDED, {"KVSTORE_PASSWORD": ""}, file).password == "from the file"
     with pytest.raises(SettingsError, match=r"^KVSTORE_PASSWORD_FILE: password is given in the same place"):
         load(NEEDED, {"KVSTORE_PASSWORD": "v", "KVSTORE_PASSWORD_FILE": str(secret)}, None)
 
