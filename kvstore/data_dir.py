@@ -60,8 +60,12 @@ class DataDir:
         return cls(path, None)
 
     def free_bytes(self) -> int:
-        """The room that this process may still use on the directory's file system."""
-        stat = os.statvfs(self.path)
+        """The room that this process may still use on the directory's file system. Raises DataDirError."""
+        try:
+            stat = os.statvfs(self.path)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise DataDirError(f"data directory {self.path} cannot be used any more: {reason}") from error
         return stat.f_bavail * stat.f_frsize
 
     def close(self) -> None:

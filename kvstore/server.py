@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 from collections.abc import Callable
 from typing import cast
 
@@ -19,6 +20,8 @@ from kvstore.settings import Settings
 DRAIN_SECONDS = 5.0
 """How long a node that was told to end waits for what is under way, and for another leader."""
 BACKLOG = 4_096
+KEEPALIVE_SECONDS = 300
+"""A client that is silent for so long is asked whether it is there: one whose machine is gone would stay for ever."""
 
 log = logs.get("server")
 
@@ -138,6 +141,7 @@ class ClientProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is none of asyncio's classes
         transport.set_write_buffer_limits(high=1_048_576)
+        _keep_alive(transport.get_extra_info("socket"))
         self._registry.add(self)
         self._connection = Connection(
             self._host,
@@ -181,3 +185,9 @@ class ClientProtocol(asyncio.Protocol):
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
+
+
+def _keep_alive(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):  # elsewhere the system's own time holds
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -264,6 +265,18 @@ def test_a_data_directory_in_use_or_of_another_node_ends_it_with_3(start: Start,
     assert "n1" in str(events(other)["cannot_start"]["reason"])
 
 
+def test_a_write_is_refused_with_the_reason_when_the_directory_is_gone(start: Start, tmp_path: Path) -> None:
+    port = free_ports(1)
+    node = start(*alone(tmp_path / "data", port))
+    wait_for(lambda: serving(node), node)
+    assert ask(port, "SET x 1") == "+OK"
+    shutil.rmtree(tmp_path / "data")
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        client.sendall(b"SET x 2\r\n")
+        assert client.recv(1_000).startswith(b"-CLUSTERDOWN data directory ")
+    assert ask(port, "GET x") == "$1\r\n1"
+
+
 def test_a_cluster_says_how_to_connect_survives_a_node_and_ends_with_ctrl_c(start: Start, tmp_path: Path) -> None:
     port = free_ports(3)
     cluster = start("cluster", "--data-dir", tmp_path / "data", "--base-port", str(port))
@@ -362,3 +375,17 @@ def test_the_health_check_takes_the_password_from_where_the_node_has_it(start: S
         check = start("status", *connect, env=env)
         assert check.wait(20) == status, said(check)
         assert what in said(check)
+
+
+def test_a_client_whose_machine_is_gone_is_noticed(start: Start, tmp_path: Path) -> None:
+    port = free_ports(1)
+    node = start(*alone(tmp_path / "data", port))
+    wait_for(lambda: serving(node), node)
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"PING\r\n")
+        assert client.recv(100) == b"+PONG\r\n"
+        ends = [f"0100007F:{number:04X}" for number in (port, client.getsockname()[1])]
+        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+        (timer,) = [words[5].split(":") for words in lines if words[1:3] == ends]
+        assert timer[0] == "02"  # keep-alive
+        assert 290_00 <= int(timer[1], 16) <= 300_00  # in hundredths of a second
