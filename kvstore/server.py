@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
+import os
 import socket
 from collections.abc import Callable
 from typing import cast
@@ -61,8 +63,7 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
             try:
                 await start()
             except OSError as error:
-                reason = (error.strerror or str(error)).lower()
-                raise DataDirError(f"cannot listen on {address_text(address)}: {reason}") from error
+                raise DataDirError(f"cannot listen on {address_text(address)}: {_reason(error)}") from error
         log.info(
             "serving",
             clients=host.client_address,
@@ -83,12 +84,18 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
         end_signals.ignore()
 
 
+def _reason(error: OSError) -> str:
+    """In the system's words: the event loop's name the address once more."""
+    known = error.errno in errno.errorcode
+    return (os.strerror(error.errno or 0) if known else error.strerror or str(error)).lower()
+
+
 async def _drain(host: Host, clients: Clients) -> None:
     """Take no more requests, answer those under way, and leave another node to lead."""
     log.info("draining")
     clients.stop()
     deadline = asyncio.get_running_loop().time() + DRAIN_SECONDS
-    while not host.is_idle and asyncio.get_running_loop().time() < deadline:
+    while not (host.is_idle and clients.have_all) and asyncio.get_running_loop().time() < deadline:
         host.hand_over()
         await asyncio.sleep(0.05)
 
@@ -119,6 +126,11 @@ class Clients:
             self._server.close()
         for protocol in self._open:
             protocol.stop_reading()
+
+    @property
+    def have_all(self) -> bool:
+        """Whether every client has taken the replies to it."""
+        return not any(protocol.unsent for protocol in self._open)
 
     async def close(self) -> None:
         self.stop()
@@ -173,6 +185,11 @@ class ClientProtocol(asyncio.Protocol):
     def stop_reading(self) -> None:
         self._stopped = True
         self._pause(True)
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes wait for the client to take them."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     def close(self) -> None:
         if self._transport is not None:

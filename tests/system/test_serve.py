@@ -248,7 +248,36 @@ def test_a_port_in_use_ends_it_with_3(start: Start, tmp_path: Path, above: int) 
     with socket.create_server(("127.0.0.1", port + above)):
         node = start(*alone(tmp_path / "data", port))
         assert node.wait(10) == 3, said(node)
-    assert f"127.0.0.1:{port + above}" in str(events(node)["cannot_start"]["reason"])
+    reason = f"cannot listen on 127.0.0.1:{port + above}: address already in use"
+    assert events(node)["cannot_start"]["reason"] == reason
+
+
+@pytest.mark.parametrize("option", ["--peer-listen", "--client-listen"])
+def test_a_name_that_nobody_knows_ends_it_with_3(start: Start, tmp_path: Path, option: str) -> None:
+    node = start(*alone(tmp_path / "data", free_ports(1)), option, "nowhere.invalid:6401")
+    assert node.wait(20) == 3, said(node)
+    reason = str(events(node)["cannot_start"]["reason"])
+    assert re.fullmatch(r"cannot listen on nowhere.invalid:6401: [a-z ]+", reason)
+
+
+def test_a_node_that_ends_waits_for_a_client_that_takes_its_replies_slowly(start: Start, tmp_path: Path) -> None:
+    port = free_ports(1)
+    node = start(*alone(tmp_path / "data", port))
+    wait_for(lambda: serving(node), node)
+    value = b"v" * 1_000_000
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$%d\r\n%b\r\n" % (len(value), value))
+        assert client.recv(100) == b"+OK\r\n"
+        client.sendall(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n" * 6)
+        reply = b"$%d\r\n%b\r\n" % (len(value), value)
+        taken = client.recv(1_000)
+        time.sleep(0.3)  # all six are executed
+        node.terminate()
+        while part := client.recv(65_536):
+            taken += part
+            time.sleep(0.002)
+    assert taken == reply * 6
+    assert node.wait(10) == 0, said(node)
 
 
 def test_a_data_directory_in_use_or_of_another_node_ends_it_with_3(start: Start, tmp_path: Path) -> None:
