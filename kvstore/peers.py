@@ -36,6 +36,8 @@ KEEP_ALIVE_SECONDS = 1.0
 SILENCE_SECONDS = 5.0
 """A connection on which nothing was heard for so long is given up: its host may be gone without a word."""
 BACK_OFF_SECONDS = (0.05, 1.0)
+STEADY_SECONDS = 1.0
+"""A connection that lasted so long was a good one: the next attempt is made at once."""
 CONNECT_SECONDS = 3.0
 
 Address = tuple[str, int]
@@ -232,7 +234,7 @@ class Peers:
         while True:
             link = await self._connect(node)
             if link is not None:
-                wait = BACK_OFF_SECONDS[0]
+                began = asyncio.get_running_loop().time()
                 self._dialled[node] = link
                 log.info("peer_connected", peer=node, address=address_text(self.addresses[node]))
                 try:
@@ -241,6 +243,8 @@ class Peers:
                     del self._dialled[node]
                     link.close()
                 log.info("peer_lost", peer=node)
+                if asyncio.get_running_loop().time() - began >= STEADY_SECONDS:
+                    wait = BACK_OFF_SECONDS[0]
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))
             wait = min(wait * 2, BACK_OFF_SECONDS[1])
 
