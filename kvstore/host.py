@@ -53,6 +53,7 @@ class Host:
         """Called at the end of each turn, to write out the replies that it brought."""
         self.clients: Callable[[], int] = lambda: 0
         self.client_address = address_text(settings.client_listen)
+        self.peer_address = address_text(settings.peer_listen)
         self._data_dir = data_dir
         self._on_failure = on_failure
         self._failed = False
@@ -96,7 +97,7 @@ class Host:
 
     async def start(self) -> None:
         """Listen for the other nodes, and begin to take part. Raises OSError when the address cannot be had."""
-        await self.peers.start(self.settings.peer_listen)
+        self.peer_address = address_text(await self.peers.start(self.settings.peer_listen))
         self._tick()
 
     # -- turns --------------------------------------------------------------------------------------------------------
@@ -400,7 +401,7 @@ class Host:
                 data_dir=str(self._data_dir.path),
             ),
             client_address=self.client_address,
-            peer_address=address_text(self.settings.peer_listen),
+            peer_address=self.peer_address,
             uptime_ms=(_now_us() - self._started) // 1_000,
             clients=self.clients(),
             reads=self._reads,

@@ -195,7 +195,7 @@ class RemoteStore:
             except _Refused as refused:
                 error = refused.error
                 may_have_happened |= isinstance(error, UnknownOutcomeError)
-            except (redis.ConnectionError, redis.TimeoutError, OSError) as lost:
+            except (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, OSError) as lost:
                 host, port = self.node
                 error = UnavailableError(f"no node answers; the last one asked, {host}:{port}: {lost}")
                 may_have_happened |= sent

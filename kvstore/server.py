@@ -67,7 +67,7 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
         log.info(
             "serving",
             clients=host.client_address,
-            peers=address_text(settings.peer_listen),
+            peers=host.peer_address,
             nodes=",".join(sorted(settings.peers)),
             applied=host.node.state.applied_upto,
         )

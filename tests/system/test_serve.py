@@ -155,6 +155,14 @@ def catches(process: Process, number: signal.Signals) -> bool:
     return bool(int(caught, 16) >> number - 1 & 1)
 
 
+def test_the_ports_that_the_system_chose_are_told(start: Start, tmp_path: Path) -> None:
+    any_port = ["--client-listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0"]
+    node = start("serve", "--node-id", "n1", "--data-dir", tmp_path / "data", *any_port)
+    wait_for(lambda: serving(node), node)
+    for name in ("clients", "peers"):
+        assert re.fullmatch(r"127\.0\.0\.1:[1-9]\d*", str(events(node)["serving"][name]))
+
+
 def test_a_second_signal_at_any_time_changes_nothing(start: Start, tmp_path: Path) -> None:
     port = free_ports(1)
     for milliseconds in (0, 10, 20, 40, 80):
@@ -418,3 +426,18 @@ def test_a_client_whose_machine_is_gone_is_noticed(start: Start, tmp_path: Path)
         (timer,) = [words[5].split(":") for words in lines if words[1:3] == ends]
         assert timer[0] == "02"  # keep-alive
         assert 290_00 <= int(timer[1], 16) <= 300_00  # in hundredths of a second
+
+
+def test_the_health_check_of_something_else_fails_without_a_trace(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        check = start("status", "--connect", f"127.0.0.1:{port}")
+        while check.poll() is None:
+            server.settimeout(0.1)
+            with suppress(TimeoutError):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(1_000)
+                    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    assert check.returncode == 3, said(check)
+    assert re.fullmatch(rf"kvstore: no node answers; the last one asked, 127.0.0.1:{port}: .*\n", said(check))
