@@ -42,6 +42,7 @@ def run(settings: Settings) -> int:
         DataDir.open(settings.data_dir, f"kvstore serve, node {settings.node_id}") as data_dir,
         asyncio.Runner(loop_factory=new_event_loop) as runner,
     ):
+        data_dir.claim(settings.cluster_name)
         return runner.run(_serve(settings, data_dir))
 
 

@@ -300,6 +300,9 @@ def test_a_data_directory_in_use_or_of_another_node_ends_it_with_3(start: Start,
     other = start(*alone(tmp_path / "data", port), "--node-id", "n2")
     assert other.wait(10) == 3
     assert "n1" in str(events(other)["cannot_start"]["reason"])
+    stranger = start(*alone(tmp_path / "data", port), "--cluster-name", "other")
+    assert stranger.wait(10) == 3
+    assert "belongs to cluster kvstore, not to other" in str(events(stranger)["cannot_start"]["reason"])
 
 
 def test_a_write_is_refused_with_the_reason_when_the_directory_is_gone(start: Start, tmp_path: Path) -> None:
