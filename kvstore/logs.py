@@ -8,6 +8,7 @@ import os
 import select
 import sys
 import time
+from contextlib import suppress
 from typing import Literal, TextIO
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -16,8 +17,8 @@ LIMIT_SECONDS = 10.0
 """A limited event is told at most so often for each of its keys."""
 PIECE_BYTES = 4_096
 """A pipe with any room takes so much at once (POSIX's PIPE_BUF on Linux)."""
-PATIENCE_MS = 1_000
-"""How long the rest of a line that is longer than that waits for room."""
+PATIENCE_MS = 100
+"""How long the rest of a line waits for room."""
 
 _COLOURS = {"warning": "\x1b[33m", "error": "\x1b[31m", "debug": "\x1b[2m"}
 _ROOT = "kvstore"
@@ -90,7 +91,7 @@ class _Lines(logging.Handler):
         self._left_out = 0
         self._ready: select.poll | None = None
         try:
-            self._descriptor = stream.fileno()
+            self._descriptor = _descriptor(stream)
         except OSError:  # a stream in memory
             return
         self._ready = select.poll()
@@ -113,12 +114,24 @@ class _Lines(logging.Handler):
         if self._ready is None:
             self._stream.write(line)
             return
-        data = line.encode("utf-8", "backslashreplace")
-        for start in range(0, len(data), PIECE_BYTES):
-            if not self._ready.poll(PATIENCE_MS if start else 0):
+        data = rest = line.encode("utf-8", "backslashreplace")
+        while rest:
+            if not self._ready.poll(0 if rest is data else PATIENCE_MS):
                 self._left_out += 1
                 return
-            os.write(self._descriptor, data[start : start + PIECE_BYTES])
+            rest = rest[os.write(self._descriptor, rest[:PIECE_BYTES]) :]
+
+
+def _descriptor(stream: TextIO) -> int:
+    """A terminal may have less room than a line takes: it is opened anew, so that a write need not wait.
+
+    Our parent has the same open file as we, and must not find it non-blocking.
+    """
+    found = stream.fileno()
+    if os.isatty(found):
+        with suppress(OSError):
+            return os.open(os.ttyname(found), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    return found
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:

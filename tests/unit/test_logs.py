@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -170,6 +171,25 @@ def test_nobody_waits_for_a_reader_that_takes_no_lines(monkeypatch: pytest.Monke
         last = json.loads(reader.read())
     assert {json.loads(line)["event"] for line in whole} == {"peer_lost"}
     assert (last["event"], last["lines_left_out"]) == ("serving", 1_001 - len(whole))
+
+
+def test_nobody_waits_for_a_terminal_that_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has room for part of a line."""
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as stderr:
+        monkeypatch.setattr("sys.stderr", stderr)
+        logs.configure("human", "info", "n1")
+        began = time.monotonic()
+        for number in range(5_000):
+            logs.get("server").info("peer_lost", peer="n" * 200, number=number)
+        assert time.monotonic() - began < 5
+        assert os.get_blocking(theirs), "whoever shares the terminal finds it as it was"
+        seen = b""
+        while b"lines_left_out" not in seen:
+            seen += os.read(ours, 65_536)
+            logs.get("server").info("serving")
+    os.close(ours)
+    assert b"peer_lost peer=nnn" in seen
 
 
 def test_a_long_line_is_whole_when_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
