@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from cli.exits import INTERRUPTED, complain, flush, leave_without_output, reopen_closed_streams, status_of
+from kvstore import end_signals
 from kvstore.errors import KvstoreError
 
 _PRINTED_BY_LIBRARY = {"--help", "-h", "--version"}
@@ -40,6 +41,8 @@ def _run(arguments: list[str]) -> int:
         from kvstore.stdio import run
 
         return run(*node)
+    if arguments[0] == "serve":
+        end_signals.leave_at_once()
     import typer
 
     import cli.cluster_commands  # noqa: F401 (registers its commands)

@@ -4,7 +4,6 @@ where the leader's time went."""
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import hiredis
 import msgspec
 
 from cli.exits import OK, UNAVAILABLE, complain, write_lines
+from cli.target import password
 from kvstore.errors import CommandError, KvstoreError
 from kvstore.remote import Address, RemoteStore, addresses
 
@@ -104,10 +104,10 @@ def run(connect: str, options: Options, output: str) -> int:
 
 def _looks(nodes: list[Address]) -> Iterator[tuple[str, Look]]:
     """The counters of each node that answers, by its name."""
-    password = os.environ.get("KVSTORE_PASSWORD") or None
+    secret = password()
     for node in nodes:
         try:
-            with RemoteStore([node], password=password, patience=PATIENCE) as store:
+            with RemoteStore([node], password=secret, patience=PATIENCE) as store:
                 fields = store.fields()
                 time_us = msgspec.json.decode(str(fields["time_us"]), type=dict[str, int])
                 yield str(fields["node_id"]), Look(str(fields["role"]), int(fields["cpu_ms"] or 0), time_us)
@@ -158,9 +158,9 @@ class _Load:
     async def _client(self, node: Address, ends: float) -> None:
         reader, writer = await asyncio.open_connection(*node)
         answers = hiredis.Reader()
-        password = os.environ.get("KVSTORE_PASSWORD")
-        if password:
-            writer.write(_packed(b"AUTH", password.encode()))
+        secret = password()
+        if secret:
+            writer.write(_packed(b"AUTH", secret.encode()))
             await _answers(reader, answers, 1)
         while time.monotonic() < ends:
             began = time.perf_counter()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 from cli.exits import OK, UNAVAILABLE, complain, write_lines
 from cli.render import status_lines, table_lines
+from cli.target import password
 from kvstore.errors import KvstoreError
 from kvstore.remote import RemoteStore, addresses
 
@@ -19,8 +18,9 @@ def show(connect: str, output: str) -> int:
     rows: list[list[object]] = []
     serving = True
     nodes = addresses(connect)
+    secret = password()
     for host, port in nodes:
-        node = RemoteStore([(host, port)], password=os.environ.get("KVSTORE_PASSWORD") or None, patience=PATIENCE)
+        node = RemoteStore([(host, port)], password=secret, patience=PATIENCE)
         with node:
             try:
                 fields = node.fields()

@@ -16,7 +16,7 @@ log = logs.get("serve")
 
 
 def run(options: Mapping[str, str | None], config: Path | None, *, end_with_stdin: bool = False) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit status. ``options``: settings by name, None where not given.
+    """Serve until a signal asks it to end; returns the exit status. ``options``: settings by name, None if not given.
 
     With ``end_with_stdin`` the end of standard input means SIGTERM: no parent can die and leave its node behind.
     Raises SettingsError.

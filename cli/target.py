@@ -42,7 +42,7 @@ class Target(NamedTuple):
         """The cluster."""
         from kvstore.remote import RemoteStore, addresses
 
-        return RemoteStore(addresses(self.connect), password=os.environ.get("KVSTORE_PASSWORD") or None)
+        return RemoteStore(addresses(self.connect), password=password())
 
     @property
     def history(self) -> Path:
@@ -51,6 +51,13 @@ class Target(NamedTuple):
             return self.data_dir / "history"
         state = os.environ.get("XDG_STATE_HOME")
         return (Path(state) if state else Path.home() / ".local" / "state") / "kvstore" / "history"
+
+
+def password() -> str | None:
+    """What a node that asks for a password is given. Raises SettingsError when its file cannot be read."""
+    from kvstore import settings
+
+    return settings.client_password(settings.environment())
 
 
 def target(data_dir: Path | None, connect: str | None, arguments: list[str]) -> Target:

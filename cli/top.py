@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from cli.exits import OK, UNAVAILABLE, write_lines
 from cli.render import table_lines
+from cli.target import password
 from kvstore.errors import KvstoreError
 from kvstore.remote import Address, RemoteStore, addresses
 
@@ -71,9 +72,9 @@ def run(connect: str, interval: float, count: int, output: str) -> int:
 
 
 def _look(node: Address) -> Sample:
-    password = os.environ.get("KVSTORE_PASSWORD") or None
+    secret = password()
     try:
-        with RemoteStore([node], password=password, patience=PATIENCE) as store:
+        with RemoteStore([node], password=secret, patience=PATIENCE) as store:
             return Sample(time.monotonic(), store.fields())
     except KvstoreError:
         return Sample(time.monotonic(), None)

@@ -59,9 +59,32 @@ class DataDir:
             raise DataDirError(f"there is no store in {path}: name another with --data-dir")
         return cls(path, None)
 
+    def claim(self, cluster: str) -> None:
+        """Keep the name of the cluster whose node lives here, and hold against it from then on.
+
+        Node ids are alike in many clusters: a directory of another one would bring its log into this one. Raises
+        DataDirError.
+        """
+        file = self.path / "cluster"
+        try:
+            found = file.read_text(encoding="utf-8", errors="replace").strip() if file.exists() else ""
+            if not found:
+                _write_durably(file, f"{cluster}\n")
+        except OSError as error:
+            raise DataDirError(_why_not(self.path, error)) from error
+        if found and found != cluster:
+            raise DataDirError(
+                f"data directory {self.path} belongs to cluster {found}, not to {cluster}: use another --data-dir, or"
+                f" remove {file} on all nodes, while all are stopped, to give the cluster a new name"
+            )
+
     def free_bytes(self) -> int:
-        """The room that this process may still use on the directory's file system."""
-        stat = os.statvfs(self.path)
+        """The room that this process may still use on the directory's file system. Raises DataDirError."""
+        try:
+            stat = os.statvfs(self.path)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise DataDirError(f"data directory {self.path} cannot be used any more: {reason}") from error
         return stat.f_bavail * stat.f_frsize
 
     def close(self) -> None:
@@ -87,6 +110,25 @@ def _why_not(path: Path, error: OSError) -> str:
     return f"data directory {path} cannot be opened for writing ({reason}): {remedy}, or use another --data-dir"
 
 
+def _write_durably(file: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    new = file.with_suffix(".new")
+    with new.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    new.replace(file)
+    _sync_directory(file.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _make_directory(path: Path) -> None:
     """Make a directory and what is missing above it, and their entries durable.
 
@@ -96,11 +138,6 @@ def _make_directory(path: Path) -> None:
     parents = {directory.parent for directory in (path, *path.parents) if not directory.exists()}
     path.mkdir(parents=True, exist_ok=True)
     for directory in parents | {path.parent}:  # a start that was killed may have made it, but not synced
-        try:
-            handle = os.open(directory, os.O_RDONLY)
-        except PermissionError:
-            continue  # as in a home that others own and may not be listed; most often nothing was made in it
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        # As in a home that others own and may not be listed; most often nothing was made in it.
+        with contextlib.suppress(PermissionError):
+            _sync_directory(directory)

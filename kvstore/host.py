@@ -53,6 +53,7 @@ class Host:
         """Called at the end of each turn, to write out the replies that it brought."""
         self.clients: Callable[[], int] = lambda: 0
         self.client_address = address_text(settings.client_listen)
+        self.peer_address = address_text(settings.peer_listen)
         self._data_dir = data_dir
         self._on_failure = on_failure
         self._failed = False
@@ -96,7 +97,7 @@ class Host:
 
     async def start(self) -> None:
         """Listen for the other nodes, and begin to take part. Raises OSError when the address cannot be had."""
-        await self.peers.start(self.settings.peer_listen)
+        self.peer_address = address_text(await self.peers.start(self.settings.peer_listen))
         if self.settings.node_id == next(iter(self.settings.peers)):
             # When all start at once, somebody has to be first; a leader that is at work already is left alone.
             self.node.replica.campaign()
@@ -164,7 +165,7 @@ class Host:
     def _tell_role(self, known: tuple[Role, str | None]) -> None:
         (role_before, leader_before), self._known = self._known, known
         role, leader = known
-        if role is Role.LEADER or role_before is Role.LEADER or (leader and leader != leader_before):
+        if Role.LEADER in (role, role_before) or leader != leader_before:  # not every step of an election
             log.info("role", role=role.value, leader=leader or "none", ballot=str(self.node.replica.ballot))
 
     def _write(self, records: list[Record]) -> None:
@@ -403,7 +404,7 @@ class Host:
                 data_dir=str(self._data_dir.path),
             ),
             client_address=self.client_address,
-            peer_address=address_text(self.settings.peer_listen),
+            peer_address=self.peer_address,
             uptime_ms=(_now_us() - self._started) // 1_000,
             clients=self.clients(),
             reads=self._reads,

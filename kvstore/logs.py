@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
 import sys
 import time
-from typing import Literal
+from contextlib import suppress
+from typing import Literal, TextIO
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "human", "json"]
 LIMIT_SECONDS = 10.0
 """A limited event is told at most so often for each of its keys."""
+PIECE_BYTES = 4_096
+"""A pipe with any room takes so much at once (POSIX's PIPE_BUF on Linux)."""
+PATIENCE_MS = 100
+"""How long the rest of a line waits for room."""
 
 _COLOURS = {"warning": "\x1b[33m", "error": "\x1b[31m", "debug": "\x1b[2m"}
 _ROOT = "kvstore"
@@ -64,7 +70,7 @@ def get(name: str) -> Logger:
 def configure(form: Format, level: Level, node: str) -> None:
     """Send log lines to standard error: for people on a terminal, else as JSON, unless ``form`` says which."""
     on_terminal = sys.stderr.isatty()
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Lines(sys.stderr)
     if form == "human" or (form == "auto" and on_terminal):
         handler.setFormatter(_ForPeople(coloured=on_terminal and "NO_COLOR" not in os.environ))
     else:
@@ -74,6 +80,58 @@ def configure(form: Format, level: Level, node: str) -> None:
     root.propagate = False
     root.setLevel(level.upper())
     logging.raiseExceptions = False  # a full disk or a closed terminal must not fill it with traces
+
+
+class _Lines(logging.Handler):
+    """Writes lines to a stream, and leaves them out while whoever reads it takes none: the node would wait as well."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._left_out = 0
+        self._ready: select.poll | None = None
+        try:
+            self._descriptor = _descriptor(stream)
+        except OSError:  # a stream in memory
+            return
+        self._ready = select.poll()
+        self._ready.register(self._descriptor, select.POLLOUT)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            if self._ready is not None and not self._ready.poll(0):
+                self._left_out += 1
+                return
+            if self._left_out:
+                _fields(record)["lines_left_out"] = self._left_out
+                self._left_out = 0
+            self._write(record)
+        except Exception:
+            self.handleError(record)
+
+    def _write(self, record: logging.LogRecord) -> None:
+        line = f"{self.format(record)}\n"
+        if self._ready is None:
+            self._stream.write(line)
+            return
+        data = rest = line.encode("utf-8", "backslashreplace")
+        while rest:
+            if not self._ready.poll(0 if rest is data else PATIENCE_MS):
+                self._left_out += 1
+                return
+            rest = rest[os.write(self._descriptor, rest[:PIECE_BYTES]) :]
+
+
+def _descriptor(stream: TextIO) -> int:
+    """A terminal may have less room than a line takes: it is opened anew, so that a write need not wait.
+
+    Our parent has the same open file as we, and must not find it non-blocking.
+    """
+    found = stream.fileno()
+    if os.isatty(found):
+        with suppress(OSError):
+            return os.open(os.ttyname(found), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    return found
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:

@@ -36,6 +36,8 @@ KEEP_ALIVE_SECONDS = 1.0
 SILENCE_SECONDS = 5.0
 """A connection on which nothing was heard for so long is given up: its host may be gone without a word."""
 BACK_OFF_SECONDS = (0.05, 1.0)
+STEADY_SECONDS = 1.0
+"""A connection that lasted so long was a good one: the next attempt is made at once."""
 CONNECT_SECONDS = 3.0
 
 Address = tuple[str, int]
@@ -76,7 +78,8 @@ class Link(asyncio.Protocol):
             for body in self._reader.feed(data):
                 self.received(body)
         except (FrameError, msgspec.DecodeError, RecursionError) as error:
-            log.limited("peer_rubbish", self.name, level="warning", peer=self.name, reason=str(error))
+            host = self.name.rpartition(":")[0] or self.name  # each attempt comes from another port
+            log.limited("peer_rubbish", host, level="warning", peer=self.name, reason=str(error))
             self.close()
 
     def received(self, body: bytes) -> None:
@@ -151,7 +154,10 @@ class Accepted(Link):
         hello = decode_hello(body)
         reason = self._peers.admit(self, hello)
         if reason:
-            log.limited("peer_refused", self.name, level="warning", peer=self.name, reason=reason)
+            peer = hello.sender
+            log.limited(
+                "peer_refused", f"{peer} {reason}", level="warning", peer=peer, address=self.name, reason=reason
+            )
             self.write(frame(Refused(reason)))
             if self._transport is not None:
                 self._transport.close()
@@ -228,7 +234,7 @@ class Peers:
         while True:
             link = await self._connect(node)
             if link is not None:
-                wait = BACK_OFF_SECONDS[0]
+                began = asyncio.get_running_loop().time()
                 self._dialled[node] = link
                 log.info("peer_connected", peer=node, address=address_text(self.addresses[node]))
                 try:
@@ -237,6 +243,8 @@ class Peers:
                     del self._dialled[node]
                     link.close()
                 log.info("peer_lost", peer=node)
+                if asyncio.get_running_loop().time() - began >= STEADY_SECONDS:
+                    wait = BACK_OFF_SECONDS[0]
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))
             wait = min(wait * 2, BACK_OFF_SECONDS[1])
 

@@ -30,6 +30,7 @@ PAUSE_SECONDS = 0.05
 LOG_ROWS = 10_000
 PIPELINED_BYTES = 262_144
 """So much is sent before replies are taken: more could fill both directions while both sides wait."""
+_REMEDY = "set KVSTORE_PASSWORD or KVSTORE_PASSWORD_FILE"
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(Reply).decode
@@ -194,7 +195,7 @@ class RemoteStore:
             except _Refused as refused:
                 error = refused.error
                 may_have_happened |= isinstance(error, UnknownOutcomeError)
-            except (redis.ConnectionError, redis.TimeoutError, OSError) as lost:
+            except (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, OSError) as lost:
                 host, port = self.node
                 error = UnavailableError(f"no node answers; the last one asked, {host}:{port}: {lost}")
                 may_have_happened |= sent
@@ -251,7 +252,7 @@ class RemoteStore:
             try:
                 connection.connect()
             except redis.AuthenticationError as error:
-                raise KvstoreError(f"{host}:{port} asks for a password: {error}; set KVSTORE_PASSWORD") from error
+                raise KvstoreError(f"{host}:{port} asks for a password: {error}; {_REMEDY}") from error
             self._connection = connection
         return self._connection
 
@@ -268,7 +269,7 @@ def _refusal(error: redis.ResponseError) -> Exception:
     if isinstance(error, redis.exceptions.ClusterDownError):
         return _Refused(UnavailableError(text))
     if isinstance(error, redis.AuthenticationError) or code in ("NOAUTH", "WRONGPASS"):
-        return KvstoreError(f"{text}: set KVSTORE_PASSWORD")
+        return KvstoreError(f"{text}: {_REMEDY}")
     match code:
         case "MISCONF":
             return StorageFullError(rest)

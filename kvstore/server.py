@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
-import signal
+import socket
 from collections.abc import Callable
 from typing import cast
 
-from kvstore import logs
+from kvstore import end_signals, logs
 from kvstore.data_dir import DataDir
 from kvstore.errors import DataDirError
 from kvstore.host import Host
@@ -21,14 +22,14 @@ from kvstore.settings import Settings
 DRAIN_SECONDS = 5.0
 """How long a node that was told to end waits for what is under way, and for another leader."""
 BACKLOG = 4_096
-LIFELINE = "KVSTORE_LIFELINE"
-"""A variable: this node belongs to the process at the other end of its standard input, and ends with it."""
+KEEPALIVE_SECONDS = 300
+"""A client that is silent for so long is asked whether it is there: one whose machine is gone would stay for ever."""
 
 log = logs.get("server")
 
 
 def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit status. Raises DataDirError when it cannot start."""
+    """Serve until a signal asks it to end; returns the exit status. Raises DataDirError when it cannot start."""
     # Looking for cycles among hundreds of thousands of values would stop the node for longer than anything it does.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
@@ -41,6 +42,7 @@ def run(settings: Settings) -> int:
         DataDir.open(settings.data_dir, f"kvstore serve, node {settings.node_id}") as data_dir,
         asyncio.Runner(loop_factory=new_event_loop) as runner,
     ):
+        data_dir.claim(settings.cluster_name)
         return runner.run(_serve(settings, data_dir))
 
 
@@ -54,21 +56,19 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
 
     host = Host(settings, data_dir, on_failure=end)
     clients = Clients(host, settings)
+    numbers = end_signals.numbers()
+    for number in numbers:
+        loop.add_signal_handler(number, end, 0)
     try:
         for start, address in ((host.start, settings.peer_listen), (clients.listen, settings.client_listen)):
             try:
                 await start()
             except OSError as error:
-                reason = (error.strerror or str(error)).lower()
-                raise DataDirError(f"cannot listen on {address_text(address)}: {reason}") from error
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, end, 0)
-        if os.environ.get(LIFELINE):
-            _watch_lifeline(loop, lambda: end(0))
+                raise DataDirError(f"cannot listen on {address_text(address)}: {_reason(error)}") from error
         log.info(
             "serving",
             clients=host.client_address,
-            peers=address_text(settings.peer_listen),
+            peers=host.peer_address,
             nodes=",".join(sorted(settings.peers)),
             applied=host.node.state.applied_upto,
         )
@@ -80,17 +80,15 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
         await clients.close()
         await host.close()
         log.info("ended")
+        for number in numbers:
+            loop.remove_signal_handler(number)
+        end_signals.ignore()
 
 
-def _watch_lifeline(loop: asyncio.AbstractEventLoop, end: Callable[[], None]) -> None:
-    """End when standard input does: whoever started this node holds the other end, and is gone."""
-
-    def readable() -> None:
-        if not os.read(0, 4_096):
-            loop.remove_reader(0)
-            end()
-
-    loop.add_reader(0, readable)
+def _reason(error: OSError) -> str:
+    """In the system's words: the event loop's name the address once more."""
+    known = error.errno in errno.errorcode
+    return (os.strerror(error.errno or 0) if known else error.strerror or str(error)).lower()
 
 
 async def _drain(host: Host, clients: Clients) -> None:
@@ -98,7 +96,7 @@ async def _drain(host: Host, clients: Clients) -> None:
     log.info("draining")
     clients.stop()
     deadline = asyncio.get_running_loop().time() + DRAIN_SECONDS
-    while not host.is_idle and asyncio.get_running_loop().time() < deadline:
+    while not (host.is_idle and clients.have_all) and asyncio.get_running_loop().time() < deadline:
         host.hand_over()
         await asyncio.sleep(0.05)
 
@@ -130,6 +128,11 @@ class Clients:
         for protocol in self._open:
             protocol.stop_reading()
 
+    @property
+    def have_all(self) -> bool:
+        """Whether every client has taken the replies to it."""
+        return not any(protocol.unsent for protocol in self._open)
+
     async def close(self) -> None:
         self.stop()
         for protocol in list(self._open):
@@ -151,6 +154,7 @@ class ClientProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is none of asyncio's classes
         transport.set_write_buffer_limits(high=1_048_576)
+        _keep_alive(transport.get_extra_info("socket"))
         self._registry.add(self)
         self._connection = Connection(
             self._host,
@@ -183,6 +187,11 @@ class ClientProtocol(asyncio.Protocol):
         self._stopped = True
         self._pause(True)
 
+    @property
+    def unsent(self) -> int:
+        """How many bytes wait for the client to take them."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()
@@ -194,3 +203,9 @@ class ClientProtocol(asyncio.Protocol):
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
+
+
+def _keep_alive(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):  # elsewhere the system's own time holds
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)

@@ -79,7 +79,8 @@ class _Given:
                 (in_file.get(name), f"{name} in {file}"),
             )
             for rank, (text, source) in enumerate(sources):
-                if text is not None:
+                # An empty password is none, and must not hide one from another place.
+                if text is not None and (text or name != "password"):
                     self._found[name], self._rank[name] = (text, source), rank
                     break
 
@@ -191,6 +192,10 @@ def _address(given: _Given, name: str, text: str) -> Address:
     fits = port.isascii() and port.isdecimal() and int(port[:6]) <= 65_535
     if not colon or not host or not fits or set("[]") & set(host) or (":" in host) != bracketed:
         raise given.wrong(name, f"{text!r} must be HOST:PORT, with a port up to 65535 and IPv6 as [::1]:PORT")
+    try:
+        host.encode("idna")
+    except UnicodeError as error:
+        raise given.wrong(name, f"{text!r} has a host with a part that is empty or longer than 63") from error
     return host, int(port)
 
 
@@ -262,6 +267,11 @@ def _password(given: _Given) -> str | None:
     if not password:
         raise given.wrong("password_file", "it is empty: write a password into it, or leave it out")
     return password
+
+
+def client_password(environment: Mapping[str, str]) -> str | None:
+    """What a client gives to a node: what a node in this environment would ask for. Raises SettingsError."""
+    return _password(_Given({}, environment, None))
 
 
 def environment() -> Mapping[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvstore.errors import KvstoreError, StorageFullError, UnavailableError, UnknownOutcomeError
+from kvstore.errors import DataDirError, KvstoreError, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.resp.encoding import Error
 
 
@@ -14,7 +14,7 @@ def refusal(error: KvstoreError) -> Error:
     match error:
         case StorageFullError():
             return Error(f"MISCONF {error}")
-        case UnavailableError():
+        case UnavailableError() | DataDirError():
             return Error(f"CLUSTERDOWN {error}")
         case UnknownOutcomeError():
             return Error(f"UNKNOWN {error}")

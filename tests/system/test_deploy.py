@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,7 @@ import typer.main
 import cli.cluster_commands  # noqa: F401 (it adds its commands to the others)
 from cli.commands import app
 from kvstore.settings import NAMES, PREFIX, load
+from tests.system.servers import free_ports
 
 TOP = Path(__file__).parents[2]
 DOCS = TOP / "docs"
@@ -89,6 +95,77 @@ def test_the_unit_starts_a_node_with_the_example_file() -> None:
     assert len(settings.peers) == 3
     assert settings.data_dir == Path("/var/lib") / re.findall(r"StateDirectory=(.*)", UNIT)[0].replace("%i", "n1")
     assert set(tomllib.loads((DEPLOY / "systemd" / "n1.toml").read_text())) <= set(NAMES)
+
+
+def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("there is no systemd-analyze here")
+    installed = Path(sys.executable).with_name("kvstore")
+    (tmp_path / "kvstore@n1.service").write_text(UNIT.replace("/opt/kvstore/bin/kvstore", str(installed)))
+    done = subprocess.run([program, "verify", tmp_path / "kvstore@n1.service"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@contextmanager
+def serving(calls: list[tuple[list[str], dict[str, str]]], clients: list[int]) -> Iterator[None]:
+    """Nodes run by these command lines and variables, until each of those who listen there can serve."""
+    command = [sys.executable, "-m", "cli"]
+    nodes = [subprocess.Popen([*command, *call], env=env, stderr=subprocess.DEVNULL, cwd=TOP) for call, env in calls]
+    try:
+        for port in clients:
+            check = [*command, "status", "--connect", f"127.0.0.1:{port}"]
+            while subprocess.run(check, cwd=TOP, capture_output=True, timeout=20).returncode:
+                assert all(node.poll() is None for node in nodes)
+        yield
+        for node in nodes:
+            node.terminate()
+        assert [node.wait(20) for node in nodes] == [0] * len(nodes)
+    finally:
+        for node in nodes:
+            node.kill()
+            node.wait()
+
+
+def test_three_nodes_of_the_unit_make_a_cluster(tmp_path: Path) -> None:
+    line = re.search(r"^ExecStart=\S*/kvstore (.*)$", UNIT, re.MULTILINE)
+    assert line
+    text = (DEPLOY / "systemd" / "n1.toml").read_text()
+    ports = free_ports(6)
+    calls = []
+    for number, (client, peer) in enumerate(zip(ports[:3], ports[3:], strict=True), 1):
+        settings = text.replace("10.0.0.1:6401", f"127.0.0.1:{client}").replace(
+            'peer_listen = "10.0.0.1:7401"', f'peer_listen = "127.0.0.1:{peer}"'
+        )
+        for other, port in enumerate(ports[3:], 1):
+            settings = settings.replace(f"10.0.0.{other}:7401", f"127.0.0.1:{port}")
+        (tmp_path / f"n{number}.toml").write_text(settings)
+        words = line[1].replace("%i", f"n{number}").replace("/etc/kvstore", str(tmp_path))
+        calls.append((shlex.split(words.replace("/var/lib/kvstore", str(tmp_path))), {}))
+    with serving(calls, ports[:3]):
+        assert all((tmp_path / node / "log.db").is_file() for node in ("n1", "n2", "n3"))
+
+
+def test_three_services_of_the_compose_file_make_a_cluster(tmp_path: Path) -> None:
+    environment = dict(re.findall(r"^  (KVSTORE_\w+): (.*)$", COMPOSE, re.MULTILINE))
+    services = dict(re.findall(r"^  (n\d):\n    <<: \*node\n    command: (\[.*\])$", COMPOSE, re.MULTILINE))
+    ports = dict(zip(services, free_ports(3), strict=True))
+    peers = dict(zip(services, free_ports(3), strict=True))
+    cluster = environment["KVSTORE_INITIAL_CLUSTER"]
+    for service, port in peers.items():
+        cluster = cluster.replace(f"{service}:7401", f"127.0.0.1:{port}")
+    calls = []
+    for service, call in services.items():
+        own = {
+            "KVSTORE_DATA_DIR": str(tmp_path / service),
+            "KVSTORE_CLIENT_LISTEN": f"0.0.0.0:{ports[service]}",
+            "KVSTORE_PEER_LISTEN": f"0.0.0.0:{peers[service]}",
+            "KVSTORE_INITIAL_CLUSTER": cluster,
+        }
+        assert set(own) == set(environment)
+        calls.append((json.loads(call), own))
+    with serving(calls, list(ports.values())):
+        assert all((tmp_path / service / "log.db").is_file() for service in services)
 
 
 def test_every_service_of_the_compose_file_is_a_node_of_the_same_cluster() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -121,7 +124,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_node_serves_until_a_signal_and_keeps_what_it_acknowledged(
     start: Start, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -136,6 +139,76 @@ def test_a_node_serves_until_a_signal_and_keeps_what_it_acknowledged(
     again = start(*alone(tmp_path / "data", port))
     wait_for(lambda: serving(again), again)
     assert ask(port, "GET greeting") == "$5\r\nhello"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_while_it_starts_ends_it_with_0(start: Start, tmp_path: Path, number: signal.Signals) -> None:
+    node = start(*alone(tmp_path / "data", free_ports(1)))
+    wait_for(lambda: catches(node, signal.SIGHUP), node)  # the interpreter itself has begun
+    node.send_signal(number)
+    assert node.wait(10) == 0, said(node)
+    assert not serving(node)
+
+
+def catches(process: Process, number: signal.Signals) -> bool:
+    (caught,) = re.findall(r"^SigCgt:\s*(\S+)", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+    return bool(int(caught, 16) >> number - 1 & 1)
+
+
+def test_the_ports_that_the_system_chose_are_told(start: Start, tmp_path: Path) -> None:
+    any_port = ["--client-listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0"]
+    node = start("serve", "--node-id", "n1", "--data-dir", tmp_path / "data", *any_port)
+    wait_for(lambda: serving(node), node)
+    for name in ("clients", "peers"):
+        assert re.fullmatch(r"127\.0\.0\.1:[1-9]\d*", str(events(node)["serving"][name]))
+
+
+def test_a_second_signal_at_any_time_changes_nothing(start: Start, tmp_path: Path) -> None:
+    port = free_ports(1)
+    for milliseconds in (0, 10, 20, 40, 80):
+        node = start(*alone(tmp_path / "data", port))
+        wait_for(lambda node=node: serving(node), node)  # type: ignore[misc]
+        node.terminate()
+        for _ in range(3):
+            time.sleep(milliseconds / 1_000)
+            node.terminate()
+        assert node.wait(10) == 0, said(node)
+        assert "ended" in events(node)
+
+
+def test_nohup_keeps_a_node_when_its_terminal_closes(start: Start, tmp_path: Path) -> None:
+    port = free_ports(1)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        node = start(*alone(tmp_path / "data", port))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    wait_for(lambda: serving(node), node)
+    node.send_signal(signal.SIGHUP)
+    assert ask(port, "SET x 1") == "+OK"
+    node.terminate()
+    assert node.wait(10) == 0, said(node)
+
+
+def test_a_log_that_nobody_reads_holds_up_nothing(tmp_path: Path) -> None:
+    port = free_ports(1)
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with suppress(BlockingIOError):
+        while os.write(write, b"x" * 1_000):
+            continue
+    os.set_blocking(write, True)
+    command = [*KVSTORE, *map(str, alone(tmp_path / "data", port))]
+    node = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=write, env=CLEAN)
+    try:
+        assert ask(port, "SET x 1") == "+OK"
+        node.terminate()
+        assert node.wait(10) == 0
+    finally:
+        node.kill()
+        node.wait()
+        os.close(read)
+        os.close(write)
 
 
 def test_settings_come_from_the_file_and_from_variables(start: Start, tmp_path: Path) -> None:
@@ -183,7 +256,36 @@ def test_a_port_in_use_ends_it_with_3(start: Start, tmp_path: Path, above: int) 
     with socket.create_server(("127.0.0.1", port + above)):
         node = start(*alone(tmp_path / "data", port))
         assert node.wait(10) == 3, said(node)
-    assert f"127.0.0.1:{port + above}" in str(events(node)["cannot_start"]["reason"])
+    reason = f"cannot listen on 127.0.0.1:{port + above}: address already in use"
+    assert events(node)["cannot_start"]["reason"] == reason
+
+
+@pytest.mark.parametrize("option", ["--peer-listen", "--client-listen"])
+def test_a_name_that_nobody_knows_ends_it_with_3(start: Start, tmp_path: Path, option: str) -> None:
+    node = start(*alone(tmp_path / "data", free_ports(1)), option, "nowhere.invalid:6401")
+    assert node.wait(20) == 3, said(node)
+    reason = str(events(node)["cannot_start"]["reason"])
+    assert re.fullmatch(r"cannot listen on nowhere.invalid:6401: [a-z ]+", reason)
+
+
+def test_a_node_that_ends_waits_for_a_client_that_takes_its_replies_slowly(start: Start, tmp_path: Path) -> None:
+    port = free_ports(1)
+    node = start(*alone(tmp_path / "data", port))
+    wait_for(lambda: serving(node), node)
+    value = b"v" * 1_000_000
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$%d\r\n%b\r\n" % (len(value), value))
+        assert client.recv(100) == b"+OK\r\n"
+        client.sendall(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n" * 6)
+        reply = b"$%d\r\n%b\r\n" % (len(value), value)
+        taken = client.recv(1_000)
+        time.sleep(0.3)  # all six are executed
+        node.terminate()
+        while part := client.recv(65_536):
+            taken += part
+            time.sleep(0.002)
+    assert taken == reply * 6
+    assert node.wait(10) == 0, said(node)
 
 
 def test_a_data_directory_in_use_or_of_another_node_ends_it_with_3(start: Start, tmp_path: Path) -> None:
@@ -198,6 +300,21 @@ def test_a_data_directory_in_use_or_of_another_node_ends_it_with_3(start: Start,
     other = start(*alone(tmp_path / "data", port), "--node-id", "n2")
     assert other.wait(10) == 3
     assert "n1" in str(events(other)["cannot_start"]["reason"])
+    stranger = start(*alone(tmp_path / "data", port), "--cluster-name", "other")
+    assert stranger.wait(10) == 3
+    assert "belongs to cluster kvstore, not to other" in str(events(stranger)["cannot_start"]["reason"])
+
+
+def test_a_write_is_refused_with_the_reason_when_the_directory_is_gone(start: Start, tmp_path: Path) -> None:
+    port = free_ports(1)
+    node = start(*alone(tmp_path / "data", port))
+    wait_for(lambda: serving(node), node)
+    assert ask(port, "SET x 1") == "+OK"
+    shutil.rmtree(tmp_path / "data")
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        client.sendall(b"SET x 2\r\n")
+        assert client.recv(1_000).startswith(b"-CLUSTERDOWN data directory ")
+    assert ask(port, "GET x") == "$1\r\n1"
 
 
 def test_a_cluster_says_how_to_connect_survives_a_node_and_ends_with_ctrl_c(start: Start, tmp_path: Path) -> None:
@@ -260,3 +377,70 @@ def test_a_cluster_of_which_no_node_is_left_ends_with_3(start: Start, tmp_path: 
     cluster = start("cluster", "--nodes", "1", "--data-dir", tmp_path / "data", "--base-port", str(port))
     assert cluster.wait(15) == 3
     assert "n1 | ended with status 3; 0 of 1 nodes are left" in said(cluster)
+
+
+def test_each_change_of_role_is_told(start: Start, tmp_path: Path) -> None:
+    """To lead, to follow, and to have lost the leader: once, however long it lasts."""
+    port = free_ports(3)
+    cluster = start("cluster", "--data-dir", tmp_path / "data", "--base-port", str(port))
+    roles = re.compile(r"n\d \| \S+ info +role role=(\w+) leader=(\w+)")
+    wait_for(lambda: len(roles.findall(said(cluster))) == 3, cluster)
+    leader = roles.findall(said(cluster))[0][1]
+    nodes = dict(zip(("n1", "n2", "n3"), children(cluster), strict=True))
+    kept = next(node for node in nodes if node != leader)
+    for node, pid in nodes.items():
+        if node != kept:
+            os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: f"{kept} | " in said(cluster) and "leader=none" in said(cluster), cluster)
+    time.sleep(3)
+    assert [words for words in roles.findall(said(cluster)) if words[1] == "none"] == [("asking", "none")]
+    assert sorted(words[0] for words in roles.findall(said(cluster)))[1:] == ["follower", "follower", "leader"]
+
+
+def test_the_health_check_takes_the_password_from_where_the_node_has_it(start: Start, tmp_path: Path) -> None:
+    port = free_ports(1)
+    secret = tmp_path / "password"
+    secret.write_text("s3cret\n")
+    variables = {"KVSTORE_PASSWORD_FILE": str(secret)}
+    node = start(*alone(tmp_path / "data", port), env=variables)
+    wait_for(lambda: serving(node), node)
+    connect = ["--connect", f"127.0.0.1:{port}"]
+    for env, status, what in [
+        (variables, 0, "role          leader"),
+        ({"KVSTORE_PASSWORD": "s3cret"}, 0, "role          leader"),
+        ({}, 3, "set KVSTORE_PASSWORD or KVSTORE_PASSWORD_FILE"),
+        ({"KVSTORE_PASSWORD": "wrong"}, 3, "set KVSTORE_PASSWORD or KVSTORE_PASSWORD_FILE"),
+        ({"KVSTORE_PASSWORD_FILE": "nowhere"}, 2, "KVSTORE_PASSWORD_FILE: 'nowhere' cannot be read: no such file"),
+    ]:
+        check = start("status", *connect, env=env)
+        assert check.wait(20) == status, said(check)
+        assert what in said(check)
+
+
+def test_a_client_whose_machine_is_gone_is_noticed(start: Start, tmp_path: Path) -> None:
+    port = free_ports(1)
+    node = start(*alone(tmp_path / "data", port))
+    wait_for(lambda: serving(node), node)
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"PING\r\n")
+        assert client.recv(100) == b"+PONG\r\n"
+        ends = [f"0100007F:{number:04X}" for number in (port, client.getsockname()[1])]
+        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+        (timer,) = [words[5].split(":") for words in lines if words[1:3] == ends]
+        assert timer[0] == "02"  # keep-alive
+        assert 290_00 <= int(timer[1], 16) <= 300_00  # in hundredths of a second
+
+
+def test_the_health_check_of_something_else_fails_without_a_trace(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        check = start("status", "--connect", f"127.0.0.1:{port}")
+        while check.poll() is None:
+            server.settimeout(0.1)
+            with suppress(TimeoutError):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(1_000)
+                    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    assert check.returncode == 3, said(check)
+    assert re.fullmatch(rf"kvstore: no node answers; the last one asked, 127.0.0.1:{port}: .*\n", said(check))

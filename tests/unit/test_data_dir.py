@@ -128,3 +128,32 @@ def test_looking_needs_a_store_but_no_lock(tmp_path: Path) -> None:
     (tmp_path / "log.db").touch()
     with DataDir.open(tmp_path, "a writer"), DataDir.read_only(tmp_path) as data_dir:
         assert data_dir.log_path == tmp_path / "log.db"
+
+
+def test_it_keeps_the_name_of_its_cluster(tmp_path: Path) -> None:
+    for _ in range(2):
+        with DataDir.open(tmp_path, "a test") as data_dir:
+            data_dir.claim("a")
+    with DataDir.open(tmp_path, "a test") as data_dir:
+        with pytest.raises(DataDirError, match="belongs to cluster a, not to b: use another --data-dir, or remove"):
+            data_dir.claim("b")
+        (tmp_path / "cluster").unlink()
+        data_dir.claim("b")
+        assert (tmp_path / "cluster").read_text() == "b\n"
+        (tmp_path / "cluster").write_bytes(b"")  # as a crash at the wrong moment might leave it on some file systems
+        data_dir.claim("c")
+
+
+def test_a_claim_is_durable_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        synced.append(os.fstat(handle).st_ino)
+        real(handle)
+
+    with DataDir.open(tmp_path, "a test") as data_dir:
+        monkeypatch.setattr(os, "fsync", fsync)
+        data_dir.claim("a")
+    assert synced == [(tmp_path / "cluster").stat().st_ino, tmp_path.stat().st_ino]
+    assert not (tmp_path / "cluster.new").exists()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
+import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -149,3 +152,54 @@ def test_a_log_that_cannot_be_written_harms_nobody(monkeypatch: pytest.MonkeyPat
     logs.configure("json", "info", "n1")
     stream.close()
     logs.get("server").info("serving")
+
+
+def test_nobody_waits_for_a_reader_that_takes_no_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It returns at all, and the next line that is read tells how many were left out, long ones too."""
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as reader, os.fdopen(write, "w") as stderr:
+        monkeypatch.setattr("sys.stderr", stderr)
+        monkeypatch.setattr("kvstore.logs.PATIENCE_MS", 10)
+        logs.configure("json", "info", "n1")
+        log = logs.get("server")
+        for _ in range(1_000):
+            log.info("peer_lost", peer="n" * 200)
+        log.error("bug", trace="x" * 200_000)
+        os.set_blocking(read, False)
+        whole = reader.read().splitlines()
+        log.info("serving")
+        last = json.loads(reader.read())
+    assert {json.loads(line)["event"] for line in whole} == {"peer_lost"}
+    assert (last["event"], last["lines_left_out"]) == ("serving", 1_001 - len(whole))
+
+
+def test_nobody_waits_for_a_terminal_that_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has room for part of a line."""
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as stderr:
+        monkeypatch.setattr("sys.stderr", stderr)
+        logs.configure("human", "info", "n1")
+        began = time.monotonic()
+        for number in range(5_000):
+            logs.get("server").info("peer_lost", peer="n" * 200, number=number)
+        assert time.monotonic() - began < 5
+        assert os.get_blocking(theirs), "whoever shares the terminal finds it as it was"
+        seen = b""
+        while b"lines_left_out" not in seen:
+            seen += os.read(ours, 65_536)
+            logs.get("server").info("serving")
+    os.close(ours)
+    assert b"peer_lost peer=nnn" in seen
+
+
+def test_a_long_line_is_whole_when_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    found: list[bytes] = []
+    with os.fdopen(read, "rb") as reader, os.fdopen(write, "w") as stderr:
+        monkeypatch.setattr("sys.stderr", stderr)
+        logs.configure("json", "info", "n1")
+        thread = threading.Thread(target=lambda: found.append(reader.readline()))
+        thread.start()
+        logs.get("server").error("bug", trace="x" * 300_000)
+        thread.join(10)
+    assert len(json.loads(found[0])["trace"]) == 300_000

@@ -93,6 +93,8 @@ def test_all_settings_can_be_in_the_file(file: Path) -> None:
         ({"peer_listen": "::1:7401"}, "--peer-listen: '::1:7401' must be HOST:PORT, .* IPv6 as \\[::1\\]:PORT"),
         ({"peer_listen": "[::1:7401"}, "--peer-listen: "),
         ({"peer_listen": ":7401"}, "--peer-listen: "),
+        ({"peer_listen": "a..b:7401"}, "--peer-listen: 'a..b:7401' has a host with a part that is empty"),
+        ({"initial_cluster": f"n1=a:1,n2={'b' * 64}:2"}, "--initial-cluster: 'b*:2' has a host with a part"),
         ({"initial_cluster": "n2=b:2,n3=c:3"}, "--initial-cluster: this node, n1, is not among n2, n3: add it"),
         ({"initial_cluster": "n1=a:1,n1=b:2"}, "--initial-cluster: node n1 is named twice"),
         ({"initial_cluster": "n1=a:1,n2=a:1"}, "--initial-cluster: two nodes have the same address"),
@@ -185,6 +187,7 @@ def test_of_password_and_its_file_the_nearer_place_wins(tmp_path: Path, file: Pa
     assert load(NEEDED | {"password_file": str(secret)}, {"KVSTORE_PASSWORD": "v"}, None).password == "from the file"
     file.write_text(f'password_file = "{secret}"\n')
     assert load(NEEDED, {"KVSTORE_PASSWORD": "v"}, file).password == "v"
+    assert load(NEEDED, {"KVSTORE_PASSWORD": ""}, file).password == "from the file"
     with pytest.raises(SettingsError, match=r"^KVSTORE_PASSWORD_FILE: password is given in the same place"):
         load(NEEDED, {"KVSTORE_PASSWORD": "v", "KVSTORE_PASSWORD_FILE": str(secret)}, None)
 
