@@ -26,6 +26,8 @@ Address = tuple[str, int]
 PATIENCE = 10.0
 """How long a request is tried, at one node after the other, in seconds."""
 CONNECT_SECONDS = 2.0
+SILENCE_SECONDS = 2.0
+"""A node that lets an answer wait for so long is asked whether it is alive, where there are others to turn to."""
 PAUSE_SECONDS = 0.05
 LOG_ROWS = 10_000
 PIPELINED_BYTES = 262_144
@@ -50,11 +52,12 @@ def addresses(text: str) -> list[Address]:
 
 
 class _Refused(Exception):
-    """A node said that it did not execute the request, or does not know; another may be asked."""
+    """A node did not execute the request, or does not know; another may be asked. ``lasting``: this one in vain."""
 
-    def __init__(self, error: KvstoreError) -> None:
+    def __init__(self, error: KvstoreError, *, lasting: bool = False) -> None:
         super().__init__(str(error))
         self.error = error
+        self.lasting = lasting
 
 
 class RemoteStore:
@@ -184,18 +187,22 @@ class RemoteStore:
         deadline = time.monotonic() + self._patience
         replies: list[object] = []
         may_have_happened = False
+        tried = in_vain = 0
         while True:
             sent = False
+            lasting = False
+            host, port = self.node
             try:
                 self._connect()
                 sent = True
                 self._attempt(requests[len(replies) :], replies)
                 return replies
             except _Refused as refused:
-                error = refused.error
+                error, lasting = refused.error, refused.lasting
                 may_have_happened |= isinstance(error, UnknownOutcomeError)
+            except redis.InvalidResponse:
+                error, lasting = _not_kvstore(host, port), True
             except (redis.ConnectionError, redis.TimeoutError, OSError) as lost:
-                host, port = self.node
                 error = UnavailableError(f"no node answers; the last one asked, {host}:{port}: {lost}")
                 may_have_happened |= sent
             except BaseException:
@@ -203,7 +210,10 @@ class RemoteStore:
                 raise
             self._drop()
             self._at = (self._at + 1) % len(self._nodes)
-            if time.monotonic() >= deadline:
+            tried += 1
+            in_vain = in_vain + 1 if lasting else 0
+            # Each node gets its turn, even where one has used up the time.
+            if in_vain >= len(self._nodes) or (time.monotonic() >= deadline and tried >= len(self._nodes)):
                 if writes and may_have_happened:
                     raise UnknownOutcomeError(f"{error}: the request may have happened, or may still happen")
                 raise error if isinstance(error, UnavailableError) else UnavailableError(str(error))
@@ -230,30 +240,53 @@ class RemoteStore:
 
     def _receive(self, connection: Connection, count: int, replies: list[object]) -> None:
         for _ in range(count):
+            self._await_answer(connection)
             try:
                 replies.append(connection.read_response())
             except redis.ResponseError as error:
-                raise _refusal(error) from error
+                raise _refusal(error, *self.node) from error
+
+    def _await_answer(self, connection: Connection) -> None:
+        """Wait for as long as the node is alive. A machine that froze keeps its connections, and never answers."""
+        deadline = time.monotonic() + self._patience
+        while len(self._nodes) > 1 and not connection.can_read(SILENCE_SECONDS):
+            if time.monotonic() >= deadline:
+                raise redis.TimeoutError("no answer in time")
+            self._check_alive()
+
+    def _check_alive(self) -> None:
+        probe = self._new_connection(CONNECT_SECONDS)
+        try:
+            probe.connect()
+            probe.send_command("PING")
+            probe.read_response()
+        finally:
+            probe.disconnect()
 
     def _connect(self) -> Connection:
         if self._connection is None:
-            host, port = self.node
-            connection = Connection(
-                host=host,
-                port=port,
-                password=self._password,
-                socket_timeout=self._patience,
-                socket_connect_timeout=CONNECT_SECONDS,
-                socket_keepalive=True,
-                retry=Retry(NoBackoff(), 0),
-                protocol=2,
-            )
+            connection = self._new_connection(self._patience)
             try:
+                if len(self._nodes) > 1:
+                    self._check_alive()
                 connection.connect()
-            except redis.AuthenticationError as error:
-                raise KvstoreError(f"{host}:{port} asks for a password: {error}; set KVSTORE_PASSWORD") from error
+            except (redis.AuthenticationError, redis.ResponseError) as error:
+                raise _refusal(error, *self.node) from error
             self._connection = connection
         return self._connection
+
+    def _new_connection(self, timeout: float) -> Connection:
+        host, port = self.node
+        return Connection(
+            host=host,
+            port=port,
+            password=self._password,
+            socket_timeout=timeout,
+            socket_connect_timeout=CONNECT_SECONDS,
+            socket_keepalive=True,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+        )
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -261,21 +294,29 @@ class RemoteStore:
             self._connection = None
 
 
-def _refusal(error: redis.ResponseError) -> Exception:
+def _refusal(error: redis.RedisError, host: str, port: int) -> Exception:
     """What a node's error means: that another may be asked (_Refused), or an error for the caller."""
     text = str(error)
     code, _, rest = text.partition(" ")
     if isinstance(error, redis.exceptions.ClusterDownError):
         return _Refused(UnavailableError(text))
+    if "without any password" in text:
+        return KvstoreError(f"{host}:{port} has no password, but one was given: unset KVSTORE_PASSWORD")
     if isinstance(error, redis.AuthenticationError) or code in ("NOAUTH", "WRONGPASS"):
-        return KvstoreError(f"{text}: set KVSTORE_PASSWORD")
+        return KvstoreError(f"{host}:{port} asks for a password: {text}; set KVSTORE_PASSWORD")
+    if text.startswith("unknown command"):
+        return _Refused(_not_kvstore(host, port), lasting=True)
     match code:
         case "MISCONF":
-            return StorageFullError(rest)
+            return _Refused(StorageFullError(rest), lasting=True)
         case "UNKNOWN":
             return _Refused(UnknownOutcomeError(rest))
         case _:
             return CommandError(text)
+
+
+def _not_kvstore(host: str, port: int) -> UnavailableError:
+    return UnavailableError(f"{host}:{port} is no kvstore node: something else listens there; check --connect")
 
 
 def _ballot(text: str) -> Ballot:
