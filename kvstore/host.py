@@ -76,7 +76,7 @@ class Host:
         self._patience = settings.request_timeout_ms
         self.node = self._open(settings, data_dir)
         identity = Identity(_cluster(settings), settings.node_id, random.getrandbits(63))
-        self.peers = Peers(identity, settings.peers, self._receive)
+        self.peers = Peers(identity, settings.peers, self._receive, self._resume)
         self._known: tuple[Role, str | None] = (self.node.replica.role, None)
 
     def _open(self, settings: Settings, data_dir: DataDir) -> Node:
@@ -109,6 +109,11 @@ class Host:
             # The votes after those of a quorum change nothing.
             if type(message) is not Accepted or self.node.replica.has_news:
                 self._wake()
+
+    def _resume(self, peer: str) -> None:
+        if not self._failed:
+            self.node.resume(peer)
+            self._wake()
 
     def _wake(self) -> None:
         """Something came in: turn the node once all else that is ready has come in too."""

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -45,19 +45,19 @@ class Servers:
         self.names = [f"n{number}" for number in range(1, count + 1)]
         ports = free_ports(2 * count)
         self.ports = dict(zip(self.names, ports[:count], strict=True))
-        self._peers = dict(zip(self.names, ports[count:], strict=True))
+        self.peers = dict(zip(self.names, ports[count:], strict=True))
         self._arguments = list(arguments)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, *names: str, prefix: Sequence[str] = ()) -> None:
-        """Start nodes, all without names."""
+    def start(self, *names: str, prefix: Sequence[str] = (), via: Mapping[str, int] | None = None) -> None:
+        """Start nodes, all without names. ``via``: where they reach others, if not at the ports of these."""
         for name in names or self.names:
-            cluster = ",".join(f"{node}={HOST}:{port}" for node, port in self._peers.items())
+            cluster = ",".join(f"{node}={HOST}:{port}" for node, port in {**self.peers, **(via or {})}.items())
             command = [
                 *prefix,
                 *(sys.executable, "-m", "cli", "serve", "--log-format", "human"),
                 *("--node-id", name, "--data-dir", str(self.root / name)),
-                *("--client-listen", f"{HOST}:{self.ports[name]}", "--peer-listen", f"{HOST}:{self._peers[name]}"),
+                *("--client-listen", f"{HOST}:{self.ports[name]}", "--peer-listen", f"{HOST}:{self.peers[name]}"),
                 *("--initial-cluster", cluster, *self._arguments),
             ]
             with (self.root / f"{name}.log").open("ab") as log:
