@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 from cli.exits import OK, UNAVAILABLE, complain, write_lines
 from cli.render import status_lines, table_lines
+from cli.target import reach
 from kvstore.errors import KvstoreError
-from kvstore.remote import RemoteStore, addresses
+from kvstore.remote import addresses, as_status
 
 PATIENCE = 3.0
 """How long a node may take to show that it serves, in seconds."""
@@ -20,13 +19,12 @@ def show(connect: str, output: str) -> int:
     serving = True
     nodes = addresses(connect)
     for host, port in nodes:
-        node = RemoteStore([(host, port)], password=os.environ.get("KVSTORE_PASSWORD") or None, patience=PATIENCE)
-        with node:
+        with reach([(host, port)], PATIENCE) as node:
             try:
                 fields = node.fields()
                 serves = node.is_serving()
                 if len(nodes) == 1:
-                    write_lines(status_lines(node.status(), output))
+                    write_lines(status_lines(as_status(fields), output))
                 rows.append(["yes" if serves else "no", *(fields[name] for name in _COLUMNS)])
                 if not serves:
                     complain(f"{host}:{port} cannot serve now: no quorum confirms a leader to it", output)

@@ -23,6 +23,7 @@ from kvstore.errors import CommandError, KvstoreError, StorageFullError, Unavail
 from kvstore.limits import check
 
 Address = tuple[str, int]
+Fields = dict[str, str | int | None]
 PATIENCE = 10.0
 """How long a request is tried, at one node after the other, in seconds."""
 CONNECT_SECONDS = 2.0
@@ -30,6 +31,8 @@ SILENCE_SECONDS = 2.0
 """A node that lets an answer wait for so long is asked whether it is alive, where there are others to turn to."""
 PAUSE_SECONDS = 0.05
 LOG_ROWS = 10_000
+COMPLETION_SECONDS = 1.0
+"""How long somebody who presses Tab is kept waiting."""
 PIPELINED_BYTES = 262_144
 """So much is sent before replies are taken: more could fill both directions while both sides wait."""
 
@@ -49,6 +52,26 @@ def addresses(text: str) -> list[Address]:
             )
         found.append((match[1] or match[2], int(match[3])))
     return found
+
+
+def as_status(fields: Fields) -> Status:
+    """The part of a node's fields that every store has."""
+    return Status(
+        node_id=str(fields["node_id"]),
+        nodes=json.loads(str(fields["nodes"])),
+        role=str(fields["role"]),
+        leader=None if fields["leader"] is None else str(fields["leader"]),
+        ballot=_ballot(str(fields["ballot"])),
+        promised=_ballot(str(fields["promised"])),
+        chosen_upto=int(fields["chosen_upto"] or 0),
+        applied_upto=int(fields["applied_upto"] or 0),
+        last_slot=int(fields["last_slot"] or 0),
+        gaps=[(first, last) for first, last in json.loads(str(fields["gaps"]))],
+        keys=int(fields["keys"] or 0),
+        log_bytes=int(fields["log_bytes"] or 0),
+        state_bytes=int(fields["state_bytes"] or 0),
+        data_dir=str(fields["data_dir"]),
+    )
 
 
 class _Refused(Exception):
@@ -115,25 +138,9 @@ class RemoteStore:
                 return
 
     def status(self) -> Status:
-        fields = self.fields()
-        return Status(
-            node_id=str(fields["node_id"]),
-            nodes=json.loads(str(fields["nodes"])),
-            role=str(fields["role"]),
-            leader=None if fields["leader"] is None else str(fields["leader"]),
-            ballot=_ballot(str(fields["ballot"])),
-            promised=_ballot(str(fields["promised"])),
-            chosen_upto=int(fields["chosen_upto"] or 0),
-            applied_upto=int(fields["applied_upto"] or 0),
-            last_slot=int(fields["last_slot"] or 0),
-            gaps=[(first, last) for first, last in json.loads(str(fields["gaps"]))],
-            keys=int(fields["keys"] or 0),
-            log_bytes=int(fields["log_bytes"] or 0),
-            state_bytes=int(fields["state_bytes"] or 0),
-            data_dir=str(fields["data_dir"]),
-        )
+        return as_status(self.fields())
 
-    def fields(self) -> dict[str, str | int | None]:
+    def fields(self) -> Fields:
         """All that the node tells of itself, by the names of ``ServerStatus`` and ``Status``."""
         flat = cast("list[bytes | int | None]", self._ask("KV.STATUS"))
         values = [_text(value) if isinstance(value, bytes) else value for value in flat]
@@ -153,7 +160,8 @@ class RemoteStore:
         return [_text(column) for column in columns], [tuple(_shown(value) for value in row) for row in rows]
 
     def keys(self, prefix: bytes, limit: int) -> list[bytes]:
-        return cast("list[bytes]", self._ask("KV.KEYS", prefix, limit))
+        request: list[str | bytes | int] = ["KV.KEYS", prefix, limit]
+        return cast("list[bytes]", self._persist([request], writes=False, patience=COMPLETION_SECONDS)[0])
 
     def tick(self) -> None:
         """The cluster's nodes let time pass by themselves."""
@@ -182,9 +190,11 @@ class RemoteStore:
         """A request that may be asked of any node any number of times."""
         return self._persist([list(request)], writes=False)[0]
 
-    def _persist(self, requests: list[list[str | bytes | int]], *, writes: bool) -> list[object]:
+    def _persist(
+        self, requests: list[list[str | bytes | int]], *, writes: bool, patience: float | None = None
+    ) -> list[object]:
         """Send requests to one node after the other until all are answered, or time is up."""
-        deadline = time.monotonic() + self._patience
+        deadline = time.monotonic() + (self._patience if patience is None else patience)
         replies: list[object] = []
         may_have_happened = False
         tried = in_vain = 0
@@ -203,7 +213,7 @@ class RemoteStore:
             except redis.InvalidResponse:
                 error, lasting = _not_kvstore(host, port), True
             except (redis.ConnectionError, redis.TimeoutError, OSError) as lost:
-                error = UnavailableError(f"no node answers; the last one asked, {host}:{port}: {lost}")
+                error = UnavailableError(self._unanswered(lost))
                 may_have_happened |= sent
             except BaseException:
                 self._drop()  # its replies would be taken for those to later requests
@@ -245,6 +255,13 @@ class RemoteStore:
                 replies.append(connection.read_response())
             except redis.ResponseError as error:
                 raise _refusal(error, *self.node) from error
+
+    def _unanswered(self, lost: Exception) -> str:
+        host, port = self.node
+        reason = getattr(lost.__context__, "strerror", None) or str(lost)
+        if len(self._nodes) == 1:
+            return f"{host}:{port} does not answer: {reason.lower()}"
+        return f"none of {len(self._nodes)} nodes answers; the last one asked, {host}:{port}: {reason.lower()}"
 
     def _await_answer(self, connection: Connection) -> None:
         """Wait for as long as the node is alive. A machine that froze keeps its connections, and never answers."""

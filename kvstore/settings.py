@@ -138,6 +138,11 @@ def load(options: Mapping[str, str | None], environment: Mapping[str, str], file
     )
 
 
+def client_password(environment: Mapping[str, str]) -> str | None:
+    """What a client gives to a cluster, from the variables that a node takes its own from. Raises SettingsError."""
+    return _password(_Given({}, environment, None))
+
+
 def _read(file: Path) -> dict[str, str]:
     try:
         found = tomllib.loads(file.read_text(encoding="utf-8"))

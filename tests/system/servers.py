@@ -40,8 +40,9 @@ def eventually(holds: Callable[[], bool], what: str, seconds: float = START_SECO
 class Servers:
     """A cluster of processes; ``log(name)`` is what a node said so far."""
 
-    def __init__(self, root: Path, count: int = 3, arguments: Sequence[str] = ()) -> None:
+    def __init__(self, root: Path, count: int = 3, arguments: Sequence[str] = (), password: str | None = None) -> None:
         self.root = root
+        self._password = password
         self.names = [f"n{number}" for number in range(1, count + 1)]
         ports = free_ports(2 * count)
         self.ports = dict(zip(self.names, ports[:count], strict=True))
@@ -97,7 +98,8 @@ class Servers:
 
     def client(self, name: str, **options: object) -> redis.Redis:
         """A client of one node, which tries nothing twice."""
-        return redis.Redis(HOST, self.ports[name], socket_timeout=10, **options)  # type: ignore[arg-type]
+        options = {"socket_timeout": 10, "password": self._password, **options}
+        return redis.Redis(HOST, self.ports[name], **options)  # type: ignore[arg-type]
 
     def status(self, name: str) -> dict[str, str]:
         """KV.STATUS as text, empty when the node does not answer."""
@@ -147,9 +149,11 @@ class Servers:
 
 
 @contextmanager
-def running(root: Path, count: int = 3, arguments: Sequence[str] = ()) -> Iterator[Servers]:
+def running(
+    root: Path, count: int = 3, arguments: Sequence[str] = (), password: str | None = None
+) -> Iterator[Servers]:
     """A cluster that serves, and is gone afterwards."""
-    servers = Servers(root, count, arguments)
+    servers = Servers(root, count, arguments, password)
     try:
         servers.start()
         servers.wait_until_serving()
