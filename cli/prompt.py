@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 
 from prompt_toolkit import PromptSession, print_formatted_text
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
@@ -215,8 +216,9 @@ class _Completer(Completer):
         name = typed[0]
         if name not in _NO_KEY and (len(typed) == 1 or name in _TAKES_KEYS):
             prefix = b"" if fresh or not words else words[-1].data
-            for key in self._store.keys(prefix, MAX_COMPLETIONS):
-                yield Completion(quote(key), -len(current))
+            with suppress(KvstoreError):  # a cluster that does not answer has no keys to offer
+                for key in self._store.keys(prefix, MAX_COMPLETIONS):
+                    yield Completion(quote(key), -len(current))
         else:
             for option in _OPTIONS.get(name, []):
                 if option.lower().startswith(current.lower()):

@@ -20,6 +20,8 @@ from pathlib import Path
 import pyte
 import pytest
 
+from tests.system.servers import HOST, running
+
 REPL = [sys.executable, "-m", "kvstore", "repl"]
 
 
@@ -180,6 +182,40 @@ def test_two_at_once(terminal: Terminal, tmp_path: Path) -> None:
     done = from_pipe(tmp_path / "data", "get x\n")
     assert done.returncode == 3
     assert f"in use by process {terminal.process.pid}".encode() in done.stderr
+
+
+def test_the_prompt_goes_on_while_no_node_answers(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path, "127.0.0.1:1")
+    try:
+        terminal.expect("127.0.0.1:1 does not answer: connection refused")  # the toolbar
+        terminal.type("get a\t")
+        time.sleep(0.5)
+        terminal.type("b\x03")
+        terminal.expect(r"kvstore> get ab\n+kvstore>")
+        assert "exception" not in terminal.shown().lower()
+        terminal.type("get x\r")
+        terminal.expect(r"get x\n+127.0.0.1:1 does not answer: connection refused")
+    finally:
+        terminal.close()
+
+
+def test_the_toolbar_follows_the_cluster(tmp_path: Path) -> None:
+    with running(tmp_path) as servers:
+        leader = servers.leader()
+        others = [name for name in servers.names if name != leader]
+        connect = ",".join(f"{HOST}:{servers.ports[name]}" for name in (leader, *others))
+        terminal = Terminal(tmp_path, connect)
+        try:
+            lags = " ".join(rf"{name} \d+" for name in others)
+            terminal.expect(rf"{leader} leader  ballot \d+\.{leader}  chosen \d+  applied \d+  lag {lags}")
+            servers.kill(leader)
+            terminal.expect(
+                rf"{others[0]} (leader|follower  leader {others[1]})  ballot \d+\.n\d  chosen \d+  applied \d+  lag"
+            )
+            terminal.type("set x 1\r")
+            terminal.expect("OK  slot")
+        finally:
+            terminal.close()
 
 
 def test_ctrl_c_ends_the_wait_for_a_cluster_at_once(tmp_path: Path) -> None:
