@@ -14,8 +14,8 @@ import msgspec
 
 from cli.exits import OK, UNAVAILABLE, complain, write_lines
 from cli.target import reach
+from kvstore.addresses import Address, address_text, addresses
 from kvstore.errors import CommandError, KvstoreError, UnavailableError
-from kvstore.remote import Address, addresses
 from kvstore.settings import client_password
 
 MAX_CLIENTS = 10_000
@@ -168,7 +168,7 @@ class _Load:
             why = f"was lost: {error.strerror or error}"
         else:
             return time.monotonic() - began
-        raise UnavailableError(f"{node[0]}:{node[1]} {why}; nothing was measured, see its log")
+        raise UnavailableError(f"{address_text(node)} {why}; nothing was measured, see its log")
 
     async def _client(self, node: Address, ends: float) -> None:
         reader, writer = await asyncio.open_connection(*node)

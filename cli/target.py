@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from kvstore.errors import CommandError
 
 if TYPE_CHECKING:
+    from kvstore.addresses import Address
     from kvstore.embedded import EmbeddedStore
-    from kvstore.remote import Address, RemoteStore
+    from kvstore.remote import RemoteStore
     from kvstore.views import ReadOnlyStore
 
 DEFAULT_DATA_DIR = Path("kvstore-data")
@@ -41,7 +42,8 @@ class Target(NamedTuple):
 
     def remote(self) -> RemoteStore:
         """The cluster."""
-        from kvstore.remote import PATIENCE, addresses
+        from kvstore.addresses import addresses
+        from kvstore.remote import PATIENCE
 
         return reach(addresses(self.connect), PATIENCE)
 

@@ -8,9 +8,10 @@ from types import TracebackType
 from typing import Self
 
 from cli.target import Target, reach
+from kvstore.addresses import addresses
 from kvstore.client import Status, Store
 from kvstore.errors import KvstoreError
-from kvstore.remote import Fields, addresses, as_status
+from kvstore.remote import Fields, as_status
 
 REFRESH_SECONDS = 1.0
 PATIENCE = 1.0

@@ -17,8 +17,9 @@ import msgspec
 from cli.exits import OK, UNAVAILABLE, complain, write_lines
 from cli.render import table_lines
 from cli.target import reach
+from kvstore.addresses import Address, address_text, addresses
 from kvstore.errors import KvstoreError
-from kvstore.remote import Address, Fields, addresses
+from kvstore.remote import Fields
 
 PATIENCE = 2.0
 """How long a node may take to answer before it is shown as down, in seconds."""
@@ -107,10 +108,10 @@ def _look(node: Address) -> Sample:
 def _rows(nodes: list[Address], before: list[Sample], now: list[Sample]) -> list[Row]:
     chosen = max((_number(sample.fields, "chosen_upto") for sample in now if sample.fields), default=0)
     rows: list[Row] = []
-    for (host, port), earlier, sample in zip(nodes, before, now, strict=True):
+    for node, earlier, sample in zip(nodes, before, now, strict=True):
         fields = sample.fields
         if fields is None:
-            rows.append(Row(f"{host}:{port}", "down", error=sample.error))
+            rows.append(Row(address_text(node), "down", error=sample.error))
             continue
         seconds = max(sample.at - earlier.at, 0.001)
         done, cpu = (

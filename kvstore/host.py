@@ -15,6 +15,7 @@ from consensus.invariants import InvariantViolation
 from consensus.messages import Accepted, Record, Stored
 from consensus.replica import Role
 from kvstore import logs, memory
+from kvstore.addresses import address_text
 from kvstore.client import LogRow, Reply, Status
 from kvstore.commands import Command, Result
 from kvstore.data_dir import RESERVE_BYTES, DataDir
@@ -23,7 +24,7 @@ from kvstore.latencies import Latencies
 from kvstore.log_store import SqliteLog
 from kvstore.node import Node
 from kvstore.peer_messages import PeerMessage
-from kvstore.peers import Identity, Peers, address_text
+from kvstore.peers import Identity, Peers
 from kvstore.pending import Refusal, SlotReply
 from kvstore.phases import Phases
 from kvstore.queries import Queries, Table

@@ -14,6 +14,7 @@ from typing import cast
 import msgspec
 
 from kvstore import logs
+from kvstore.addresses import Address, address_text
 from kvstore.frames import (
     KEEP_ALIVE,
     MAX_FRAME_BYTES,
@@ -38,7 +39,6 @@ SILENCE_SECONDS = 5.0
 BACK_OFF_SECONDS = (0.05, 1.0)
 CONNECT_SECONDS = 3.0
 
-Address = tuple[str, int]
 Receive = Callable[[str, PeerMessage], None]
 Resume = Callable[[str], None]
 
@@ -306,11 +306,3 @@ class Peers:
         self._links.discard(link)
         if link.hello is not None and self._accepted.get(link.hello.sender) is link:
             del self._accepted[link.hello.sender]
-
-
-def address_text(address: object) -> str:
-    """HOST:PORT, with an IPv6 address in brackets."""
-    if not isinstance(address, tuple) or len(address) < 2:
-        return "?"
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"

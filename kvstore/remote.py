@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -17,12 +16,12 @@ from redis.connection import Connection
 from redis.retry import Retry
 
 from consensus.ballot import Ballot
+from kvstore.addresses import Address, address_text
 from kvstore.client import LogRow, Reply, Status
 from kvstore.commands import Command, is_read_only
 from kvstore.errors import CommandError, KvstoreError, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.limits import check
 
-Address = tuple[str, int]
 Fields = dict[str, str | int | None]
 PATIENCE = 10.0
 """How long a request is tried, at one node after the other, in seconds."""
@@ -38,20 +37,6 @@ PIPELINED_BYTES = 262_144
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(Reply).decode
-_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:,\[\]]+)):(\d{1,5})")
-
-
-def addresses(text: str) -> list[Address]:
-    """``HOST:PORT[,HOST:PORT...]``. Raises CommandError that names the part which is wrong."""
-    found = []
-    for part in text.split(","):
-        match = _ADDRESS.fullmatch(part.strip())
-        if match is None or not 1 <= int(match[3]) <= 65_535:
-            raise CommandError(
-                f"--connect: {part.strip()!r} must be HOST:PORT with a port from 1 to 65535, IPv6 as [::1]:PORT"
-            )
-        found.append((match[1] or match[2], int(match[3])))
-    return found
 
 
 def as_status(fields: Fields) -> Status:
@@ -201,7 +186,7 @@ class RemoteStore:
         while True:
             sent = False
             lasting = False
-            host, port = self.node
+            node = self.node
             try:
                 self._connect()
                 sent = True
@@ -211,7 +196,7 @@ class RemoteStore:
                 error, lasting = refused.error, refused.lasting
                 may_have_happened |= isinstance(error, UnknownOutcomeError)
             except redis.InvalidResponse:
-                error, lasting = _not_kvstore(host, port), True
+                error, lasting = _not_kvstore(node), True
             except (redis.ConnectionError, redis.TimeoutError, OSError) as lost:
                 error = UnavailableError(self._unanswered(lost))
                 may_have_happened |= sent
@@ -254,14 +239,14 @@ class RemoteStore:
             try:
                 replies.append(connection.read_response())
             except redis.ResponseError as error:
-                raise _refusal(error, *self.node) from error
+                raise _refusal(error, self.node) from error
 
     def _unanswered(self, lost: Exception) -> str:
-        host, port = self.node
+        node = address_text(self.node)
         reason = getattr(lost.__context__, "strerror", None) or str(lost)
         if len(self._nodes) == 1:
-            return f"{host}:{port} does not answer: {reason.lower()}"
-        return f"none of {len(self._nodes)} nodes answers; the last one asked, {host}:{port}: {reason.lower()}"
+            return f"{node} does not answer: {reason.lower()}"
+        return f"none of {len(self._nodes)} nodes answers; the last one asked, {node}: {reason.lower()}"
 
     def _await_answer(self, connection: Connection) -> None:
         """Wait for as long as the node is alive. A machine that froze keeps its connections, and never answers."""
@@ -288,7 +273,7 @@ class RemoteStore:
                     self._check_alive()
                 connection.connect()
             except (redis.AuthenticationError, redis.ResponseError) as error:
-                raise _refusal(error, *self.node) from error
+                raise _refusal(error, self.node) from error
             self._connection = connection
         return self._connection
 
@@ -311,18 +296,18 @@ class RemoteStore:
             self._connection = None
 
 
-def _refusal(error: redis.RedisError, host: str, port: int) -> Exception:
+def _refusal(error: redis.RedisError, node: Address) -> Exception:
     """What a node's error means: that another may be asked (_Refused), or an error for the caller."""
     text = str(error)
     code, _, rest = text.partition(" ")
     if isinstance(error, redis.exceptions.ClusterDownError):
         return _Refused(UnavailableError(text))
     if "without any password" in text:
-        return KvstoreError(f"{host}:{port} has no password, but one was given: unset KVSTORE_PASSWORD")
+        return KvstoreError(f"{address_text(node)} has no password, but one was given: unset KVSTORE_PASSWORD")
     if isinstance(error, redis.AuthenticationError) or code in ("NOAUTH", "WRONGPASS"):
-        return KvstoreError(f"{host}:{port} asks for a password: {text}; set KVSTORE_PASSWORD")
+        return KvstoreError(f"{address_text(node)} asks for a password: {text}; set KVSTORE_PASSWORD")
     if text.startswith("unknown command"):
-        return _Refused(_not_kvstore(host, port), lasting=True)
+        return _Refused(_not_kvstore(node), lasting=True)
     match code:
         case "MISCONF":
             return _Refused(StorageFullError(rest), lasting=True)
@@ -332,8 +317,8 @@ def _refusal(error: redis.RedisError, host: str, port: int) -> Exception:
             return CommandError(text)
 
 
-def _not_kvstore(host: str, port: int) -> UnavailableError:
-    return UnavailableError(f"{host}:{port} is no kvstore node: something else listens there; check --connect")
+def _not_kvstore(node: Address) -> UnavailableError:
+    return UnavailableError(f"{address_text(node)} is no kvstore node: something else listens there; check --connect")
 
 
 def _ballot(text: str) -> Ballot:

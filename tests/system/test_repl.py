@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -176,6 +177,11 @@ def test_a_failed_command_shows_in_the_exit_status_and_ends_nothing(tmp_path: Pa
     assert said.replace(b"line 1", b"line 2") in done.stderr
     assert b"Traceback" not in done.stderr
     assert from_pipe(tmp_path, "get before\n").stdout == b"1\n"
+
+
+def test_errors_are_json_where_results_are(tmp_path: Path) -> None:
+    done = from_pipe(tmp_path, "output json\nget x\nget\n")
+    assert json.loads(done.stderr)["line"] == 3
 
 
 def test_two_at_once(terminal: Terminal, tmp_path: Path) -> None:

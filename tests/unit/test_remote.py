@@ -13,10 +13,11 @@ import pytest
 
 from consensus.ballot import Ballot
 from kvstore import remote
+from kvstore.addresses import Address, address_text, addresses
 from kvstore.client import Reply
 from kvstore.commands import Done, Incr
-from kvstore.errors import KvstoreError, StorageFullError, UnavailableError, UnknownOutcomeError
-from kvstore.remote import Address, RemoteStore
+from kvstore.errors import CommandError, KvstoreError, StorageFullError, UnavailableError, UnknownOutcomeError
+from kvstore.remote import RemoteStore
 
 Answer = Callable[[list[bytes]], bytes | None]
 FAR_TOO_LONG = 30.0
@@ -135,8 +136,7 @@ def test_what_is_no_kvstore_is_passed_over_and_named_at_once(answer: Answer) -> 
             assert store.last_sequence("s") == 7
         with RemoteStore([stranger], patience=FAR_TOO_LONG) as store, pytest.raises(UnavailableError) as caught:
             store.last_sequence("s")
-        host, port = stranger
-        assert str(caught.value).startswith(f"{host}:{port} is no kvstore node")
+        assert str(caught.value).startswith(f"{address_text(stranger)} is no kvstore node")
 
 
 def test_a_full_disk_of_one_node_is_passed_over() -> None:
@@ -169,3 +169,13 @@ def test_passwords_missing_wrong_and_superfluous() -> None:
                 store.last_sequence("s")
             assert told in str(caught.value)
             assert not isinstance(caught.value, UnavailableError)
+
+
+def test_addresses_are_read_and_shown() -> None:
+    text = "localhost:1,127.0.0.1:65535,[::1]:6401"
+    found = addresses(text)
+    assert found == [("localhost", 1), ("127.0.0.1", 65_535), ("::1", 6_401)]
+    assert ",".join(map(address_text, found)) == text
+    for wrong in ("", "host", "host:0", "host:65536", "::1:6401", "a:1,", "a b:1", "[::1]", "a:1;b:2"):
+        with pytest.raises(CommandError, match=r"^--connect: .* must be HOST:PORT"):
+            addresses(wrong)
