@@ -16,7 +16,7 @@ from cli.exits import OK, UNAVAILABLE, complain, write_lines
 from cli.target import reach
 from kvstore.addresses import Address, address_text, addresses
 from kvstore.errors import CommandError, KvstoreError, UnavailableError
-from kvstore.settings import client_password
+from kvstore.settings import SettingsError, client_password
 
 MAX_CLIENTS = 10_000
 PATIENCE = 5.0
@@ -113,6 +113,8 @@ def _looks(nodes: list[Address], output: str) -> tuple[list[Address], dict[str, 
         try:
             with reach([node], PATIENCE) as store:
                 fields = store.fields()
+        except SettingsError:
+            raise
         except KvstoreError as error:
             complain(str(error), output)
             continue

@@ -20,6 +20,7 @@ from cli.target import reach
 from kvstore.addresses import Address, address_text, addresses
 from kvstore.errors import KvstoreError
 from kvstore.remote import Fields
+from kvstore.settings import SettingsError
 
 PATIENCE = 2.0
 """How long a node may take to answer before it is shown as down, in seconds."""
@@ -101,6 +102,8 @@ def _look(node: Address) -> Sample:
     try:
         with reach([node], PATIENCE) as store:
             return Sample(time.monotonic(), store.fields())
+    except SettingsError:
+        raise  # which is no node's fault
     except KvstoreError as error:
         return Sample(time.monotonic(), None, str(error))
 

@@ -20,8 +20,20 @@ def addresses(text: str) -> list[Address]:
             raise CommandError(
                 f"--connect: {part.strip()!r} must be HOST:PORT with a port from 1 to 65535, IPv6 as [::1]:PORT"
             )
-        found.append((match[1] or match[2], int(match[3])))
+        host = match[1] or match[2]
+        if not is_host(host):
+            raise CommandError(f"--connect: {host!r} is no host's name: its parts have 1 to 63 characters")
+        found.append((host, int(match[3])))
     return found
+
+
+def is_host(name: str) -> bool:
+    """Whether this can be looked up at all; what cannot ends a look-up with an error of its own kind."""
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def address_text(address: object) -> str:

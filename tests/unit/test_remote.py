@@ -179,3 +179,6 @@ def test_addresses_are_read_and_shown() -> None:
     for wrong in ("", "host", "host:0", "host:65536", "::1:6401", "a:1,", "a b:1", "[::1]", "a:1;b:2"):
         with pytest.raises(CommandError, match=r"^--connect: .* must be HOST:PORT"):
             addresses(wrong)
+    for wrong in ("a..b:1", "a" * 64 + ":1"):
+        with pytest.raises(CommandError, match=r"^--connect: .* is no host's name"):
+            addresses(wrong)

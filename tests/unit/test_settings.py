@@ -189,6 +189,16 @@ def test_of_password_and_its_file_the_nearer_place_wins(tmp_path: Path, file: Pa
         load(NEEDED, {"KVSTORE_PASSWORD": "v", "KVSTORE_PASSWORD_FILE": str(secret)}, None)
 
 
+def test_a_password_has_to_be_text() -> None:
+    with pytest.raises(SettingsError, match=r"^KVSTORE_PASSWORD: it is no UTF-8 text"):
+        load(NEEDED, {"KVSTORE_PASSWORD": "\udcff"}, None)
+
+
+def test_what_no_look_up_takes_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"^--initial-cluster: 'a\.\.b' is no host's name"):
+        given(initial_cluster="n1=a..b:7401")
+
+
 def test_a_password_file_that_is_missing_or_empty_is_an_error(tmp_path: Path) -> None:
     secret = tmp_path / "password"
     with pytest.raises(SettingsError, match=r"^--password-file: .* cannot be read: no such file"):
