@@ -61,9 +61,9 @@ class Terminal:
                     printed = os.read(self._main, 65_536)
                 except OSError:  # the other end is closed
                     continue
+                self._stream.feed(printed)
                 if b"\x1b[6n" in printed:  # it asks where the cursor is
                     os.write(self._main, b"\x1b[%d;%dR" % (self._screen.cursor.y + 1, self._screen.cursor.x + 1))
-                self._stream.feed(printed)
 
     def shown(self) -> str:
         """The screen's text."""
@@ -203,6 +203,21 @@ def test_the_prompt_goes_on_while_no_node_answers(tmp_path: Path) -> None:
         terminal.expect(r"get x\n+127.0.0.1:1 does not answer: connection refused")
     finally:
         terminal.close()
+
+
+def test_the_history_is_private_and_may_be_missing(tmp_path: Path) -> None:
+    for directory, told in ((tmp_path, ""), (Path(os.devnull), "The history is not kept: /dev/null/kvstore/history: ")):
+        terminal = Terminal(directory, "127.0.0.1:1")
+        try:
+            terminal.expect("kvstore>")
+            terminal.type("help cas\r")
+            terminal.expect("cas KEY")
+            assert told in terminal.shown()
+        finally:
+            terminal.close()
+    kept = tmp_path / "kvstore" / "history"
+    assert "help cas" in kept.read_text()
+    assert kept.stat().st_mode & 0o777 == 0o600
 
 
 def test_the_toolbar_follows_the_cluster(tmp_path: Path) -> None:
