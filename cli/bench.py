@@ -4,6 +4,7 @@ where the leader's time went."""
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Iterator
@@ -12,12 +13,15 @@ import hiredis
 import msgspec
 
 from cli.exits import OK, UNAVAILABLE, complain, write_lines
-from cli.target import password
-from kvstore.errors import CommandError, KvstoreError
-from kvstore.remote import Address, RemoteStore, addresses
+from cli.target import reach
+from kvstore.addresses import Address, address_text, addresses
+from kvstore.errors import CommandError, KvstoreError, UnavailableError
+from kvstore.settings import SettingsError, client_password
 
 MAX_CLIENTS = 10_000
 PATIENCE = 5.0
+ANSWER_SECONDS = 10.0
+"""A node whose answers stay away for longer than it gives a request itself stands still."""
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -62,17 +66,16 @@ class Look(msgspec.Struct, frozen=True):
 
 
 def run(connect: str, options: Options, output: str) -> int:
-    """Load the first node that is named, and print the report; returns the exit status."""
+    """Load the first node that answers, and print the report; returns the exit status."""
     nodes = addresses(connect)
     if not 1 <= options.clients <= MAX_CLIENTS:
         raise CommandError(f"--clients must be from 1 to {MAX_CLIENTS:,}, not {options.clients}")
-    before = dict(_looks(nodes))
+    nodes, before = _looks(nodes, output)
     if not before:
-        complain("no node answers: start one, or name another with --connect", output)
         return UNAVAILABLE
     load = _Load(options)
     seconds = asyncio.run(load.run(nodes[0]))
-    after = dict(_looks(nodes))
+    _, after = _looks(nodes, output)
     leader = next((name for name, look in after.items() if look.role == "leader" and name in before), None)
     done = max(len(load.took) * options.pipeline - load.errors, 1)
     took = sorted(load.took) or [0.0]
@@ -102,17 +105,23 @@ def run(connect: str, options: Options, output: str) -> int:
     return UNAVAILABLE if load.errors == report.requests else OK
 
 
-def _looks(nodes: list[Address]) -> Iterator[tuple[str, Look]]:
-    """The counters of each node that answers, by its name."""
-    secret = password()
+def _looks(nodes: list[Address], output: str) -> tuple[list[Address], dict[str, Look]]:
+    """The nodes that answer, and the counters of each by its name; complains of the others."""
+    answering: list[Address] = []
+    looks: dict[str, Look] = {}
     for node in nodes:
         try:
-            with RemoteStore([node], password=secret, patience=PATIENCE) as store:
+            with reach([node], PATIENCE) as store:
                 fields = store.fields()
-                time_us = msgspec.json.decode(str(fields["time_us"]), type=dict[str, int])
-                yield str(fields["node_id"]), Look(str(fields["role"]), int(fields["cpu_ms"] or 0), time_us)
-        except KvstoreError:
+        except SettingsError:
+            raise
+        except KvstoreError as error:
+            complain(str(error), output)
             continue
+        time_us = msgspec.json.decode(str(fields["time_us"]), type=dict[str, int])
+        looks[str(fields["node_id"])] = Look(str(fields["role"]), int(fields["cpu_ms"] or 0), time_us)
+        answering.append(node)
+    return answering, looks
 
 
 def _shares(before: dict[str, int], after: dict[str, int]) -> dict[str, float]:
@@ -149,18 +158,25 @@ class _Load:
         self._value = random.randbytes(options.value_size // 2).hex().encode().ljust(options.value_size, b"x")
 
     async def run(self, node: Address) -> float:
-        """Returns how long it took, in seconds."""
+        """Returns how long it took, in seconds. Raises UnavailableError when the node is lost, or stands still."""
         began = time.monotonic()
         ends = began + self._options.seconds
-        await asyncio.gather(*(self._client(node, ends) for _ in range(self._options.clients)))
-        return time.monotonic() - began
+        try:
+            async with asyncio.timeout(self._options.seconds + ANSWER_SECONDS):
+                await asyncio.gather(*(self._client(node, ends) for _ in range(self._options.clients)))
+        except TimeoutError:
+            why = f"gave no answer for {ANSWER_SECONDS:.0f} s"
+        except OSError as error:
+            why = f"was lost: {error.strerror or error}"
+        else:
+            return time.monotonic() - began
+        raise UnavailableError(f"{address_text(node)} {why}; nothing was measured, see its log")
 
     async def _client(self, node: Address, ends: float) -> None:
         reader, writer = await asyncio.open_connection(*node)
         answers = hiredis.Reader()
-        secret = password()
-        if secret:
-            writer.write(_packed(b"AUTH", secret.encode()))
+        if password := client_password(os.environ):
+            writer.write(_packed(b"AUTH", password.encode()))
             await _answers(reader, answers, 1)
         while time.monotonic() < ends:
             began = time.perf_counter()
@@ -188,7 +204,7 @@ async def _answers(reader: asyncio.StreamReader, answers: hiredis.Reader, count:
         if answer is False:
             data = await reader.read(262_144)
             if not data:
-                raise KvstoreError("the node ended the connection: see its log")
+                raise ConnectionResetError("it ended the connection")
             answers.feed(data)
             continue
         errors += isinstance(answer, hiredis.ReplyError)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from cli.exits import OK, UNAVAILABLE, complain, write_lines
 from cli.render import status_lines, table_lines
-from cli.target import password
+from cli.target import reach
+from kvstore.addresses import address_text, addresses
 from kvstore.errors import KvstoreError
-from kvstore.remote import RemoteStore, addresses
+from kvstore.remote import as_status
 
 PATIENCE = 3.0
 """How long a node may take to show that it serves, in seconds."""
@@ -18,22 +19,20 @@ def show(connect: str, output: str) -> int:
     rows: list[list[object]] = []
     serving = True
     nodes = addresses(connect)
-    secret = password()
-    for host, port in nodes:
-        node = RemoteStore([(host, port)], password=secret, patience=PATIENCE)
-        with node:
+    for address in nodes:
+        with reach([address], PATIENCE) as node:
             try:
                 fields = node.fields()
                 serves = node.is_serving()
                 if len(nodes) == 1:
-                    write_lines(status_lines(node.status(), output))
+                    write_lines(status_lines(as_status(fields), output))
                 rows.append(["yes" if serves else "no", *(fields[name] for name in _COLUMNS)])
                 if not serves:
-                    complain(f"{host}:{port} cannot serve now: no quorum confirms a leader to it", output)
+                    complain(f"{address_text(address)} cannot serve now: no quorum confirms a leader to it", output)
             except KvstoreError as error:
                 serves = False
                 complain(str(error), output)
-                rows.append(["no", *([None] * (len(_COLUMNS) - 1)), f"{host}:{port}"])
+                rows.append(["no", *([None] * (len(_COLUMNS) - 1)), address_text(address)])
         serving &= serves
     if len(nodes) > 1:
         write_lines(table_lines(["serves", *_COLUMNS], rows, output or "table"))

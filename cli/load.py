@@ -142,6 +142,10 @@ class Load:
         except _StopLoad as stop:
             self.summary.state = "stopped"
             status = stop.status
+        except KvstoreError as error:  # while looking at the store, between batches
+            self._tell(self._why_stopped(error))
+            self.summary.state = "stopped"
+            status = status_of(error)
         except KeyboardInterrupt:
             self.summary.state = "interrupted"
             status = INTERRUPTED
@@ -245,7 +249,7 @@ class Load:
                 replies = self._store.execute_batch(batch, session=self._session, first_sequence=self._first)
             except KvstoreError as error:
                 self._count_executed(self._store, lines)
-                self._fail(status_of(error), str(error))
+                self._fail(status_of(error), self._why_stopped(error))
         if self._foresight is not None:
             self._foresight.executed()
         self.summary.commands += len(batch)
@@ -255,7 +259,10 @@ class Load:
 
     def _count_executed(self, store: Store, lines: Sequence[int]) -> None:
         """After a batch that broke off: its first commands may have been executed all the same."""
-        executed = max(store.last_sequence(self._session) - self._first + 1, 0)
+        try:
+            executed = max(store.last_sequence(self._session) - self._first + 1, 0)
+        except KvstoreError:  # nobody can say now; the next load of this file finds out
+            return
         self.summary.commands += executed
         if executed:
             self.summary.last_line = lines[executed - 1]
@@ -284,6 +291,10 @@ class Load:
     def _at(self, line: int, position: int | None = None) -> str:
         """``file:line`` or ``file:line:column``, which editors understand."""
         return f"{self._name}:{line}" if position is None else f"{self._name}:{line}:{position + 1}"
+
+    def _why_stopped(self, error: KvstoreError) -> str:
+        again = "" if self._source.is_stream or status_of(error) == USAGE else "; start the load again to go on"
+        return f"{self._name}: {error}{again}"
 
     def _bad_line(self, line: int, error: CommandError) -> None:
         self.summary.bad_lines += 1

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 
 from prompt_toolkit import PromptSession, print_formatted_text
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import FormattedText, StyleAndTextTuples
-from prompt_toolkit.history import FileHistory
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.lexers import Lexer
 from prompt_toolkit.output import ColorDepth
@@ -70,7 +72,6 @@ _NO_KEY = {"txn", "tick", *META}
 
 def interact(store: Store, at: Target, output: str) -> None:
     """Prompt until Ctrl-D or ``quit``."""
-    at.history.parent.mkdir(parents=True, exist_ok=True)
     with Toolbar(store, at) as toolbar:
         asyncio.run(_Prompt(store, at, toolbar, output).run())
 
@@ -86,7 +87,7 @@ class _Prompt:
             completer=_Completer(store),
             complete_while_typing=False,
             lexer=_Highlighter(),
-            history=FileHistory(str(at.history)),
+            history=_history(at.history),
             auto_suggest=AutoSuggestFromHistory(),
             bottom_toolbar=toolbar.text,
             multiline=True,
@@ -133,6 +134,17 @@ class _Prompt:
     def _complain(self, lines: Iterable[str]) -> None:
         text = FormattedText([("class:failure", "\n".join(map(visible, lines)))])
         print_formatted_text(text, style=STYLE, color_depth=self._colours)
+
+
+def _history(path: Path) -> History:
+    """What was typed before, for its owner only; of this session only where it cannot be kept."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
+        return FileHistory(str(path))
+    except OSError as error:
+        print(f"The history is not kept: {path}: {(error.strerror or str(error)).lower()}")
+        return InMemoryHistory()
 
 
 def _pointed(text: str, error: CommandError) -> list[str]:
@@ -215,8 +227,9 @@ class _Completer(Completer):
         name = typed[0]
         if name not in _NO_KEY and (len(typed) == 1 or name in _TAKES_KEYS):
             prefix = b"" if fresh or not words else words[-1].data
-            for key in self._store.keys(prefix, MAX_COMPLETIONS):
-                yield Completion(quote(key), -len(current))
+            with suppress(KvstoreError):  # a cluster that does not answer has no keys to offer
+                for key in self._store.keys(prefix, MAX_COMPLETIONS):
+                    yield Completion(quote(key), -len(current))
         else:
             for option in _OPTIONS.get(name, []):
                 if option.lower().startswith(current.lower()):

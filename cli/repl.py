@@ -65,4 +65,4 @@ def read_commands(session: Session, lines: Iterable[bytes]) -> None:
 
 def _fail(session: Session, number: int, message: str) -> None:
     session.failed = True
-    complain(f"line {number}: {message}")
+    complain(f"line {number}: {message}", session.output, line=number)

@@ -43,8 +43,8 @@ class Session:
     def __init__(self, store: Store, output: str, *, interactive: bool) -> None:
         self.failed = False
         """Whether any command failed: not a condition that was not met, nor a missing key."""
+        self.output = output
         self._store = store
-        self._output = output
         self._interactive = interactive
         self._timing = False
         self._meta: dict[str, Callable[[str], Iterator[str]]] = {
@@ -79,8 +79,8 @@ class Session:
         reply = self._store.execute(command)
         took = _elapsed(began)
         self.failed |= isinstance(reply.result, Failed)
-        lines = render.result_lines(command, reply, self._output)
-        if self._output in ("json", "csv") or not self._interactive:
+        lines = render.result_lines(command, reply, self.output)
+        if self.output in ("json", "csv") or not self._interactive:
             yield from lines
             return
         how = render.provenance(reply)
@@ -102,18 +102,18 @@ class Session:
             raise CommandError(f"log takes at most two slot numbers: {META['log'].usage}", 4)
         bounds = [int(word) for word in words]
         rows = self._store.log(bounds[0] if bounds else 1, bounds[1] if len(bounds) > 1 else None)
-        return render.log_lines(rows, self._output or "table")
+        return render.log_lines(rows, self.output or "table")
 
     def _status(self, text: str) -> Iterator[str]:
         if text:
             raise CommandError(f"status takes nothing more: {META['status'].usage}", 7)
-        return render.status_lines(self._store.status(), self._output)
+        return render.status_lines(self._store.status(), self.output)
 
     def _sql(self, text: str) -> Iterator[str]:
         if not text:
             raise CommandError(f"the query is missing: {META['sql'].usage}", 3)
         columns, rows = self._store.sql(text.rstrip(";"))
-        return render.table_lines(columns, rows, self._output or "table")
+        return render.table_lines(columns, rows, self.output or "table")
 
     def _set_timing(self, text: str) -> Iterator[str]:
         if text not in ("", "on", "off"):
@@ -124,8 +124,8 @@ class Session:
     def _set_output(self, text: str) -> Iterator[str]:
         if text and text not in render.OUTPUTS:
             raise CommandError(f"no such output: {META['output'].usage}", 7)
-        self._output = text or self._output
-        yield f"output is {self._output or 'for people: table for rows, a line for the rest'}"
+        self.output = text or self.output
+        yield f"output is {self.output or 'for people: table for rows, a line for the rest'}"
 
     def _help(self, text: str) -> Iterator[str]:
         name = text.lower()

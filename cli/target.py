@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from kvstore.errors import CommandError
 
 if TYPE_CHECKING:
+    from kvstore.addresses import Address
     from kvstore.embedded import EmbeddedStore
     from kvstore.remote import RemoteStore
     from kvstore.views import ReadOnlyStore
@@ -40,9 +42,10 @@ class Target(NamedTuple):
 
     def remote(self) -> RemoteStore:
         """The cluster."""
-        from kvstore.remote import RemoteStore, addresses
+        from kvstore.addresses import addresses
+        from kvstore.remote import PATIENCE
 
-        return RemoteStore(addresses(self.connect), password=password())
+        return reach(addresses(self.connect), PATIENCE)
 
     @property
     def history(self) -> Path:
@@ -53,21 +56,25 @@ class Target(NamedTuple):
         return (Path(state) if state else Path.home() / ".local" / "state") / "kvstore" / "history"
 
 
-def password() -> str | None:
-    """What a node that asks for a password is given. Raises SettingsError when its file cannot be read."""
-    from kvstore import settings
+def reach(nodes: Sequence[Address], patience: float) -> RemoteStore:
+    """These nodes, with the password that the environment gives. Raises SettingsError for one that cannot be read."""
+    from kvstore.remote import RemoteStore
+    from kvstore.settings import client_password
 
-    return settings.client_password(settings.environment())
+    return RemoteStore(nodes, password=client_password(os.environ), patience=patience)
 
 
 def target(data_dir: Path | None, connect: str | None, arguments: list[str]) -> Target:
     """What the options mean. What stands on the command line goes before variables.
 
-    Raises CommandError when both a directory and a cluster are named there.
+    Raises CommandError when both a directory and a cluster are named there, or an empty cluster: a script whose
+    variable is not set must not write to a directory instead.
     """
     names_dir, names_cluster = _names(arguments, "--data-dir", "-d"), _names(arguments, "--connect", "-c")
     if names_dir and names_cluster:
         raise CommandError("--connect and --data-dir exclude each other: the data is in a cluster or in a directory")
+    if names_cluster and not connect:
+        raise CommandError("--connect is empty: name the nodes, HOST:PORT,...")
     if names_dir:
         connect = None
     return Target(data_dir or DEFAULT_DATA_DIR, connect or "")

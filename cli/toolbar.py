@@ -7,11 +7,15 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from cli.target import Target
+from cli.target import Target, reach
+from kvstore.addresses import addresses
 from kvstore.client import Status, Store
 from kvstore.errors import KvstoreError
+from kvstore.remote import Fields, as_status
 
 REFRESH_SECONDS = 1.0
+PATIENCE = 1.0
+"""How long the nodes are tried before the line says that none answers, in seconds."""
 
 
 class Toolbar:
@@ -29,14 +33,13 @@ class Toolbar:
 
     def _watch(self) -> None:
         # A connection of its own: the store's belongs to the thread that types.
-        with self._at.remote() as node:
+        with reach(addresses(self._at.connect), PATIENCE) as node:
             while not self._ended.wait(REFRESH_SECONDS if self._text != " connecting" else 0.0):
                 try:
                     fields = node.fields()
+                    self._text = f" {_standing(as_status(fields))}{_lag(fields)}"
                 except KvstoreError as error:
                     self._text = f" {error}"
-                    continue
-                self._text = " " + _standing(node.status()) + _lag(fields)
 
     def __enter__(self) -> Self:
         if self._thread:
@@ -52,14 +55,16 @@ class Toolbar:
 def _standing(status: Status) -> str:
     gaps = ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in status.gaps[:3])
     more = " ..." if len(status.gaps) > 3 else ""
-    leader = f"  leader {status.leader or 'none'}" if len(status.nodes) > 1 else ""
+    # 80 columns shall show the lag too.
+    leader = "" if status.leader == status.node_id else f"  leader {status.leader or 'none'}"
+    shown = f"  gaps {gaps or 'none'}{more}" if gaps or len(status.nodes) == 1 else ""
     return (
         f"{status.node_id} {status.role}{leader}  ballot {status.ballot}  chosen {status.chosen_upto}"
-        f"  applied {status.applied_upto}  gaps {gaps or 'none'}{more}"
+        f"  applied {status.applied_upto}{shown}"
     )
 
 
-def _lag(fields: dict[str, str | int | None]) -> str:
+def _lag(fields: Fields) -> str:
     """How many slots other nodes lack, as far as a leader knows; else how many this one has yet to apply."""
     upto = int(fields["chosen_upto"] or 0)
     if fields["role"] != "leader":

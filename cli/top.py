@@ -12,11 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from cli.exits import OK, UNAVAILABLE, write_lines
+import msgspec
+
+from cli.exits import OK, UNAVAILABLE, complain, write_lines
 from cli.render import table_lines
-from cli.target import password
+from cli.target import reach
+from kvstore.addresses import Address, address_text, addresses
 from kvstore.errors import KvstoreError
-from kvstore.remote import Address, RemoteStore, addresses
+from kvstore.remote import Fields
+from kvstore.settings import SettingsError
 
 PATIENCE = 2.0
 """How long a node may take to answer before it is shown as down, in seconds."""
@@ -34,16 +38,34 @@ COLUMNS = (
     "RAM MB",
     "CPU %",
 )
+"""For people; programs get the fields of Row."""
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
-
-Fields = dict[str, str | int | None]
 
 
 class Sample(NamedTuple):
-    """What a node said, and when, in seconds; None when it did not answer."""
+    """What a node said, and when, in seconds; None when it did not answer, and ``error`` says why."""
 
     at: float
     fields: Fields | None
+    error: str = ""
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A node between two looks; of one that is ``down`` its address is all there is. Sizes are in bytes."""
+
+    node: str
+    role: str
+    ballot: str | None = None
+    chosen: int | None = None
+    applied: int | None = None
+    lag: int | None = None
+    ops_per_second: int | None = None
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    log_bytes: int | None = None
+    memory_bytes: int | None = None
+    cpu_percent: float | None = None
+    error: str | None = None
 
 
 def run(connect: str, interval: float, count: int, output: str) -> int:
@@ -59,11 +81,16 @@ def run(connect: str, interval: float, count: int, output: str) -> int:
             if _wait(interval, live):
                 break
             now = list(threads.map(_look, nodes))
-            lines = list(table_lines(list(COLUMNS), _rows(nodes, before, now), output or "table"))
+            rows = _rows(nodes, before, now)
+            errors = [row.error for row in rows if row.error]
             if live:
-                _draw([*lines, "", "q leaves"])
+                _draw([*_table(rows), "", *errors, *([""] if errors else []), "q leaves"])
+            elif output in ("", "table"):
+                write_lines(_table(rows))
+                for error in errors:
+                    complain(error)
             else:
-                write_lines(lines)
+                write_lines(_listing(rows, output))
             before = now
             shown += 1
             if shown == count:
@@ -72,45 +99,66 @@ def run(connect: str, interval: float, count: int, output: str) -> int:
 
 
 def _look(node: Address) -> Sample:
-    secret = password()
     try:
-        with RemoteStore([node], password=secret, patience=PATIENCE) as store:
+        with reach([node], PATIENCE) as store:
             return Sample(time.monotonic(), store.fields())
-    except KvstoreError:
-        return Sample(time.monotonic(), None)
+    except SettingsError:
+        raise  # which is no node's fault
+    except KvstoreError as error:
+        return Sample(time.monotonic(), None, str(error))
 
 
-def _rows(nodes: list[Address], before: list[Sample], now: list[Sample]) -> list[list[object]]:
+def _rows(nodes: list[Address], before: list[Sample], now: list[Sample]) -> list[Row]:
     chosen = max((_number(sample.fields, "chosen_upto") for sample in now if sample.fields), default=0)
-    rows: list[list[object]] = []
-    for (host, port), earlier, sample in zip(nodes, before, now, strict=True):
+    rows: list[Row] = []
+    for node, earlier, sample in zip(nodes, before, now, strict=True):
         fields = sample.fields
         if fields is None:
-            rows.append([f"{host}:{port}", "down", *[None] * (len(COLUMNS) - 2)])
+            rows.append(Row(address_text(node), "down", error=sample.error))
             continue
         seconds = max(sample.at - earlier.at, 0.001)
         done, cpu = (
-            (_number(fields, name) - _number(earlier.fields, name)) / seconds if earlier.fields else 0.0
+            max(_number(fields, name) - _number(earlier.fields, name), 0) / seconds if earlier.fields else 0.0
             for name in ("operations", "cpu_ms")
         )
         applied = _number(fields, "applied_upto")
         rows.append(
-            [
-                str(fields["node_id"]),
-                str(fields["role"]),
-                str(fields["ballot"]),
-                _number(fields, "chosen_upto"),
-                applied,
-                max(chosen - applied, 0),
-                max(round(done), 0),
-                f"{_number(fields, 'p50_us') / 1_000:.2f}",
-                f"{_number(fields, 'p99_us') / 1_000:.2f}",
-                f"{_number(fields, 'log_bytes') / 1_048_576:.1f}",
-                f"{_number(fields, 'memory_bytes') / 1_048_576:.0f}",
-                f"{max(cpu, 0.0) / 10:.0f}",
-            ]
+            Row(
+                node=str(fields["node_id"]),
+                role=str(fields["role"]),
+                ballot=str(fields["ballot"]),
+                chosen=_number(fields, "chosen_upto"),
+                applied=applied,
+                lag=max(chosen - applied, 0),
+                ops_per_second=round(done),
+                p50_ms=_number(fields, "p50_us") / 1_000,
+                p99_ms=_number(fields, "p99_us") / 1_000,
+                log_bytes=_number(fields, "log_bytes"),
+                memory_bytes=_number(fields, "memory_bytes"),
+                cpu_percent=round(cpu / 10, 1),
+            )
         )
     return rows
+
+
+def _table(rows: list[Row]) -> list[str]:
+    cells = [
+        [
+            *(row.node, row.role, row.ballot, row.chosen, row.applied, row.lag, row.ops_per_second),
+            *(_scaled(row.p50_ms, 1, 2), _scaled(row.p99_ms, 1, 2), _scaled(row.log_bytes, 1_048_576, 1)),
+            *(_scaled(row.memory_bytes, 1_048_576, 0), _scaled(row.cpu_percent, 1, 0)),
+        ]
+        for row in rows
+    ]
+    return list(table_lines(COLUMNS, cells, "table"))
+
+
+def _scaled(value: float | None, unit: int, digits: int) -> str | None:
+    return None if value is None else f"{value / unit:.{digits}f}"
+
+
+def _listing(rows: list[Row], output: str) -> list[str]:
+    return list(table_lines(Row.__struct_fields__, [msgspec.structs.astuple(row) for row in rows], output))
 
 
 def _number(fields: Fields, name: str) -> int:
@@ -158,5 +206,5 @@ def _wait(seconds: float, live: bool) -> bool:
 def _draw(lines: list[str]) -> None:
     size = shutil.get_terminal_size()
     shown = [line[: size.columns] for line in lines[: size.lines - 1]]
-    sys.stdout.write("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in shown) + "\x1b[J")
+    sys.stdout.write("\x1b[H" + "".join(f"\x1b[K{line}\n" for line in shown) + "\x1b[J")
     sys.stdout.flush()

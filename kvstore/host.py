@@ -15,6 +15,7 @@ from consensus.invariants import InvariantViolation
 from consensus.messages import Accepted, Record, Stored
 from consensus.replica import Role
 from kvstore import logs, memory
+from kvstore.addresses import address_text
 from kvstore.client import LogRow, Reply, Status
 from kvstore.commands import Command, Result
 from kvstore.data_dir import RESERVE_BYTES, DataDir
@@ -23,7 +24,7 @@ from kvstore.latencies import Latencies
 from kvstore.log_store import SqliteLog
 from kvstore.node import Node
 from kvstore.peer_messages import PeerMessage
-from kvstore.peers import Identity, Peers, address_text
+from kvstore.peers import Identity, Peers
 from kvstore.pending import Refusal, SlotReply
 from kvstore.phases import Phases
 from kvstore.queries import Queries, Table
@@ -77,7 +78,7 @@ class Host:
         self._patience = settings.request_timeout_ms
         self.node = self._open(settings, data_dir)
         identity = Identity(_cluster(settings), settings.node_id, random.getrandbits(63))
-        self.peers = Peers(identity, settings.peers, self._receive)
+        self.peers = Peers(identity, settings.peers, self._receive, self._resume)
         self._known: tuple[Role, str | None] = (self.node.replica.role, None)
 
     def _open(self, settings: Settings, data_dir: DataDir) -> Node:
@@ -113,6 +114,11 @@ class Host:
             # The votes after those of a quorum change nothing.
             if type(message) is not Accepted or self.node.replica.has_news:
                 self._wake()
+
+    def _resume(self, peer: str) -> None:
+        if not self._failed:
+            self.node.resume(peer)
+            self._wake()
 
     def _wake(self) -> None:
         """Something came in: turn the node once all else that is ready has come in too."""

@@ -247,6 +247,12 @@ class Node:
             case _:
                 self.replica.receive(sender, message)
 
+    def resume(self, peer: str) -> None:
+        """Messages to this node may have been lost. If it leads, it gets all requests again before any later one: a
+        write must not overtake those that its client sent before it."""
+        if peer == self.replica.leader:
+            self._to_send = self._proposals()
+
     def tick(self, now: int, wall: int) -> None:
         """Let time pass: before the other inputs of a turn, and every ``tick_interval`` while nothing happens."""
         self._now, self._wall = now, wall

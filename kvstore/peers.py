@@ -14,6 +14,7 @@ from typing import cast
 import msgspec
 
 from kvstore import logs
+from kvstore.addresses import Address, address_text
 from kvstore.frames import (
     KEEP_ALIVE,
     MAX_FRAME_BYTES,
@@ -40,8 +41,8 @@ STEADY_SECONDS = 1.0
 """A connection that lasted so long was a good one: the next attempt is made at once."""
 CONNECT_SECONDS = 3.0
 
-Address = tuple[str, int]
 Receive = Callable[[str, PeerMessage], None]
+Resume = Callable[[str], None]
 
 log = logs.get("peers")
 
@@ -121,6 +122,8 @@ class Dialled(Link):
         super().__init__(loop, name)
         self.welcomed = False
         self.refused = ""
+        self.gap = False
+        """Whether messages were dropped, and nothing was sent since."""
 
     def received(self, body: bytes) -> None:
         answer = decode_answer(body)
@@ -173,10 +176,15 @@ class Accepted(Link):
 
 
 class Peers:
-    """The other nodes of the cluster, as reached from this one."""
+    """The other nodes of the cluster, as reached from this one.
 
-    def __init__(self, identity: Identity, addresses: dict[str, Address], receive: Receive) -> None:
+    ``resume`` is called with a node's id when messages to it may have been lost, before any later one is sent: whoever
+    cares for their order can send them again.
+    """
+
+    def __init__(self, identity: Identity, addresses: dict[str, Address], receive: Receive, resume: Resume) -> None:
         self.receive = receive
+        self._resume = resume
         self.addresses = {node: address for node, address in addresses.items() if node != identity.node}
         self._identity = identity
         self._dialled: dict[str, Dialled] = {}
@@ -217,9 +225,16 @@ class Peers:
         """Send what a turn brought, each message encoded once however many it goes to."""
         encoded: dict[int, bytes] = {}
         frames: dict[str, list[bytes]] = {}
+        resumed: dict[str, Dialled] = {}
         for node, message in messages:
             link = self._dialled.get(node)
-            if link is None or link.is_full:
+            if link is None:
+                continue
+            if link.is_full:
+                link.gap = True
+                continue
+            if link.gap:
+                resumed[node] = link
                 continue
             data = encoded.get(id(message))
             if data is None:
@@ -227,6 +242,9 @@ class Peers:
             frames.setdefault(node, []).append(data)
         for node, parts in frames.items():
             self._dialled[node].write(parts[0] if len(parts) == 1 else b"".join(parts))
+        for node, link in resumed.items():
+            link.gap = False
+            self._resume(node)
 
     async def _dial(self, node: str) -> None:
         """Keep a connection to a node, for ever; its name is resolved anew each time, since addresses change."""
@@ -237,6 +255,7 @@ class Peers:
                 began = asyncio.get_running_loop().time()
                 self._dialled[node] = link
                 log.info("peer_connected", peer=node, address=address_text(self.addresses[node]))
+                self._resume(node)
                 try:
                     await link.closed
                 finally:
@@ -295,11 +314,3 @@ class Peers:
         self._links.discard(link)
         if link.hello is not None and self._accepted.get(link.hello.sender) is link:
             del self._accepted[link.hello.sender]
-
-
-def address_text(address: object) -> str:
-    """HOST:PORT, with an IPv6 address in brackets."""
-    if not isinstance(address, tuple) or len(address) < 2:
-        return "?"
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -17,45 +16,56 @@ from redis.connection import Connection
 from redis.retry import Retry
 
 from consensus.ballot import Ballot
+from kvstore.addresses import Address, address_text
 from kvstore.client import LogRow, Reply, Status
 from kvstore.commands import Command, is_read_only
 from kvstore.errors import CommandError, KvstoreError, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.limits import check
 
-Address = tuple[str, int]
+Fields = dict[str, str | int | None]
 PATIENCE = 10.0
 """How long a request is tried, at one node after the other, in seconds."""
 CONNECT_SECONDS = 2.0
+SILENCE_SECONDS = 2.0
+"""A node that lets an answer wait for so long is asked whether it is alive, where there are others to turn to."""
 PAUSE_SECONDS = 0.05
 LOG_ROWS = 10_000
+COMPLETION_SECONDS = 1.0
+"""How long somebody who presses Tab is kept waiting."""
 PIPELINED_BYTES = 262_144
 """So much is sent before replies are taken: more could fill both directions while both sides wait."""
-_REMEDY = "set KVSTORE_PASSWORD or KVSTORE_PASSWORD_FILE"
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(Reply).decode
-_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:,\[\]]+)):(\d{1,5})")
 
 
-def addresses(text: str) -> list[Address]:
-    """``HOST:PORT[,HOST:PORT...]``. Raises CommandError that names the part which is wrong."""
-    found = []
-    for part in text.split(","):
-        match = _ADDRESS.fullmatch(part.strip())
-        if match is None or not 1 <= int(match[3]) <= 65_535:
-            raise CommandError(
-                f"--connect: {part.strip()!r} must be HOST:PORT with a port from 1 to 65535, IPv6 as [::1]:PORT"
-            )
-        found.append((match[1] or match[2], int(match[3])))
-    return found
+def as_status(fields: Fields) -> Status:
+    """The part of a node's fields that every store has."""
+    return Status(
+        node_id=str(fields["node_id"]),
+        nodes=json.loads(str(fields["nodes"])),
+        role=str(fields["role"]),
+        leader=None if fields["leader"] is None else str(fields["leader"]),
+        ballot=_ballot(str(fields["ballot"])),
+        promised=_ballot(str(fields["promised"])),
+        chosen_upto=int(fields["chosen_upto"] or 0),
+        applied_upto=int(fields["applied_upto"] or 0),
+        last_slot=int(fields["last_slot"] or 0),
+        gaps=[(first, last) for first, last in json.loads(str(fields["gaps"]))],
+        keys=int(fields["keys"] or 0),
+        log_bytes=int(fields["log_bytes"] or 0),
+        state_bytes=int(fields["state_bytes"] or 0),
+        data_dir=str(fields["data_dir"]),
+    )
 
 
 class _Refused(Exception):
-    """A node said that it did not execute the request, or does not know; another may be asked."""
+    """A node did not execute the request, or does not know; another may be asked. ``lasting``: this one in vain."""
 
-    def __init__(self, error: KvstoreError) -> None:
+    def __init__(self, error: KvstoreError, *, lasting: bool = False) -> None:
         super().__init__(str(error))
         self.error = error
+        self.lasting = lasting
 
 
 class RemoteStore:
@@ -113,25 +123,9 @@ class RemoteStore:
                 return
 
     def status(self) -> Status:
-        fields = self.fields()
-        return Status(
-            node_id=str(fields["node_id"]),
-            nodes=json.loads(str(fields["nodes"])),
-            role=str(fields["role"]),
-            leader=None if fields["leader"] is None else str(fields["leader"]),
-            ballot=_ballot(str(fields["ballot"])),
-            promised=_ballot(str(fields["promised"])),
-            chosen_upto=int(fields["chosen_upto"] or 0),
-            applied_upto=int(fields["applied_upto"] or 0),
-            last_slot=int(fields["last_slot"] or 0),
-            gaps=[(first, last) for first, last in json.loads(str(fields["gaps"]))],
-            keys=int(fields["keys"] or 0),
-            log_bytes=int(fields["log_bytes"] or 0),
-            state_bytes=int(fields["state_bytes"] or 0),
-            data_dir=str(fields["data_dir"]),
-        )
+        return as_status(self.fields())
 
-    def fields(self) -> dict[str, str | int | None]:
+    def fields(self) -> Fields:
         """All that the node tells of itself, by the names of ``ServerStatus`` and ``Status``."""
         flat = cast("list[bytes | int | None]", self._ask("KV.STATUS"))
         values = [_text(value) if isinstance(value, bytes) else value for value in flat]
@@ -151,7 +145,8 @@ class RemoteStore:
         return [_text(column) for column in columns], [tuple(_shown(value) for value in row) for row in rows]
 
     def keys(self, prefix: bytes, limit: int) -> list[bytes]:
-        return cast("list[bytes]", self._ask("KV.KEYS", prefix, limit))
+        request: list[str | bytes | int] = ["KV.KEYS", prefix, limit]
+        return cast("list[bytes]", self._persist([request], writes=False, patience=COMPLETION_SECONDS)[0])
 
     def tick(self) -> None:
         """The cluster's nodes let time pass by themselves."""
@@ -180,31 +175,40 @@ class RemoteStore:
         """A request that may be asked of any node any number of times."""
         return self._persist([list(request)], writes=False)[0]
 
-    def _persist(self, requests: list[list[str | bytes | int]], *, writes: bool) -> list[object]:
+    def _persist(
+        self, requests: list[list[str | bytes | int]], *, writes: bool, patience: float | None = None
+    ) -> list[object]:
         """Send requests to one node after the other until all are answered, or time is up."""
-        deadline = time.monotonic() + self._patience
+        deadline = time.monotonic() + (self._patience if patience is None else patience)
         replies: list[object] = []
         may_have_happened = False
+        tried = in_vain = 0
         while True:
             sent = False
+            lasting = False
+            node = self.node
             try:
                 self._connect()
                 sent = True
                 self._attempt(requests[len(replies) :], replies)
                 return replies
             except _Refused as refused:
-                error = refused.error
+                error, lasting = refused.error, refused.lasting
                 may_have_happened |= isinstance(error, UnknownOutcomeError)
-            except (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, OSError) as lost:
-                host, port = self.node
-                error = UnavailableError(f"no node answers; the last one asked, {host}:{port}: {lost}")
+            except redis.InvalidResponse:
+                error, lasting = _not_kvstore(node), True
+            except (redis.ConnectionError, redis.TimeoutError, OSError) as lost:
+                error = UnavailableError(self._unanswered(lost))
                 may_have_happened |= sent
             except BaseException:
                 self._drop()  # its replies would be taken for those to later requests
                 raise
             self._drop()
             self._at = (self._at + 1) % len(self._nodes)
-            if time.monotonic() >= deadline:
+            tried += 1
+            in_vain = in_vain + 1 if lasting else 0
+            # Each node gets its turn, even where one has used up the time.
+            if in_vain >= len(self._nodes) or (time.monotonic() >= deadline and tried >= len(self._nodes)):
                 if writes and may_have_happened:
                     raise UnknownOutcomeError(f"{error}: the request may have happened, or may still happen")
                 raise error if isinstance(error, UnavailableError) else UnavailableError(str(error))
@@ -231,30 +235,60 @@ class RemoteStore:
 
     def _receive(self, connection: Connection, count: int, replies: list[object]) -> None:
         for _ in range(count):
+            self._await_answer(connection)
             try:
                 replies.append(connection.read_response())
             except redis.ResponseError as error:
-                raise _refusal(error) from error
+                raise _refusal(error, self.node) from error
+
+    def _unanswered(self, lost: Exception) -> str:
+        node = address_text(self.node)
+        reason = getattr(lost.__context__, "strerror", None) or str(lost)
+        if len(self._nodes) == 1:
+            return f"{node} does not answer: {reason.lower()}"
+        return f"none of {len(self._nodes)} nodes answers; the last one asked, {node}: {reason.lower()}"
+
+    def _await_answer(self, connection: Connection) -> None:
+        """Wait for as long as the node is alive. A machine that froze keeps its connections, and never answers."""
+        deadline = time.monotonic() + self._patience
+        while len(self._nodes) > 1 and not connection.can_read(SILENCE_SECONDS):
+            if time.monotonic() >= deadline:
+                raise redis.TimeoutError("no answer in time")
+            self._check_alive()
+
+    def _check_alive(self) -> None:
+        probe = self._new_connection(CONNECT_SECONDS)
+        try:
+            probe.connect()
+            probe.send_command("PING")
+            probe.read_response()
+        finally:
+            probe.disconnect()
 
     def _connect(self) -> Connection:
         if self._connection is None:
-            host, port = self.node
-            connection = Connection(
-                host=host,
-                port=port,
-                password=self._password,
-                socket_timeout=self._patience,
-                socket_connect_timeout=CONNECT_SECONDS,
-                socket_keepalive=True,
-                retry=Retry(NoBackoff(), 0),
-                protocol=2,
-            )
+            connection = self._new_connection(self._patience)
             try:
+                if len(self._nodes) > 1:
+                    self._check_alive()
                 connection.connect()
-            except redis.AuthenticationError as error:
-                raise KvstoreError(f"{host}:{port} asks for a password: {error}; {_REMEDY}") from error
+            except (redis.AuthenticationError, redis.ResponseError) as error:
+                raise _refusal(error, self.node) from error
             self._connection = connection
         return self._connection
+
+    def _new_connection(self, timeout: float) -> Connection:
+        host, port = self.node
+        return Connection(
+            host=host,
+            port=port,
+            password=self._password,
+            socket_timeout=timeout,
+            socket_connect_timeout=CONNECT_SECONDS,
+            socket_keepalive=True,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+        )
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -262,21 +296,31 @@ class RemoteStore:
             self._connection = None
 
 
-def _refusal(error: redis.ResponseError) -> Exception:
+def _refusal(error: redis.RedisError, node: Address) -> Exception:
     """What a node's error means: that another may be asked (_Refused), or an error for the caller."""
     text = str(error)
     code, _, rest = text.partition(" ")
     if isinstance(error, redis.exceptions.ClusterDownError):
         return _Refused(UnavailableError(text))
+    if "without any password" in text:
+        return KvstoreError(f"{address_text(node)} has no password, but one was given: unset KVSTORE_PASSWORD")
     if isinstance(error, redis.AuthenticationError) or code in ("NOAUTH", "WRONGPASS"):
-        return KvstoreError(f"{text}: {_REMEDY}")
+        return KvstoreError(
+            f"{address_text(node)} asks for a password: {text}; set KVSTORE_PASSWORD or KVSTORE_PASSWORD_FILE"
+        )
+    if text.startswith("unknown command"):
+        return _Refused(_not_kvstore(node), lasting=True)
     match code:
         case "MISCONF":
-            return StorageFullError(rest)
+            return _Refused(StorageFullError(rest), lasting=True)
         case "UNKNOWN":
             return _Refused(UnknownOutcomeError(rest))
         case _:
             return CommandError(text)
+
+
+def _not_kvstore(node: Address) -> UnavailableError:
+    return UnavailableError(f"{address_text(node)} is no kvstore node: something else listens there; check --connect")
 
 
 def _ballot(text: str) -> Ballot:

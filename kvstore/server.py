@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import cast
 
 from kvstore import end_signals, logs
+from kvstore.addresses import address_text
 from kvstore.data_dir import DataDir
 from kvstore.errors import DataDirError
 from kvstore.host import Host
-from kvstore.peers import address_text
 from kvstore.resp.connection import Connection
 from kvstore.resp.hub import Hub
 from kvstore.settings import Settings

@@ -13,10 +13,10 @@ from typing import TypeVar, get_args
 import msgspec
 
 from consensus.election import Timing
+from kvstore.addresses import Address, is_host
 from kvstore.errors import KvstoreError
 from kvstore.logs import Format, Level
 
-Address = tuple[str, int]
 MAX_NODES = 15
 MAX_ID = 64
 PREFIX = "KVSTORE_"
@@ -139,6 +139,11 @@ def load(options: Mapping[str, str | None], environment: Mapping[str, str], file
     )
 
 
+def client_password(environment: Mapping[str, str]) -> str | None:
+    """What a client gives to a cluster, from the variables that a node takes its own from. Raises SettingsError."""
+    return _password(_Given({}, environment, None))
+
+
 def _read(file: Path) -> dict[str, str]:
     try:
         found = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -192,10 +197,8 @@ def _address(given: _Given, name: str, text: str) -> Address:
     fits = port.isascii() and port.isdecimal() and int(port[:6]) <= 65_535
     if not colon or not host or not fits or set("[]") & set(host) or (":" in host) != bracketed:
         raise given.wrong(name, f"{text!r} must be HOST:PORT, with a port up to 65535 and IPv6 as [::1]:PORT")
-    try:
-        host.encode("idna")
-    except UnicodeError as error:
-        raise given.wrong(name, f"{text!r} has a host with a part that is empty or longer than 63") from error
+    if not is_host(host):
+        raise given.wrong(name, f"{host!r} is no host's name: its parts have 1 to 63 characters")
     return host, int(port)
 
 
@@ -258,7 +261,10 @@ def _password(given: _Given) -> str | None:
     if len(nearest) == 2:
         raise given.wrong("password_file", "password is given in the same place: give one of the two")
     if nearest != ["password_file"]:
-        return given.text("password", "") or None
+        password = given.text("password", "")
+        if any("\ud800" <= character <= "\udfff" for character in password):
+            raise given.wrong("password", "it is no UTF-8 text")
+        return password or None
     try:
         password = Path(given.text("password_file")).read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, ValueError) as error:
@@ -267,11 +273,6 @@ def _password(given: _Given) -> str | None:
     if not password:
         raise given.wrong("password_file", "it is empty: write a password into it, or leave it out")
     return password
-
-
-def client_password(environment: Mapping[str, str]) -> str | None:
-    """What a client gives to a node: what a node in this environment would ask for. Raises SettingsError."""
-    return _password(_Given({}, environment, None))
 
 
 def environment() -> Mapping[str, str]:

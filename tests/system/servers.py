@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -40,24 +40,25 @@ def eventually(holds: Callable[[], bool], what: str, seconds: float = START_SECO
 class Servers:
     """A cluster of processes; ``log(name)`` is what a node said so far."""
 
-    def __init__(self, root: Path, count: int = 3, arguments: Sequence[str] = ()) -> None:
+    def __init__(self, root: Path, count: int = 3, arguments: Sequence[str] = (), password: str | None = None) -> None:
         self.root = root
+        self._password = password
         self.names = [f"n{number}" for number in range(1, count + 1)]
         ports = free_ports(2 * count)
         self.ports = dict(zip(self.names, ports[:count], strict=True))
-        self._peers = dict(zip(self.names, ports[count:], strict=True))
+        self.peers = dict(zip(self.names, ports[count:], strict=True))
         self._arguments = list(arguments)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, *names: str, prefix: Sequence[str] = ()) -> None:
-        """Start nodes, all without names."""
+    def start(self, *names: str, prefix: Sequence[str] = (), via: Mapping[str, int] | None = None) -> None:
+        """Start nodes, all without names. ``via``: where they reach others, if not at the ports of these."""
         for name in names or self.names:
-            cluster = ",".join(f"{node}={HOST}:{port}" for node, port in self._peers.items())
+            cluster = ",".join(f"{node}={HOST}:{port}" for node, port in {**self.peers, **(via or {})}.items())
             command = [
                 *prefix,
                 *(sys.executable, "-m", "cli", "serve", "--log-format", "human"),
                 *("--node-id", name, "--data-dir", str(self.root / name)),
-                *("--client-listen", f"{HOST}:{self.ports[name]}", "--peer-listen", f"{HOST}:{self._peers[name]}"),
+                *("--client-listen", f"{HOST}:{self.ports[name]}", "--peer-listen", f"{HOST}:{self.peers[name]}"),
                 *("--initial-cluster", cluster, *self._arguments),
             ]
             with (self.root / f"{name}.log").open("ab") as log:
@@ -97,7 +98,8 @@ class Servers:
 
     def client(self, name: str, **options: object) -> redis.Redis:
         """A client of one node, which tries nothing twice."""
-        return redis.Redis(HOST, self.ports[name], socket_timeout=10, **options)  # type: ignore[arg-type]
+        options = {"socket_timeout": 10, "password": self._password, **options}
+        return redis.Redis(HOST, self.ports[name], **options)  # type: ignore[arg-type]
 
     def status(self, name: str) -> dict[str, str]:
         """KV.STATUS as text, empty when the node does not answer."""
@@ -147,9 +149,11 @@ class Servers:
 
 
 @contextmanager
-def running(root: Path, count: int = 3, arguments: Sequence[str] = ()) -> Iterator[Servers]:
+def running(
+    root: Path, count: int = 3, arguments: Sequence[str] = (), password: str | None = None
+) -> Iterator[Servers]:
     """A cluster that serves, and is gone afterwards."""
-    servers = Servers(root, count, arguments)
+    servers = Servers(root, count, arguments, password)
     try:
         servers.start()
         servers.wait_until_serving()

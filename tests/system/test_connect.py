@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.servers import HOST, Servers, running
+from tests.system.servers import HOST, Servers, eventually, running
 
 KVSTORE = [sys.executable, "-m", "cli"]
 ROOT = Path(__file__).parents[2]
@@ -70,6 +70,8 @@ def test_errors_are_usage_errors(kvstore: Call) -> None:
     both = kvstore("get", "x", "--connect", "127.0.0.1:1", "--data-dir", "d")
     assert both.returncode == 2
     assert "exclude each other" in both.stderr
+    unset = kvstore("set", "x", "1", "--connect", "")
+    assert (unset.returncode, unset.stderr[:31]) == (2, "kvstore: --connect is empty: na")
     directory = kvstore("get", "x", "--data-dir", "/nonexistent/kvstore")
     assert directory.returncode == 3
     assert "there is no store in /nonexistent/kvstore" in directory.stderr
@@ -130,12 +132,20 @@ def test_top_shows_a_row_for_each_node(kvstore: Call) -> None:
     assert sorted(row["role"] for row in rows) == ["follower", "follower", "leader"]
     table = printed(kvstore("top", "--interval", "0.2", "--count", "2"))
     assert table.count("leader") == 2
+    assert all(isinstance(row["p50_ms"], float) and row["error"] is None for row in rows)
     down = kvstore("top", "--interval", "0.2", nodes="127.0.0.1:1")
     assert down.returncode == 3
     assert "down" in down.stdout
+    assert down.stderr == "kvstore: 127.0.0.1:1 does not answer: connection refused\n"
+    [row] = json.loads(kvstore("top", "--interval", "0.2", "-o", "json", nodes="127.0.0.1:1").stdout)
+    assert (row["role"], row["chosen"], row["error"]) == (
+        "down",
+        None,
+        "127.0.0.1:1 does not answer: connection refused",
+    )
 
 
-def test_bench_measures(kvstore: Call) -> None:
+def test_bench_measures(kvstore: Call, servers: Servers) -> None:
     for operation in ("set", "get", "mixed"):
         report = json.loads(printed(kvstore("bench", "--operation", operation, "--seconds", "0.5", "-o", "json")))
         assert report["requests"] > 20
@@ -150,7 +160,56 @@ def test_bench_measures(kvstore: Call) -> None:
     assert "2 clients, 8 pipelined" in table
     assert re.search(r"^leader n\d: requests \d+ %, consensus \d+ %, log \d+ %, .*, idle \d+ %$", table, re.MULTILINE)
     assert kvstore("bench", nodes="127.0.0.1:1").returncode == 3
+    half = kvstore("bench", "--seconds", "0.1", nodes=f"127.0.0.1:1,{HOST}:{servers.ports['n1']}")
+    assert (half.returncode, half.stderr) == (0, "kvstore: 127.0.0.1:1 does not answer: connection refused\n")
     assert kvstore("bench", "--clients", "0").returncode == 2
+
+
+def test_bench_says_when_its_node_is_lost(tmp_path: Path) -> None:
+    with running(tmp_path, count=1) as servers:
+        connect = f"{HOST}:{servers.ports['n1']}"
+        process = subprocess.Popen(
+            [*KVSTORE, "bench", "--seconds", "30", "--connect", connect], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
+        eventually(lambda: int(servers.status("n1")["writes"]) > 0, "the load has begun")
+        servers.kill("n1")
+        _, said = process.communicate(timeout=20)
+        assert process.returncode == 3
+        assert said.startswith(f"kvstore: {connect} was lost: "), said
+
+
+def test_every_command_gives_the_password_that_the_environment_names(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("s3cret\n")
+    commands = (
+        *(["set", "x", "1"], ["incr", "x"], ["get", "x"], ["scan"], ["log"], ["status"], ["delete", "x"]),
+        *(["sql", "SELECT 1"], ["load", "-"], ["repl"], ["top", "-i", "0.1"], ["bench", "--seconds", "0.1"]),
+    )
+    with running(tmp_path, count=1, arguments=["--password-file", str(secret)], password="s3cret") as servers:
+        connect = f"{HOST}:{servers.ports['n1']}"
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("KVSTORE_")}
+        for given, status in (
+            ({"KVSTORE_PASSWORD": "s3cret"}, 0),
+            ({"KVSTORE_PASSWORD_FILE": str(secret)}, 0),
+            ({"KVSTORE_PASSWORD": "wrong"}, None),
+            ({}, None),
+        ):
+            for command in commands:
+                done = subprocess.run(
+                    [*KVSTORE, *command, "--connect", connect],
+                    input="exists x\n",
+                    capture_output=True,
+                    text=True,
+                    timeout=60,
+                    cwd=ROOT,
+                    env={**environment, **given},
+                )
+                if status is None:
+                    assert done.returncode > 0, done
+                    assert "asks for a password" in done.stderr, done
+                    assert "Traceback" not in done.stderr, done
+                else:
+                    assert (done.returncode, done.stderr) == (status, ""), done
 
 
 def test_ctrl_c_ends_the_wait_for_a_cluster_at_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -19,6 +20,8 @@ from pathlib import Path
 
 import pyte
 import pytest
+
+from tests.system.servers import HOST, running
 
 REPL = [sys.executable, "-m", "kvstore", "repl"]
 
@@ -58,9 +61,9 @@ class Terminal:
                     printed = os.read(self._main, 65_536)
                 except OSError:  # the other end is closed
                     continue
+                self._stream.feed(printed)
                 if b"\x1b[6n" in printed:  # it asks where the cursor is
                     os.write(self._main, b"\x1b[%d;%dR" % (self._screen.cursor.y + 1, self._screen.cursor.x + 1))
-                self._stream.feed(printed)
 
     def shown(self) -> str:
         """The screen's text."""
@@ -176,10 +179,64 @@ def test_a_failed_command_shows_in_the_exit_status_and_ends_nothing(tmp_path: Pa
     assert from_pipe(tmp_path, "get before\n").stdout == b"1\n"
 
 
+def test_errors_are_json_where_results_are(tmp_path: Path) -> None:
+    done = from_pipe(tmp_path, "output json\nget x\nget\n")
+    assert json.loads(done.stderr)["line"] == 3
+
+
 def test_two_at_once(terminal: Terminal, tmp_path: Path) -> None:
     done = from_pipe(tmp_path / "data", "get x\n")
     assert done.returncode == 3
     assert f"in use by process {terminal.process.pid}".encode() in done.stderr
+
+
+def test_the_prompt_goes_on_while_no_node_answers(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path, "127.0.0.1:1")
+    try:
+        terminal.expect("127.0.0.1:1 does not answer: connection refused")  # the toolbar
+        terminal.type("get a\t")
+        time.sleep(0.5)
+        terminal.type("b\x03")
+        terminal.expect(r"kvstore> get ab\n+kvstore>")
+        assert "exception" not in terminal.shown().lower()
+        terminal.type("get x\r")
+        terminal.expect(r"get x\n+127.0.0.1:1 does not answer: connection refused")
+    finally:
+        terminal.close()
+
+
+def test_the_history_is_private_and_may_be_missing(tmp_path: Path) -> None:
+    for directory, told in ((tmp_path, ""), (Path(os.devnull), "The history is not kept: /dev/null/kvstore/history: ")):
+        terminal = Terminal(directory, "127.0.0.1:1")
+        try:
+            terminal.expect("kvstore>")
+            terminal.type("help cas\r")
+            terminal.expect("cas KEY")
+            assert told in terminal.shown()
+        finally:
+            terminal.close()
+    kept = tmp_path / "kvstore" / "history"
+    assert "help cas" in kept.read_text()
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_toolbar_follows_the_cluster(tmp_path: Path) -> None:
+    with running(tmp_path) as servers:
+        leader = servers.leader()
+        others = [name for name in servers.names if name != leader]
+        connect = ",".join(f"{HOST}:{servers.ports[name]}" for name in (leader, *others))
+        terminal = Terminal(tmp_path, connect)
+        try:
+            lags = " ".join(rf"{name} \d+" for name in others)
+            terminal.expect(rf"{leader} leader  ballot \d+\.{leader}  chosen \d+  applied \d+  lag {lags}")
+            servers.kill(leader)
+            terminal.expect(
+                rf"{others[0]} (leader|follower  leader {others[1]})  ballot \d+\.n\d  chosen \d+  applied \d+  lag"
+            )
+            terminal.type("set x 1\r")
+            terminal.expect("OK  slot")
+        finally:
+            terminal.close()
 
 
 def test_ctrl_c_ends_the_wait_for_a_cluster_at_once(tmp_path: Path) -> None:

@@ -306,7 +306,7 @@ def test_strangers_are_refused_and_said_so(servers: Servers, tmp_path: Path) -> 
 
     from kvstore.frames import Hello, Refused, decode_answer, frame
 
-    port = servers._peers["n1"]
+    port = servers.peers["n1"]
     for hello, reason in [
         (Hello("other/n1,n2,n3", "n2", "n1", 1, 5), "it belongs to cluster 'other/n1,n2,n3'"),
         (Hello("kvstore/n1,n2,n3 with a read lease of 600 ms", "n2", "n1", 1, 5), "this node to 'kvstore/n1,n2,n3'"),

@@ -26,7 +26,7 @@ from kvstore import entries
 from kvstore.client import LogRow, Reply, Status
 from kvstore.commands import Command, Entry, Failed, Found, Get, Set, Value
 from kvstore.embedded import EmbeddedStore
-from kvstore.errors import CommandError, UnknownOutcomeError
+from kvstore.errors import CommandError, UnavailableError, UnknownOutcomeError
 from kvstore.state_machine import StateMachine
 
 
@@ -377,6 +377,28 @@ def test_a_load_that_broke_off_executes_each_line_once(
     counted = [int(store.value(b"n%d" % key) or 0) for key in range(7)]
     assert counted == [sum(1 for number in range(2000) if number % 3 and number % 7 == key) for key in range(7)]
     store.close()
+
+
+@pytest.mark.parametrize("looks", [0, 2])
+def test_a_cluster_that_is_lost_stops_the_load_with_a_summary_and_says_how_to_go_on(
+    tmp_path: Path, store: MemoryStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, looks: int
+) -> None:
+    left = iter(range(looks))
+
+    def last_sequence(session: str) -> int:
+        if next(left, None) is None:
+            raise UnavailableError("no quorum")
+        return 0
+
+    def execute_batch(commands: Sequence[Command], *, session: str, first_sequence: int) -> list[Reply]:
+        raise UnavailableError("no quorum")
+
+    monkeypatch.setattr(store, "last_sequence", last_sequence)
+    monkeypatch.setattr(store, "execute_batch", execute_batch)
+    path = written(tmp_path, "set x 1\n")
+    status, done = load(store, path)
+    assert (status, done.summary.state, done.summary.commands) == (3, "stopped", 0)
+    assert capsys.readouterr().err == f"kvstore: {path}: no quorum; start the load again to go on\n"
 
 
 def test_says_where_it_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
