@@ -135,7 +135,8 @@ class StateMachine:
             self._keys.expire(self.clock)
         session = self._sessions.use(entry.session) if entry.session else None
         recorded = session.recorded(entry.sequence) if session else None
-        if recorded is not None:
+        if session and recorded is not None:
+            session.last_slot = slot
             return Applied(entry.session, entry.sequence, recorded)
         command = _parsed(entry.command) if isinstance(entry.command, Opaque) else entry.command
         moment.slot, moment.clock = slot, self.clock

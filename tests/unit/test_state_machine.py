@@ -230,6 +230,20 @@ def test_only_so_many_sessions_are_kept_and_the_one_unused_longest_goes(
     machine.state.commit()
 
 
+def test_a_restart_does_not_change_which_session_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that only repeats a request is used too; else a replica that was restarted would forget another one."""
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", 2)
+    state = StateMachine(tmp_path / "state.db")
+    once = entry(Incr(b"x"), 0, "a", 1, 1)
+    state.apply(1, [once, entry(Incr(b"x"), 0, "b", 1, 1), once])
+    state.commit()
+    state.close()
+    again = StateMachine(tmp_path / "state.db")
+    again.apply(4, [entry(Incr(b"x"), 0, "c", 1, 1)])
+    assert again.apply(5, [once])[0].result == Integer(1)
+    again.close()
+
+
 # -- determinism, durability ----------------------------------------------------------------------------------------
 
 steps = st.lists(
