@@ -34,6 +34,7 @@ from kvstore.commands import (
 )
 from kvstore.decimals import decimal_of
 from kvstore.errors import CommandError
+from kvstore.json_values import from_json
 
 MAX_TTL = 100 * 366 * 24 * 3_600_000
 """A hundred years in ms."""
@@ -162,6 +163,8 @@ def _check_key(key: bytes) -> None:
 
 def _check_value(name: str, value: Value) -> None:
     _check_size(name, value.data, MAX_VALUE_BYTES)
+    if value.json:  # a client of KV.EXECUTE says so itself; every replica parses it when it is compared or changed
+        from_json(value.data)
 
 
 def _check_size(name: str, data: bytes, most: int) -> None:

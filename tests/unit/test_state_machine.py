@@ -19,7 +19,9 @@ from kvstore.commands import (
     NOT_A_NUMBER,
     OUT_OF_RANGE,
     Append,
+    Cas,
     Command,
+    Condition,
     Count,
     Done,
     Entry,
@@ -42,12 +44,14 @@ from kvstore.commands import (
     Set,
     SetMany,
     Tick,
+    Txn,
     Value,
     Walk,
 )
 from kvstore.errors import CommandError, KvstoreError, StorageFullError
 from kvstore.glob import matcher
 from kvstore.language import parse
+from kvstore.limits import check
 from kvstore.state_machine import StateMachine
 from tests.unit.strategies import commands
 
@@ -183,6 +187,39 @@ def test_what_is_no_command_is_executed_as_nothing(machine: Machine, value: byte
     assert machine.state.apply(1, [value])[0].result == NotACommand()
     assert machine.state.apply(2, [NO_OP])[0].result is None
     assert machine.state.applied_upto == 2
+
+
+@pytest.mark.parametrize("number", [b"9" * 5_000, b"-" + b"9" * 5_000])
+def test_a_list_with_a_very_long_number_in_it_can_be_read_again(machine: Machine, number: bytes) -> None:
+    machine.run(Push(b"l", Value(number)))
+    assert machine.run(Push(b"l", Value(b"1"))) == Integer(2)
+
+
+rubbish = st.sampled_from([b"{", b"[", b"[]", b"1", b"", b"[\0]\0", b"\xff", b"[" * 500])
+claims = st.builds(Value, rubbish, st.booleans())
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.builds(Set, st.just(b"k"), claims, ifeq=st.none() | claims),
+            st.builds(Push, st.just(b"k"), claims),
+            st.builds(Cas, st.just(b"k"), claims, claims, st.booleans()),
+            st.builds(lambda value: Txn([Get(b"k")], [Condition("value", b"k", "=", value)]), claims),
+        ),
+        max_size=6,
+    )
+)
+def test_whatever_a_client_says_is_json_no_replica_fails(given: list[Command]) -> None:
+    """A client of KV.EXECUTE may say so of any bytes. What makes one replica fail ends all, at every start again."""
+    machine = Machine()
+    for command in given:
+        try:
+            check(command)
+        except CommandError:
+            continue
+        machine.run(command)
+    machine.state.close()
 
 
 def test_proposed_text_that_is_a_command_is_executed(machine: Machine) -> None:
