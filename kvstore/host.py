@@ -36,8 +36,9 @@ EXIT_BROKEN, EXIT_UNAVAILABLE = 1, 3
 TIMED = 8
 """One request of so many is timed: often enough for percentiles, and nearly free."""
 FEW = 16
+FEW_BYTES = 65_536
 QUICK_US = 3_000
-"""Up to so many slots are written on the loop's own thread, as long as the disk takes no longer for it than this."""
+"""Up to so many slots and bytes are written on the loop's own thread, as long as the disk takes no longer for it."""
 SWITCH_SECONDS = 0.0005
 """The disk's thread gets the interpreter back so soon after an fsync; Python's own 5 ms would be most of a write."""
 
@@ -187,7 +188,9 @@ class Host:
             self._disk.submit(self.node.log.append, records).add_done_callback(self._written)
 
     def _is_quick(self, records: list[Record]) -> bool:
-        return self._fsync_us < QUICK_US and len(records) <= FEW and sum(map(_slots, records)) <= FEW
+        if self._fsync_us >= QUICK_US or len(records) > FEW or sum(map(_slots, records)) > FEW:
+            return False
+        return sum(map(_bytes, records)) <= FEW_BYTES
 
     def _written(self, future: Future[None]) -> None:
         """On the disk's thread: tell the loop's."""
@@ -419,6 +422,10 @@ class Host:
 
 def _slots(record: Record) -> int:
     return len(record.run.values) if isinstance(record, Stored) else 1
+
+
+def _bytes(record: Record) -> int:
+    return sum(map(len, record.run.values)) if isinstance(record, Stored) else 0
 
 
 def _cluster(settings: Settings) -> str:

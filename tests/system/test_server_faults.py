@@ -148,6 +148,21 @@ def _log(servers: Servers, name: str) -> list[tuple[object, ...]]:
     return [(row[0], row[3], row[4], row[5]) for row in rows]
 
 
+def test_large_values_through_any_node_upset_nobody(servers: Servers) -> None:
+    """They take long on their way to a leader and to the disks, and must not be sent again meanwhile."""
+    leader = servers.leader()
+    rounds = servers.status(leader)["promised"]
+    for name in servers.names:
+        with servers.client(name) as client:
+            pipeline = client.pipeline(transaction=False)
+            for number in range(20):
+                pipeline.set(f"large:{number}", b"x" * 1_000_000)
+            assert pipeline.execute() == [True] * 20
+    assert servers.leader() == leader
+    assert servers.status(leader)["promised"] == rounds
+    assert int(servers.status(leader)["last_slot"]) < 90, "hardly any was proposed twice"
+
+
 def test_what_was_acknowledged_survives_the_loss_of_everything_but_the_disks(servers: Servers) -> None:
     with servers.client("n2") as client:
         for number in range(200):
