@@ -18,7 +18,7 @@ from kvstore import logs, memory
 from kvstore.client import LogRow, Reply, Status
 from kvstore.commands import Command, Result
 from kvstore.data_dir import RESERVE_BYTES, DataDir
-from kvstore.errors import KvstoreError, StorageFullError
+from kvstore.errors import KvstoreError, StorageFullError, UnavailableError
 from kvstore.latencies import Latencies
 from kvstore.log_store import SqliteLog
 from kvstore.node import Node
@@ -359,13 +359,13 @@ class Host:
         def on_loop(outcome: Table | KvstoreError) -> None:
             self._loop.call_soon_threadsafe(self._answer, done, outcome)
 
-        def start(outcome: StorageFullError | None) -> None:
+        def start(outcome: UnavailableError | None) -> None:
             if outcome is None:
                 self._queries.start(query, self._patience / 1_000, on_loop)
             else:
                 done(outcome)
 
-        self.node.when_committed(start)
+        self.node.when_committed(start, _now() + self._patience)
         self._wake()
 
     def _answer(self, done: Callable[[Table | KvstoreError], None], outcome: Table | KvstoreError) -> None:

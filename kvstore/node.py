@@ -25,7 +25,7 @@ from kvstore.commands import Command, Entry, Opaque, Tick
 from kvstore.errors import CommandError, DamagedError, StorageFullError, UnavailableError
 from kvstore.log_store import LogStore
 from kvstore.peer_messages import Forward, ForwardSlot, ForwardSlotReply, PeerMessage, Request
-from kvstore.pending import CommandProposal, Read, RecordQueue, Refusal, SlotProposal, SlotReply
+from kvstore.pending import AwaitedCommit, CommandProposal, Read, RecordQueue, Refusal, SlotProposal, SlotReply
 from kvstore.state_machine import Batch, StateMachine
 
 MAX_PENDING = 65_536
@@ -136,7 +136,7 @@ class Node:
         self._background = background
         self._committing = False
         self._committed_at = now
-        self._commits_awaited: list[tuple[int, Callable[[StorageFullError | None], None]]] = []
+        self._commits_awaited: list[AwaitedCommit] = []
         self._give_up_at = now
 
     # -- requests -----------------------------------------------------------------------------------------------------
@@ -320,6 +320,7 @@ class Node:
         for proposal in self._proposals():
             if proposal.tried or self.is_alone:
                 self._drop(proposal, str(error))
+        self._tell_of_commit()
 
     def close(self) -> None:
         """Commit the state as far as the log is durable, and close both stores. Nothing may be under way."""
@@ -422,6 +423,8 @@ class Node:
                     del self._reads[number]
             for read in late:
                 read.done(UnavailableError("no quorum confirmed a leader in time: nothing was read"))
+        if self._commits_awaited:
+            self._tell_of_commit()
 
     def _close(self, proposal: CommandProposal | SlotProposal) -> None:
         proposal.closed = True
@@ -511,22 +514,24 @@ class Node:
             self._committed_at = self._now
         self._tell_of_commit()
 
-    def when_committed(self, done: Callable[[StorageFullError | None], None]) -> None:
-        """Call ``done`` once the database shows all that is applied now, or has no room for it."""
+    def when_committed(self, done: Callable[[UnavailableError | None], None], deadline: int) -> None:
+        """Call ``done`` once the database shows all that is applied now, or why it does not."""
         if self.state.uncommitted:
-            self._commits_awaited.append((self.state.applied_upto, done))
+            self._commits_awaited.append(AwaitedCommit(self.state.applied_upto, done, deadline))
         else:
             done(None)
 
     def _tell_of_commit(self) -> None:
         awaited, self._commits_awaited = self._commits_awaited, []
-        for upto, done in awaited:
-            if upto <= self.state.committed_upto:
-                done(None)
+        for one in awaited:
+            if one.upto <= self.state.committed_upto:
+                one.done(None)
             elif self._full is not None:
-                done(self._full)
+                one.done(self._full)
+            elif one.deadline <= self._now:
+                one.done(UnavailableError("the state was not committed in time: nothing was read"))
             else:
-                self._commits_awaited.append((upto, done))
+                self._commits_awaited.append(one)
 
 
 def _both(

@@ -71,6 +71,14 @@ class Read(msgspec.Struct, frozen=True):
     deadline: int
 
 
+class AwaitedCommit(msgspec.Struct, frozen=True):
+    """Complete when the database shows what the slots up to ``upto`` did."""
+
+    upto: int
+    done: Callable[[UnavailableError | None], None]
+    deadline: int
+
+
 class RecordQueue:
     """The records in line for the log store: at most one append under way, the rest gather into the next commit."""
 

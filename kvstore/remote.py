@@ -27,7 +27,6 @@ PATIENCE = 10.0
 """How long a request is tried, at one node after the other, in seconds."""
 CONNECT_SECONDS = 2.0
 PAUSE_SECONDS = 0.05
-LOG_ROWS = 10_000
 PIPELINED_BYTES = 262_144
 """So much is sent before replies are taken: more could fill both directions while both sides wait."""
 
@@ -108,7 +107,7 @@ class RemoteStore:
                     None if result is None else _text(result),
                 )
                 first = int(slot or 0) + 1
-            if len(rows) < LOG_ROWS:
+            if not rows:
                 return
 
     def status(self) -> Status:

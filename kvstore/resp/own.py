@@ -13,7 +13,7 @@ from kvstore.errors import KvstoreError
 from kvstore.json_values import from_json
 from kvstore.limits import check
 from kvstore.pending import Refusal, SlotReply
-from kvstore.queries import MAX_ROWS, Table
+from kvstore.queries import MAX_BYTES, MAX_ROWS, Table
 from kvstore.resp.encoding import OK, Reply
 from kvstore.resp.errors import refusal
 from kvstore.resp.spec import RequestError, Spec, integer
@@ -30,10 +30,14 @@ Answer = Callable[[Reply], None]
 def _log(service: Service, arguments: list[bytes], answer: Answer) -> None:
     first = integer(arguments[1], 1)
     last = integer(arguments[2], 1) if len(arguments) > 2 else None
-    rows: list[Reply] = [
-        [row.slot, str(row.ballot), row.status, row.value, row.session, row.sequence, row.stamp, row.result]
-        for row in islice(service.log(first, last), MAX_ROWS)
-    ]
+    rows: list[Reply] = []
+    size = 0
+    for row in islice(service.log(first, last), MAX_ROWS):
+        where: list[Reply] = [row.slot, str(row.ballot), row.status]
+        rows.append([*where, row.value, row.session, row.sequence, row.stamp, row.result])
+        size += len(row.value)
+        if size > MAX_BYTES:
+            break
     answer(rows)
 
 

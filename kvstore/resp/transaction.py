@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from kvstore.client import Reply as StoreReply
-from kvstore.commands import READ_ONLY, Condition, Found, Get, Outcomes, Txn
-from kvstore.limits import check
+from kvstore.commands import MAX_TXN_COMMANDS, READ_ONLY, Condition, Found, Get, Outcomes, Txn
+from kvstore.limits import MAX_COMMAND_BYTES, check
 from kvstore.pending import Refusal
 from kvstore.resp.clients import CLIENTS
 from kvstore.resp.data import Data
@@ -29,6 +29,7 @@ class Transaction:
     def __init__(self) -> None:
         self._queue: list[tuple[Spec, list[bytes], Compiled | None]] | None = None
         self._broken = False
+        self._bytes = 0
         self._watched: dict[bytes, int] = {}
 
     @property
@@ -69,7 +70,7 @@ class Transaction:
             case "multi":
                 if self._queue is not None:
                     raise RequestError("ERR MULTI calls can not be nested")
-                self._queue, self._broken = [], False
+                self._queue, self._broken, self._bytes = [], False, 0
                 answer(OK)
             case "discard":
                 self._close("DISCARD")
@@ -79,6 +80,8 @@ class Transaction:
             case "watch":
                 if self._queue is not None:
                     raise RequestError("ERR WATCH inside MULTI is not allowed")
+                if len(self._watched) + len(request) - 1 > MAX_TXN_COMMANDS:
+                    raise RequestError(f"ERR at most {MAX_TXN_COMMANDS:,} keys can be watched")
                 self._watch(request[1:], connection, answer)
             case "unwatch" if self._queue is None:
                 self._watched = {}
@@ -92,6 +95,14 @@ class Transaction:
         if spec.name in OWN:
             raise RequestError(f"ERR {spec.name.upper()} is not allowed within MULTI")
         compiled = None if spec.name in CLIENTS or spec.name == "unwatch" else data.compile(spec, request)
+        if self._broken:
+            return  # EXEC will refuse: nothing needs to be kept
+        self._bytes += sum(map(len, request))
+        if len(self._queue) >= MAX_TXN_COMMANDS or self._bytes > MAX_COMMAND_BYTES:
+            self._queue.clear()
+            raise RequestError(
+                f"ERR a transaction has at most {MAX_TXN_COMMANDS:,} commands and {MAX_COMMAND_BYTES:,} bytes: split it"
+            )
         self._queue.append((spec, request, compiled))
 
     def _close(self, name: str) -> tuple[list[tuple[Spec, list[bytes], Compiled | None]], dict[bytes, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -10,18 +11,19 @@ from consensus.replica import Role
 from kvstore import node as nodes
 from kvstore.client import Reply
 from kvstore.commands import Set, Value
-from kvstore.errors import UnavailableError
+from kvstore.errors import StorageFullError, UnavailableError
 from kvstore.log_store import MemoryLog
 from kvstore.node import Node
 from kvstore.peer_messages import Forward, Request
 from kvstore.pending import Refusal
-from kvstore.state_machine import StateMachine
+from kvstore.state_machine import Batch, StateMachine
 
 LARGE = Set(b"k", Value(b"x" * 1_000))
 
 
-def new_node(*names: str) -> Node:
-    return Node("n1", names, MemoryLog(), StateMachine(None), rng=random.Random(1), now=0, wall=0)
+def new_node(*names: str, background: Callable[[Batch], None] | None = None) -> Node:
+    state = StateMachine(None)
+    return Node("n1", names, MemoryLog(), state, rng=random.Random(1), now=0, wall=0, background=background)
 
 
 def run(node: Node, now: int) -> None:
@@ -73,3 +75,18 @@ def test_a_leader_takes_over_no_more_than_it_can_hold(monkeypatch: pytest.Monkey
         node.receive("n2", Forward([Request("s", sequence, 1, LARGE)]))
         node.turn()
     assert 10_000 < node.replica.memory_bytes < 13_000
+
+
+def test_nobody_waits_for_a_commit_for_ever() -> None:
+    """The disk may stand still, or have no room for what has to be on it first."""
+    node = new_node("n1", background=lambda batch: None)
+    node.execute(LARGE, lambda outcome: None, 1_000)
+    run(node, 0)
+    heard: list[UnavailableError | None] = []
+    node.when_committed(heard.append, 500)
+    run(node, 400)
+    assert heard == []
+    run(node, 500)
+    node.when_committed(heard.append, 5_000)
+    node.storage_failed(StorageFullError("no room"))
+    assert [type(outcome) for outcome in heard] == [UnavailableError, StorageFullError]

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from consensus.ballot import Ballot
 from kvstore import entries
 from kvstore.client import LogRow, Reply
-from kvstore.commands import MAX_VALUE_BYTES, Command, Entry, Result
+from kvstore.commands import MAX_TXN_COMMANDS, MAX_VALUE_BYTES, Command, Entry, Result
 from kvstore.errors import KvstoreError, UnavailableError, UnknownOutcomeError
 from kvstore.pending import Refusal, SlotReply
-from kvstore.queries import Table
+from kvstore.queries import MAX_BYTES, Table
 from kvstore.resp.connection import MAX_BACKLOG, MAX_UNSENT, Connection
 from kvstore.resp.encoding import encode
 from kvstore.resp.hub import Hub
@@ -347,6 +348,29 @@ def test_a_transaction_is_queued_and_executed_as_one() -> None:
         b"+QUEUED\r\n-EXECABORT Transaction discarded because of previous errors.\r\n"
     )
     assert client.ask("GET a") == b"$1\r\n1\r\n"
+
+
+def test_what_is_queued_and_watched_is_bounded() -> None:
+    client = Client()
+    client.ask("MULTI")
+    value = "x" * MAX_VALUE_BYTES
+    assert client.ask(*[f"SET a {value}"] * 15) == b"+QUEUED\r\n" * 15
+    assert client.ask(f"SET a {value}").startswith(b"-ERR a transaction has at most")
+    assert client.ask("SET a 1", "EXEC").startswith(b"+QUEUED\r\n-EXECABORT")
+    client.ask("MULTI")
+    assert client.ask(*["PING"] * MAX_TXN_COMMANDS).count(b"+QUEUED") == MAX_TXN_COMMANDS
+    assert client.ask("PING").startswith(b"-ERR a transaction has at most")
+    client.ask("DISCARD")
+    keys = " ".join(map(str, range(MAX_TXN_COMMANDS)))
+    assert client.ask(f"WATCH {keys}") == b"+OK\r\n"
+    assert client.ask("WATCH another").startswith(b"-ERR at most 16,384 keys")
+
+
+def test_the_log_is_shown_a_part_at_a_time() -> None:
+    client = Client()
+    row = LogRow(1, Ballot(1, "n1"), "chosen", "x" * MAX_VALUE_BYTES, "", 0, 0, None)
+    client.node.log = lambda first, last: iter([row] * 100)  # type: ignore[method-assign]
+    assert MAX_BYTES <= len(client.ask("KV.LOG 1")) < MAX_BYTES + 2 * MAX_VALUE_BYTES
 
 
 def test_watched_keys_are_compared_when_the_transaction_is_applied() -> None:

@@ -29,6 +29,7 @@ from kvstore.commands import (
     Failed,
     Found,
     Get,
+    GetExpire,
     Incr,
     Integer,
     Keys,
@@ -230,6 +231,18 @@ def test_proposed_text_that_is_a_command_is_executed(machine: Machine) -> None:
 def test_slots_are_applied_in_order(machine: Machine) -> None:
     with pytest.raises(InvariantViolation):
         machine.state.apply(2, [NO_OP])
+
+
+def test_long_results_are_not_kept(machine: Machine) -> None:
+    """A request of a few bytes that reads a large value must not cost its size again in memory and on the disk."""
+    machine.run(Set(b"k", Value(b"x" * 100_000)))
+    long = [GetExpire(b"k", 1_000), Txn([Get(b"k"), Incr(b"n")]), Txn([Scan(b"k"), Incr(b"n")]), Set(b"k", Value(b"y"))]
+    for command in long:
+        machine.run(command)
+    machine.run(Txn([Get(b"n")], [Condition("value", b"n", "!=", Value(b"x"))]))
+    assert list(machine.state.results(1, 9)) == [1, 5, 6]
+    machine.state.commit()
+    assert list(machine.state.results(1, 9)) == [1, 5, 6]
 
 
 # -- exactly once ---------------------------------------------------------------------------------------------------
