@@ -14,6 +14,7 @@ from typing import cast
 import msgspec
 
 from kvstore import logs
+from kvstore.entries import UNREADABLE
 from kvstore.frames import (
     KEEP_ALIVE,
     MAX_FRAME_BYTES,
@@ -75,12 +76,12 @@ class Link(asyncio.Protocol):
         try:
             for body in self._reader.feed(data):
                 self.received(body)
-        except (FrameError, msgspec.DecodeError, RecursionError) as error:
+        except (FrameError, *UNREADABLE) as error:
             log.limited("peer_rubbish", self.name, level="warning", peer=self.name, reason=str(error))
             self.close()
 
     def received(self, body: bytes) -> None:
-        """A frame that arrived. Raises FrameError or msgspec.DecodeError for one that does not belong here."""
+        """A frame that arrived. Raises FrameError or one of UNREADABLE for one that does not belong here."""
         raise NotImplementedError
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -145,7 +145,7 @@ class StateMachine:
     def _execute(self, slot: int, value: bytes, moment: Moment) -> Applied:
         try:
             entry = entries.decode(value)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             return Applied("", 0, NotACommand())
         if entry.stamp > self.clock:
             self.clock = entry.stamp
@@ -324,7 +324,7 @@ def _parsed(opaque: Opaque) -> Command | None:
     try:
         text = msgspec.json.decode(opaque.json, type=str)
         return parse(text)
-    except (msgspec.DecodeError, CommandError):
+    except (msgspec.DecodeError, UnicodeDecodeError, CommandError):
         return None
 
 

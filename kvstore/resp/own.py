@@ -9,6 +9,7 @@ import msgspec
 
 from kvstore.client import Reply as StoreReply
 from kvstore.commands import MAX_VALUE_BYTES, Command, Exists, is_read_only
+from kvstore.entries import UNREADABLE
 from kvstore.errors import KvstoreError
 from kvstore.json_values import from_json
 from kvstore.limits import check
@@ -104,7 +105,7 @@ def _execute(service: Service, arguments: list[bytes], answer: Answer) -> None:
         raise RequestError(f"ERR the session's name has {len(session)} bytes, at most {MAX_SESSION_BYTES} are allowed")
     try:
         command = _decode(packed)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise RequestError(f"ERR the command is none that this node knows: {error}") from error
     check(command)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from consensus.ballot import Ballot
 from kvstore import entries
 from kvstore.client import LogRow, Reply
-from kvstore.commands import MAX_TXN_COMMANDS, MAX_VALUE_BYTES, Command, Entry, Result
+from kvstore.commands import MAX_TXN_COMMANDS, MAX_VALUE_BYTES, Command, Entry, Result, Set, Value
 from kvstore.errors import KvstoreError, UnavailableError, UnknownOutcomeError
 from kvstore.pending import Refusal, SlotReply
 from kvstore.queries import MAX_BYTES, Table
@@ -20,6 +20,7 @@ from kvstore.resp.connection import MAX_BACKLOG, MAX_UNSENT, Connection
 from kvstore.resp.encoding import encode
 from kvstore.resp.hub import Hub
 from kvstore.resp.parser import MAX_LINE_BYTES, Parser, ProtocolError, split_line
+from kvstore.resp.table import TABLE
 from kvstore.service import ServerStatus
 from kvstore.state_machine import StateMachine
 
@@ -366,6 +367,17 @@ def test_what_is_queued_and_watched_is_bounded() -> None:
     assert client.ask("WATCH another").startswith(b"-ERR at most 16,384 keys")
 
 
+def test_what_is_no_command_is_refused() -> None:
+    client = Client()
+    packed = entries.encode(Set(b"k", Value(b"v")))
+    for rubbish in (b"", b"\xc1", packed.replace(b"set", b"s\xfft"), packed + b"1", b"\x91" * 9_000):
+        request = [b"KV.EXECUTE", b"s", b"1", b"1", rubbish]
+        client.said = b""
+        client.connection.received(wire(request))
+        client.turn()
+        assert client.said.startswith(b"-ERR the command is none that this node knows"), rubbish[:9]
+
+
 def test_the_log_is_shown_a_part_at_a_time() -> None:
     client = Client()
     row = LogRow(1, Ballot(1, "n1"), "chosen", "x" * MAX_VALUE_BYTES, "", 0, 0, None)
@@ -393,8 +405,6 @@ def test_watched_keys_are_compared_when_the_transaction_is_applied() -> None:
 
 
 def test_every_command_that_is_told_of_exists_and_checks_its_arguments() -> None:
-    from kvstore.resp.table import TABLE
-
     for spec in TABLE.values():
         client = Client()
         if spec.arity not in (1, -1):
@@ -405,6 +415,27 @@ def test_every_command_that_is_told_of_exists_and_checks_its_arguments() -> None
             if spec.name not in ("info", "role", "wait", "kv.status"):  # these ask the server
                 client.ask(request.strip())
         assert not client.node.waiting
+
+
+arguments = st.one_of(
+    st.sampled_from([b"k", b"", b"0", b"1", b"-1", b"9" * 19, b"9" * 400, b"\xff", b"nan", b"1e400", b"[", b"*", b"{"]),
+    st.sampled_from([b"GET", b"EX", b"PX", b"NX", b"COUNT", b"MATCH", b"TYPE", b"IDX", b"LEN", b"SETNAME", b"SETINFO"]),
+    st.sampled_from([b"LIST", b"INFO", b"KILL", b"ID", b"ADDR", b"DOCS", b"GETKEYS", b"AUTH", b"LIB-NAME", b"REPLY"]),
+    st.binary(max_size=8),
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(TABLE)), st.lists(arguments, max_size=6)), min_size=1, max_size=6))
+@settings(max_examples=500, deadline=None)
+def test_no_request_ends_the_node(sent: list[tuple[bytes, list[bytes]]]) -> None:
+    """What is wrong with a request is told to its client; an exception beyond that would stop the whole node."""
+    client = Client()
+    for name, words in sent:
+        if name in (b"info", b"role", b"wait", b"kv.status"):  # these ask the server
+            continue
+        client.connection.received(wire([name, *words]))
+        client.turn()
+    client.connection.describe()
 
 
 def test_quit_answers_all_before_it_ends() -> None:

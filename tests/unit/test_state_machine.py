@@ -183,7 +183,13 @@ def test_limits_hold_when_values_grow(machine: Machine) -> None:
     assert isinstance(machine.run(Incr(b"n")), Failed)
 
 
-@pytest.mark.parametrize("value", [b"\xff", b"rubbish", entry(Opaque(b'{"a": 1}')), entry(Opaque(b'"cmd1"'))])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(b"\xff", b"rubbish", entry(Get(b"k")).replace(b"get", b"g\xfft")),
+        *(entry(Opaque(b'{"a": 1}')), entry(Opaque(b'"cmd1"')), entry(Opaque(b'"\xff"'))),
+    ],
+)
 def test_what_is_no_command_is_executed_as_nothing(machine: Machine, value: bytes) -> None:
     assert machine.state.apply(1, [value])[0].result == NotACommand()
     assert machine.state.apply(2, [NO_OP])[0].result is None
