@@ -5,7 +5,7 @@ from __future__ import annotations
 from kvstore.resp.encoding import Reply
 from kvstore.resp.spec import RequestError
 
-MAX_STEPS = 4_000_000
+MAX_STEPS = 1_000_000
 """The work grows with the product of the lengths; beyond this other clients would have to wait too long."""
 
 

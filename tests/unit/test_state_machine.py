@@ -218,6 +218,7 @@ claims = st.builds(Value, rubbish, st.booleans())
         max_size=6,
     )
 )
+@settings(deadline=None)
 def test_whatever_a_client_says_is_json_no_replica_fails(given: list[Command]) -> None:
     """A client of KV.EXECUTE may say so of any bytes. What makes one replica fail ends all, at every start again."""
     machine = Machine()
@@ -308,7 +309,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(steps, st.sets(st.integers(1, 25)), st.sets(st.integers(1, 25)))
 def test_the_same_log_gives_the_same_state_however_often_it_was_interrupted(
     tmp_path_factory: pytest.TempPathFactory,
