@@ -15,6 +15,8 @@ MAX_ACCEPT_SLOTS = 4_096
 MAX_ACCEPT_BYTES = 4 * 1_048_576
 MAX_IN_FLIGHT = 8
 """Accepts on their way at once. While all are under way new values gather into the next, larger Accept."""
+BYTES_PER_MS = 8_192
+"""What disks and network between nodes take at the least; who waits for an answer allows for it."""
 
 
 class Phase1:
@@ -78,6 +80,8 @@ class Phase2:
         self._next_free = first
         self._open: list[bytes] = []
         self._open_first = 0
+        self.open_bytes = 0
+        """The size of the values that no run holds yet."""
         self._queue: deque[Flight] = deque()
         self._flights: dict[int, Flight] = {}
         self._configuration = configuration
@@ -110,6 +114,7 @@ class Phase2:
         if not self._open:
             self._open_first = slot
         self._open.extend(values)
+        self.open_bytes += sum(map(len, values))
 
     @property
     def ripe(self) -> bool:
@@ -118,7 +123,7 @@ class Phase2:
 
     def close(self) -> Iterator[Run]:
         """The gathered values as runs, which the caller stores and enqueues; the next ones gather anew."""
-        values, self._open = self._open, []
+        values, self._open, self.open_bytes = self._open, [], 0
         return self.runs(self._open_first, values)
 
     def runs(self, slot: int, values: list[bytes]) -> Iterator[Run]:
@@ -145,8 +150,15 @@ class Phase2:
             yield flight.run
 
     def overdue(self, now: int, patience: int) -> Iterator[tuple[Run, set[str]]]:
-        """The runs to send once more, with the nodes that voted already."""
-        for flight in self._flights.values():
+        """The runs to send once more, with the nodes that voted already.
+
+        Large ones are on their way for longer: sent again before they could arrive, they would delay each other more
+        and more.
+        """
+        late = [flight for flight in self._flights.values() if now - flight.sent_at >= patience]
+        if late:
+            patience += sum(flight.run.size for flight in self._flights.values()) // BYTES_PER_MS
+        for flight in late:
             if now - flight.sent_at >= patience:
                 flight.sent_at = now
                 yield flight.run, flight.votes

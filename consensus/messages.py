@@ -25,6 +25,11 @@ class Run(msgspec.Struct, frozen=True):
     def last(self) -> int:
         return self.first + len(self.values) - 1
 
+    @property
+    def size(self) -> int:
+        """The bytes of its values."""
+        return sum(map(len, self.values))
+
     def clip(self, first: int, last: int) -> Run:
         """The part of this run within [first, last], which must overlap it."""
         if first <= self.first and last >= self.last:

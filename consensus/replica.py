@@ -45,6 +45,9 @@ from consensus.reads import Reader, ReadQueue, ReadRounds
 
 SLOT_WINDOW = 1_048_576
 """How far past ``chosen_upto`` a slot may be proposed by name: a new leader must fill every gap below it."""
+MAX_HELD_BYTES = 64 * 1_048_576
+"""A follower that holds so many bytes of values takes no further ones: they wait for its disk, or for a slot before
+them. It fetches them later, when they are chosen."""
 TELL_INTERVAL = 10
 """Nodes that do not wait for it hear within so many ms what is chosen."""
 
@@ -164,7 +167,7 @@ class Replica:
     @property
     def memory_bytes(self) -> int:
         """The size of the values in memory."""
-        return self._log.bytes
+        return self._log.bytes + (self._phase2.open_bytes if self._phase2 else 0)
 
     @property
     def durable_upto(self) -> int:
@@ -316,7 +319,10 @@ class Replica:
         self._release()
 
     def forget(self, upto: int) -> None:
-        """Drop slots up to ``upto`` from memory, as far as they are delivered and durable."""
+        """Drop slots up to ``upto`` from memory, as far as they are delivered and durable.
+
+        A host that keeps more than MAX_HELD_BYTES of them stops its replica.
+        """
         self._log.forget(min(upto, self._learner.delivered, self.durable_upto))
 
     def supply(self, node: str, runs: list[Run]) -> None:
@@ -516,6 +522,9 @@ class Replica:
             return
         self._follow(sender, accept.ballot)
         run = Run(accept.first, accept.ballot, accept.values)
+        if run.last > self._log.last and self._log.bytes > MAX_HELD_BYTES:
+            self._learner.hear_of(accept.chosen_upto)
+            return
         if run.last >= self._log.start:
             self._store_accepted(run.clip(self._log.start, run.last))
         if accept.ballot > self._acceptor.promised:
@@ -618,6 +627,8 @@ class Replica:
     # -- catching up -------------------------------------------------------------------------------------------------
 
     def _fetch(self) -> None:
+        if self._log.bytes > MAX_HELD_BYTES and self.durable_upto < self.chosen_upto:
+            return  # what was learned has to reach the disk first
         fetch = self._catch_up.ask(self._election.leader, self._now)
         if fetch:
             self._send(*fetch)

@@ -27,7 +27,7 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
 class LogRow(msgspec.Struct, frozen=True):
     """One slot of the log. ``value`` is the command's canonical text, other JSON as it was given, or "" for a no-op.
 
-    ``result`` is what executing it gave, for the most recent slots only.
+    ``result`` is what executing it gave, for the most recent slots only, and not where that is very long.
     """
 
     slot: int

@@ -12,7 +12,9 @@ from kvstore.language import format as format_command
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Entry).decode
-"""Raises msgspec.DecodeError (msgspec.ValidationError) for bytes that are no entry."""
+"""Raises one of UNREADABLE for bytes that are no entry."""
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that somebody else wrote: a text that is not UTF-8 is no DecodeError to it."""
 
 
 def as_text(entry: Entry) -> str:

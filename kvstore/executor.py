@@ -216,7 +216,8 @@ def _transact(txn: Txn, moment: Moment) -> Result:
     succeeded = all(_holds(condition, moment.keys) for condition in txn.conditions)
     branch = txn.then if succeeded else txn.otherwise
     results: list[SimpleResult] = []
-    moment.keys.begin()
+    if not txn.partial:
+        moment.keys.begin()
     for number, command in enumerate(branch, 1):
         result = _EXECUTE[type(command)](command, moment)
         if isinstance(result, Failed) and not txn.partial:

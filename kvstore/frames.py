@@ -45,6 +45,7 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 decode_hello = msgspec.msgpack.Decoder(Hello).decode
 decode_answer = msgspec.msgpack.Decoder(Welcome | Refused).decode
 decode_message = msgspec.msgpack.Decoder(PeerMessage).decode
+"""All three raise one of kvstore.entries.UNREADABLE for other bytes."""
 
 
 class FrameError(KvstoreError):

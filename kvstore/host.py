@@ -19,7 +19,7 @@ from kvstore.addresses import address_text
 from kvstore.client import LogRow, Reply, Status
 from kvstore.commands import Command, Result
 from kvstore.data_dir import RESERVE_BYTES, DataDir
-from kvstore.errors import KvstoreError, StorageFullError
+from kvstore.errors import KvstoreError, StorageFullError, UnavailableError
 from kvstore.latencies import Latencies
 from kvstore.log_store import SqliteLog
 from kvstore.node import Node
@@ -37,8 +37,9 @@ EXIT_BROKEN, EXIT_UNAVAILABLE = 1, 3
 TIMED = 8
 """One request of so many is timed: often enough for percentiles, and nearly free."""
 FEW = 16
+FEW_BYTES = 65_536
 QUICK_US = 3_000
-"""Up to so many slots are written on the loop's own thread, as long as the disk takes no longer for it than this."""
+"""Up to so many slots and bytes are written on the loop's own thread, as long as the disk takes no longer for it."""
 SWITCH_SECONDS = 0.0005
 """The disk's thread gets the interpreter back so soon after an fsync; Python's own 5 ms would be most of a write."""
 
@@ -197,7 +198,9 @@ class Host:
             self._disk.submit(self.node.log.append, records).add_done_callback(self._written)
 
     def _is_quick(self, records: list[Record]) -> bool:
-        return self._fsync_us < QUICK_US and len(records) <= FEW and sum(map(_slots, records)) <= FEW
+        if self._fsync_us >= QUICK_US or len(records) > FEW or sum(map(_slots, records)) > FEW:
+            return False
+        return sum(map(_bytes, records)) <= FEW_BYTES
 
     def _written(self, future: Future[None]) -> None:
         """On the disk's thread: tell the loop's."""
@@ -366,13 +369,13 @@ class Host:
         def on_loop(outcome: Table | KvstoreError) -> None:
             self._loop.call_soon_threadsafe(self._answer, done, outcome)
 
-        def start(outcome: StorageFullError | None) -> None:
+        def start(outcome: UnavailableError | None) -> None:
             if outcome is None:
                 self._queries.start(query, self._patience / 1_000, on_loop)
             else:
                 done(outcome)
 
-        self.node.when_committed(start)
+        self.node.when_committed(start, _now() + self._patience)
         self._wake()
 
     def _answer(self, done: Callable[[Table | KvstoreError], None], outcome: Table | KvstoreError) -> None:
@@ -429,6 +432,10 @@ class Host:
 
 def _slots(record: Record) -> int:
     return len(record.run.values) if isinstance(record, Stored) else 1
+
+
+def _bytes(record: Record) -> int:
+    return sum(map(len, record.run.values)) if isinstance(record, Stored) else 0
 
 
 def _cluster(settings: Settings) -> str:

@@ -14,6 +14,10 @@ MAX_NESTING = 128
 """Comparing and changing values recurses on every replica, at whatever depth of the stack it is at: what may fail there
 must not reach the log."""
 
+MAX_NUMBER_BYTES = 640
+"""Longer ones are no numbers: Python parses integers of 4,300 digits, or of as few as 640 if its environment says so,
+and a list with a longer one in it could never be read again."""
+
 _NUMBER = re.compile(rb"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
 
@@ -25,26 +29,27 @@ def from_json(text: bytes) -> Value:
     """
     text = text.strip(b" \t\r\n")
     try:
-        parsed = json.loads(text, parse_constant=_no_constant)
+        # Of bytes json would also take UTF-16 and UTF-32, which nobody else here does.
+        parsed = json.loads(text.decode(), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise CommandError(f"the value is no valid JSON ({error})") from error
     if text.count(b"[") + text.count(b"{") > MAX_NESTING:
         _check_nesting(parsed)
-    if _NUMBER.fullmatch(text):
+    if _is_number(text):
         return Value(text)
     if isinstance(parsed, str):
         try:
             data = parsed.encode()
         except UnicodeEncodeError as error:
             raise CommandError("the value is a JSON string with half a surrogate pair: no Unicode text") from error
-        if not _NUMBER.fullmatch(data):
+        if not _is_number(data):
             return Value(data)
     return Value(text, True)
 
 
 def to_json(value: Value) -> bytes:
     """The JSON text of a value: plain bytes are a number where they look like one, else a string."""
-    if value.json or _NUMBER.fullmatch(value.data):
+    if value.json or _is_number(value.data):
         return value.data
     return msgspec.json.encode(value.data.decode(errors="backslashreplace"))
 
@@ -56,6 +61,10 @@ def same(one: Value, other: Value) -> bool:
     if not (one.json and other.json):
         return False
     return _typed(json.loads(one.data)) == _typed(json.loads(other.data))
+
+
+def _is_number(text: bytes) -> bool:
+    return len(text) <= MAX_NUMBER_BYTES and _NUMBER.fullmatch(text) is not None
 
 
 def _check_nesting(parsed: object) -> None:

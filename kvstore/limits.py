@@ -163,8 +163,8 @@ def _check_key(key: bytes) -> None:
 
 def _check_value(name: str, value: Value) -> None:
     _check_size(name, value.data, MAX_VALUE_BYTES)
-    if value.json:
-        from_json(value.data)  # what is none, executing a later command on it would end every replica
+    if value.json:  # a client of KV.EXECUTE says so itself; every replica parses it when it is compared or changed
+        from_json(value.data)
 
 
 def _check_size(name: str, data: bytes, most: int) -> None:

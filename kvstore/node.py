@@ -16,6 +16,7 @@ import msgspec
 from consensus.ballot import Ballot
 from consensus.catchup import one_message
 from consensus.election import Timing
+from consensus.leader import BYTES_PER_MS
 from consensus.messages import Record, Run
 from consensus.replica import SLOT_WINDOW, Replica, Role
 from kvstore import entries
@@ -24,12 +25,13 @@ from kvstore.commands import Command, Entry, Opaque, Tick
 from kvstore.errors import CommandError, DamagedError, StorageFullError, UnavailableError
 from kvstore.log_store import LogStore
 from kvstore.peer_messages import Forward, ForwardSlot, ForwardSlotReply, PeerMessage, Request
-from kvstore.pending import CommandProposal, Read, RecordQueue, Refusal, SlotProposal, SlotReply
+from kvstore.pending import AwaitedCommit, CommandProposal, Read, RecordQueue, Refusal, SlotProposal, SlotReply
 from kvstore.state_machine import Batch, StateMachine
 
 MAX_PENDING = 65_536
 MAX_MEMORY = 256 * 1_048_576
-"""Requests that may wait, and bytes of values in memory; beyond it requests are refused, so that clients slow down."""
+"""Requests that may wait, and bytes of these and of the log in memory; beyond it requests are refused, so that clients
+slow down."""
 KEEP_SLOTS = 4_096
 KEEP_BYTES = 16 * 1_048_576
 """Applied slots stay in memory so far, for followers a little behind; others are served from the log store."""
@@ -42,7 +44,8 @@ COMMIT_BYTES = 48 * 1_048_576
 
 A large commit costs less for each slot than a small one, so that the more there is the longer it waits for more."""
 FORWARD_PATIENCE = 500
-"""How long a follower waits, in ms, before it hands a request to the leader once more."""
+"""How long a follower waits, in ms, before it hands a request to the leader once more; longer while much is under way,
+since the leader proposes it once more too."""
 GIVE_UP_INTERVAL = 50
 COPIES_ON_DISK = 4
 """A value is written to log.db and state.db, and to the WAL of each."""
@@ -116,6 +119,7 @@ class Node:
         self._slot_request = rng.getrandbits(52)
         self._commands: dict[tuple[str, int], CommandProposal] = {}
         self._slots: dict[int, SlotProposal] = {}
+        self._pending_bytes = 0
         self._reads: dict[int, list[Read]] = {}
         self._to_send: list[CommandProposal | SlotProposal] = []
         self._messages: list[tuple[str, PeerMessage]] = []
@@ -132,7 +136,7 @@ class Node:
         self._background = background
         self._committing = False
         self._committed_at = now
-        self._commits_awaited: list[tuple[int, Callable[[StorageFullError | None], None]]] = []
+        self._commits_awaited: list[AwaitedCommit] = []
         self._give_up_at = now
 
     # -- requests -----------------------------------------------------------------------------------------------------
@@ -158,13 +162,14 @@ class Node:
             session, sequence, acknowledged = self.session, self._sequence, self._acknowledged
         key = (session, sequence)
         request = Request(session, sequence, acknowledged, command)
-        proposal = CommandProposal(deadline=deadline, request=request, done=done)
+        proposal = CommandProposal(deadline=deadline, size=size, request=request, done=done)
         if key in self._commands:  # sent again before it was answered: both shall hear
             waiting = self._commands[key]
             proposal.done = _both(waiting.done, done)
             proposal.deadline = max(waiting.deadline, deadline)
-            waiting.closed = True
+            self._close(waiting)
         self._commands[key] = proposal
+        self._pending_bytes += size
         self._to_send.append(proposal)
 
     def propose_at(self, slot: int, json: bytes, done: Callable[[SlotReply | Refusal], None], deadline: int) -> None:
@@ -176,8 +181,11 @@ class Node:
             )
         self._admit(len(json))
         self._slot_request += 1
-        proposal = SlotProposal(deadline=deadline, number=self._slot_request, slot=slot, json=json, done=done)
+        proposal = SlotProposal(
+            deadline=deadline, size=len(json), number=self._slot_request, slot=slot, json=json, done=done
+        )
         self._slots[self._slot_request] = proposal
+        self._pending_bytes += proposal.size
         self._to_send.append(proposal)
 
     def query(self, query: Command, done: Callable[[Reply | Refusal], None], deadline: int) -> None:
@@ -217,7 +225,11 @@ class Node:
         """Refuse what cannot be taken, before anything has happened."""
         if self._full is not None:
             raise self._full
-        if len(self._commands) + len(self._slots) >= MAX_PENDING or self.replica.memory_bytes > MAX_MEMORY:
+        if (
+            len(self._commands) + len(self._slots) >= MAX_PENDING
+            or self._pending_bytes > MAX_MEMORY
+            or self.replica.memory_bytes > MAX_MEMORY
+        ):
             raise UnavailableError(
                 f"more than {MAX_PENDING} requests or {MAX_MEMORY} bytes are waiting: send them more slowly"
             )
@@ -233,6 +245,8 @@ class Node:
     def receive(self, sender: str, message: PeerMessage) -> None:
         """A message from another node."""
         match message:
+            case Forward() | ForwardSlot() if self.replica.memory_bytes > MAX_MEMORY:
+                return  # as if it had been lost: it is handed on again later
             case Forward():
                 if self.replica.role is Role.LEADER:
                     self.replica.urgent_upto = max(self.replica.urgent_upto, self._propose(message.requests))
@@ -312,6 +326,7 @@ class Node:
         for proposal in self._proposals():
             if proposal.tried or self.is_alone:
                 self._drop(proposal, str(error))
+        self._tell_of_commit()
 
     def close(self) -> None:
         """Commit the state as far as the log is durable, and close both stores. Nothing may be under way."""
@@ -400,10 +415,11 @@ class Node:
             return
         self._give_up_at = self._now + GIVE_UP_INTERVAL
         follows = self.replica.leader not in (None, self.replica.node)
+        patience = FORWARD_PATIENCE + self._pending_bytes // BYTES_PER_MS
         for proposal in self._proposals():
             if proposal.deadline <= self._now:
                 self._drop(proposal, "no quorum answered in time")
-            elif follows and proposal.tried and proposal.sent_at + FORWARD_PATIENCE <= self._now:
+            elif follows and proposal.tried and proposal.sent_at + patience <= self._now:
                 self._to_send.append(proposal)
         for number, reads in list(self._reads.items()):
             late = [read for read in reads if read.deadline <= self._now]
@@ -413,9 +429,15 @@ class Node:
                     del self._reads[number]
             for read in late:
                 read.done(UnavailableError("no quorum confirmed a leader in time: nothing was read"))
+        if self._commits_awaited:
+            self._tell_of_commit()
+
+    def _close(self, proposal: CommandProposal | SlotProposal) -> None:
+        proposal.closed = True
+        self._pending_bytes -= proposal.size
 
     def _drop(self, proposal: CommandProposal | SlotProposal, why: str) -> None:
-        proposal.closed = True
+        self._close(proposal)
         if isinstance(proposal, CommandProposal):
             del self._commands[proposal.request.session, proposal.request.sequence]
         else:
@@ -434,14 +456,14 @@ class Node:
         for slot, applied in enumerate(outcomes, run.first):
             proposal = waiting((applied.session, applied.sequence), None)
             if proposal is not None and applied.result is not None:
-                proposal.closed = True
+                self._close(proposal)
                 proposal.done(Reply(applied.result, slot, ballot, slot != first_proposal if leads else None))
 
     def _complete_slots(self) -> None:
         for proposal in list(self._slots.values()):
             if self.replica.is_chosen(proposal.slot):
                 del self._slots[proposal.number]
-                proposal.closed = True
+                self._close(proposal)
                 json = entries.as_json(self._chosen_value(proposal.slot))
                 proposal.done(SlotReply(proposal.slot, json, proposal.phase1_skipped))
 
@@ -501,22 +523,24 @@ class Node:
             self._committed_at = self._now
         self._tell_of_commit()
 
-    def when_committed(self, done: Callable[[StorageFullError | None], None]) -> None:
-        """Call ``done`` once the database shows all that is applied now, or has no room for it."""
+    def when_committed(self, done: Callable[[UnavailableError | None], None], deadline: int) -> None:
+        """Call ``done`` once the database shows all that is applied now, or why it does not."""
         if self.state.uncommitted:
-            self._commits_awaited.append((self.state.applied_upto, done))
+            self._commits_awaited.append(AwaitedCommit(self.state.applied_upto, done, deadline))
         else:
             done(None)
 
     def _tell_of_commit(self) -> None:
         awaited, self._commits_awaited = self._commits_awaited, []
-        for upto, done in awaited:
-            if upto <= self.state.committed_upto:
-                done(None)
+        for one in awaited:
+            if one.upto <= self.state.committed_upto:
+                one.done(None)
             elif self._full is not None:
-                done(self._full)
+                one.done(self._full)
+            elif one.deadline <= self._now:
+                one.done(UnavailableError("the state was not committed in time: nothing was read"))
             else:
-                self._commits_awaited.append((upto, done))
+                self._commits_awaited.append(one)
 
 
 def _both(

@@ -15,6 +15,7 @@ import msgspec
 
 from kvstore import logs
 from kvstore.addresses import Address, address_text
+from kvstore.entries import UNREADABLE
 from kvstore.frames import (
     KEEP_ALIVE,
     MAX_FRAME_BYTES,
@@ -78,13 +79,13 @@ class Link(asyncio.Protocol):
         try:
             for body in self._reader.feed(data):
                 self.received(body)
-        except (FrameError, msgspec.DecodeError, RecursionError) as error:
+        except (FrameError, *UNREADABLE) as error:
             host = self.name.rpartition(":")[0] or self.name  # each attempt comes from another port
             log.limited("peer_rubbish", host, level="warning", peer=self.name, reason=str(error))
             self.close()
 
     def received(self, body: bytes) -> None:
-        """A frame that arrived. Raises FrameError or msgspec.DecodeError for one that does not belong here."""
+        """A frame that arrived. Raises FrameError or one of UNREADABLE for one that does not belong here."""
         raise NotImplementedError
 
     def connection_lost(self, error: Exception | None) -> None:

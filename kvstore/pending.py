@@ -30,10 +30,11 @@ class SlotReply(msgspec.Struct, frozen=True):
 class Proposal(msgspec.Struct, eq=False, gc=False):
     """A request on its way into the log. ``tried``: it was handed to a leader, so that it may happen unheard of.
 
-    ``closed``: its outcome is known, or was given up.
+    ``closed``: its outcome is known, or was given up. ``size``: its bytes, about.
     """
 
     deadline: int
+    size: int = 0
     tried: bool = False
     closed: bool = False
     sent_at: int = 0
@@ -67,6 +68,14 @@ class Read(msgspec.Struct, frozen=True):
 
     query: Command
     done: Callable[[Reply | Refusal], None]
+    deadline: int
+
+
+class AwaitedCommit(msgspec.Struct, frozen=True):
+    """Complete when the database shows what the slots up to ``upto`` did."""
+
+    upto: int
+    done: Callable[[UnavailableError | None], None]
     deadline: int
 
 

@@ -29,7 +29,6 @@ CONNECT_SECONDS = 2.0
 SILENCE_SECONDS = 2.0
 """A node that lets an answer wait for so long is asked whether it is alive, where there are others to turn to."""
 PAUSE_SECONDS = 0.05
-LOG_ROWS = 10_000
 COMPLETION_SECONDS = 1.0
 """How long somebody who presses Tab is kept waiting."""
 PIPELINED_BYTES = 262_144
@@ -119,7 +118,7 @@ class RemoteStore:
                     None if result is None else _text(result),
                 )
                 first = int(slot or 0) + 1
-            if len(rows) < LOG_ROWS:
+            if not rows:
                 return
 
     def status(self) -> Status:

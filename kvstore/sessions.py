@@ -24,6 +24,9 @@ _unpack = msgspec.msgpack.Decoder(dict[int, Result]).decode
 class Session(msgspec.Struct):
     """One client's requests. All below ``acknowledged`` are done with; ``results`` holds what was executed since.
 
+    ``last_slot``: that of its last request, also one that was not executed again: it says after a restart, as before,
+    which session was used longest ago.
+
     A last sequence alone would not do: with pipelining 6 may be applied before 5, and 5 must still be executed.
     """
 

@@ -8,13 +8,27 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
+from types import NoneType
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from consensus.invariants import require
 from consensus.messages import NO_OP
-from kvstore.commands import Command, NotACommand, Opaque, Result
+from kvstore.commands import (
+    Command,
+    Done,
+    Found,
+    Integer,
+    Keys,
+    Missing,
+    NotACommand,
+    NotMet,
+    Opaque,
+    Outcomes,
+    Result,
+    Rows,
+)
 from kvstore.database import Schema, connect, storage_errors
 from kvstore.entries import decode
 from kvstore.errors import CommandError, KvstoreError
@@ -28,7 +42,9 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 KEEP_RESULTS = 1_000
-"""The results of so many recent slots are kept for people to read, in the table ``results``."""
+MAX_KEPT_BYTES = 4_096
+"""The results of so many recent slots are kept for people to read, in the table ``results``, without those that hold
+more bytes: a write of a few bytes may read a large value."""
 WRITER_CACHE_KB = 262_144
 READER_CACHE_KB = 16_384
 CHECKPOINT_PAGES = 4_096
@@ -122,7 +138,7 @@ class StateMachine:
                 for slot, value in enumerate(values, first):
                     try:
                         entry = decode(value)
-                    except msgspec.DecodeError:
+                    except (msgspec.DecodeError, UnicodeDecodeError):
                         applied.append(_NO_OP_APPLIED if value == NO_OP else _NO_COMMAND_APPLIED)
                         continue
                     if entry.stamp > self.clock:
@@ -137,12 +153,15 @@ class StateMachine:
                         recorded = _result(entry.command, moment)
                         if session:
                             session.record(entry.sequence, entry.acknowledged, slot, recorded)
+                    elif session:
+                        session.last_slot = slot
                     applied.append(Applied(name, entry.sequence, recorded))
                 self._keys.release()
         finally:
             self.applied_upto += len(applied)
         recent = applied[-KEEP_RESULTS:]
-        self._recent.extend(enumerate((done.result for done in recent), self.applied_upto - len(recent) + 1))
+        results = (done.result if type(done.result) in _SHORT else _if_short(done.result) for done in recent)
+        self._recent.extend(enumerate(results, self.applied_upto - len(recent) + 1))
         return applied
 
     @property
@@ -315,8 +334,29 @@ def _parsed(opaque: Opaque) -> Command | None:
     try:
         text = msgspec.json.decode(opaque.json, type=str)
         return parse(text)
-    except (msgspec.DecodeError, CommandError):
+    except (msgspec.DecodeError, UnicodeDecodeError, CommandError):
         return None
+
+
+_SHORT = {Done, Integer, Missing, NotMet, NoneType}
+
+
+def _if_short(result: Result | None) -> Result | None:
+    return result if _bytes(result) <= MAX_KEPT_BYTES else None
+
+
+def _bytes(result: Result | None) -> int:
+    match result:
+        case Found():
+            return len(result.value.data)
+        case Rows():
+            return sum(len(row.key) + len(row.value.data) for row in result.rows)
+        case Keys():
+            return sum(map(len, result.keys))
+        case Outcomes():
+            return sum(1 + _bytes(one) for one in result.results)
+        case _:
+            return 0
 
 
 def _text(result: Result) -> str:

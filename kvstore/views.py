@@ -33,7 +33,7 @@ def log_rows(
                 continue
             try:
                 entry = entries.decode(value)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 # Written by a newer version, perhaps; the state machine executed it as nothing.
                 yield LogRow(slot, run.ballot, status, f"<{len(value)} bytes>", "", 0, 0, results.get(slot))
                 continue

@@ -9,11 +9,12 @@ import msgspec
 
 from kvstore.client import Reply as StoreReply
 from kvstore.commands import MAX_VALUE_BYTES, Command, Exists, is_read_only
+from kvstore.entries import UNREADABLE
 from kvstore.errors import KvstoreError
 from kvstore.json_values import from_json
 from kvstore.limits import check
 from kvstore.pending import Refusal, SlotReply
-from kvstore.queries import MAX_ROWS, Table
+from kvstore.queries import MAX_BYTES, MAX_ROWS, Table
 from kvstore.resp.encoding import OK, Reply
 from kvstore.resp.errors import refusal
 from kvstore.resp.spec import RequestError, Spec, integer
@@ -30,10 +31,14 @@ Answer = Callable[[Reply], None]
 def _log(service: Service, arguments: list[bytes], answer: Answer) -> None:
     first = integer(arguments[1], 1)
     last = integer(arguments[2], 1) if len(arguments) > 2 else None
-    rows: list[Reply] = [
-        [row.slot, str(row.ballot), row.status, row.value, row.session, row.sequence, row.stamp, row.result]
-        for row in islice(service.log(first, last), MAX_ROWS)
-    ]
+    rows: list[Reply] = []
+    size = 0
+    for row in islice(service.log(first, last), MAX_ROWS):
+        where: list[Reply] = [row.slot, str(row.ballot), row.status]
+        rows.append([*where, row.value, row.session, row.sequence, row.stamp, row.result])
+        size += len(row.value)
+        if size > MAX_BYTES:
+            break
     answer(rows)
 
 
@@ -100,7 +105,7 @@ def _execute(service: Service, arguments: list[bytes], answer: Answer) -> None:
         raise RequestError(f"ERR the session's name has {len(session)} bytes, at most {MAX_SESSION_BYTES} are allowed")
     try:
         command = _decode(packed)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise RequestError(f"ERR the command is none that this node knows: {error}") from error
     check(command)
 

@@ -93,6 +93,8 @@ class Transaction:
                 if self._queue is not None:
                     answer(Error("ERR WATCH inside MULTI is not allowed"))
                     return
+                if len(self._watched) + len(request) - 1 > MAX_TXN_COMMANDS:
+                    raise RequestError(f"ERR at most {MAX_TXN_COMMANDS:,} keys can be watched")
                 self._watch(request[1:], connection, answer)
             case "unwatch" if self._queue is None:
                 self._watched = {}

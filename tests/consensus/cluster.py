@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 
 from consensus.ballot import NEVER, Ballot
+from consensus.catchup import one_message
 from consensus.messages import Message, Promised, Record, Run, Stored
 from consensus.replica import Replica, Role
 
@@ -53,6 +54,8 @@ class Cluster:
         self.loss = self.duplication = 0.0
         self.delay = (1, 1)
         self.disk_delay = (0, 0)
+        self.stuck: set[str] = set()
+        """The nodes whose disks stand still."""
         self.keep = keep
         self.ballots: dict[Ballot, str] = {}
         self.trace: list[str] = []
@@ -122,7 +125,7 @@ class Cluster:
 
     def turn(self, name: str) -> None:
         replica, disk = self.replicas[name], self.disks[name]
-        while disk.writing and disk.writing[0][0] <= self.now:
+        while disk.writing and disk.writing[0][0] <= self.now and name not in self.stuck:
             _, records, upto = disk.writing.pop(0)
             disk.records += records
             replica.persisted(upto)
@@ -139,7 +142,8 @@ class Cluster:
         self.reads[name] = max(self.reads[name], effects.reads)
         for receiver, first, last in effects.fetches:
             slots = disk.restore()[2]
-            replica.supply(receiver, [Run(slot, *_single(slots[slot])) for slot in range(first, last + 1)])
+            runs = [Run(slot, *_single(slots[slot])) for slot in range(first, last + 1)]
+            replica.supply(receiver, one_message(runs))
         for receiver, message in effects.messages:
             self.send(name, receiver, message)
         if replica.role is Role.LEADER:

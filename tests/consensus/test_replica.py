@@ -8,6 +8,7 @@ import pytest
 
 from consensus.ballot import NEVER, Ballot
 from consensus.invariants import InvariantViolation
+from consensus.leader import BYTES_PER_MS
 from consensus.messages import (
     NO_OP,
     Accept,
@@ -466,6 +467,25 @@ def test_lost_messages_are_sent_again() -> None:
     assert cluster.run(500, lambda: 1 in cluster.chosen and cluster.settled())
 
 
+def test_large_values_are_given_more_time_before_they_are_sent_again() -> None:
+    """Sent again before they could arrive, they would keep disks and network so busy that they never do."""
+    cluster = Cluster(1)
+    leader = cluster.leader()
+    sent_again = 0
+
+    def is_accept(sender: str, receiver: str, message: Message) -> bool:
+        nonlocal sent_again
+        sent_again += isinstance(message, Accept)
+        return isinstance(message, Accept)
+
+    cluster.on_drop = is_accept
+    leader.propose([b"x" * 1_000 * BYTES_PER_MS])
+    cluster.run(900)
+    assert sent_again == 2, "once to each"
+    cluster.run(600)
+    assert sent_again == 4
+
+
 # -- reads ----------------------------------------------------------------------------------------------------------
 
 
@@ -575,6 +595,38 @@ def test_what_was_learned_is_not_forgotten_before_it_is_durable() -> None:
     follower.persisted(effects.upto)
     follower.forget(1)
     assert follower.log_start == 2
+
+
+@pytest.mark.parametrize("cut_off", [False, True])
+def test_a_follower_whose_disk_stands_still_holds_only_so_much(monkeypatch: pytest.MonkeyPatch, cut_off: bool) -> None:
+    """Whether the values come from the leader at once, or are fetched when the node is back."""
+    monkeypatch.setattr("consensus.replica.MAX_HELD_BYTES", 10_000)
+    monkeypatch.setattr("consensus.catchup.MAX_ACCEPT_BYTES", 2_000)
+    cluster = Cluster(1)
+    leader = cluster.leader()
+    slow = next(name for name in cluster.names if name != leader.node)
+    cluster.stuck = {slow}
+    if cut_off:
+        cluster.isolate(slow)
+    highest = 0
+    for number in range(400):
+        if number < 200:
+            leader.propose([b"x" * 1_000])
+        cluster.run(5)
+        for name, replica in cluster.replicas.items():
+            replica.forget(cluster.applied[name])
+        highest = max(highest, cluster.replicas[slow].memory_bytes)
+        if number == 200:
+            cluster.heal()
+    assert leader.chosen_upto == 200
+    assert 10_000 < highest < 20_000
+    cluster.stuck = set()
+
+    def caught_up() -> bool:
+        cluster.replicas[slow].forget(cluster.applied[slow])
+        return cluster.settled()
+
+    assert cluster.run(3_000, caught_up)
 
 
 def test_while_accepts_are_under_way_values_gather_into_the_next() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from redis.retry import Retry
 
 from consensus.simulation.linearizability import NEVER
 from kvstore.commands import Found, Get, Incr, Set, Value
+from kvstore.entries import UNREADABLE
+from kvstore.peer_messages import Forward
+from kvstore.peer_messages import Request as Forwarded
 from kvstore.remote import RemoteStore
 from tests.system.register import Operation, Request, Saw, check
 from tests.system.servers import HOST, Servers, eventually, running
@@ -148,6 +152,21 @@ def _log(servers: Servers, name: str) -> list[tuple[object, ...]]:
     return [(row[0], row[3], row[4], row[5]) for row in rows]
 
 
+def test_large_values_through_any_node_upset_nobody(servers: Servers) -> None:
+    """They take long on their way to a leader and to the disks, and must not be sent again meanwhile."""
+    leader = servers.leader()
+    rounds = servers.status(leader)["promised"]
+    for name in servers.names:
+        with servers.client(name) as client:
+            pipeline = client.pipeline(transaction=False)
+            for number in range(20):
+                pipeline.set(f"large:{number}", b"x" * 1_000_000)
+            assert pipeline.execute() == [True] * 20
+    assert servers.leader() == leader
+    assert servers.status(leader)["promised"] == rounds
+    assert int(servers.status(leader)["last_slot"]) < 90, "hardly any was proposed twice"
+
+
 def test_what_was_acknowledged_survives_the_loss_of_everything_but_the_disks(servers: Servers) -> None:
     with servers.client("n2") as client:
         for number in range(200):
@@ -245,31 +264,50 @@ def test_failover_is_quick(servers: Servers) -> None:
     assert statistics.median(gaps) < 2.5, gaps  # 1.5 s on a quiet machine
 
 
-def test_a_full_disk_on_one_node_does_not_stop_the_others(tmp_path: Path) -> None:
-    mount = tmp_path / "n3"
-    mount.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(mount)], capture_output=True, text=True
-    )
-    if done.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+@pytest.fixture
+def small_disks(tmp_path: Path) -> Iterator[Servers]:
+    """A cluster whose nodes have a file system of 24 MB each."""
+    mounts = [tmp_path / name for name in ("n1", "n2", "n3")]
     try:
+        for mount in mounts:
+            mount.mkdir()
+            command = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(mount)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
         with running(tmp_path) as servers:
-            (mount / "ballast").write_bytes(b"x" * (shutil.disk_usage(mount).free - 400_000))
-            with servers.client("n1") as client:
-                for number in range(300):
-                    client.set(f"k{number % 30}", b"v" * 10_000)
-                assert client.dbsize() == 30
-            (mount / "ballast").unlink()
-            if not servers.is_running("n3"):
-                servers.start("n3")
-            servers.wait_until_serving("n3")
-            eventually(
-                lambda: servers.status("n3").get("applied_upto") == servers.status("n1").get("applied_upto"),
-                "the node whose disk was full has caught up",
-            )
+            yield servers
     finally:
-        subprocess.run(["umount", "-l", str(mount)], check=False)
+        for mount in mounts:
+            subprocess.run(["umount", "-l", str(mount)], check=False, capture_output=True)
+
+
+@pytest.mark.parametrize("full_leader", [False, True], ids=["a follower", "the leader"])
+def test_a_full_disk_on_one_node_does_not_stop_the_others(small_disks: Servers, full_leader: bool) -> None:
+    servers = small_disks
+    leader = servers.leader()
+    followers = [name for name in servers.names if name != leader]
+    full, other = (leader, followers[0]) if full_leader else (followers[1], followers[0])
+    ballast = servers.root / full / "ballast"
+    with Load(servers) as load, servers.client(other) as client:
+        ballast.write_bytes(b"x" * (shutil.disk_usage(ballast.parent).free - 400_000))
+        for number in range(200):
+            client.set(f"k{number % 30}", b"v" * 10_000)
+        assert "disk_full" in servers.log(full)
+        assert servers.is_running(full)
+        with servers.client(full) as refused:
+            for request in (("SET", "k", 1), ("KV.SQL", "SELECT * FROM kv")):
+                with pytest.raises(redis.ResponseError, match="MISCONF"):
+                    refused.execute_command(*request)
+            assert refused.get("k1") == b"v" * 10_000
+        ballast.unlink()
+        servers.wait_until_serving(full)
+        eventually(lambda: "disk_has_room" in servers.log(full), "there is room again")
+    load.verify()
+    eventually(
+        lambda: len({servers.status(name).get("applied_upto") for name in servers.names}) == 1,
+        "the node whose disk was full has caught up",
+    )
 
 
 def test_ten_thousand_idle_connections(tmp_path: Path) -> None:
@@ -298,6 +336,41 @@ def test_ten_thousand_idle_connections(tmp_path: Path) -> None:
         for connection in connections:
             connection.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_rubbish_from_a_node_ends_its_connection_and_harms_nobody(servers: Servers) -> None:
+    """What is no message, from somebody who was let in as one of the nodes."""
+    import socket
+
+    from kvstore.frames import Hello, Welcome, decode_answer, decode_message, frame
+
+    servers.kill("n3")
+    leader = servers.leader()
+    real = frame(Forward([Forwarded("s", 1, 1, Set(b"k", Value(b"v" * 50)))]))[4:]
+    rng = random.Random(1)
+    bodies = [b"\x81" * 100_000, b"\xdd\xff\xff\xff\xff", b"\xc1"]
+    while len(bodies) < 50:
+        body = bytearray(real if len(bodies) % 2 else rng.randbytes(rng.randint(1, 300)))
+        for _ in range(rng.randint(1, 4)):
+            body[rng.randrange(len(body))] = rng.randrange(256)
+        try:
+            decode_message(bytes(body))
+        except UNREADABLE:
+            bodies.append(bytes(body))
+    with servers.client(leader) as good:
+        for number, body in enumerate(bodies):
+            with socket.create_connection((HOST, servers._peers["n1"]), timeout=5) as connection:
+                connection.sendall(frame(Hello("kvstore/n1,n2,n3", "n3", "n1", 1, 5)))
+                assert isinstance(decode_answer(connection.recv(100)[4:]), Welcome)
+                connection.sendall(len(body).to_bytes(4, "big") + body)
+                with suppress(ConnectionResetError):
+                    while connection.recv(100).strip(b"\0"):
+                        continue
+            assert good.set("k", number)
+    assert servers.log("n1").count("peer_rubbish") >= 1
+    assert servers.leader() == leader
+    servers.start("n3")
+    servers.wait_until_serving()
 
 
 def test_strangers_are_refused_and_said_so(servers: Servers, tmp_path: Path) -> None:

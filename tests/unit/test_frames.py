@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from contextlib import suppress
 from itertools import pairwise
 
-import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consensus.ballot import Ballot
 from consensus.messages import Accept, Accepted, Heartbeat
 from kvstore.commands import Set, Value
+from kvstore.entries import UNREADABLE
 from kvstore.frames import (
     KEEP_ALIVE,
     MAX_FRAME_BYTES,
     MAX_GREETING_BYTES,
     FrameError,
     FrameReader,
+    Hello,
+    decode_answer,
     decode_hello,
     decode_message,
     frame,
 )
 from kvstore.latencies import WINDOW_US, Latencies
 from kvstore.peer_messages import Forward, PeerMessage, Request
+from kvstore.peers import Accepted as Link
+from kvstore.peers import Identity, Peers
 
 BALLOT = Ballot(3, "n1")
 messages: st.SearchStrategy[PeerMessage] = st.one_of(
@@ -52,10 +58,35 @@ def test_rubbish_is_refused_or_waited_on(pieces: list[bytes]) -> None:
         for piece in pieces:
             for body in reader.feed(piece):
                 for decode in (decode_hello, decode_message):
-                    with pytest.raises(msgspec.DecodeError):
+                    with pytest.raises(UNREADABLE):
                         decode(body)
     except FrameError:
         return
+
+
+@given(
+    messages | st.just(Hello("c", "n1", "n2", 1, 5)),
+    st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1),
+)
+@settings(max_examples=300)
+def test_messages_with_rubbish_in_them_are_refused_or_others(
+    message: PeerMessage | Hello, changes: list[tuple[int, int]]
+) -> None:
+    body = bytearray(frame(message)[4:])
+    for place, byte in changes:
+        body[place % len(body)] = byte
+    for decode in (decode_hello, decode_answer, decode_message):
+        with suppress(*UNREADABLE):
+            decode(bytes(body))
+
+
+def test_a_name_that_is_no_text_ends_the_connection_and_nothing_else() -> None:
+    loop = asyncio.new_event_loop()
+    link = Link(loop, Peers(Identity("c", "n2", 1), {}, lambda sender, message: None, lambda node: None))
+    body = frame(Hello("c", "n1", "n2", 1, 5))[4:].replace(b"n1", b"\xff1")
+    link.data_received(len(body).to_bytes(4, "big") + body)
+    assert link.hello is None
+    loop.close()
 
 
 def test_before_the_greeting_only_little_is_taken() -> None:

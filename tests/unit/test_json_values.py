@@ -31,6 +31,7 @@ def test_what_is_stored_reads_back_the_same(text: bytes) -> None:
         (b"null", Value(b"null", True)),
         (b'""', Value(b"")),
         (b"[1,  2]", Value(b"[1,  2]", True)),
+        (b"1" * 1_000, Value(b"1" * 1_000, True)),
     ],
 )
 def test_only_what_would_be_misread_is_marked_as_json(text: bytes, value: Value) -> None:
@@ -58,7 +59,7 @@ def test_types_are_told_apart() -> None:
     assert not same(from_json(b'"1"'), from_json(b"1"))
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"nope", b"NaN", b'"\\ud800"', b"[" * 100_000, b"\xff"])
+@pytest.mark.parametrize("text", [b"", b"{", b"nope", b"NaN", b'"\\ud800"', b"[" * 100_000, b"\xff", b"[\0]\0"])
 def test_what_is_no_json_is_refused(text: bytes) -> None:
     with pytest.raises(CommandError):
         from_json(text)

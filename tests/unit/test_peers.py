@@ -62,7 +62,8 @@ class Other:
 @asynccontextmanager
 async def node(others: dict[str, Address], identity: Identity | None = None) -> AsyncIterator[tuple[Peers, Address]]:
     """The node under test, n1."""
-    found = Peers(identity or Identity("c", "n1", 1), others | {"n1": (HOST, 0)}, lambda sender, message: None)
+    addresses = others | {"n1": (HOST, 0)}
+    found = Peers(identity or Identity("c", "n1", 1), addresses, lambda sender, message: None, lambda node: None)
     address = await found.start((HOST, 0))
     try:
         yield found, address

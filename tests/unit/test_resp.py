@@ -12,13 +12,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvstore.commands import MAX_VALUE_BYTES, Cas, Command, Condition, Get, Push, Set, SetMany, Txn, Value
+from consensus.ballot import Ballot
+from kvstore import entries
+from kvstore.client import LogRow
+from kvstore.commands import (
+    MAX_TXN_COMMANDS,
+    MAX_VALUE_BYTES,
+    Cas,
+    Command,
+    Condition,
+    Get,
+    Push,
+    Set,
+    SetMany,
+    Txn,
+    Value,
+)
 from kvstore.errors import UnavailableError, UnknownOutcomeError
 from kvstore.pending import Refusal
+from kvstore.queries import MAX_BYTES
 from kvstore.resp.connection import MAX_BACKLOG, MAX_UNSENT
 from kvstore.resp.encoding import encode
 from kvstore.resp.lcs import lcs
 from kvstore.resp.parser import MAX_LINE_BYTES, Parser, ProtocolError, split_line
+from kvstore.resp.table import TABLE
 from tests.unit.resp_client import Client, packed
 
 # -- parsing ----------------------------------------------------------------------------------------------------------
@@ -304,6 +321,40 @@ def test_a_watch_that_is_not_answered_yet_belongs_to_its_transaction() -> None:
         assert client.ask("MULTI", "SET b 1", "EXEC").endswith(b"*1\r\n+OK\r\n"), end
 
 
+def test_what_is_queued_and_watched_is_bounded() -> None:
+    client = Client()
+    client.ask("MULTI")
+    value = "x" * MAX_VALUE_BYTES
+    assert client.ask(*[f"SET a {value}"] * 15) == b"+QUEUED\r\n" * 15
+    assert client.ask(f"SET a {value}").startswith(b"-ERR a transaction has at most")
+    assert client.ask("SET a 1", "EXEC").startswith(b"+QUEUED\r\n-EXECABORT")
+    client.ask("MULTI")
+    assert client.ask(*["PING"] * MAX_TXN_COMMANDS).count(b"+QUEUED") == MAX_TXN_COMMANDS
+    assert client.ask("PING").startswith(b"-ERR a transaction has at most")
+    client.ask("DISCARD")
+    keys = " ".join(map(str, range(MAX_TXN_COMMANDS)))
+    assert client.ask(f"WATCH {keys}") == b"+OK\r\n"
+    assert client.ask("WATCH another").startswith(b"-ERR at most 16,384 keys")
+
+
+def test_what_is_no_command_is_refused() -> None:
+    client = Client()
+    packed = entries.encode(Set(b"k", Value(b"v")))
+    for rubbish in (b"", b"\xc1", packed.replace(b"set", b"s\xfft"), packed + b"1", b"\x91" * 9_000):
+        request = [b"KV.EXECUTE", b"s", b"1", b"1", rubbish]
+        client.said = b""
+        client.connection.received(wire(request))
+        client.turn()
+        assert client.said.startswith(b"-ERR the command is none that this node knows"), rubbish[:9]
+
+
+def test_the_log_is_shown_a_part_at_a_time() -> None:
+    client = Client()
+    row = LogRow(1, Ballot(1, "n1"), "chosen", "x" * MAX_VALUE_BYTES, "", 0, 0, None)
+    client.node.log = lambda first, last: iter([row] * 100)  # type: ignore[method-assign]
+    assert MAX_BYTES <= len(client.ask("KV.LOG 1")) < MAX_BYTES + 2 * MAX_VALUE_BYTES
+
+
 def test_watched_keys_are_compared_when_the_transaction_is_applied() -> None:
     client = Client()
     other = Client(client.node)
@@ -324,8 +375,6 @@ def test_watched_keys_are_compared_when_the_transaction_is_applied() -> None:
 
 
 def test_every_command_that_is_told_of_exists_and_checks_its_arguments() -> None:
-    from kvstore.resp.table import TABLE
-
     for spec in TABLE.values():
         client = Client()
         if spec.arity not in (1, -1):
@@ -376,6 +425,27 @@ def test_what_says_that_it_is_json_and_is_none_does_not_reach_the_log(command: C
     client.turn()
     assert client.said.startswith(b"-ERR the value is ")
     assert client.node.started == []
+
+
+arguments = st.one_of(
+    st.sampled_from([b"k", b"", b"0", b"1", b"-1", b"9" * 19, b"9" * 400, b"\xff", b"nan", b"1e400", b"[", b"*", b"{"]),
+    st.sampled_from([b"GET", b"EX", b"PX", b"NX", b"COUNT", b"MATCH", b"TYPE", b"IDX", b"LEN", b"SETNAME", b"SETINFO"]),
+    st.sampled_from([b"LIST", b"INFO", b"KILL", b"ID", b"ADDR", b"DOCS", b"GETKEYS", b"AUTH", b"LIB-NAME", b"REPLY"]),
+    st.binary(max_size=8),
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(TABLE)), st.lists(arguments, max_size=6)), min_size=1, max_size=6))
+@settings(max_examples=500, deadline=None)
+def test_no_request_ends_the_node(sent: list[tuple[bytes, list[bytes]]]) -> None:
+    """What is wrong with a request is told to its client; an exception beyond that would stop the whole node."""
+    client = Client()
+    for name, words in sent:
+        if name in (b"info", b"role", b"wait", b"kv.status"):  # these ask the server
+            continue
+        client.connection.received(wire([name, *words]))
+        client.turn()
+    client.connection.describe()
 
 
 def test_quit_answers_all_before_it_ends() -> None:

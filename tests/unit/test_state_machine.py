@@ -19,7 +19,10 @@ from kvstore.commands import (
     NOT_A_NUMBER,
     OUT_OF_RANGE,
     Append,
+    Cas,
+    Clear,
     Command,
+    Condition,
     Count,
     Done,
     Entry,
@@ -27,6 +30,7 @@ from kvstore.commands import (
     Failed,
     Found,
     Get,
+    GetExpire,
     Incr,
     Integer,
     Keys,
@@ -42,12 +46,14 @@ from kvstore.commands import (
     Set,
     SetMany,
     Tick,
+    Txn,
     Value,
     Walk,
 )
 from kvstore.errors import CommandError, KvstoreError, StorageFullError
 from kvstore.glob import matcher
 from kvstore.language import parse
+from kvstore.limits import check
 from kvstore.state_machine import StateMachine
 from tests.unit.strategies import commands
 
@@ -178,11 +184,51 @@ def test_limits_hold_when_values_grow(machine: Machine) -> None:
     assert isinstance(machine.run(Incr(b"n")), Failed)
 
 
-@pytest.mark.parametrize("value", [b"\xff", b"rubbish", entry(Opaque(b'{"a": 1}')), entry(Opaque(b'"cmd1"'))])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(b"\xff", b"rubbish", entry(Get(b"k")).replace(b"get", b"g\xfft")),
+        *(entry(Opaque(b'{"a": 1}')), entry(Opaque(b'"cmd1"')), entry(Opaque(b'"\xff"'))),
+    ],
+)
 def test_what_is_no_command_is_executed_as_nothing(machine: Machine, value: bytes) -> None:
     assert machine.state.apply(1, [value])[0].result == NotACommand()
     assert machine.state.apply(2, [NO_OP])[0].result is None
     assert machine.state.applied_upto == 2
+
+
+@pytest.mark.parametrize("number", [b"9" * 5_000, b"-" + b"9" * 5_000])
+def test_a_list_with_a_very_long_number_in_it_can_be_read_again(machine: Machine, number: bytes) -> None:
+    machine.run(Push(b"l", Value(number)))
+    assert machine.run(Push(b"l", Value(b"1"))) == Integer(2)
+
+
+rubbish = st.sampled_from([b"{", b"[", b"[]", b"1", b"", b"[\0]\0", b"\xff", b"[" * 500])
+claims = st.builds(Value, rubbish, st.booleans())
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.builds(Set, st.just(b"k"), claims, ifeq=st.none() | claims),
+            st.builds(Push, st.just(b"k"), claims),
+            st.builds(Cas, st.just(b"k"), claims, claims, st.booleans()),
+            st.builds(lambda value: Txn([Get(b"k")], [Condition("value", b"k", "=", value)]), claims),
+        ),
+        max_size=6,
+    )
+)
+@settings(deadline=None)
+def test_whatever_a_client_says_is_json_no_replica_fails(given: list[Command]) -> None:
+    """A client of KV.EXECUTE may say so of any bytes. What makes one replica fail ends all, at every start again."""
+    machine = Machine()
+    for command in given:
+        try:
+            check(command)
+        except CommandError:
+            continue
+        machine.run(command)
+    machine.state.close()
 
 
 def test_proposed_text_that_is_a_command_is_executed(machine: Machine) -> None:
@@ -193,6 +239,18 @@ def test_proposed_text_that_is_a_command_is_executed(machine: Machine) -> None:
 def test_slots_are_applied_in_order(machine: Machine) -> None:
     with pytest.raises(InvariantViolation):
         machine.state.apply(2, [NO_OP])
+
+
+def test_long_results_are_not_kept(machine: Machine) -> None:
+    """A request of a few bytes that reads a large value must not cost its size again in memory and on the disk."""
+    machine.run(Set(b"k", Value(b"x" * 100_000)))
+    long = [GetExpire(b"k", 1_000), Txn([Get(b"k"), Incr(b"n")]), Txn([Scan(b"k"), Incr(b"n")]), Set(b"k", Value(b"y"))]
+    for command in long:
+        machine.run(command)
+    machine.run(Txn([Get(b"n")], [Condition("value", b"n", "!=", Value(b"x"))]))
+    assert list(machine.state.results(1, 9)) == [1, 5, 6]
+    machine.state.commit()
+    assert list(machine.state.results(1, 9)) == [1, 5, 6]
 
 
 # -- exactly once ---------------------------------------------------------------------------------------------------
@@ -230,6 +288,20 @@ def test_only_so_many_sessions_are_kept_and_the_one_unused_longest_goes(
     machine.state.commit()
 
 
+def test_a_restart_does_not_change_which_session_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that only repeats a request is used too; else a replica that was restarted would forget another one."""
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", 2)
+    state = StateMachine(tmp_path / "state.db")
+    once = entry(Incr(b"x"), 0, "a", 1, 1)
+    state.apply(1, [once, entry(Incr(b"x"), 0, "b", 1, 1), once])
+    state.commit()
+    state.close()
+    again = StateMachine(tmp_path / "state.db")
+    again.apply(4, [entry(Incr(b"x"), 0, "c", 1, 1)])
+    assert again.apply(5, [once])[0].result == Integer(1)
+    again.close()
+
+
 # -- determinism, durability ----------------------------------------------------------------------------------------
 
 steps = st.lists(
@@ -237,7 +309,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(steps, st.sets(st.integers(1, 25)), st.sets(st.integers(1, 25)))
 def test_the_same_log_gives_the_same_state_however_often_it_was_interrupted(
     tmp_path_factory: pytest.TempPathFactory,
@@ -428,6 +500,17 @@ def test_a_partial_transaction_keeps_what_succeeded(machine: Machine) -> None:
     result = machine.run("txn PARTIAL { set a=text; incr a; set b=1 }")
     assert result == Outcomes(True, [Done(), Failed("the value is not an integer"), Done()])
     assert machine.run("get b") == Found(Value(b"1"), 1, 1, 1)
+
+
+def test_a_partial_transaction_clears_without_a_look_at_every_key(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it is ever rolled back; a million keys one by one would stop every replica for many seconds."""
+    machine.run("set a=1")
+    monkeypatch.delattr("kvstore.keyspace.Keyspace.walk")
+    result = machine.run(Txn([Set(b"b", Value(b"2")), Clear(), Set(b"c", Value(b"3"))], partial=True))
+    assert result == Outcomes(True, [Done(), Integer(2), Done()])
+    assert machine.run(Count()) == Integer(1)
 
 
 def test_clear_can_be_rolled_back(machine: Machine) -> None:

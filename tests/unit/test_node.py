@@ -1,0 +1,92 @@
+"""A node without a host: what it takes, and what it refuses."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from consensus.replica import Role
+from kvstore import node as nodes
+from kvstore.client import Reply
+from kvstore.commands import Set, Value
+from kvstore.errors import StorageFullError, UnavailableError
+from kvstore.log_store import MemoryLog
+from kvstore.node import Node
+from kvstore.peer_messages import Forward, Request
+from kvstore.pending import Refusal
+from kvstore.state_machine import Batch, StateMachine
+
+LARGE = Set(b"k", Value(b"x" * 1_000))
+
+
+def new_node(*names: str, background: Callable[[Batch], None] | None = None) -> Node:
+    state = StateMachine(None)
+    return Node("n1", names, MemoryLog(), state, rng=random.Random(1), now=0, wall=0, background=background)
+
+
+def run(node: Node, now: int) -> None:
+    """Turn it at this time until it has nothing to store."""
+    node.tick(now, now)
+    while True:
+        turn = node.turn()
+        node.apply()
+        if not turn.records:
+            return
+        node.log.append(turn.records)
+        node.persisted()
+
+
+def test_what_waits_for_a_leader_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "MAX_MEMORY", 10_000)
+    node = new_node("n1", "n2", "n3")
+    heard: list[Reply | Refusal] = []
+    for _ in range(11):
+        node.execute(LARGE, heard.append, 100, size=1_000)
+    with pytest.raises(UnavailableError, match="are waiting"):
+        node.execute(LARGE, heard.append, 100, size=1_000)
+    with pytest.raises(UnavailableError, match="are waiting"):
+        node.propose_at(1, b"1", heard.append, 100)
+    run(node, 100)
+    assert len(heard) == 11
+    node.execute(LARGE, heard.append, 200, size=1_000)
+
+
+def test_what_was_answered_waits_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "MAX_MEMORY", 10_000)
+    node = new_node("n1")
+    heard: list[Reply | Refusal] = []
+    for moment in range(30):
+        node.execute(LARGE, heard.append, 100, session="s", sequence=moment + 1, size=1_000)
+        node.execute(LARGE, heard.append, 100, session="s", sequence=moment + 1, size=1_000)
+        run(node, moment)
+        node.replica.forget(node.state.applied_upto)
+    assert len(heard) == 60
+
+
+def test_a_leader_takes_over_no_more_than_it_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk that would make room may stand still; the node that handed the request on does it again later."""
+    monkeypatch.setattr(nodes, "MAX_MEMORY", 10_000)
+    node = new_node("n1")
+    run(node, 0)
+    assert node.replica.role is Role.LEADER
+    for sequence in range(1, 100):
+        node.receive("n2", Forward([Request("s", sequence, 1, LARGE)]))
+        node.turn()
+    assert 10_000 < node.replica.memory_bytes < 13_000
+
+
+def test_nobody_waits_for_a_commit_for_ever() -> None:
+    """The disk may stand still, or have no room for what has to be on it first."""
+    node = new_node("n1", background=lambda batch: None)
+    node.execute(LARGE, lambda outcome: None, 1_000)
+    run(node, 0)
+    heard: list[UnavailableError | None] = []
+    node.when_committed(heard.append, 500)
+    run(node, 400)
+    assert heard == []
+    run(node, 500)
+    node.when_committed(heard.append, 5_000)
+    node.storage_failed(StorageFullError("no room"))
+    assert [type(outcome) for outcome in heard] == [UnavailableError, StorageFullError]
