@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+import msgspec
+
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+"""A slot, or a ballot's round, as another node may name it: what follows from it by adding fits 64 bits with a sign."""
 
 
 class Ballot(NamedTuple):
@@ -12,7 +17,7 @@ class Ballot(NamedTuple):
     the round above everything it has promised, durably, before it sends the first Prepare.
     """
 
-    round: int
+    round: Number
     node: str
 
     def __str__(self) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from consensus.ballot import NEVER, Ballot
+from consensus.ballot import NEVER, Ballot, Number
 
 NO_OP = b""
 """The value that fills a gap: chosen like any other, executed as nothing."""
@@ -17,7 +17,7 @@ NO_OP = b""
 class Run(msgspec.Struct, frozen=True):
     """Values of consecutive slots, all accepted (or known as chosen) under one ballot; never empty."""
 
-    first: int
+    first: Number
     ballot: Ballot
     values: list[bytes]
 
@@ -43,7 +43,7 @@ class Ask(msgspec.Struct, frozen=True, tag="ask"):
     cannot win disturbs nobody (the pre-vote of Ongaro's thesis, section 9.6)."""
 
     ballot: Ballot
-    first: int
+    first: Number
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer"):
@@ -52,7 +52,7 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
     ballot: Ballot
     granted: bool
     promised: Ballot
-    chosen_upto: int
+    chosen_upto: Number
 
 
 class Prepare(msgspec.Struct, frozen=True, tag="prepare", omit_defaults=True):
@@ -62,7 +62,7 @@ class Prepare(msgspec.Struct, frozen=True, tag="prepare", omit_defaults=True):
     """
 
     ballot: Ballot
-    first: int
+    first: Number
     released: Ballot = NEVER
 
 
@@ -70,7 +70,7 @@ class Promise(msgspec.Struct, frozen=True, tag="promise"):
     """Phase 1b: no ballot below this one will be accepted, and all that was accepted from slot ``first`` on."""
 
     ballot: Ballot
-    first: int
+    first: Number
     accepted: list[Run]
 
 
@@ -78,17 +78,17 @@ class Accept(msgspec.Struct, frozen=True, tag="accept"):
     """Phase 2a for consecutive slots. ``chosen_upto``: every slot up to it is chosen, as the leader knows."""
 
     ballot: Ballot
-    first: int
+    first: Number
     values: list[bytes]
-    chosen_upto: int
+    chosen_upto: Number
 
 
 class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
     """Phase 2b: the sender durably accepted the Accept of this ballot that began at ``first``, up to ``last``."""
 
     ballot: Ballot
-    first: int
-    last: int
+    first: Number
+    last: Number
 
 
 class Reject(msgspec.Struct, frozen=True, tag="reject"):
@@ -97,7 +97,7 @@ class Reject(msgspec.Struct, frozen=True, tag="reject"):
 
     ballot: Ballot
     promised: Ballot
-    chosen_upto: int
+    chosen_upto: Number
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
@@ -107,25 +107,25 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     """
 
     ballot: Ballot
-    round: int
-    chosen_upto: int
-    chosen: list[tuple[int, int]]
+    round: Number
+    chosen_upto: Number
+    chosen: list[tuple[Number, Number]]
 
 
 class Alive(msgspec.Struct, frozen=True, tag="alive"):
     """To a Heartbeat: when it was received, the sender had promised no ballot above this one."""
 
     ballot: Ballot
-    round: int
-    chosen_upto: int
+    round: Number
+    chosen_upto: Number
 
 
 class Chosen(msgspec.Struct, frozen=True, tag="chosen"):
     """The news of a Heartbeat without its question: sent at once when slots are chosen and no Accept carries it."""
 
     ballot: Ballot
-    chosen_upto: int
-    chosen: list[tuple[int, int]]
+    chosen_upto: Number
+    chosen: list[tuple[Number, Number]]
 
 
 class TakeOver(msgspec.Struct, frozen=True, tag="take_over"):
@@ -140,15 +140,15 @@ class TakeOver(msgspec.Struct, frozen=True, tag="take_over"):
 class Fetch(msgspec.Struct, frozen=True, tag="fetch"):
     """Which values are chosen in the slots first..last?"""
 
-    first: int
-    last: int
+    first: Number
+    last: Number
 
 
 class Learn(msgspec.Struct, frozen=True, tag="learn"):
     """Chosen values. ``chosen_upto`` is the sender's, so that the receiver knows whether to ask for more."""
 
     runs: list[Run]
-    chosen_upto: int
+    chosen_upto: Number
 
 
 class ReadIndex(msgspec.Struct, frozen=True, tag="read_index"):
@@ -167,7 +167,7 @@ class ReadIndexReply(msgspec.Struct, frozen=True, tag="read_index_reply"):
 
     incarnation: int
     read: int
-    index: int
+    index: Number
 
 
 Message = (
@@ -203,7 +203,7 @@ class Stored(msgspec.Struct, frozen=True, tag="stored"):
     """
 
     run: Run
-    chosen_upto: int
+    chosen_upto: Number
 
 
 Record = Promised | Stored

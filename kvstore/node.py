@@ -8,6 +8,7 @@ share it.
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
@@ -43,6 +44,9 @@ COMMIT_BYTES = 48 * 1_048_576
 """The state database is committed after so many ms, slots or bytes; what a crash loses of it is replayed from the log.
 
 A large commit costs less for each slot than a small one, so that the more there is the longer it waits for more."""
+MAX_UNCOMMITTED_BYTES = 128 * 1_048_576
+APPLY_SLOTS = 256
+"""While changes of so many bytes wait for a commit no slot is applied; looked at each time so many slots have been."""
 FORWARD_PATIENCE = 500
 """How long a follower waits, in ms, before it hands a request to the leader once more; longer while much is under way,
 since the leader proposes it once more too."""
@@ -298,15 +302,13 @@ class Node:
 
         Not a part of the turn, so that others need not wait for it: messages can leave and an append begin before.
         """
-        chosen, self._chosen = self._chosen, []
-        for run in chosen:
-            self._apply(run)
-        if chosen:
+        if self._chosen:
+            self._apply_chosen()
             self._acknowledged = next(
                 (sequence for session, sequence in self._commands if session == self.session), self._sequence + 1
             )
         self._complete_slots()
-        if self._reads_upto:
+        if self._reads_upto and not self._chosen:
             self._serve_reads(self._reads_upto)
             self._reads_upto = 0
         fetches, self._fetches = self._fetches, []
@@ -445,6 +447,26 @@ class Node:
         proposal.done(proposal.refusal(why))
 
     # -- what was chosen ----------------------------------------------------------------------------------------------
+
+    def _apply_chosen(self) -> None:
+        """Apply what was chosen, as far as the changes that wait for a commit in the background leave room for it.
+
+        A request of a few bytes can change a megabyte, so that the log's own bounds do not bound them.
+        """
+        waiting = deque(self._chosen)
+        while waiting and not self._is_state_full():
+            run = waiting.popleft()
+            if len(run.values) > APPLY_SLOTS:
+                waiting.appendleft(run.clip(run.first + APPLY_SLOTS, run.last))
+                run = run.clip(run.first, run.first + APPLY_SLOTS - 1)
+            self._apply(run)
+        self._chosen = list(waiting)
+
+    def _is_state_full(self) -> bool:
+        if self._background is None or self.state.uncommitted_bytes < MAX_UNCOMMITTED_BYTES:
+            return False
+        self._commit()
+        return self.state.uncommitted_bytes >= MAX_UNCOMMITTED_BYTES
 
     def _apply(self, run: Run) -> None:
         outcomes = self.state.apply(run.first, run.values)

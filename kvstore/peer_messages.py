@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from consensus.ballot import Number
 from consensus.messages import Message
 from kvstore.commands import Command
 
@@ -12,8 +13,8 @@ class Request(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A client's command on its way into the log; the leader adds the stamp that makes it an entry."""
 
     session: str
-    sequence: int
-    acknowledged: int
+    sequence: Number
+    acknowledged: Number
     command: Command
 
 
@@ -26,15 +27,15 @@ class Forward(msgspec.Struct, frozen=True, tag="forward"):
 class ForwardSlot(msgspec.Struct, frozen=True, tag="forward_slot"):
     """Please propose this JSON value for a slot named by a client; ``request`` is the sender's number for it."""
 
-    request: int
-    slot: int
+    request: Number
+    slot: Number
     json: bytes
 
 
 class ForwardSlotReply(msgspec.Struct, frozen=True, tag="forward_slot_reply"):
     """The leader took the proposal up. The sender learns what was chosen from the log."""
 
-    request: int
+    request: Number
     phase1_skipped: bool
 
 

@@ -18,6 +18,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from consensus.ballot import Ballot
+from consensus.messages import Accept, Prepare
 from consensus.simulation.linearizability import NEVER
 from kvstore.commands import Found, Get, Incr, Set, Value
 from kvstore.entries import UNREADABLE
@@ -349,6 +351,7 @@ def test_rubbish_from_a_node_ends_its_connection_and_harms_nobody(servers: Serve
     real = frame(Forward([Forwarded("s", 1, 1, Set(b"k", Value(b"v" * 50)))]))[4:]
     rng = random.Random(1)
     bodies = [b"\x81" * 100_000, b"\xdd\xff\xff\xff\xff", b"\xc1"]
+    bodies += [frame(Accept(Ballot(2**40, "n3"), 2**63, [b"x"], 0))[4:], frame(Prepare(Ballot(2**64 - 1, "n3"), 1))[4:]]
     while len(bodies) < 50:
         body = bytearray(real if len(bodies) % 2 else rng.randbytes(rng.randint(1, 300)))
         for _ in range(rng.randint(1, 4)):

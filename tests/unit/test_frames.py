@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consensus.ballot import Ballot
-from consensus.messages import Accept, Accepted, Heartbeat
+from consensus.messages import Accept, Accepted, Heartbeat, Learn, Prepare, Run
 from kvstore.commands import Set, Value
 from kvstore.entries import UNREADABLE
 from kvstore.frames import (
@@ -78,6 +78,25 @@ def test_messages_with_rubbish_in_them_are_refused_or_others(
     for decode in (decode_hello, decode_answer, decode_message):
         with suppress(*UNREADABLE):
             decode(bytes(body))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Accept(Ballot(1, "n1"), 2**63, [b"x"], 0),
+        Accept(Ballot(1, "n1"), 1, [b"x"], 2**64 - 1),
+        Accept(Ballot(1, "n1"), -1, [b"x"], 0),
+        Prepare(Ballot(2**64 - 1, "n1"), 1),
+        Heartbeat(Ballot(1, "n1"), 1, 0, [(1, 2**63)]),
+        Learn([Run(2**63, Ballot(1, "n1"), [b"x"])], 0),
+        Forward([Request("s", 2**63, 0, Set(b"k", Value(b"v")))]),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_numbers_that_no_slot_or_round_has_are_refused(message: PeerMessage) -> None:
+    """SQLite could not store them, and a node that finds that out has to stop."""
+    with pytest.raises(UNREADABLE):
+        decode_message(frame(message)[4:])
 
 
 def test_a_name_that_is_no_text_ends_the_connection_and_nothing_else() -> None:

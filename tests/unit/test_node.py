@@ -10,7 +10,7 @@ import pytest
 from consensus.replica import Role
 from kvstore import node as nodes
 from kvstore.client import Reply
-from kvstore.commands import Set, Value
+from kvstore.commands import Count, Integer, Set, SetRange, Value
 from kvstore.errors import StorageFullError, UnavailableError
 from kvstore.log_store import MemoryLog
 from kvstore.node import Node
@@ -90,3 +90,28 @@ def test_nobody_waits_for_a_commit_for_ever() -> None:
     node.when_committed(heard.append, 5_000)
     node.storage_failed(StorageFullError("no room"))
     assert [type(outcome) for outcome in heard] == [UnavailableError, StorageFullError]
+
+
+def test_slots_wait_while_too_much_of_the_state_waits_for_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each request is small, and what it changes is not. A read waits for the slots before it."""
+    monkeypatch.setattr(nodes, "MAX_UNCOMMITTED_BYTES", 100_000)
+    monkeypatch.setattr(nodes, "APPLY_SLOTS", 4)
+    batches: list[Batch] = []
+    node = new_node("n1", background=batches.append)
+    run(node, 0)
+    heard: list[Reply | Refusal] = []
+    read: list[Reply | Refusal] = []
+    for number in range(64):
+        node.execute(SetRange(b"%d" % number, 9_999, b"x"), heard.append, 1_000)
+    run(node, 1)
+    node.query(Count(), read.append, 1_000)
+    run(node, 2)
+    assert node.state.uncommitted_bytes < 200_000
+    assert len(heard) == node.state.applied_upto == 24, "one part is being committed, and the next is as large"
+    assert not read
+    while batches:
+        batch = batches.pop(0)
+        node.committed(batch, node.state.write(batch))
+        run(node, 3)
+    assert len(heard) == 64
+    assert [reply.result for reply in read if isinstance(reply, Reply)] == [Integer(64)]
