@@ -128,9 +128,12 @@ def _on_one_key(
                 return NOT_MET
             cells[key] = Cell(command.new.data, held.expires if held else 0)
         case Incr():
-            if held is not None and not held.data.lstrip(b"-").isdigit():
+            before = held.data if held else b"0"
+            if not before.lstrip(b"-").isdigit() or before != b"%d" % int(before):
                 return FAILED
-            number = (int(held.data) if held else 0) + command.by
+            number = int(before) + command.by
+            if not -(2**63) <= min(number, int(before)) <= max(number, int(before)) < 2**63:
+                return FAILED
             cells[key] = Cell(b"%d" % number, held.expires if held else 0)
             return number
         case Append():

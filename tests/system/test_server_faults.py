@@ -362,7 +362,7 @@ def test_rubbish_from_a_node_ends_its_connection_and_harms_nobody(servers: Serve
             bodies.append(bytes(body))
     with servers.client(leader) as good:
         for number, body in enumerate(bodies):
-            with socket.create_connection((HOST, servers._peers["n1"]), timeout=5) as connection:
+            with socket.create_connection((HOST, servers.peers["n1"]), timeout=5) as connection:
                 connection.sendall(frame(Hello("kvstore/n1,n2,n3", "n3", "n1", 1, 5)))
                 assert isinstance(decode_answer(connection.recv(100)[4:]), Welcome)
                 connection.sendall(len(body).to_bytes(4, "big") + body)
