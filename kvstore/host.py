@@ -129,8 +129,10 @@ class Host:
                 self._loop.call_soon(self._turn)
 
     def _tick(self) -> None:
-        self._timer = self._loop.call_later(self.node.tick_interval / 1_000, self._tick)
-        self._turn()
+        interval = self.node.tick_interval
+        self._timer = self._loop.call_later(interval / 1_000, self._tick)
+        if _now() - self._ticked_at > interval >> 1:  # else a turn has just seen to it
+            self._turn()
 
     def _turn(self) -> None:
         if self._failed:
