@@ -340,6 +340,12 @@ def test_ten_thousand_idle_connections(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+def test_who_is_named_first_leads_when_all_start(tmp_path: Path) -> None:
+    """Without waiting for a time-out, which takes 30 s here."""
+    with running(tmp_path, arguments=["--election-ms", "30000..40000"]) as servers:
+        assert servers.leader() == "n1"
+
+
 def test_rubbish_from_a_node_ends_its_connection_and_harms_nobody(servers: Servers) -> None:
     """What is no message, from somebody who was let in as one of the nodes."""
     import socket
