@@ -67,7 +67,7 @@ Connect = Annotated[
         "-c",
         envvar="KVSTORE_CONNECT",
         metavar="HOST:PORT,...",
-        help="Use a cluster instead; its password is taken from KVSTORE_PASSWORD.",
+        help="Use a cluster instead; its password is taken from KVSTORE_PASSWORD or KVSTORE_PASSWORD_FILE.",
         show_default=False,
     ),
 ]

@@ -71,7 +71,7 @@ def one_message(runs: Iterable[Run]) -> list[Run]:
     kept: list[Run] = []
     size = 0
     for run in runs:
-        size += sum(map(len, run.values))
+        size += run.size
         if kept and size > MAX_ACCEPT_BYTES:
             break
         kept.append(run)

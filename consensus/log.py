@@ -39,7 +39,7 @@ class Log:
         if run.first > self.last:
             self._runs.append(run)
             self._firsts.append(run.first)
-            self.bytes += _size(run)
+            self.bytes += run.size
             return
         low = self._index(run.first)
         high = bisect_right(self._firsts, run.last)
@@ -101,10 +101,6 @@ class Log:
         return index if index >= 0 and self._runs[index].last >= slot else index + 1
 
     def _splice(self, low: int, high: int, runs: list[Run]) -> None:
-        self.bytes += sum(map(_size, runs)) - sum(map(_size, self._runs[low:high]))
+        self.bytes += sum(run.size for run in runs) - sum(run.size for run in self._runs[low:high])
         self._runs[low:high] = runs
         self._firsts[low:high] = [run.first for run in runs]
-
-
-def _size(run: Run) -> int:
-    return sum(map(len, run.values))

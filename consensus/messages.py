@@ -203,7 +203,7 @@ class Stored(msgspec.Struct, frozen=True, tag="stored"):
     """
 
     run: Run
-    chosen_upto: Number
+    chosen_upto: int
 
 
 Record = Promised | Stored

@@ -437,7 +437,7 @@ def _slots(record: Record) -> int:
 
 
 def _bytes(record: Record) -> int:
-    return sum(map(len, record.run.values)) if isinstance(record, Stored) else 0
+    return record.run.size if isinstance(record, Stored) else 0
 
 
 def _cluster(settings: Settings) -> str:

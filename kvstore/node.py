@@ -454,7 +454,7 @@ class Node:
         A request of a few bytes can change a megabyte, so that the log's own bounds do not bound them.
         """
         waiting = deque(self._chosen)
-        while waiting and not self._is_state_full():
+        while waiting and self._make_room():
             run = waiting.popleft()
             if len(run.values) > APPLY_SLOTS:
                 waiting.appendleft(run.clip(run.first + APPLY_SLOTS, run.last))
@@ -462,11 +462,12 @@ class Node:
             self._apply(run)
         self._chosen = list(waiting)
 
-    def _is_state_full(self) -> bool:
-        if self._background is None or self.state.uncommitted_bytes < MAX_UNCOMMITTED_BYTES:
-            return False
-        self._commit()
-        return self.state.uncommitted_bytes >= MAX_UNCOMMITTED_BYTES
+    def _make_room(self) -> bool:
+        """Have the state committed if too much of it waits; returns whether slots may be applied now."""
+        if self._background is not None and self.state.uncommitted_bytes >= MAX_UNCOMMITTED_BYTES:
+            self._commit()
+            return self.state.uncommitted_bytes < MAX_UNCOMMITTED_BYTES
+        return True
 
     def _apply(self, run: Run) -> None:
         outcomes = self.state.apply(run.first, run.values)

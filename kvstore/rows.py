@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from operator import itemgetter
 from typing import TypeAlias
 
@@ -199,10 +200,8 @@ def _all_stored(texts: list[bytes]) -> list[str | bytes]:
     if sum(map(len, texts)) <= MAX_JOINED_BYTES:
         joined = b"\0".join(texts)
         if joined.count(0) == len(texts) - 1:
-            try:
+            with suppress(UnicodeDecodeError):
                 return list(joined.decode().split("\0"))
-            except UnicodeDecodeError:
-                return [stored(data) for data in texts]
     return [stored(data) for data in texts]
 
 

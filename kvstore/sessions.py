@@ -39,7 +39,7 @@ class Session(msgspec.Struct):
         """The result of a request that was executed before, Expired if it is no longer kept, None if it is new."""
         if sequence < self.acknowledged:
             return Expired()
-        return self.results.get(sequence) if sequence <= self.last_sequence else None
+        return self.results.get(sequence)
 
     def record(self, sequence: int, acknowledged: int, slot: int, result: Result) -> None:
         """Keep a result, and drop those that the client has acknowledged."""

@@ -133,7 +133,6 @@ class Connection:
         self._skip = 0
         self._transaction = Transaction()
         self._data = Data(service, hub)
-        self._execute = service.execute
 
     # -- the host's side ----------------------------------------------------------------------------------------------
 
@@ -192,10 +191,9 @@ class Connection:
             if request is None:
                 return
             self.hub.commands += 1
-            waiting = self._unstarted
-            if waiting or len(self._places) * self._expected > MAX_UNSENT or not self._start(request):
-                waiting.append(request)
-            if len(self._places) + len(waiting) >= MAX_BACKLOG:
+            if self._unstarted or self._is_full or not self._start(request):
+                self._unstarted.append(request)
+            if len(self._places) + len(self._unstarted) >= MAX_BACKLOG:
                 self._stop_reading()
 
     def _start(self, request: list[bytes]) -> bool:
@@ -208,12 +206,9 @@ class Connection:
             if 0 < len(key) <= MAX_KEY_BYTES and len(value) <= MAX_VALUE_BYTES:
                 if self._running and self._looking:
                     return False
-                place = Place(self)  # as _place does
-                self._places.append(place)
-                self._running += 1
-                self._looking = False
+                place = self._place(looks=False)
                 try:
-                    self._execute(Set(key, Value(value)), place.stored, size=len(key) + len(value))
+                    self.service.execute(Set(key, Value(value)), place.stored, size=len(key) + len(value))
                 except KvstoreError as error:
                     place.reply(refusal(error))
                 return True
