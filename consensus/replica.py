@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from enum import Enum
-
-import msgspec
+from typing import NamedTuple
 
 from consensus.acceptor import Acceptor
 from consensus.ballot import NEVER, Ballot
@@ -59,7 +58,7 @@ class Role(Enum):
     LEADER = "leader"
 
 
-class Effects(msgspec.Struct):
+class Effects(NamedTuple):
     """What the host has to do, once per turn.
 
     ``records`` are to be made durable in order, then ``persisted(upto)`` be called; ``messages`` are to be sent now;

@@ -1,4 +1,4 @@
-"""Entries: what one slot of the log holds, as bytes, and how it is shown."""
+"""Entries: what one slot of the log holds, as bytes, how it is shown, and what came of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import msgspec
 
 from consensus.messages import NO_OP
-from kvstore.commands import Entry, Opaque
+from kvstore.commands import Entry, Opaque, Result
 from kvstore.language import format as format_command
 
 encode = msgspec.msgpack.Encoder().encode
@@ -15,6 +15,14 @@ decode = msgspec.msgpack.Decoder(Entry).decode
 """Raises one of UNREADABLE for bytes that are no entry."""
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that somebody else wrote: a text that is not UTF-8 is no DecodeError to it."""
+
+
+class Applied(msgspec.Struct, frozen=True, gc=False):
+    """Whose request a slot held ("" = nobody's who waits for it) and what executing it gave, None for a no-op."""
+
+    session: str
+    sequence: int
+    result: Result | None
 
 
 def as_text(entry: Entry) -> str:

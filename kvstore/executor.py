@@ -51,10 +51,10 @@ from kvstore.commands import (
     Walk,
 )
 from kvstore.executor_keys import found
+from kvstore.held import Held
 from kvstore.json_values import same, to_json
 from kvstore.keyspace import Keyspace
 from kvstore.moment import Moment, write
-from kvstore.rows import Held
 
 _DONE = Done()
 

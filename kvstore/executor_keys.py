@@ -24,8 +24,8 @@ from kvstore.commands import (
     Walk,
 )
 from kvstore.glob import matcher
+from kvstore.held import Held
 from kvstore.moment import Moment, write
-from kvstore.rows import Held
 
 
 def set_many(command: SetMany, moment: Moment) -> SimpleResult:

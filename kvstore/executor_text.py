@@ -25,8 +25,8 @@ from kvstore.commands import (
     Value,
 )
 from kvstore.decimals import add, decimal_of
+from kvstore.held import Held
 from kvstore.moment import Moment, write
-from kvstore.rows import Held
 
 _INTEGER = re.compile(rb"0|-?[1-9]\d{0,18}")
 """As INCR itself writes numbers, so that one that it takes is never rewritten in another form."""

@@ -40,8 +40,8 @@ def from_json(text: bytes) -> Value:
     if isinstance(parsed, str):
         try:
             data = parsed.encode()
-        except UnicodeEncodeError as error:
-            raise CommandError("the value is a JSON string with half a surrogate pair: no Unicode text") from error
+        except UnicodeEncodeError as half:
+            raise CommandError("the value is a JSON string with half a surrogate pair: no Unicode text") from half
         if not _is_number(data):
             return Value(data)
     return Value(text, True)

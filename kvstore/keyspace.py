@@ -6,15 +6,15 @@ import heapq
 import sqlite3
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import dropwhile, islice, repeat
 from operator import itemgetter
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from kvstore.commands import Value
+from kvstore.held import Held
 from kvstore.rows import (
-    Held,
     Overlay,
     as_bytes,
     count_held,
@@ -32,7 +32,7 @@ ROW_BYTES = 200
 
 
 _CLEAR = "DELETE FROM kv"
-_by_key = itemgetter(0)
+_key_of = itemgetter(0)
 
 
 class Changes(NamedTuple):
@@ -271,8 +271,9 @@ class Keyspace:
 
     def walk(self, after: bytes, skip: int, count: int) -> list[bytes]:
         """The keys after ``after`` in byte order, without the first ``skip`` of them, at most ``count`` (0 = all)."""
-        keys = (key for key, _ in self._from(after, keys_from) if key != after)
-        return list(islice(islice(keys, skip, None), count or None))  # the sum of both may be beyond what islice takes
+        keys = map(_key_of, self._from(after, keys_from))
+        later = islice(dropwhile(after.__eq__, keys), skip, None)
+        return list(islice(later, count or None))  # the sum of both may be beyond what islice takes
 
     def _layers(self) -> tuple[list[Overlay], bool]:
         """What lies over the table, the uppermost first, and whether anything of the table shows."""
@@ -302,13 +303,13 @@ class Keyspace:
         """The keys from ``first`` on in byte order, and what ``read`` says of them, None where memory knows better."""
         layers, shows_table = self._layers()
         sources: list[Iterator[tuple[bytes, Held | None]]] = [
-            ((key, None) for key in self._in_order(layer).since(first)) for layer in layers if layer
+            zip(self._in_order(layer).since(first), repeat(None)) for layer in layers if layer
         ]
         if shows_table:
             self._read()
             sources += read(self._reader, first)
         before = None
-        for key, row in heapq.merge(*sources, key=_by_key):  # of equal ones the uppermost comes first
+        for key, row in heapq.merge(*sources, key=_key_of):  # of equal ones the uppermost comes first
             if key != before and _exists(layers, key):
                 yield key, row
             before = key

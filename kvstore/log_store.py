@@ -139,8 +139,8 @@ class SqliteLog:
             raise DataDirError(f"{path} cannot be opened ({error}): check its permissions and its disk") from error
         try:
             self._connection = self._reader = connect(path, LOG_SCHEMA, synchronous="FULL", read_only=read_only)
-        except UnicodeDecodeError as error:
-            raise self._damaged("its schema is not readable") from error
+        except UnicodeDecodeError as unreadable:
+            raise self._damaged("its schema is not readable") from unreadable
         _open_logs[self._key] += 1
         try:
             self._open(node_id, sorted(nodes))

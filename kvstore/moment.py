@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kvstore.commands import Value
+from kvstore.held import Held
 from kvstore.keyspace import Keyspace
-from kvstore.rows import Held
 
 
 class Moment:

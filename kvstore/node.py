@@ -10,9 +10,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
-
-import msgspec
+from typing import Literal, NamedTuple
 
 from consensus.ballot import Ballot
 from consensus.catchup import one_message
@@ -55,7 +53,7 @@ COPIES_ON_DISK = 4
 """A value is written to log.db and state.db, and to the WAL of each."""
 
 
-class SlotRow(msgspec.Struct, frozen=True):
+class SlotRow(NamedTuple):
     """One slot of this node's log, as JSON text."""
 
     slot: int
@@ -63,7 +61,7 @@ class SlotRow(msgspec.Struct, frozen=True):
     status: Literal["chosen", "accepted"]
 
 
-class Turn(msgspec.Struct, frozen=True):
+class Turn(NamedTuple):
     """What the host must do: append ``records`` to the log store, then call ``persisted``; send ``messages``.
 
     While an append is under way no further records are handed out.

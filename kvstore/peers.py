@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterable
-from typing import cast
-
-import msgspec
+from typing import NamedTuple, cast
 
 from kvstore import logs
 from kvstore.addresses import Address, address_text
@@ -48,7 +46,7 @@ Resume = Callable[[str], None]
 log = logs.get("peers")
 
 
-class Identity(msgspec.Struct, frozen=True):
+class Identity(NamedTuple):
     """Who this node is to the others; ``incarnation`` is drawn anew by every process."""
 
     cluster: str

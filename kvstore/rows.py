@@ -6,13 +6,14 @@ import sqlite3
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
+from itertools import repeat
 from operator import itemgetter
 from typing import TypeAlias
 
 import msgspec
-from msgspec.structs import replace
 
 from kvstore.commands import Value
+from kvstore.held import Held
 
 MANY_ROWS = 2_000
 """So many rows, about, are sorted or counted at a time."""
@@ -21,32 +22,6 @@ STATEMENT_ROWS = (512, 32, 1)
 
 MAX_JOINED_BYTES = 1_048_576
 """So many bytes are decoded at once at most."""
-
-
-class Held(msgspec.Struct, frozen=True, gc=False):
-    """What a key holds. ``slot``: the one that last changed it; ``expires``: ms since 1970, 0 = never.
-
-    ``created`` is the slot that created the key, and ``version`` counts the changes since. Where nobody has looked yet
-    what the key held before, ``created`` is the negative slot of the first change since, and ``version`` counts from
-    that one: see ``over``.
-    """
-
-    value: Value
-    slot: int
-    created: int
-    version: int
-    expires: int = 0
-
-    @property
-    def is_unseen(self) -> bool:
-        """Whether it was stored without a look at what the key held before."""
-        return self.created < 0
-
-    def over(self, before: Held | None) -> Held:
-        """The same, now that it is known what the key held before: None if it did not exist."""
-        if before is None:
-            return replace(self, created=-self.created)
-        return replace(self, created=before.created, version=before.version + self.version)
 
 
 Column: TypeAlias = str | bytes | int | None
@@ -72,7 +47,7 @@ _UPSERTS = tuple(
 )
 """For what is known of the rows before, and for unseen ones; how many rows by one statement, and the statement."""
 _json = msgspec.json.Encoder().encode
-_by_key = itemgetter(0)
+_key_of = itemgetter(0)
 
 
 def read_row(connection: sqlite3.Connection, key: bytes) -> Held | None:
@@ -86,15 +61,12 @@ def rows_from(connection: sqlite3.Connection, first: bytes) -> list[Iterator[tup
 
     SQLite orders all TEXT before any BLOB; by bytes the two are interleaved.
     """
-    return [
-        ((as_bytes(row[0]), held_in(row[1:])) for row in rows)
-        for rows in _each_kind(connection, f"kv.key, {COLUMNS}", first)
-    ]
+    return [map(_key_and_held, rows) for rows in _each_kind(connection, f"kv.key, {COLUMNS}", first)]
 
 
 def keys_from(connection: sqlite3.Connection, first: bytes) -> list[Iterator[tuple[bytes, Held | None]]]:
     """The same without what they hold."""
-    return [((as_bytes(row[0]), None) for row in rows) for rows in _each_kind(connection, "kv.key", first)]
+    return [zip(map(as_bytes, map(_key_of, rows)), repeat(None)) for rows in _each_kind(connection, "kv.key", first)]
 
 
 def _each_kind(connection: sqlite3.Connection, columns: str, first: bytes) -> list[sqlite3.Cursor]:
@@ -188,7 +160,7 @@ def _in_order(rows: list[tuple[bytes, Held]]) -> Iterator[list[tuple[bytes, Held
     for row in rows:
         parts[bisect_right(bounds, row[0])].append(row)
     for part in parts:
-        part.sort(key=_by_key)
+        part.sort(key=_key_of)
         yield part
 
 
@@ -218,6 +190,10 @@ def stored(data: bytes) -> str | bytes:
 def as_bytes(stored: str | bytes) -> bytes:
     """And back."""
     return stored.encode() if isinstance(stored, str) else stored
+
+
+def _key_and_held(row: tuple[str | bytes, str | bytes, str, int, int, int, int]) -> tuple[bytes, Held]:
+    return as_bytes(row[0]), held_in(row[1:])
 
 
 def held_in(row: tuple[str | bytes, str, int, int, int, int]) -> Held:

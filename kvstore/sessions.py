@@ -21,7 +21,7 @@ _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(dict[int, Result]).decode
 
 
-class Session(msgspec.Struct):
+class Session:
     """One client's requests. All below ``acknowledged`` are done with; ``results`` holds what was executed since.
 
     ``last_slot``: that of its last request, also one that was not executed again: it says after a restart, as before,
@@ -30,10 +30,13 @@ class Session(msgspec.Struct):
     A last sequence alone would not do: with pipelining 6 may be applied before 5, and 5 must still be executed.
     """
 
-    acknowledged: int = 0
-    last_sequence: int = 0
-    last_slot: int = 0
-    results: dict[int, Result] = {}
+    __slots__ = ("acknowledged", "last_sequence", "last_slot", "results")
+
+    def __init__(self, acknowledged: int = 0, last_sequence: int = 0, last_slot: int = 0) -> None:
+        self.acknowledged = acknowledged
+        self.last_sequence = last_sequence
+        self.last_slot = last_slot
+        self.results: dict[int, Result] = {}
 
     def recorded(self, sequence: int) -> Result | None:
         """The result of a request that was executed before, Expired if it is no longer kept, None if it is new."""

@@ -30,7 +30,7 @@ from kvstore.commands import (
     Rows,
 )
 from kvstore.database import Schema, connect, storage_errors
-from kvstore.entries import decode
+from kvstore.entries import Applied, decode
 from kvstore.errors import CommandError, KvstoreError
 from kvstore.executor import execute
 from kvstore.keyspace import Changes, Keyspace
@@ -66,14 +66,6 @@ def _create(database: Database) -> None:
 
 
 STATE_SCHEMA = Schema(migrations=(_create,), page_bytes=8_192)
-
-
-class Applied(msgspec.Struct, frozen=True, gc=False):
-    """Whose request a slot held ("" = nobody's who waits for it) and what executing it gave, None for a no-op."""
-
-    session: str
-    sequence: int
-    result: Result | None
 
 
 class Batch(NamedTuple):

@@ -230,9 +230,9 @@ class Connection:
         self._skip = max(self._skip - 1, 0)
         try:
             self._perform(spec, request, place)
-        except RequestError as error:
+        except RequestError as wrong:
             self._transaction.break_off()
-            place.reply(Error(str(error)))
+            place.reply(Error(str(wrong)))
         except KvstoreError as error:
             self._transaction.break_off()
             place.reply(refusal(error))

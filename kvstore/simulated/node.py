@@ -18,6 +18,7 @@ from consensus.simulation.violation import Violation
 from kvstore.client import Reply
 from kvstore.commands import READ_ONLY
 from kvstore.database import connect
+from kvstore.entries import Applied
 from kvstore.errors import CommandError, DamagedError, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.node import Node
 from kvstore.peer_messages import Forward, ForwardSlot, PeerMessage
@@ -25,7 +26,7 @@ from kvstore.pending import Refusal, SlotReply
 from kvstore.simulated.model import seen
 from kvstore.simulated.oracle import Oracle, Told
 from kvstore.simulated.requests import ClientReply, ClientRequest, SlotClaim, SlotVerdict
-from kvstore.state_machine import STATE_SCHEMA, Applied, Batch, StateMachine
+from kvstore.state_machine import STATE_SCHEMA, Batch, StateMachine
 
 NO_ROOM = "the disk is full"
 COMMIT_TAKES = [0, 5, 50, 500, 3_000]

@@ -26,8 +26,9 @@ from kvstore.commands import (
     Set,
     Tick,
 )
+from kvstore.entries import Applied
 from kvstore.simulated.model import EMPTY, EXPIRED, NOTHING, Model, Seen, seen, step
-from kvstore.state_machine import Applied, StateMachine
+from kvstore.state_machine import StateMachine
 
 _pack = msgspec.msgpack.Encoder().encode
 

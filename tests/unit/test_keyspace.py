@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from kvstore.commands import Value
 from kvstore.database import connect
+from kvstore.held import Held
 from kvstore.keyspace import Changes, Keyspace
-from kvstore.rows import Held, read_row, write_rows
+from kvstore.rows import read_row, write_rows
 from kvstore.state_machine import STATE_SCHEMA
 
 KEYS = [b"a", b"b", b"\xff", b"nul\0"]
