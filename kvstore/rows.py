@@ -6,6 +6,7 @@ import sqlite3
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import repeat
 from operator import itemgetter
 from typing import TypeAlias
@@ -92,7 +93,7 @@ def count_held(connection: sqlite3.Connection, keys: Iterable[bytes], before: in
     """How many of these keys the table holds; with ``before`` only those that were created before that slot."""
     texts, others = _parted(sorted(keys))  # neighbours share a page: a third of the time
     before = before or _LAST_SLOT
-    rows = (read_row(connection, key) for key in others)
+    rows = map(partial(read_row, connection), others)
     held = sum(row is not None and row.created < before for row in rows)
     for start in range(0, len(texts), MANY_ROWS):
         wanted = _json(texts[start : start + MANY_ROWS]).decode()
