@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CONSUMERS = {
     *("all", "any", "join", "max", "min", "next", "sum"),
-    *("dict", "list", "set", "sorted", "tuple", "update"),
+    *("dict", "extend", "list", "set", "sorted", "tuple", "update"),
 }
 """They take all of a generator; or, as ``next``, are compiled to a loop."""
 
