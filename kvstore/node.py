@@ -38,11 +38,11 @@ COMMIT_INTERVAL = 1_000
 COMMIT_INTERVAL_PER_SLOT = 3
 MAX_COMMIT_INTERVAL = 15_000
 COMMIT_SLOTS = 400_000
-COMMIT_BYTES = 48 * 1_048_576
+COMMIT_BYTES = 112 * 1_048_576
 """The state database is committed after so many ms, slots or bytes; what a crash loses of it is replayed from the log.
 
 A large commit costs less for each slot than a small one, so that the more there is the longer it waits for more."""
-MAX_UNCOMMITTED_BYTES = 128 * 1_048_576
+MAX_UNCOMMITTED_BYTES = 256 * 1_048_576
 APPLY_SLOTS = 256
 """While changes of so many bytes wait for a commit no slot is applied; looked at each time so many slots have been."""
 FORWARD_PATIENCE = 500

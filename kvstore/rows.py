@@ -91,10 +91,11 @@ def count_prefix(connection: sqlite3.Connection, prefix: bytes) -> int:
 
 def count_held(connection: sqlite3.Connection, keys: Iterable[bytes], before: int = 0) -> int:
     """How many of these keys the table holds; with ``before`` only those that were created before that slot."""
-    texts, others = _parted(sorted(keys))  # neighbours share a page: a third of the time
+    names = _all_stored(sorted(keys))  # neighbours share a page: a third of the time
     before = before or _LAST_SLOT
-    rows = map(partial(read_row, connection), others)
+    rows = [read_row(connection, name) for name in names if not isinstance(name, str)]
     held = sum(row is not None and row.created < before for row in rows)
+    texts = names if not rows else [name for name in names if isinstance(name, str)]
     for start in range(0, len(texts), MANY_ROWS):
         wanted = _json(texts[start : start + MANY_ROWS]).decode()
         held += connection.execute(_COUNT_MANY, (wanted, before)).fetchone()[0]
@@ -113,10 +114,10 @@ def write_rows(connection: sqlite3.Connection, changes: Overlay, doubtful: Colle
     unseen: list[tuple[bytes, Held]] = []
     for part in _in_order([(key, held) for key, held in changes.items() if held is not None]):
         if doubtful:
-            keys = [key for key, _ in part if key in doubtful]
+            keys = list(filter(doubtful.__contains__, map(_key_of, part)))
             new += len(keys) - count_held(connection, keys)
-        known += [row for row in part if row[1].created >= 0]
-        unseen += [row for row in part if row[1].created < 0]
+        for row in part:
+            (known if row[1].created >= 0 else unseen).append(row)
         known = _upsert(connection, known, _UPSERTS[0][:1])
         unseen = _upsert(connection, unseen, _UPSERTS[1][:1])
     _upsert(connection, known, _UPSERTS[0])
@@ -158,8 +159,8 @@ def _in_order(rows: list[tuple[bytes, Held]]) -> Iterator[list[tuple[bytes, Held
     """The rows by key, in parts: to sort all of them at once would keep every other thread waiting."""
     bounds = sorted(key for key, _ in rows[:: MANY_ROWS // 2])
     parts: list[list[tuple[bytes, Held]]] = [[] for _ in range(len(bounds) + 1)]
-    for row in rows:
-        parts[bisect_right(bounds, row[0])].append(row)
+    for row, index in zip(rows, map(partial(bisect_right, bounds), map(_key_of, rows)), strict=True):
+        parts[index].append(row)
     for part in parts:
         part.sort(key=_key_of)
         yield part
@@ -201,16 +202,3 @@ def held_in(row: tuple[str | bytes, str, int, int, int, int]) -> Held:
     """What the ``COLUMNS`` of a row say."""
     value, kind, slot, created, version, expires = row
     return Held(Value(as_bytes(value), kind == "json"), slot, created, version, expires)
-
-
-def _parted(keys: Iterable[bytes]) -> tuple[list[str], list[bytes]]:
-    """The keys that are text, which JSON can carry, and the others."""
-    texts: list[str] = []
-    others: list[bytes] = []
-    for key in keys:
-        name = stored(key)
-        if isinstance(name, str):
-            texts.append(name)
-        else:
-            others.append(name)
-    return texts, others
