@@ -141,6 +141,7 @@ class SqliteLog:
             self._connection = self._reader = connect(path, LOG_SCHEMA, synchronous="FULL", read_only=read_only)
         except UnicodeDecodeError as unreadable:
             raise self._damaged("its schema is not readable") from unreadable
+        self._connection.isolation_level = None  # one row is a transaction of its own
         _open_logs[self._key] += 1
         try:
             self._open(node_id, sorted(nodes))
@@ -248,6 +249,8 @@ class SqliteLog:
                 raise self._failure
             try:
                 with storage_errors(self._path), self._connection:
+                    if len(rows) > 1:
+                        self._connection.execute("BEGIN")
                     self._connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
             except DataDirError as error:
                 self._failure = error

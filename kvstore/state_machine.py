@@ -152,7 +152,7 @@ class StateMachine:
         finally:
             self.applied_upto += len(applied)
         recent = applied[-KEEP_RESULTS:]
-        results = (done.result if type(done.result) in _SHORT else _if_short(done.result) for done in recent)
+        results = [done.result if type(done.result) in _SHORT else _if_short(done.result) for done in recent]
         self._recent.extend(enumerate(results, self.applied_upto - len(recent) + 1))
         return applied
 

@@ -1,15 +1,13 @@
-"""A real node in the simulator: its state database in memory, its log on a virtual disk, its clients simulated."""
+"""A real node in the simulator: its log on a virtual disk, its clients simulated."""
 
 from __future__ import annotations
 
 import random
-import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from consensus.ballot import Ballot
-from consensus.election import Timing
 from consensus.messages import Record
 from consensus.replica import Replica
 from consensus.simulation.disk import Disk, RottenRecord
@@ -17,107 +15,14 @@ from consensus.simulation.service import Damaged
 from consensus.simulation.violation import Violation
 from kvstore.client import Reply
 from kvstore.commands import READ_ONLY
-from kvstore.database import connect
-from kvstore.entries import Applied
 from kvstore.errors import CommandError, DamagedError, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.node import Node
 from kvstore.peer_messages import Forward, ForwardSlot, PeerMessage
 from kvstore.pending import Refusal, SlotReply
 from kvstore.simulated.model import seen
-from kvstore.simulated.oracle import Oracle, Told
+from kvstore.simulated.oracle import Told
 from kvstore.simulated.requests import ClientReply, ClientRequest, SlotClaim, SlotVerdict
-from kvstore.state_machine import STATE_SCHEMA, Batch, StateMachine
-
-NO_ROOM = "the disk is full"
-COMMIT_TAKES = [0, 5, 50, 500, 3_000]
-"""In ms."""
-
-
-class Environment(NamedTuple):
-    """What the nodes of one run share with the rest of it."""
-
-    names: Sequence[str]
-    keep_slots: int
-    timing: Timing
-    oracle: Oracle
-    observe: Callable[[str, int, bytes, bool], None]
-    note: Callable[[str], None]
-
-
-class SimulatedState(StateMachine):
-    """The real state machine on a database in memory, whose commits a crash spares and whose rest it undoes.
-
-    Commits are made as by another thread: one is written some time after it was begun, at once when something waits for
-    the writer, and the node hears of it later still.
-    """
-
-    def __init__(
-        self, connection: sqlite3.Connection, node: str, disk: Disk, environment: Environment, rng: random.Random
-    ) -> None:
-        super().__init__(None, connection=connection)
-        self._node = node
-        self._disk = disk
-        self._environment = environment
-        self._rng = rng
-        self._began_at = self.applied_upto
-        self._under_way: Batch | None = None
-        self._outcome: int | StorageFullError | None = None
-        self._written_at = self._told_at = 0
-
-    def apply(self, first: int, values: Sequence[bytes]) -> list[Applied]:
-        """Slot by slot, so that every single one can be looked at."""
-        applied = []
-        for slot, value in enumerate(values, first):
-            self._environment.observe(self._node, slot, value, slot == self._began_at + 1)
-            (done,) = super().apply(slot, [value])
-            self._environment.oracle.applied(self._node, slot, value, done, self)
-            applied.append(done)
-        if applied and self._under_way:
-            self._environment.note("state: slots applied while a commit is under way")
-        return applied
-
-    def begin(self, batch: Batch, now: int) -> None:
-        """Commit in the background."""
-        self._under_way = batch
-        self._written_at = now + self._rng.choice(COMMIT_TAKES)
-        self._told_at = self._written_at + self._rng.choice([0, 0, 1, 5])
-
-    def ended(self, now: int) -> tuple[Batch, int | StorageFullError] | None:
-        """The commit whose end the node hears of now, with its outcome."""
-        batch = self._under_way
-        if batch is None:
-            return None
-        if self._outcome is None and now >= self._written_at:
-            self._write_now(batch)
-        if self._outcome is None or now < self._told_at:
-            return None
-        outcome, self._under_way, self._outcome = self._outcome, None, None
-        return batch, outcome
-
-    def _write_now(self, batch: Batch) -> None:
-        try:
-            self._outcome = self.write(batch)
-        except StorageFullError as error:
-            self._environment.note("state: a commit found no room")
-            self._outcome = error
-
-    def _wait_for_writer(self) -> None:
-        if self._under_way and self._outcome is None:
-            self._environment.note("state: something waited for a commit")
-            self._write_now(self._under_way)
-            self._told_at = 0  # soon
-        super()._wait_for_writer()
-
-    def _write(self, batch: Batch) -> int:
-        if self._disk.full:
-            raise StorageFullError(NO_ROOM)
-        return super()._write(batch)
-
-    def close(self) -> None:
-        """The database outlives the process, as a file does; what was not committed is gone."""
-        if self._under_way:
-            self._environment.note(f"state: a crash met a commit {'under way' if self._outcome is None else 'untold'}")
-        self._writer.rollback()
+from kvstore.simulated.state import NO_ROOM, Environment, SimulatedState
 
 
 class Turn(NamedTuple):
@@ -281,18 +186,3 @@ def _damage() -> Iterator[None]:
         raise Damaged(str(error)) from error
     except DamagedError as error:
         raise Violation("a node whose disk is intact finds its log complete", str(error)) from error
-
-
-_TEMPLATE: list[bytes] = []
-
-
-def empty_database() -> sqlite3.Connection:
-    """A state database in memory, without a row; its schema is made once and copied from then on."""
-    if not _TEMPLATE:
-        made = connect(None, STATE_SCHEMA, synchronous="FULL")
-        made.commit()
-        _TEMPLATE.append(made.serialize())
-        made.close()
-    connection = sqlite3.connect(":memory:", check_same_thread=False)
-    connection.deserialize(_TEMPLATE[0])
-    return connection

@@ -15,9 +15,10 @@ from consensus.simulation.world import World
 from kvstore import entries
 from kvstore.peer_messages import PeerMessage
 from kvstore.simulated.clients import SessionClient, SlotClient, draws, nothing, probe
-from kvstore.simulated.node import Environment, SimulatedNode, SimulatedState, empty_database
+from kvstore.simulated.node import SimulatedNode
 from kvstore.simulated.oracle import Oracle
 from kvstore.simulated.requests import SlotVerdict
+from kvstore.simulated.state import Environment, SimulatedState, empty_database
 
 MAX_CLIENTS = 5
 
