@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import repeat
+from itertools import islice, repeat
 from operator import itemgetter
 from typing import TypeAlias
 
@@ -107,12 +108,18 @@ def write_rows(connection: sqlite3.Connection, changes: Overlay, doubtful: Colle
 
     In the order of the keys, since neighbours share a page.
     """
-    gone = [(stored(key),) for key, held in changes.items() if held is None]
+    gone: list[tuple[str | bytes]] = []
+    rows: list[tuple[bytes, Held]] = []
+    entries = iter(changes.items())
+    while some := list(islice(entries, MANY_ROWS)):
+        gone += [(stored(key),) for key, held in some if held is None]
+        rows += [(key, held) for key, held in some if held is not None]
+        _let_others_run()
     connection.executemany("DELETE FROM kv WHERE key = ?", gone)
     new = 0
     known: list[tuple[bytes, Held]] = []
     unseen: list[tuple[bytes, Held]] = []
-    for part in _in_order([(key, held) for key, held in changes.items() if held is not None]):
+    for part in _in_order(rows):
         if doubtful:
             keys = list(filter(doubtful.__contains__, map(_key_of, part)))
             new += len(keys) - count_held(connection, keys)
@@ -159,11 +166,19 @@ def _in_order(rows: list[tuple[bytes, Held]]) -> Iterator[list[tuple[bytes, Held
     """The rows by key, in parts: to sort all of them at once would keep every other thread waiting."""
     bounds = sorted(key for key, _ in rows[:: MANY_ROWS // 2])
     parts: list[list[tuple[bytes, Held]]] = [[] for _ in range(len(bounds) + 1)]
-    for row, index in zip(rows, map(partial(bisect_right, bounds), map(_key_of, rows)), strict=True):
-        parts[index].append(row)
+    for start in range(0, len(rows), MANY_ROWS):
+        some = rows[start : start + MANY_ROWS]
+        for row, index in zip(some, map(partial(bisect_right, bounds), map(_key_of, some)), strict=True):
+            parts[index].append(row)
+        _let_others_run()
     for part in parts:
         part.sort(key=_key_of)
         yield part
+
+
+def _let_others_run() -> None:
+    """Give the interpreter's lock to a thread that waits for it: compiled code would keep it until it waits itself."""
+    time.sleep(0)
 
 
 def _all_stored(texts: list[bytes]) -> list[str | bytes]:
