@@ -96,7 +96,7 @@ def count_held(connection: sqlite3.Connection, keys: Iterable[bytes], before: in
     before = before or _LAST_SLOT
     rows = [read_row(connection, name) for name in names if not isinstance(name, str)]
     held = sum(row is not None and row.created < before for row in rows)
-    texts = names if not rows else [name for name in names if isinstance(name, str)]
+    texts = [name for name in names if isinstance(name, str)]
     for start in range(0, len(texts), MANY_ROWS):
         wanted = _json(texts[start : start + MANY_ROWS]).decode()
         held += connection.execute(_COUNT_MANY, (wanted, before)).fetchone()[0]
