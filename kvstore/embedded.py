@@ -91,8 +91,7 @@ class EmbeddedStore:
         return self._node.state.last_sequence(session)
 
     def log(self, first: int = 1, last: int | None = None) -> Iterator[LogRow]:
-        # Whatever this node accepted is on disk once a call has returned, so that the log store has all of it.
-        yield from log_rows(self._node.log, self._node.state, self._node.replica.is_chosen, first, last)
+        yield from log_rows(self._node.accepted, self._node.state, self._node.replica.is_chosen, first, last)
 
     def status(self) -> Status:
         replica = self._node.replica

@@ -363,7 +363,7 @@ class Host:
         self._wake()
 
     def log(self, first: int, last: int | None) -> Iterator[LogRow]:
-        return log_rows(self.node.log, self.node.state, self.node.replica.is_chosen, first, last)
+        return log_rows(self.node.accepted, self.node.state, self.node.replica.is_chosen, first, last)
 
     def sql(self, query: str, done: Callable[[Table | KvstoreError], None]) -> None:
         """On what is committed, so that neither the loop nor the state waits; a commit comes first if there must be."""

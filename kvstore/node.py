@@ -213,13 +213,20 @@ class Node:
         """If this node leads, let another do so from now on; what waits here is handed on to it."""
         self.replica.hand_over()
 
+    def accepted(self, first: int, last: int) -> Iterator[Run]:
+        """What the slots first..last hold, in order.
+
+        From memory where that reaches: the log store may still lack what was accepted last, chosen by the others and
+        applied here, and hold an older value in its place.
+        """
+        start = self.replica.log_start
+        recent = self.replica.accepted(max(first, start), last)
+        yield from self.log.read(first, min(last, start - 1))
+        yield from recent
+
     def log_rows(self) -> Iterator[SlotRow]:
         """This node's log: every slot that holds a value, in order."""
-        start = self.replica.log_start
-        for run in self.log.read(1, start - 1):
-            for slot, value in enumerate(run.values, run.first):
-                yield SlotRow(slot, entries.as_json(value), "chosen")
-        for run in self.replica.accepted(start, self.replica.last_slot):
+        for run in self.accepted(1, self.replica.last_slot):
             for slot, value in enumerate(run.values, run.first):
                 yield SlotRow(slot, entries.as_json(value), "chosen" if self.replica.is_chosen(slot) else "accepted")
 

@@ -9,22 +9,24 @@ from typing import Literal, Self
 
 import msgspec
 
-from consensus.log import Log
-from consensus.messages import NO_OP
+from consensus.log import NO_END, Log
+from consensus.messages import NO_OP, Run
 from kvstore import entries
 from kvstore.client import LogRow, Status
 from kvstore.data_dir import DataDir
-from kvstore.log_store import LogStore, SqliteLog
+from kvstore.log_store import SqliteLog
 from kvstore.state_machine import StateMachine
-
-NO_END = 2**63 - 1
 
 
 def log_rows(
-    log: LogStore, state: StateMachine, is_chosen: Callable[[int], bool], first: int, last: int | None
+    accepted: Callable[[int, int], Iterator[Run]],
+    state: StateMachine,
+    is_chosen: Callable[[int], bool],
+    first: int,
+    last: int | None,
 ) -> Iterator[LogRow]:
-    """The slots first..last that hold a value, each with its result if that is still recorded."""
-    for run in log.read(max(first, 1), NO_END if last is None else last):
+    """The slots first..last that ``accepted`` finds a value in, each with its result if that is still recorded."""
+    for run in accepted(max(first, 1), NO_END if last is None else last):
         results = state.results(run.first, run.last)
         for slot, value in enumerate(run.values, run.first):
             status: Literal["chosen", "accepted"] = "chosen" if is_chosen(slot) else "accepted"
@@ -64,7 +66,7 @@ class ReadOnlyStore:
 
     def log(self, first: int = 1, last: int | None = None) -> Iterator[LogRow]:
         """The slots first..last that hold a value, in order."""
-        return log_rows(self._log, self._state, lambda slot: slot <= self._chosen_upto, first, last)
+        return log_rows(self._log.read, self._state, lambda slot: slot <= self._chosen_upto, first, last)
 
     def status(self) -> Status:
         """Where the node stands as far as its files tell; nobody leads by them."""

@@ -7,16 +7,20 @@ from collections.abc import Callable
 
 import pytest
 
+from consensus.ballot import Ballot
+from consensus.messages import Accept, Chosen
 from consensus.replica import Role
+from kvstore import entries
 from kvstore import node as nodes
 from kvstore.client import Reply
-from kvstore.commands import Count, Integer, Set, SetRange, Value
+from kvstore.commands import Count, Entry, Integer, Set, SetRange, Value
 from kvstore.errors import StorageFullError, UnavailableError
 from kvstore.log_store import MemoryLog
 from kvstore.node import Node
 from kvstore.peer_messages import Forward, Request
 from kvstore.pending import Refusal
 from kvstore.state_machine import Batch, StateMachine
+from kvstore.views import log_rows
 
 LARGE = Set(b"k", Value(b"x" * 1_000))
 
@@ -115,3 +119,29 @@ def test_slots_wait_while_too_much_of_the_state_waits_for_its_commit(monkeypatch
         run(node, 3)
     assert len(heard) == 64
     assert [reply.result for reply in read if isinstance(reply, Reply)] == [Integer(64)]
+
+
+def test_the_log_shows_what_is_applied_though_this_nodes_disk_lacks_it_yet() -> None:
+    """Two others have chosen it; what this node has stored of the slot may even be an older leader's value."""
+    node = new_node("n1", "n2", "n3")
+    old, new = (entries.encode(Entry("s", 1, 1, 0, Set(b"k", Value(value)))) for value in (b"old", b"new"))
+    node.receive("n2", Accept(Ballot(1, "n2"), 1, [old], 0))
+    run(node, 1)
+    node.receive("n3", Accept(Ballot(2, "n3"), 1, [new, new], 0))
+    append = node.turn().records  # which takes its time
+    node.receive("n3", Chosen(Ballot(2, "n3"), 2, []))
+    node.turn()
+    node.apply()
+    assert node.state.applied_upto == node.replica.chosen_upto == 2
+
+    def rows(first: int, last: int | None) -> list[tuple[int, str, str]]:
+        found = log_rows(node.accepted, node.state, node.replica.is_chosen, first, last)
+        return [(row.slot, row.value, row.status) for row in found]
+
+    assert rows(1, None) == [(1, "set k=new", "chosen"), (2, "set k=new", "chosen")]
+    assert rows(2, 2) == [(2, "set k=new", "chosen")]
+    assert [row.status for row in node.log_rows()] == ["chosen", "chosen"]
+    node.log.append(append)
+    node.persisted()
+    node.replica.forget(1)
+    assert rows(1, 5) == [(1, "set k=new", "chosen"), (2, "set k=new", "chosen")]
