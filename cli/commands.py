@@ -81,9 +81,9 @@ NEGATIVE_NUMBERS = {"ignore_unknown_options": True}
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from kvstore.version import is_compiled, own_version
 
-        print(f"kvstore {version('paxos-kvstore')}")
+        print(f"kvstore {own_version()}{' (compiled)' if is_compiled() else ''}")
         raise typer.Exit
 
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from kvstore.resp.client_command import CLIENT, client, printable
 from kvstore.resp.encoding import OK, Reply, Status
-from kvstore.resp.info import REDIS_VERSION, config, info, own_version, role
+from kvstore.resp.info import REDIS_VERSION, config, info, role
 from kvstore.resp.introspection import COMMAND, command
 from kvstore.resp.spec import SYNTAX, RequestError, Spec, integer, usage
+from kvstore.version import own_version
 
 if TYPE_CHECKING:
     from kvstore.resp.connection import Connection

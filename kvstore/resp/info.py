@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from kvstore.glob import matcher
 from kvstore.resp.encoding import Reply, Verbatim
 from kvstore.service import ServerStatus
+from kvstore.version import is_compiled, own_version
 
 if TYPE_CHECKING:
     from kvstore.resp.hub import Hub
@@ -30,13 +30,6 @@ CONFIG = {
     "save": "",
     "timeout": "0",
 }
-
-
-def own_version() -> str:
-    try:
-        return version("paxos-kvstore")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def config(patterns: Iterable[bytes]) -> dict[str, Reply]:
@@ -77,6 +70,7 @@ def _sections(status: ServerStatus, hub: Hub) -> dict[str, dict[str, object]]:
         "Server": {
             "redis_version": REDIS_VERSION,
             "kvstore_version": own_version(),
+            "kvstore_compiled": int(is_compiled()),
             "redis_mode": "standalone",
             "os": platform.system(),
             "process_id": os.getpid(),

@@ -80,6 +80,16 @@ def test_the_command_lines_were_found() -> None:
     } <= found
 
 
+def test_the_image_is_built_from_all_that_an_install_needs() -> None:
+    project = tomllib.loads((TOP / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]}
+    needed |= {*wheel["packages"], *(hook["path"] for hook in wheel["hooks"].values())}
+    everything, *exceptions = (DEPLOY / "compose" / "Dockerfile.dockerignore").read_text().split()
+    assert everything == "*"
+    assert {line[1:] for line in exceptions if line.startswith("!")} == needed
+
+
 def options(call: list[str]) -> dict[str, str | None]:
     return {name: value for name, value in parsed(call).items() if name in NAMES}
 
@@ -189,7 +199,7 @@ def test_every_pod_is_a_node_of_the_same_cluster() -> None:
 
 
 def test_every_variable_is_one_of_ours() -> None:
-    ours = {PREFIX + name.upper() for name in NAMES} | {"KVSTORE_CONFIG"}
+    ours = {PREFIX + name.upper() for name in NAMES} | {"KVSTORE_CONFIG", "KVSTORE_COMPILE"}
     for path in [*FILES, DOCS / "operations.md"]:
         assert set(re.findall(r"KVSTORE_[A-Z_]+[A-Z]", path.read_text())) <= ours, path
 

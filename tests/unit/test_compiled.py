@@ -8,9 +8,12 @@ from __future__ import annotations
 import ast
 import tomllib
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from kvstore.version import is_compiled
 
 ROOT = Path(__file__).parents[2]
 CONSUMERS = {
@@ -75,6 +78,13 @@ def test_nothing_in_it_means_something_else_when_compiled(module: str) -> None:
 )
 def test_what_would_mean_something_else_is_found(source: str, complaint: str) -> None:
     assert list(complaints(ast.parse(source))) == [complaint]
+
+
+def test_all_of_them_are_compiled_or_none() -> None:
+    names = [module.removesuffix(".py").replace("/", ".") for module in modules()]
+    specs = [find_spec(name) for name in names]
+    kinds = {Path(spec.origin).suffix for spec in specs if spec and spec.origin}
+    assert kinds == ({".so"} if is_compiled() else {".py"})
 
 
 def test_no_other_module_subclasses_what_is_compiled() -> None:
