@@ -21,10 +21,11 @@ from consensus.replica import SLOT_WINDOW, Replica, Role
 from kvstore import entries
 from kvstore.client import Reply
 from kvstore.commands import Command, Entry, Opaque, Tick
+from kvstore.commits import Commits, is_large
 from kvstore.errors import CommandError, DamagedError, StorageFullError, UnavailableError
 from kvstore.log_store import LogStore
 from kvstore.peer_messages import Forward, ForwardSlot, ForwardSlotReply, PeerMessage, Request
-from kvstore.pending import AwaitedCommit, CommandProposal, Read, RecordQueue, Refusal, SlotProposal, SlotReply
+from kvstore.pending import CommandProposal, Read, RecordQueue, Refusal, SlotProposal, SlotReply
 from kvstore.state_machine import Batch, StateMachine
 
 MAX_PENDING = 65_536
@@ -34,20 +35,11 @@ slow down."""
 KEEP_SLOTS = 4_096
 KEEP_BYTES = 16 * 1_048_576
 """Applied slots stay in memory so far, for followers a little behind; others are served from the log store."""
-COMMIT_INTERVAL = 1_000
-COMMIT_INTERVAL_PER_SLOT = 3
-MAX_COMMIT_INTERVAL = 15_000
-COMMIT_SLOTS = 400_000
-COMMIT_BYTES = 112 * 1_048_576
-"""The state database is committed after so many ms, slots or bytes; what a crash loses of it is replayed from the log.
-
-A large commit costs less for each slot than a small one, so that the more there is the longer it waits for more."""
-MAX_UNCOMMITTED_BYTES = 256 * 1_048_576
 APPLY_SLOTS = 256
-"""While changes of so many bytes wait for a commit no slot is applied; looked at each time so many slots have been."""
+"""After so many it is looked at whether the changes that wait for a commit leave room for more."""
 FORWARD_PATIENCE = 500
-"""How long a follower waits, in ms, before it hands a request to the leader once more; longer while much is under way,
-since the leader proposes it once more too."""
+"""How long a follower waits, in ms, before it hands its requests to the leader once more; longer while much is under
+way, since the leader proposes it once more too."""
 GIVE_UP_INTERVAL = 50
 COPIES_ON_DISK = 4
 """A value is written to log.db and state.db, and to the WAL of each."""
@@ -124,6 +116,8 @@ class Node:
         self._pending_bytes = 0
         self._reads: dict[int, list[Read]] = {}
         self._to_send: list[CommandProposal | SlotProposal] = []
+        self._sends_anew = True
+        self._left_out: set[str] = set()
         self._messages: list[tuple[str, PeerMessage]] = []
         self._led_by: tuple[str | None, Ballot] = (None, self.replica.ballot)
         self._tick_upto = 0
@@ -135,10 +129,7 @@ class Node:
         self._free_bytes = free_bytes
         self._keep_slots = keep_slots
         self._budget: int | None = None
-        self._background = background
-        self._committing = False
-        self._committed_at = now
-        self._commits_awaited: list[AwaitedCommit] = []
+        self._commits = Commits(state, lambda: self.replica.durable_upto, background, now)
         self._give_up_at = now
 
     # -- requests -----------------------------------------------------------------------------------------------------
@@ -232,8 +223,9 @@ class Node:
 
     def _admit(self, size: int) -> None:
         """Refuse what cannot be taken, before anything has happened."""
-        if self._full is not None:
-            raise self._full
+        full = self._full or self._commits.full
+        if full is not None:
+            raise full
         if (
             len(self._commands) + len(self._slots) >= MAX_PENDING
             or self._pending_bytes > MAX_MEMORY
@@ -254,11 +246,11 @@ class Node:
     def receive(self, sender: str, message: PeerMessage) -> None:
         """A message from another node."""
         match message:
-            case Forward() | ForwardSlot() if self.replica.memory_bytes > MAX_MEMORY:
-                return  # as if it had been lost: it is handed on again later
             case Forward():
-                if self.replica.role is Role.LEADER:
+                if self.replica.role is Role.LEADER and self._takes(sender, message):
                     self.replica.urgent_upto = max(self.replica.urgent_upto, self._propose(message.requests))
+            case ForwardSlot() if self.replica.memory_bytes > MAX_MEMORY:
+                return  # as if it had been lost: it is handed on again later
             case ForwardSlot():
                 if self.replica.role is Role.LEADER and message.slot <= self.replica.chosen_upto + SLOT_WINDOW:
                     skipped = self._propose_at(message.slot, message.json)
@@ -271,10 +263,9 @@ class Node:
                 self.replica.receive(sender, message)
 
     def resume(self, peer: str) -> None:
-        """Messages to this node may have been lost. If it leads, it gets all requests again before any later one: a
-        write must not overtake those that its client sent before it."""
+        """Messages to this node may have been lost. If it leads, it gets all requests again before any later one."""
         if peer == self.replica.leader:
-            self._to_send = self._proposals()
+            self._send_all_again()
 
     def tick(self, now: int, wall: int) -> None:
         """Let time pass: before the other inputs of a turn, and every ``tick_interval`` while nothing happens."""
@@ -333,12 +324,19 @@ class Node:
         for proposal in self._proposals():
             if proposal.tried or self.is_alone:
                 self._drop(proposal, str(error))
-        self._tell_of_commit()
+        self._commits.tell(self._now, error)
+
+    def committed(self, batch: Batch, outcome: int | StorageFullError) -> None:
+        """``state.write`` gave this outcome in the background."""
+        self._commits.ended(batch, outcome, self._now)
+
+    def when_committed(self, done: Callable[[UnavailableError | None], None], deadline: int) -> None:
+        """Call ``done`` once the database shows all that is applied now, or why it does not."""
+        self._commits.wait(done, deadline)
 
     def close(self) -> None:
         """Commit the state as far as the log is durable, and close both stores. Nothing may be under way."""
-        self._background = None
-        self._commit()
+        self._commits.close(self._now)
         self.state.close()
         self.log.close()
 
@@ -350,7 +348,11 @@ class Node:
         if led_by != self._led_by:
             self._led_by = led_by
             self._tick_upto = 0
-            self._to_send = self._proposals()
+            self._send_all_again()
+
+    def _send_all_again(self) -> None:
+        self._to_send = self._proposals()
+        self._sends_anew = True
 
     def _proposals(self) -> list[CommandProposal | SlotProposal]:
         return [*self._commands.values(), *self._slots.values()]
@@ -385,7 +387,22 @@ class Node:
         if requests and leader == self.replica.node:
             self._propose(requests)
         elif requests:
-            self._messages.append((leader, Forward(requests)))
+            self._messages.append((leader, Forward(self.replica.ballot, self._sends_anew, requests)))
+            self._sends_anew = False
+
+    def _takes(self, sender: str, forward: Forward) -> bool:
+        """Whether the requests may be proposed, and none that the sender's clients sent before them is missing.
+
+        Under an earlier ballot of this node's the sender may have lost some while another led; it begins anew once it
+        hears of this one.
+        """
+        if forward.ballot != self.replica.ballot:
+            return False
+        if self.replica.memory_bytes > MAX_MEMORY:
+            self._left_out.add(sender)
+        elif forward.anew:
+            self._left_out.discard(sender)
+        return sender not in self._left_out
 
     def _propose(self, requests: Iterable[Request]) -> int:
         """Returns the last slot that they took."""
@@ -423,11 +440,14 @@ class Node:
         self._give_up_at = self._now + GIVE_UP_INTERVAL
         follows = self.replica.leader not in (None, self.replica.node)
         patience = FORWARD_PATIENCE + self._pending_bytes // BYTES_PER_MS
+        is_late = False
         for proposal in self._proposals():
             if proposal.deadline <= self._now:
                 self._drop(proposal, "no quorum answered in time")
             elif follows and proposal.tried and proposal.sent_at + patience <= self._now:
-                self._to_send.append(proposal)
+                is_late = True
+        if is_late:
+            self._send_all_again()
         for number, reads in list(self._reads.items()):
             late = [read for read in reads if read.deadline <= self._now]
             if late:
@@ -436,8 +456,7 @@ class Node:
                     del self._reads[number]
             for read in late:
                 read.done(UnavailableError("no quorum confirmed a leader in time: nothing was read"))
-        if self._commits_awaited:
-            self._tell_of_commit()
+        self._commits.tell(self._now, self._full)
 
     def _close(self, proposal: CommandProposal | SlotProposal) -> None:
         proposal.closed = True
@@ -459,20 +478,13 @@ class Node:
         A request of a few bytes can change a megabyte, so that the log's own bounds do not bound them.
         """
         waiting = deque(self._chosen)
-        while waiting and self._make_room():
+        while waiting and self._commits.make_room(self._now):
             run = waiting.popleft()
             if len(run.values) > APPLY_SLOTS:
                 waiting.appendleft(run.clip(run.first + APPLY_SLOTS, run.last))
                 run = run.clip(run.first, run.first + APPLY_SLOTS - 1)
             self._apply(run)
         self._chosen = list(waiting)
-
-    def _make_room(self) -> bool:
-        """Have the state committed if too much of it waits; returns whether slots may be applied now."""
-        if self._background is not None and self.state.uncommitted_bytes >= MAX_UNCOMMITTED_BYTES:
-            self._commit()
-            return self.state.uncommitted_bytes < MAX_UNCOMMITTED_BYTES
-        return True
 
     def _apply(self, run: Run) -> None:
         outcomes = self.state.apply(run.first, run.values)
@@ -512,63 +524,7 @@ class Node:
         surplus = applied_upto - self.replica.log_start - self._keep_slots
         if surplus >= self._keep_slots >> 4 or self.replica.memory_bytes > KEEP_BYTES:
             self.replica.forget(applied_upto - (self._keep_slots if self.replica.memory_bytes <= KEEP_BYTES else 0))
-        if self.state.uncommitted and self._is_commit_due():
-            self._commit()
-
-    def _is_commit_due(self) -> bool:
-        slots = self.state.uncommitted
-        if self._commits_awaited or slots >= COMMIT_SLOTS or self.state.uncommitted_bytes >= COMMIT_BYTES:
-            return True
-        interval = min(COMMIT_INTERVAL + COMMIT_INTERVAL_PER_SLOT * slots, MAX_COMMIT_INTERVAL)
-        return self._now >= self._committed_at + interval
-
-    def _commit(self) -> None:
-        # Never ahead of the log: a slot that state.db has and log.db lost could not be shown to other nodes any more.
-        if self._committing or self.state.applied_upto > self.replica.durable_upto:
-            return
-        self._committed_at = self._now
-        if self._background is not None:
-            self._committing = True
-            self._background(self.state.take())
-            return
-        try:
-            self.state.commit()
-        except StorageFullError as error:
-            self._full = error
-        else:
-            self._full = self._full if self._records.stalled else None
-        self._tell_of_commit()
-
-    def committed(self, batch: Batch, outcome: int | StorageFullError) -> None:
-        """``state.write`` gave this outcome in the background; where there was no room, it is tried again soon."""
-        self._committing = False
-        if isinstance(outcome, int):
-            self.state.committed(batch, outcome)
-            self._full = self._full if self._records.stalled else None
-        else:
-            self.state.rolled_back(batch)
-            self._full = outcome
-            self._committed_at = self._now
-        self._tell_of_commit()
-
-    def when_committed(self, done: Callable[[UnavailableError | None], None], deadline: int) -> None:
-        """Call ``done`` once the database shows all that is applied now, or why it does not."""
-        if self.state.uncommitted:
-            self._commits_awaited.append(AwaitedCommit(self.state.applied_upto, done, deadline))
-        else:
-            done(None)
-
-    def _tell_of_commit(self) -> None:
-        awaited, self._commits_awaited = self._commits_awaited, []
-        for one in awaited:
-            if one.upto <= self.state.committed_upto:
-                one.done(None)
-            elif self._full is not None:
-                one.done(self._full)
-            elif one.deadline <= self._now:
-                one.done(UnavailableError("the state was not committed in time: nothing was read"))
-            else:
-                self._commits_awaited.append(one)
+        self._commits.tidy(self._now)
 
 
 def _both(
@@ -593,7 +549,7 @@ def recover(log: LogStore, state: StateMachine) -> None:
         )
     for run in log.read(state.applied_upto + 1, log.chosen_upto):
         state.apply(run.first, run.values)
-        if state.uncommitted >= COMMIT_SLOTS or state.uncommitted_bytes >= COMMIT_BYTES:
+        if is_large(state):
             state.commit()
     if state.applied_upto < log.chosen_upto:
         raise DamagedError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from consensus.ballot import Number
+from consensus.ballot import Ballot, Number
 from consensus.messages import Message
 from kvstore.commands import Command
 
@@ -19,8 +19,15 @@ class Request(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Forward(msgspec.Struct, frozen=True, tag="forward"):
-    """Please propose these. There is no reply: the sender completes a request when it applies it itself."""
+    """Please propose these, in this order, under this ballot. There is no reply: the sender completes a request when it
+    applies it itself.
 
+    ``anew``: these are the first of all that the sender has no outcome of. A leader that left out a Forward takes no
+    later one of that sender before such a one, or a write would overtake those that its client sent before it.
+    """
+
+    ballot: Ballot
+    anew: bool
     requests: list[Request]
 
 

@@ -107,11 +107,6 @@ class RecordQueue:
         self._retry_at = 0
         return self._writing_upto
 
-    @property
-    def stalled(self) -> bool:
-        """Whether records found no room and wait to be written again."""
-        return bool(self._waiting) and self._retry_at > 0
-
     def failed(self, now: int) -> None:
         """The append stored nothing: its records go first in the next one."""
         self._waiting = self._writing + self._waiting

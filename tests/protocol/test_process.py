@@ -163,7 +163,7 @@ pipes.MAX_UNREAD = 100_000
 say = node.Node.turn
 def turn(self):
     said = say(self)
-    return node.Turn(said.records, said.messages + [("n2", node.Forward([]))] * 200)
+    return node.Turn(said.records, said.messages + [("n2", node.Forward(node.Ballot(1, "n2"), False, []))] * 200)
 node.Node.turn = turn"""
     with started(init=INIT_OF_THREE, command=changed(code)) as process:
         assert process.stdout is not None

@@ -354,7 +354,7 @@ def test_rubbish_from_a_node_ends_its_connection_and_harms_nobody(servers: Serve
 
     servers.kill("n3")
     leader = servers.leader()
-    real = frame(Forward([Forwarded("s", 1, 1, Set(b"k", Value(b"v" * 50)))]))[4:]
+    real = frame(Forward(Ballot(1, "n1"), True, [Forwarded("s", 1, 1, Set(b"k", Value(b"v" * 50)))]))[4:]
     rng = random.Random(1)
     bodies = [b"\x81" * 100_000, b"\xdd\xff\xff\xff\xff", b"\xc1"]
     bodies += [frame(Accept(Ballot(2**40, "n3"), 2**63, [b"x"], 0))[4:], frame(Prepare(Ballot(2**64 - 1, "n3"), 1))[4:]]

@@ -37,7 +37,10 @@ messages: st.SearchStrategy[PeerMessage] = st.one_of(
     st.builds(Accept, st.just(BALLOT), st.integers(1, 99), st.lists(st.binary(max_size=40), min_size=1), st.just(0)),
     st.builds(Accepted, st.just(BALLOT), st.integers(1, 99), st.integers(1, 99)),
     st.builds(Heartbeat, st.just(BALLOT), st.integers(1, 99), st.integers(0, 99), st.just([(1, 2)])),
-    st.builds(lambda key: Forward([Request("s", 1, 1, Set(key, Value(b"v")))]), st.binary(min_size=1, max_size=9)),
+    st.builds(
+        lambda key: Forward(BALLOT, True, [Request("s", 1, 1, Set(key, Value(b"v")))]),
+        st.binary(min_size=1, max_size=9),
+    ),
 )
 
 
@@ -89,7 +92,7 @@ def test_messages_with_rubbish_in_them_are_refused_or_others(
         Prepare(Ballot(2**64 - 1, "n1"), 1),
         Heartbeat(Ballot(1, "n1"), 1, 0, [(1, 2**63)]),
         Learn([Run(2**63, Ballot(1, "n1"), [b"x"])], 0),
-        Forward([Request("s", 2**63, 0, Set(b"k", Value(b"v")))]),
+        Forward(BALLOT, True, [Request("s", 2**63, 0, Set(b"k", Value(b"v")))]),
     ],
     ids=lambda message: type(message).__name__,
 )

@@ -10,7 +10,7 @@ import pytest
 from consensus.ballot import Ballot
 from consensus.messages import Accept, Chosen
 from consensus.replica import Role
-from kvstore import entries
+from kvstore import commits, entries
 from kvstore import node as nodes
 from kvstore.client import Reply
 from kvstore.commands import Count, Entry, Integer, Set, SetRange, Value
@@ -76,7 +76,7 @@ def test_a_leader_takes_over_no_more_than_it_can_hold(monkeypatch: pytest.Monkey
     run(node, 0)
     assert node.replica.role is Role.LEADER
     for sequence in range(1, 100):
-        node.receive("n2", Forward([Request("s", sequence, 1, LARGE)]))
+        node.receive("n2", Forward(node.replica.ballot, False, [Request("s", sequence, 1, LARGE)]))
         node.turn()
     assert 10_000 < node.replica.memory_bytes < 13_000
 
@@ -98,7 +98,7 @@ def test_nobody_waits_for_a_commit_for_ever() -> None:
 
 def test_slots_wait_while_too_much_of_the_state_waits_for_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each request is small, and what it changes is not. A read waits for the slots before it."""
-    monkeypatch.setattr(nodes, "MAX_UNCOMMITTED_BYTES", 100_000)
+    monkeypatch.setattr(commits, "MAX_UNCOMMITTED_BYTES", 100_000)
     monkeypatch.setattr(nodes, "APPLY_SLOTS", 4)
     batches: list[Batch] = []
     node = new_node("n1", background=batches.append)
@@ -145,3 +145,78 @@ def test_the_log_shows_what_is_applied_though_this_nodes_disk_lacks_it_yet() -> 
     node.persisted()
     node.replica.forget(1)
     assert rows(1, 5) == [(1, "set k=new", "chosen"), (2, "set k=new", "chosen")]
+
+
+def test_writes_are_refused_until_the_state_has_room_again() -> None:
+    """Though the log still finds some: what is acknowledged would pile up in memory."""
+    batches: list[Batch] = []
+    node = new_node("n1", background=batches.append)
+    heard: list[Reply | Refusal] = []
+    node.execute(LARGE, heard.append, 100_000)
+    run(node, 0)
+    run(node, 20_000)
+    node.committed(batches.pop(), StorageFullError("no room"))
+    with pytest.raises(StorageFullError):
+        node.execute(LARGE, heard.append, 100_000)
+    with pytest.raises(StorageFullError):
+        node.propose_at(9, b"1", lambda outcome: None, 100_000)
+    run(node, 20_999)
+    assert batches == []
+    run(node, 21_000)
+    node.committed(batches[0], node.state.write(batches[0]))
+    node.execute(LARGE, heard.append, 100_000)
+    run(node, 21_010)
+    assert len(heard) == 2
+
+
+def forwards(node: Node) -> list[tuple[bool, list[int]]]:
+    """What the node hands to the leader in this turn, by the sequences of its own session."""
+    sent = [message for _, message in node.turn().messages if isinstance(message, Forward)]
+    assert {forward.ballot for forward in sent} <= {node.replica.ballot}
+    return [(forward.anew, [request.sequence for request in forward.requests]) for forward in sent]
+
+
+def test_a_follower_hands_on_all_that_is_unanswered_once_some_of_it_is_late() -> None:
+    """The late one alone would come behind those that the client sent after it."""
+    node = new_node("n1", "n2", "n3")
+    node.receive("n2", Chosen(Ballot(1, "n2"), 0, []))
+    sent = []
+    for moment in (0, 10):
+        node.tick(moment, moment)
+        node.execute(LARGE, lambda outcome: None, 10_000)
+        sent += forwards(node)
+    assert sent == [(True, [1]), (False, [2])]
+    node.tick(nodes.FORWARD_PATIENCE // 2, 0)
+    node.receive("n2", Chosen(Ballot(1, "n2"), 0, []))
+    node.tick(nodes.FORWARD_PATIENCE, 0)
+    node.execute(LARGE, lambda outcome: None, 10_000)
+    assert forwards(node) == [(True, [1, 2, 3])]
+    node.resume("n2")
+    assert forwards(node) == [(True, [1, 2, 3])]
+    node.receive("n2", Chosen(Ballot(2, "n2"), 0, []))
+    assert forwards(node) == [(True, [1, 2, 3])]
+    assert forwards(node) == []
+
+
+def sequences(node: Node) -> list[int]:
+    """Of the entries in its log."""
+    return [entries.decode(value).sequence for part in node.accepted(1, 9) for value in part.values]
+
+
+def test_a_leader_that_left_out_requests_takes_no_later_ones_before_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = new_node("n1")
+    run(node, 0)
+    ballot = node.replica.ballot
+    one, two, three = (Request("s", sequence, 1, Set(b"k", Value(b"%d" % sequence))) for sequence in (1, 2, 3))
+    node.receive("n2", Forward(Ballot(ballot.round - 1, "n1"), True, [one]))
+    monkeypatch.setattr(nodes, "MAX_MEMORY", -1)
+    node.receive("n2", Forward(ballot, False, [one]))
+    monkeypatch.undo()
+    node.receive("n2", Forward(ballot, False, [two]))
+    node.receive("n3", Forward(ballot, False, [three]))
+    run(node, 1)
+    assert sequences(node) == [3], "what n3 hands on is another matter"
+    node.receive("n2", Forward(ballot, True, [one, two]))
+    node.receive("n2", Forward(ballot, False, [three]))
+    run(node, 2)
+    assert sequences(node) == [3, 1, 2, 3]

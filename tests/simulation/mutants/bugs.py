@@ -38,8 +38,8 @@ DURABILITY = [
     mutant(
         "the state is committed ahead of the durable log",
         (
-            "kvstore.node:Node._commit",
-            "if self._committing or self.state.applied_upto > self.replica.durable_upto:",
+            "kvstore.commits:Commits._commit",
+            "if self._under_way or self._state.applied_upto > self._durable_upto():",
             "if False:",
         ),
     ),
@@ -357,8 +357,8 @@ EXECUTION = [
         "a command is answered when it has been handed to the leader",
         (
             "kvstore.node:Node._send_commands",
-            "self._messages.append((leader, Forward(requests)))",
-            "self._messages.append((leader, Forward(requests)))\n"
+            "            self._sends_anew = False",
+            "            self._sends_anew = False\n"
             "        for request in requests:\n"
             "            proposal = self._commands.pop((request.session, request.sequence))\n"
             "            done = __import__('kvstore.commands', fromlist=['Done']).Done()\n"
