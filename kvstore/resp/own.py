@@ -10,7 +10,7 @@ import msgspec
 from kvstore.client import Reply as StoreReply
 from kvstore.commands import MAX_VALUE_BYTES, Command, Exists, is_read_only
 from kvstore.entries import UNREADABLE
-from kvstore.errors import KvstoreError
+from kvstore.errors import CommandError, KvstoreError
 from kvstore.json_values import from_json
 from kvstore.limits import check
 from kvstore.pending import Refusal, SlotReply
@@ -60,7 +60,7 @@ def _as_json(value: bytes) -> bytes:
     """JSON as it is, anything else as a JSON string."""
     try:
         from_json(value)
-    except Exception:
+    except CommandError:
         return msgspec.json.encode(value.decode(errors="backslashreplace"))
     return value
 
