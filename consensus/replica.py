@@ -117,7 +117,7 @@ class Replica:
         """How far the others knew the log as chosen when they last answered this node as their leader."""
         self._next_beat = now
         self._next_resend = now
-        self._next_tell = now
+        self._tell_at = NO_END
         self._told = self._learner.news()
         self.urgent_upto = NO_END
         """Other nodes wait to hear that slots up to this one are chosen; the host may lower it to spare messages."""
@@ -506,11 +506,14 @@ class Replica:
         if news == self._told:
             return
         if accept_sent and news[1] == self._told[1]:
-            self._told = news
-        elif self._told[0] < self.urgent_upto or news[1] != self._told[1] or self._now >= self._next_tell:
+            self._tell_at = NO_END
+        elif self._told[0] < self.urgent_upto or news[1] != self._told[1] or self._now >= self._tell_at:
             self._broadcast(Chosen(phase2.ballot, *news))
-            self._told = news
-            self._next_tell = self._now + TELL_INTERVAL
+            self._tell_at = NO_END
+        else:
+            self._tell_at = min(self._tell_at, self._now + TELL_INTERVAL)
+            return
+        self._told = news
 
     def _accept_message(self, run: Run) -> Accept:
         return Accept(run.ballot, run.first, run.values, self.chosen_upto)
@@ -566,7 +569,7 @@ class Replica:
         self._next_beat = self._now + self._timing.heartbeat
         number = self._rounds.begin(self._read_index(phase2))
         self._lease.began(number, self._now)
-        self._told = self._learner.news()
+        self._told, self._tell_at = self._learner.news(), NO_END
         self._broadcast(Heartbeat(phase2.ballot, number, *self._told))
         self._confirm_reads()
 

@@ -31,7 +31,7 @@ from consensus.messages import (
     Stored,
     TakeOver,
 )
-from consensus.replica import SLOT_WINDOW, Effects, Replica, Role
+from consensus.replica import SLOT_WINDOW, TELL_INTERVAL, Effects, Replica, Role
 from tests.consensus.cluster import Cluster
 
 B1, B5, B9 = Ballot(1, "n2"), Ballot(5, "n2"), Ballot(9, "n3")
@@ -358,6 +358,38 @@ def test_chosen_slots_beyond_a_gap_are_told_and_fetched() -> None:
     assert follower.is_chosen(5)
     assert not follower.is_chosen(7)
     assert sent(follower.effects(), Fetch) == [("n2", Fetch(7, 7))]
+
+
+def test_news_go_with_the_next_accept_and_alone_only_when_none_comes() -> None:
+    """A message is a turn for every node."""
+    leader = replica()
+    leader.tick(1_000)
+    (_, ask), *_ = sent(leader.effects(), Ask)
+    assert isinstance(ask, Ask)
+    leader.receive("n2", Answer(ask.ballot, True, NEVER, 0))
+    leader.persisted(leader.effects().upto)
+    leader.receive("n2", Promise(ask.ballot, 1, []))
+    leader.urgent_upto = 0
+    settle(leader)
+
+    def choose(slot: int, now: int) -> list[Message]:
+        """Has it chosen by n1 and n2; returns what n2 hears of it at once."""
+        leader.tick(now)
+        leader.propose([b"x"])
+        leader.persisted(leader.effects().upto)
+        leader.receive("n2", Accepted(leader.ballot, slot, slot))
+        assert leader.chosen_upto == slot
+        return heard()
+
+    def heard() -> list[Message]:
+        return [message for receiver, message in sent(leader.effects(), Chosen) if receiver == "n2"]
+
+    news = [choose(slot, 1_000 + slot) for slot in range(1, 31)]
+    assert news == [[]] * 30, "each Accept tells of the one before"
+    leader.tick(1_030 + TELL_INTERVAL)
+    assert heard() == [Chosen(leader.ballot, 30, [])]
+    leader.urgent_upto = 31
+    assert choose(31, 1_045) == [Chosen(leader.ballot, 31, [])], "somebody waits for it"
 
 
 def test_a_follower_that_missed_everything_catches_up_also_from_the_log_store() -> None:
