@@ -16,9 +16,9 @@ def test_there_are_many_and_no_two_alike() -> None:
 
 
 REAL = {
-    "an Accept for slots that have left memory is answered without a promise": 572,
+    "an Accept for slots that have left memory is answered without a promise": 68,
     "an answer to reads of the process before a restart is taken for one to its own": 61,
-    "what a commit without room held is missing in ranges until the node hears of it": 146,
+    "what a commit without room held is missing in ranges until the node hears of it": 56,
 }
 """Bugs that the simulator found in this code (docs/design.md), each with a seed that shows it."""
 

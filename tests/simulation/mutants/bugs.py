@@ -357,8 +357,8 @@ EXECUTION = [
         "a command is answered when it has been handed to the leader",
         (
             "kvstore.node:Node._send_commands",
-            "            self._sends_anew = False",
-            "            self._sends_anew = False\n"
+            "self._sends_anew = False",
+            "self._sends_anew = False\n"
             "        for request in requests:\n"
             "            proposal = self._commands.pop((request.session, request.sequence))\n"
             "            done = __import__('kvstore.commands', fromlist=['Done']).Done()\n"
