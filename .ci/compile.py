@@ -1,7 +1,7 @@
 """Compiles the modules that every command passes to machine code, while a wheel is built: the same code, faster.
 
 ``KVSTORE_COMPILE=0`` leaves it out. ``KVSTORE_COMPILE=1`` fails where it cannot be done; unset, the sources alone are
-installed there.
+installed there. Where there is a C compiler, mypy has to be found too, as any other package that a build needs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def obstacle() -> str | None:
     """Why this machine cannot compile, as far as can be told without trying."""
     if platform.python_implementation() != "CPython" or sysconfig.get_config_var("Py_GIL_DISABLED"):
         return "only CPython with its global lock is compiled for"
-    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
+    compiler = (shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "") or ["cc"])[0]
     if shutil.which(compiler) is None:
         return f"there is no C compiler {compiler}: install one, or name it in CC"
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
@@ -45,8 +45,6 @@ class CompileHook(BuildHookInterface):
             raise ValueError(f"KVSTORE_COMPILE is {choice!r}: 1 is to compile, 0 is not to, unset is to where possible")
         self._must = choice == "1"
         self._obstacle = "KVSTORE_COMPILE is 0" if choice == "0" else obstacle()
-        if self._must and self._obstacle:
-            raise RuntimeError(f"KVSTORE_COMPILE is 1, but {self._obstacle}")
 
     def dependencies(self) -> list[str]:
         """The compilers, and what the modules import, for its types."""
@@ -55,6 +53,8 @@ class CompileHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version == "editable":
             return
+        if self._must and self._obstacle:
+            raise RuntimeError(f"KVSTORE_COMPILE is 1, but {self._obstacle}")
         if self._obstacle:
             self.app.display_warning(f"kvstore is not compiled: {self._obstacle}")
             return

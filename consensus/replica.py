@@ -607,7 +607,7 @@ class Replica:
         confirmed = self._rounds.confirmed()
         self._lease.confirmed(self._rounds.confirmed_round)
         for node, reply in confirmed:
-            self._send(node, reply)
+            self._reply_to_read(node, reply)
 
     def _serve_by_lease(self, phase2: Phase2) -> None:
         """The clock has just been read, so every read that is here arrived before: the lease held in its interval.
@@ -617,7 +617,12 @@ class Replica:
         if self._queue.close_turn():
             self._ask_read_index()
         for node, reply in self._rounds.answer(self._read_index(phase2)):
-            self._send(node, reply)
+            self._reply_to_read(node, reply)
+
+    def _reply_to_read(self, node: str, reply: ReadIndexReply) -> None:
+        self._send(node, reply)
+        if node != self.node:
+            self.urgent_upto = max(self.urgent_upto, reply.index)  # the reads wait until it is applied there
 
     def _read_index(self, phase2: Phase2) -> int:
         """No slot beyond it was acknowledged before this ballot, or is by now as far as this leader knows."""

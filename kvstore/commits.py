@@ -36,7 +36,7 @@ class Commits:
         self._durable_upto = durable_upto
         self._background = background
         self._under_way = False
-        self._began_at = now
+        self._last_at = now
         self._awaited: list[AwaitedCommit] = []
 
     def tidy(self, now: int) -> None:
@@ -60,12 +60,13 @@ class Commits:
         else:
             self._state.rolled_back(batch)
             self.full = outcome
-            self._began_at = now
+            self._last_at = now
         self.tell(now)
 
     def close(self, now: int) -> None:
         """Commit a last time, here. No commit may be under way."""
         self._background = None
+        self.full = None
         self._commit(now)
 
     def wait(self, done: Callable[[UnavailableError | None], None], deadline: int) -> None:
@@ -93,13 +94,15 @@ class Commits:
         if self._awaited or is_large(self._state):
             return True
         interval = min(COMMIT_INTERVAL + COMMIT_INTERVAL_PER_SLOT * self._state.uncommitted, MAX_COMMIT_INTERVAL)
-        return now >= self._began_at + (interval if self.full is None else COMMIT_INTERVAL)
+        return now >= self._last_at + interval or self.full is not None
 
     def _commit(self, now: int) -> None:
         # Never ahead of the log: a slot that state.db has and log.db lost could not be shown to other nodes any more.
         if self._under_way or self._state.applied_upto > self._durable_upto():
             return
-        self._began_at = now
+        if self.full is not None and now < self._last_at + COMMIT_INTERVAL:
+            return
+        self._last_at = now
         if self._background is not None:
             self._under_way = True
             self._background(self._state.take())

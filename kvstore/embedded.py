@@ -63,7 +63,7 @@ class EmbeddedStore:
 
     def execute(self, command: Command) -> Reply:
         check(command)
-        self._node.tick(_now(), _wall())
+        self.tick()
         outcomes: list[Reply | Refusal] = []
         deadline = _now() + PATIENCE
         if isinstance(command, READ_ONLY):
@@ -76,7 +76,7 @@ class EmbeddedStore:
         return _reply(outcomes[0])
 
     def execute_batch(self, commands: Sequence[Command], *, session: str, first_sequence: int) -> list[Reply]:
-        self._node.tick(_now(), _wall())
+        self.tick()
         outcomes: list[Reply | Refusal] = []
         deadline = _now() + PATIENCE
         for sequence, command in enumerate(commands, first_sequence):

@@ -9,7 +9,7 @@ import msgspec
 from kvstore.errors import KvstoreError
 from kvstore.peer_messages import PeerMessage
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_GREETING_BYTES = 4_096
 """A frame from somebody who has not said yet who it is."""
 MAX_FRAME_BYTES = 512 * 1_048_576

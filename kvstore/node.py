@@ -16,6 +16,7 @@ from consensus.ballot import Ballot
 from consensus.catchup import one_message
 from consensus.election import Timing
 from consensus.leader import BYTES_PER_MS
+from consensus.log import NO_END
 from consensus.messages import Record, Run
 from consensus.replica import SLOT_WINDOW, Replica, Role
 from kvstore import entries
@@ -24,7 +25,7 @@ from kvstore.commands import Command, Entry, Opaque, Tick
 from kvstore.commits import Commits, is_large
 from kvstore.errors import CommandError, DamagedError, StorageFullError, UnavailableError
 from kvstore.log_store import LogStore
-from kvstore.peer_messages import Forward, ForwardSlot, ForwardSlotReply, PeerMessage, Request
+from kvstore.peer_messages import Forward, ForwardSlot, ForwardSlotReply, LeftOut, PeerMessage, Request
 from kvstore.pending import CommandProposal, Read, RecordQueue, Refusal, SlotProposal, SlotReply
 from kvstore.state_machine import Batch, StateMachine
 
@@ -100,7 +101,7 @@ class Node:
             accepted=log.tail(state.applied_upto),
             timing=timing,
         )
-        # Only those who forwarded a request wait to hear that it is chosen.
+        # Only those who forwarded a request wait to hear that it is chosen, and those whose reads need it.
         self.replica.urgent_upto = 0
         self.session = f"{node_id}.{rng.getrandbits(64):016x}"
         """Requests that bring no session of their own run under this one, new for every incarnation."""
@@ -117,7 +118,8 @@ class Node:
         self._reads: dict[int, list[Read]] = {}
         self._to_send: list[CommandProposal | SlotProposal] = []
         self._sends_anew = True
-        self._left_out: set[str] = set()
+        self._anew_at = NO_END
+        self._begun: set[str] = set()
         self._messages: list[tuple[str, PeerMessage]] = []
         self._led_by: tuple[str | None, Ballot] = (None, self.replica.ballot)
         self._tick_upto = 0
@@ -225,7 +227,7 @@ class Node:
         """Refuse what cannot be taken, before anything has happened."""
         full = self._full or self._commits.full
         if full is not None:
-            raise full
+            raise StorageFullError(str(full))  # not the same one again: each raise adds to its traceback
         if (
             len(self._commands) + len(self._slots) >= MAX_PENDING
             or self._pending_bytes > MAX_MEMORY
@@ -247,8 +249,11 @@ class Node:
         """A message from another node."""
         match message:
             case Forward():
-                if self.replica.role is Role.LEADER and self._takes(sender, message):
-                    self.replica.urgent_upto = max(self.replica.urgent_upto, self._propose(message.requests))
+                if self.replica.role is Role.LEADER and message.ballot == self.replica.ballot:
+                    self._on_forward(sender, message)
+            case LeftOut():
+                if message.ballot == self.replica.ballot:
+                    self._anew_at = min(self._anew_at, self._now + FORWARD_PATIENCE)
             case ForwardSlot() if self.replica.memory_bytes > MAX_MEMORY:
                 return  # as if it had been lost: it is handed on again later
             case ForwardSlot():
@@ -348,11 +353,13 @@ class Node:
         if led_by != self._led_by:
             self._led_by = led_by
             self._tick_upto = 0
+            self._begun.clear()
             self._send_all_again()
 
     def _send_all_again(self) -> None:
         self._to_send = self._proposals()
         self._sends_anew = True
+        self._anew_at = NO_END
 
     def _proposals(self) -> list[CommandProposal | SlotProposal]:
         return [*self._commands.values(), *self._slots.values()]
@@ -390,19 +397,16 @@ class Node:
             self._messages.append((leader, Forward(self.replica.ballot, self._sends_anew, requests)))
             self._sends_anew = False
 
-    def _takes(self, sender: str, forward: Forward) -> bool:
-        """Whether the requests may be proposed, and none that the sender's clients sent before them is missing.
-
-        Under an earlier ballot of this node's the sender may have lost some while another led; it begins anew once it
-        hears of this one.
-        """
-        if forward.ballot != self.replica.ballot:
-            return False
+    def _on_forward(self, sender: str, forward: Forward) -> None:
+        """Propose the requests, unless some that the sender's clients sent before them may be missing."""
         if self.replica.memory_bytes > MAX_MEMORY:
-            self._left_out.add(sender)
+            self._begun.discard(sender)
         elif forward.anew:
-            self._left_out.discard(sender)
-        return sender not in self._left_out
+            self._begun.add(sender)
+        if sender in self._begun:
+            self.replica.urgent_upto = max(self.replica.urgent_upto, self._propose(forward.requests))
+        else:
+            self._messages.append((sender, LeftOut(forward.ballot)))
 
     def _propose(self, requests: Iterable[Request]) -> int:
         """Returns the last slot that they took."""
@@ -440,7 +444,7 @@ class Node:
         self._give_up_at = self._now + GIVE_UP_INTERVAL
         follows = self.replica.leader not in (None, self.replica.node)
         patience = FORWARD_PATIENCE + self._pending_bytes // BYTES_PER_MS
-        is_late = False
+        is_late = self._anew_at <= self._now
         for proposal in self._proposals():
             if proposal.deadline <= self._now:
                 self._drop(proposal, "no quorum answered in time")

@@ -22,13 +22,19 @@ class Forward(msgspec.Struct, frozen=True, tag="forward"):
     """Please propose these, in this order, under this ballot. There is no reply: the sender completes a request when it
     applies it itself.
 
-    ``anew``: these are the first of all that the sender has no outcome of. A leader that left out a Forward takes no
-    later one of that sender before such a one, or a write would overtake those that its client sent before it.
+    ``anew``: these are the first of all that the sender has no outcome of. A leader takes no Forward of a sender before
+    such a one, nor after one that it left out, or a write would overtake those that its client sent before it.
     """
 
     ballot: Ballot
     anew: bool
     requests: list[Request]
+
+
+class LeftOut(msgspec.Struct, frozen=True, tag="left_out"):
+    """The leader of this ballot did not take a Forward: please begin anew, in a while."""
+
+    ballot: Ballot
 
 
 class ForwardSlot(msgspec.Struct, frozen=True, tag="forward_slot"):
@@ -46,4 +52,4 @@ class ForwardSlotReply(msgspec.Struct, frozen=True, tag="forward_slot_reply"):
     phase1_skipped: bool
 
 
-PeerMessage = Message | Forward | ForwardSlot | ForwardSlotReply
+PeerMessage = Message | Forward | LeftOut | ForwardSlot | ForwardSlotReply

@@ -10,8 +10,7 @@ import msgspec
 from kvstore.client import Reply as StoreReply
 from kvstore.commands import MAX_VALUE_BYTES, Command, Exists, is_read_only
 from kvstore.entries import UNREADABLE
-from kvstore.errors import CommandError, KvstoreError
-from kvstore.json_values import from_json
+from kvstore.errors import KvstoreError
 from kvstore.limits import check
 from kvstore.pending import Refusal, SlotReply
 from kvstore.queries import MAX_BYTES, MAX_ROWS, Table
@@ -59,8 +58,9 @@ def _propose(service: Service, arguments: list[bytes], answer: Answer) -> None:
 def _as_json(value: bytes) -> bytes:
     """JSON as it is, anything else as a JSON string."""
     try:
-        from_json(value)
-    except CommandError:
+        value.decode()  # text inside of strings is not looked at by the next line
+        msgspec.json.decode(value, type=msgspec.Raw)
+    except UNREADABLE:
         return msgspec.json.encode(value.decode(errors="backslashreplace"))
     return value
 

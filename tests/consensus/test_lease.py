@@ -11,9 +11,11 @@ from consensus.election import Timing
 from consensus.lease import Lease, Support
 from consensus.messages import (
     Accept,
+    Accepted,
     Alive,
     Answer,
     Ask,
+    Chosen,
     Heartbeat,
     Message,
     Prepare,
@@ -88,6 +90,24 @@ def test_a_lease_counts_from_the_beginning_of_the_round_that_was_answered() -> N
     assert leading.reads_at(1_140)
     assert leading.reads_at(1_100 + TERM - 1)
     assert not leading.reads_at(1_100 + TERM)
+
+
+def test_a_node_whose_reads_need_a_slot_hears_at_once_that_it_is_chosen() -> None:
+    """No round tells it."""
+    leading = Leading()
+    leading.beat(1_100)
+    leading.answer()
+    leader = leading.node
+    leader.urgent_upto = 0
+    leader.propose([b"x"])
+    leader.persisted(leader.effects().upto)
+    leader.receive("n2", Accepted(leader.ballot, 1, 1))
+    assert sent(leader.effects(), Chosen) == []
+    leader.receive("n3", ReadIndex(7, 1))
+    leader.tick(1_101)
+    effects = leader.effects()
+    assert effects.messages.count(("n3", ReadIndexReply(7, 1, 1))) == 1
+    assert effects.messages.count(("n3", Chosen(leader.ballot, 1, []))) == 1
 
 
 def test_without_an_answer_there_is_no_lease() -> None:

@@ -322,6 +322,13 @@ def test_the_log_slots_by_name_and_sql(client: redis.Redis) -> None:
     slot = fields["last_slot"] + 1
     assert client.execute_command("KV.PROPOSE", slot, "set named 1") == [slot, '"set named 1"', 1]
     assert client.execute_command("KV.PROPOSE", slot, '{"other": true}')[:2] == [slot, '"set named 1"']
+    for value, json in [
+        ("[" * 200 + "]" * 200, "[" * 200 + "]" * 200),
+        (b'"\xff"', '"\\"\\\\xff\\""'),
+        ("[1,", '"[1,"'),
+    ]:
+        slot += 1
+        assert client.execute_command("KV.PROPOSE", slot, value)[:2] == [slot, json]
     assert client.get("named") == "1"
 
 

@@ -350,7 +350,7 @@ def test_rubbish_from_a_node_ends_its_connection_and_harms_nobody(servers: Serve
     """What is no message, from somebody who was let in as one of the nodes."""
     import socket
 
-    from kvstore.frames import Hello, Welcome, decode_answer, decode_message, frame
+    from kvstore.frames import PROTOCOL_VERSION, Hello, Welcome, decode_answer, decode_message, frame
 
     servers.kill("n3")
     leader = servers.leader()
@@ -369,7 +369,7 @@ def test_rubbish_from_a_node_ends_its_connection_and_harms_nobody(servers: Serve
     with servers.client(leader) as good:
         for number, body in enumerate(bodies):
             with socket.create_connection((HOST, servers.peers["n1"]), timeout=5) as connection:
-                connection.sendall(frame(Hello("kvstore/n1,n2,n3", "n3", "n1", 1, 5)))
+                connection.sendall(frame(Hello("kvstore/n1,n2,n3", "n3", "n1", PROTOCOL_VERSION, 5)))
                 assert isinstance(decode_answer(connection.recv(100)[4:]), Welcome)
                 connection.sendall(len(body).to_bytes(4, "big") + body)
                 with suppress(ConnectionResetError):
@@ -386,16 +386,19 @@ def test_strangers_are_refused_and_said_so(servers: Servers, tmp_path: Path) -> 
     """A node of another cluster, and rubbish, on the port for nodes."""
     import socket
 
-    from kvstore.frames import Hello, Refused, decode_answer, frame
+    from kvstore.frames import PROTOCOL_VERSION, Hello, Refused, decode_answer, frame
 
     port = servers.peers["n1"]
     for hello, reason in [
-        (Hello("other/n1,n2,n3", "n2", "n1", 1, 5), "it belongs to cluster 'other/n1,n2,n3'"),
-        (Hello("kvstore/n1,n2,n3 with a read lease of 600 ms", "n2", "n1", 1, 5), "this node to 'kvstore/n1,n2,n3'"),
-        (Hello("kvstore/n1,n2,n3", "n9", "n1", 1, 5), "n9 is no node of this cluster"),
-        (Hello("kvstore/n1,n2,n3", "n2", "n1", 1, 5), "another process is connected as n2"),
-        (Hello("kvstore/n1,n2,n3", "n2", "n3", 1, 5), "it looks for node n3"),
-        (Hello("kvstore/n1,n2,n3", "n1", "n1", 1, 5), "it calls itself n1"),
+        (Hello("other/n1,n2,n3", "n2", "n1", PROTOCOL_VERSION, 5), "it belongs to cluster 'other/n1,n2,n3'"),
+        (
+            Hello("kvstore/n1,n2,n3 with a read lease of 600 ms", "n2", "n1", PROTOCOL_VERSION, 5),
+            "this node to 'kvstore/n1,n2,n3'",
+        ),
+        (Hello("kvstore/n1,n2,n3", "n9", "n1", PROTOCOL_VERSION, 5), "n9 is no node of this cluster"),
+        (Hello("kvstore/n1,n2,n3", "n2", "n1", PROTOCOL_VERSION, 5), "another process is connected as n2"),
+        (Hello("kvstore/n1,n2,n3", "n2", "n3", PROTOCOL_VERSION, 5), "it looks for node n3"),
+        (Hello("kvstore/n1,n2,n3", "n1", "n1", PROTOCOL_VERSION, 5), "it calls itself n1"),
         (Hello("kvstore/n1,n2,n3", "n2", "n1", 99, 5), "it speaks version 99"),
     ]:
         for _ in range(2):

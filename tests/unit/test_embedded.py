@@ -193,8 +193,7 @@ def test_an_append_that_finds_no_room_keeps_what_was_there_and_goes_on_later(tmp
                     store.execute(Set(b"big%d" % number, Value(random.Random(number).randbytes(50_000))))
             assert store.execute(Get(b"x")).result == Found(Value(b"1"), 1, 1, 1)
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-            for _ in range(50):
-                store.tick()
+            for _ in range(200):
                 try:
                     store.execute(parse("set after=1"))
                     break

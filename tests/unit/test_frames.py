@@ -19,6 +19,7 @@ from kvstore.frames import (
     KEEP_ALIVE,
     MAX_FRAME_BYTES,
     MAX_GREETING_BYTES,
+    PROTOCOL_VERSION,
     FrameError,
     FrameReader,
     Hello,
@@ -68,7 +69,7 @@ def test_rubbish_is_refused_or_waited_on(pieces: list[bytes]) -> None:
 
 
 @given(
-    messages | st.just(Hello("c", "n1", "n2", 1, 5)),
+    messages | st.just(Hello("c", "n1", "n2", PROTOCOL_VERSION, 5)),
     st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1),
 )
 @settings(max_examples=300)
@@ -105,7 +106,7 @@ def test_numbers_that_no_slot_or_round_has_are_refused(message: PeerMessage) -> 
 def test_a_name_that_is_no_text_ends_the_connection_and_nothing_else() -> None:
     loop = asyncio.new_event_loop()
     link = Link(loop, Peers(Identity("c", "n2", 1), {}, lambda sender, message: None, lambda node: None))
-    body = frame(Hello("c", "n1", "n2", 1, 5))[4:].replace(b"n1", b"\xff1")
+    body = frame(Hello("c", "n1", "n2", PROTOCOL_VERSION, 5))[4:].replace(b"n1", b"\xff1")
     link.data_received(len(body).to_bytes(4, "big") + body)
     assert link.hello is None
     loop.close()

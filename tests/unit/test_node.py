@@ -15,9 +15,10 @@ from kvstore import node as nodes
 from kvstore.client import Reply
 from kvstore.commands import Count, Entry, Integer, Set, SetRange, Value
 from kvstore.errors import StorageFullError, UnavailableError
+from kvstore.keyspace import Changes
 from kvstore.log_store import MemoryLog
 from kvstore.node import Node
-from kvstore.peer_messages import Forward, Request
+from kvstore.peer_messages import Forward, LeftOut, PeerMessage, Request
 from kvstore.pending import Refusal
 from kvstore.state_machine import Batch, StateMachine
 from kvstore.views import log_rows
@@ -25,9 +26,9 @@ from kvstore.views import log_rows
 LARGE = Set(b"k", Value(b"x" * 1_000))
 
 
-def new_node(*names: str, background: Callable[[Batch], None] | None = None) -> Node:
+def new_node(*names: str, node: str = "n1", background: Callable[[Batch], None] | None = None) -> Node:
     state = StateMachine(None)
-    return Node("n1", names, MemoryLog(), state, rng=random.Random(1), now=0, wall=0, background=background)
+    return Node(node, names, MemoryLog(), state, rng=random.Random(node), now=0, wall=0, background=background)
 
 
 def run(node: Node, now: int) -> None:
@@ -76,7 +77,7 @@ def test_a_leader_takes_over_no_more_than_it_can_hold(monkeypatch: pytest.Monkey
     run(node, 0)
     assert node.replica.role is Role.LEADER
     for sequence in range(1, 100):
-        node.receive("n2", Forward(node.replica.ballot, False, [Request("s", sequence, 1, LARGE)]))
+        node.receive("n2", Forward(node.replica.ballot, True, [Request("s", sequence, 1, LARGE)]))
         node.turn()
     assert 10_000 < node.replica.memory_bytes < 13_000
 
@@ -147,15 +148,19 @@ def test_the_log_shows_what_is_applied_though_this_nodes_disk_lacks_it_yet() -> 
     assert rows(1, 5) == [(1, "set k=new", "chosen"), (2, "set k=new", "chosen")]
 
 
-def test_writes_are_refused_until_the_state_has_room_again() -> None:
-    """Though the log still finds some: what is acknowledged would pile up in memory."""
+def test_writes_are_refused_until_the_state_has_room_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the log still finds some: what is acknowledged would pile up in memory. It is not tried all the time."""
     batches: list[Batch] = []
     node = new_node("n1", background=batches.append)
     heard: list[Reply | Refusal] = []
     node.execute(LARGE, heard.append, 100_000)
     run(node, 0)
     run(node, 20_000)
-    node.committed(batches.pop(), StorageFullError("no room"))
+    with monkeypatch.context() as full, pytest.raises(StorageFullError) as no_room:
+        full.setattr(Changes, "write", refused)
+        node.state.write(batches[0])
+    node.committed(batches.pop(), no_room.value)
+    monkeypatch.setattr(commits, "COMMIT_SLOTS", 1)
     with pytest.raises(StorageFullError):
         node.execute(LARGE, heard.append, 100_000)
     with pytest.raises(StorageFullError):
@@ -164,9 +169,14 @@ def test_writes_are_refused_until_the_state_has_room_again() -> None:
     assert batches == []
     run(node, 21_000)
     node.committed(batches[0], node.state.write(batches[0]))
+    assert node.state.sql("SELECT key FROM kv") == (["key"], [("k",)])
     node.execute(LARGE, heard.append, 100_000)
     run(node, 21_010)
     assert len(heard) == 2
+
+
+def refused(*_: object) -> int:
+    raise StorageFullError("no room")
 
 
 def forwards(node: Node) -> list[tuple[bool, list[int]]]:
@@ -209,14 +219,56 @@ def test_a_leader_that_left_out_requests_takes_no_later_ones_before_them(monkeyp
     ballot = node.replica.ballot
     one, two, three = (Request("s", sequence, 1, Set(b"k", Value(b"%d" % sequence))) for sequence in (1, 2, 3))
     node.receive("n2", Forward(Ballot(ballot.round - 1, "n1"), True, [one]))
-    monkeypatch.setattr(nodes, "MAX_MEMORY", -1)
+    assert node.turn().messages == [], "the sender will hear of this ballot"
     node.receive("n2", Forward(ballot, False, [one]))
-    monkeypatch.undo()
+    assert node.turn().messages == [("n2", LeftOut(ballot))], "what came before it was lost"
+    node.receive("n2", Forward(ballot, True, [one]))
+    monkeypatch.setattr(nodes, "MAX_MEMORY", -1)
     node.receive("n2", Forward(ballot, False, [two]))
-    node.receive("n3", Forward(ballot, False, [three]))
-    run(node, 1)
-    assert sequences(node) == [3], "what n3 hands on is another matter"
-    node.receive("n2", Forward(ballot, True, [one, two]))
+    monkeypatch.undo()
     node.receive("n2", Forward(ballot, False, [three]))
-    run(node, 2)
-    assert sequences(node) == [3, 1, 2, 3]
+    assert node.turn().messages == [("n2", LeftOut(ballot))] * 2
+    node.receive("n3", Forward(ballot, True, [two]))
+    node.receive("n2", Forward(ballot, True, [two, three]))
+    node.receive("n2", Forward(ballot, False, [one]))
+    run(node, 1)
+    assert sequences(node) == [1, 2, 2, 3, 1], "what n3 hands on is another matter"
+
+
+def test_what_a_leader_left_out_comes_again_soon_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much waits: it would have been given up before it was late."""
+    pair = {name: new_node("n1", "n2", "n3", node=name) for name in ("n1", "n2")}
+
+    def pass_time(begin: int, end: int) -> None:
+        for now in range(begin, end, 10):
+            for node in pair.values():
+                node.tick(now, now)
+            sent = [(node, message) for node in pair.values() for message in turned(node)]
+            while sent:
+                for node, (receiver, message) in sent:
+                    if receiver in pair:
+                        pair[receiver].receive(node.replica.node, message)
+                sent = [(node, message) for node in pair.values() for message in turned(node)]
+
+    pass_time(0, 3_000)
+    leader = next(node for node in pair.values() if node.replica.role is Role.LEADER)
+    follower = next(node for node in pair.values() if node is not leader)
+    heard: list[Reply | Refusal] = []
+    for now in (3_000, 3_010, 3_020):
+        monkeypatch.setattr(nodes, "MAX_MEMORY", 1 << 30)
+        follower.execute(LARGE, heard.append, now + 5_000, size=100_000_000)
+        monkeypatch.setattr(nodes, "MAX_MEMORY", -1 if now == 3_010 else 1 << 30)
+        pass_time(now, now + 10)
+    assert sequences(leader)[-1:] == [1]
+    pass_time(3_030, 3_030 + nodes.FORWARD_PATIENCE + nodes.GIVE_UP_INTERVAL)
+    assert [reply.slot for reply in heard if isinstance(reply, Reply)] == [1, 2, 3]
+    assert sequences(leader) == [1, 2, 3]
+
+
+def turned(node: Node) -> list[tuple[str, PeerMessage]]:
+    turn = node.turn()
+    node.apply()
+    if turn.records:
+        node.log.append(turn.records)
+        node.persisted()
+    return turn.messages

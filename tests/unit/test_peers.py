@@ -13,7 +13,7 @@ import pytest
 from consensus.ballot import Ballot
 from consensus.messages import Accept
 from kvstore import peers
-from kvstore.frames import KEEP_ALIVE, Hello, Welcome, decode_hello, decode_message, frame
+from kvstore.frames import KEEP_ALIVE, PROTOCOL_VERSION, Hello, Welcome, decode_hello, decode_message, frame
 from kvstore.peer_messages import PeerMessage
 from kvstore.peers import Address, Identity, Peers
 
@@ -166,7 +166,7 @@ def test_a_process_that_dials_again_replaces_its_connection_and_another_is_refus
 
             async def dial(incarnation: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
                 reader, writer = await asyncio.open_connection(*address)
-                writer.write(frame(Hello("c", "n2", "n1", 1, incarnation)))
+                writer.write(frame(Hello("c", "n2", "n1", PROTOCOL_VERSION, incarnation)))
                 return reader, writer
 
             first, first_writer = await dial(1)
