@@ -48,7 +48,7 @@ MAX_HELD_BYTES = 64 * 1_048_576
 """A follower that holds so many bytes of values takes no further ones: they wait for its disk, or for a slot before
 them. It fetches them later, when they are chosen."""
 TELL_INTERVAL = 10
-"""Nodes that do not wait for it hear within so many ms what is chosen."""
+"""Nodes that do not wait for it hear after so many ms what is chosen, where no Accept has told them before."""
 
 
 class Role(Enum):
