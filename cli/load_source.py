@@ -10,8 +10,9 @@ import stat
 import sys
 import zlib
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import cast
 
 from cli.interrupts import Interrupts
 from cli.load_formats import READERS, File, Item, Lines, format_of
@@ -41,7 +42,7 @@ class Source:
         self.format = format or format_of(name)
         self._interrupts = interrupts
         with interrupts.allowed():  # a named pipe waits here for its writer
-            self._raw = cast(BinaryIO, sys.stdin.buffer if name == "-" else Path(name).open("rb"))  # noqa: SIM115
+            self._raw = cast(BufferedReader, sys.stdin.buffer) if name == "-" else Path(name).open("rb")  # noqa: SIM115
         about = os.fstat(self._raw.fileno())
         self.is_stream = name == "-" or not stat.S_ISREG(about.st_mode)
         self.size = 0 if self.is_stream else about.st_size
@@ -51,7 +52,7 @@ class Source:
     def digest(self) -> str:
         """SHA-256 of a file's bytes as they are stored."""
         with self._interrupts.allowed():
-            digest = hashlib.file_digest(self._raw, "sha256").hexdigest()  # type: ignore[arg-type]
+            digest = hashlib.file_digest(self._raw, "sha256").hexdigest()
         self._raw.seek(0)
         return digest
 
@@ -60,7 +61,7 @@ class Source:
         if not self.is_stream:
             self._raw.seek(0)
         try:
-            packed = self._raw.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]
+            packed = self._raw.peek(2)[:2] == b"\x1f\x8b"
             file = cast(File, gzip.GzipFile(fileobj=self._raw) if packed else self._raw)
             self._lines = Lines(_Interruptible(file, self._interrupts))
             yield from READERS[self.format](self._lines, skip)
