@@ -163,7 +163,8 @@ def _getrange(arguments: list[bytes]) -> Compiled:
         # What lies before the value counts as its first byte, even as the end: GETRANGE 0 -100 is that byte.
         first = max(start + len(data), 0) if start < 0 else start
         last = max(end + len(data), 0) if end < 0 else end
-        return data[first : last + 1]
+        # Compiled, a slice of bytes whose end lies before its start raises SystemError.
+        return data[first : max(first, last + 1)]
 
     return Compiled([Get(arguments[1])], render)
 

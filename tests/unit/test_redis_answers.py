@@ -62,6 +62,10 @@ def answer(*requests: str) -> bytes:
         ("GETRANGE t 0 -100", b"$1\r\n1\r\n"),
         ("GETRANGE t 1 -100", b"$0\r\n\r\n"),
         ("GETRANGE nothing 0 -100", b"$0\r\n\r\n"),
+        ("GETRANGE digits 2 0", b"$0\r\n\r\n"),
+        ("GETRANGE digits 5 3", b"$0\r\n\r\n"),
+        ("GETRANGE digits -2 0", b"$0\r\n\r\n"),
+        ("SUBSTR digits 5 3", b"$0\r\n\r\n"),
         ("EXPIRE t 10 XX LT", b":0\r\n"),
         ("EXPIRE brief 10 LT XX", b":1\r\n"),
         ("EXPIRE brief 200 XX LT", b":0\r\n"),
@@ -78,7 +82,8 @@ def answer(*requests: str) -> bytes:
 def test_arguments_are_taken_as_redis_takes_them(request_: str, expected: bytes) -> None:
     client = Client()
     client.ask(
-        "MSET t 10 one 1 padded 01 negative_zero -0 beyond 9223372036854775808 before -9223372036854775809",
+        "MSET t 10 one 1 padded 01 negative_zero -0 beyond 9223372036854775808 before -9223372036854775809"
+        " digits 0123456789",
         "SET brief x EX 100",
     )
     assert client.ask(request_).startswith(expected)
