@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from cli.exits import INTERRUPTED, complain, flush, leave_without_output, reopen_closed_streams, status_of
-from kvstore import end_signals
+from kvstore import stop_signals as end_signals
 from kvstore.errors import KvstoreError
 
 _PRINTED_BY_LIBRARY = {"--help", "-h", "--version"}
@@ -38,14 +38,14 @@ def main() -> None:
 def _run(arguments: list[str]) -> int:
     node = _as_node(arguments)
     if node is not None:
-        from kvstore.stdio import run
+        from kvstore.maelstrom.host import run
 
         return run(*node)
     if arguments[0] == "serve":
         end_signals.leave_at_once()
     import typer
 
-    import cli.cluster_commands  # noqa: F401 (registers its commands)
+    import cli.clusters.commands  # noqa: F401 (registers its commands)
     from cli.commands import app
 
     # The base of all usage errors, wherever the installed version of typer keeps it.

@@ -436,7 +436,7 @@ def load(
       kvstore load users.csv more.jsonl.gz     key and value in columns, or fields
       generate | kvstore load -
     """
-    from cli import load as loader
+    from cli.loading import load as loader
 
     if again and dry_run:
         raise CommandError("--again and --dry-run exclude each other")
@@ -449,7 +449,7 @@ def load(
 @app.command("repl")
 def repl(data_dir: DataDir = None, connect: Connect = None, output: As = None) -> int:
     """A prompt with completion, history and help. Reads commands from a pipe as well."""
-    from cli.repl import run
+    from cli.prompt.repl import run
 
     return run(_at(data_dir, connect), _name(output))
 
@@ -506,6 +506,6 @@ def node(
     ] = None,
 ) -> int:
     """A node on standard input and output. It talks JSON lines, as Maelstrom's servers do."""
-    from kvstore.stdio import run
+    from kvstore.maelstrom.host import run
 
     return run(data_dir)

@@ -9,12 +9,13 @@ from cli.exits import OK, UNMET, USAGE, complain, write_bytes, write_lines
 from cli.interrupts import Interrupts
 from cli.render import log_lines, result_lines, status_lines, table_lines, trouble, visible
 from cli.target import Target
-from kvstore.client import Reply
 from kvstore.commands import READ_ONLY, Command, Found, Get, Integer, Outcomes, Result, Value
-from kvstore.data_dir import DataDir
 from kvstore.errors import CommandError
-from kvstore.json_values import from_json
-from kvstore.language import check, parse
+from kvstore.language.parser import parse
+from kvstore.limits import check
+from kvstore.storage.data_dir import DataDir
+from kvstore.store import Reply
+from kvstore.values import from_json
 
 
 def literal(text: str) -> bytes:
@@ -84,7 +85,7 @@ def show_log(first: int, last: int | None, at: Target, output: str) -> int:
 def show_status(at: Target, output: str) -> int:
     """Print where a store stands. Of a cluster: every node that is named, and whether it can serve."""
     if at.connect:
-        from cli.cluster_status import show
+        from cli.clusters.status import show
 
         return show(at.connect, output)
     with at.look() as store:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from cli.load_summary import many
+from cli.loading.summary import many
 
 INTERVAL = 0.1
 BAR = 24

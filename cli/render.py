@@ -18,7 +18,6 @@ from typing import Final
 
 import msgspec
 
-from kvstore.client import LogRow, Reply, Status
 from kvstore.commands import (
     Command,
     Delete,
@@ -41,7 +40,8 @@ from kvstore.commands import (
     Txn,
     Value,
 )
-from kvstore.json_values import to_json
+from kvstore.store import LogRow, Reply, Status
+from kvstore.values import to_json
 
 OUTPUTS: Final = ("table", "json", "csv", "plain")
 CELL_WIDTH = 100

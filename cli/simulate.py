@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from cli.exits import OK, UNMET, write_lines
-from cli.load_summary import many
+from cli.loading.summary import many
 from cli.progress import StatusLine, bar, clock
 from cli.render import table_lines
 from consensus.simulation.faults import PRESETS

@@ -11,9 +11,9 @@ from kvstore.errors import CommandError
 
 if TYPE_CHECKING:
     from kvstore.addresses import Address
-    from kvstore.embedded import EmbeddedStore
-    from kvstore.remote import RemoteStore
-    from kvstore.views import ReadOnlyStore
+    from kvstore.handles.embedded import EmbeddedStore
+    from kvstore.handles.read_only import ReadOnlyStore
+    from kvstore.handles.remote import RemoteStore
 
 DEFAULT_DATA_DIR = Path("kvstore-data")
 
@@ -28,7 +28,7 @@ class Target(NamedTuple):
         """The store, to read and write; ``purpose`` is what a second process is told about this one."""
         if self.connect:
             return self.remote()
-        from kvstore.embedded import EmbeddedStore
+        from kvstore.handles.embedded import EmbeddedStore
 
         return EmbeddedStore.open(self.data_dir, purpose)
 
@@ -36,14 +36,14 @@ class Target(NamedTuple):
         """The store, to look at, also while another process has its directory open."""
         if self.connect:
             return self.remote()
-        from kvstore.embedded import inspect
+        from kvstore.handles.embedded import inspect
 
         return inspect(self.data_dir)
 
     def remote(self) -> RemoteStore:
         """The cluster."""
         from kvstore.addresses import addresses
-        from kvstore.remote import PATIENCE
+        from kvstore.handles.remote import PATIENCE
 
         return reach(addresses(self.connect), PATIENCE)
 
@@ -58,8 +58,8 @@ class Target(NamedTuple):
 
 def reach(nodes: Sequence[Address], patience: float) -> RemoteStore:
     """These nodes, with the password that the environment gives. Raises SettingsError for one that cannot be read."""
-    from kvstore.remote import RemoteStore
-    from kvstore.settings import client_password
+    from kvstore.handles.remote import RemoteStore
+    from kvstore.server.settings import client_password
 
     return RemoteStore(nodes, password=client_password(os.environ), patience=patience)
 

@@ -1,7 +1,7 @@
 """The commands, their results, and the entry that carries a command through the log.
 
-This file is the vocabulary; :mod:`kvstore.language` turns commands into text and back, and
-:mod:`kvstore.state_machine` executes them. None of these values can be part of a reference cycle, and there are very
+This file is the vocabulary; :mod:`kvstore.language.parser` turns commands into text and back, and
+:mod:`kvstore.state.machine` executes them. None of these values can be part of a reference cycle, and there are very
 many of them, so that the garbage collector is told to leave them alone.
 """
 
@@ -22,7 +22,7 @@ class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a key holds: bytes, and whether they are JSON text whose type must be kept.
 
     ``json`` is set only where the bytes alone would be read back as something else: a string that looks like a number,
-    an object, a list, true, false, null. Numbers and all other strings are plain (see :mod:`kvstore.json_values`).
+    an object, a list, true, false, null. Numbers and all other strings are plain (see :mod:`kvstore.values`).
     """
 
     data: bytes

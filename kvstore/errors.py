@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 
 class KvstoreError(Exception):
     """Base of all errors of the store."""
@@ -41,3 +43,7 @@ class StorageFullError(UnavailableError):
 
 class UnknownOutcomeError(KvstoreError):
     """The request may have happened or may still happen: only a retry under the same session and sequence is safe."""
+
+
+Refusal: TypeAlias = CommandError | UnavailableError | UnknownOutcomeError
+"""What a request that waits for its outcome can hear in place of a reply."""

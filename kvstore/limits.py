@@ -32,9 +32,9 @@ from kvstore.commands import (
     Value,
     Walk,
 )
-from kvstore.decimals import decimal_of
+from kvstore.decimal_text import decimal_of
 from kvstore.errors import CommandError
-from kvstore.json_values import from_json
+from kvstore.values import from_json
 
 MAX_TTL = 100 * 366 * 24 * 3_600_000
 """A hundred years in ms."""

@@ -6,21 +6,20 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from kvstore.client import Reply as StoreReply
 from kvstore.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES, Done, Found, Get, Missing, Set, Value
-from kvstore.errors import KvstoreError
-from kvstore.pending import Refusal
-from kvstore.resp.clients import CLIENTS
-from kvstore.resp.data import Data
+from kvstore.errors import KvstoreError, Refusal
+from kvstore.node.service import Service
+from kvstore.resp.connection_commands import CLIENTS
 from kvstore.resp.encoding import NULL, OK, OK_BYTES, Error, Reply, encode
 from kvstore.resp.errors import refusal
 from kvstore.resp.hub import Hub
-from kvstore.resp.own import OWN, perform
+from kvstore.resp.kv_commands import OWN, perform
 from kvstore.resp.parser import Parser, ProtocolError
+from kvstore.resp.requests import Data
 from kvstore.resp.spec import RequestError, Spec
 from kvstore.resp.table import find
 from kvstore.resp.transaction import Transaction
-from kvstore.service import Service
+from kvstore.store import Reply as StoreReply
 
 MAX_BACKLOG = 256
 LOW_BACKLOG = 64

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from kvstore.glob import matcher
+from kvstore.node.service import ServerStatus
 from kvstore.resp.encoding import Reply, Verbatim
-from kvstore.service import ServerStatus
 from kvstore.version import is_compiled, own_version
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from kvstore.commands import (
     SimpleResult,
     Value,
 )
-from kvstore.decimals import decimal_of
+from kvstore.decimal_text import decimal_of
 from kvstore.limits import MAX_TIME, MAX_TTL
 from kvstore.resp.encoding import OK, Reply
 from kvstore.resp.lcs import lcs

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kvstore.resp.clients import CLIENTS
+from kvstore.resp.connection_commands import CLIENTS
 from kvstore.resp.keys import KEYS
-from kvstore.resp.own import OWN
+from kvstore.resp.kv_commands import OWN
 from kvstore.resp.spec import Spec
 from kvstore.resp.strings import STRINGS
 

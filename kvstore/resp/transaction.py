@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from kvstore.client import Reply as StoreReply
 from kvstore.commands import MAX_TXN_COMMANDS, READ_ONLY, Condition, Found, Get, Outcomes, Txn
+from kvstore.errors import Refusal
 from kvstore.limits import MAX_COMMAND_BYTES, check
-from kvstore.pending import Refusal
-from kvstore.resp.clients import CLIENTS
-from kvstore.resp.data import Data
+from kvstore.resp.connection_commands import CLIENTS
 from kvstore.resp.encoding import OK, Error, Reply, Status
 from kvstore.resp.errors import refusal
-from kvstore.resp.own import OWN
+from kvstore.resp.kv_commands import OWN
+from kvstore.resp.requests import Data
 from kvstore.resp.spec import Compiled, RequestError, Spec
+from kvstore.store import Reply as StoreReply
 
 if TYPE_CHECKING:
     from kvstore.resp.connection import Connection

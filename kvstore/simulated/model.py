@@ -39,7 +39,7 @@ from kvstore.commands import (
     Txn,
 )
 from kvstore.errors import CommandError
-from kvstore.language import parse
+from kvstore.language.parser import parse
 
 Seen: TypeAlias = Hashable
 """A result, reduced to what the model knows of: see ``seen``."""

@@ -13,16 +13,15 @@ from consensus.replica import Replica
 from consensus.simulation.disk import Disk, RottenRecord
 from consensus.simulation.service import Damaged
 from consensus.simulation.violation import Violation
-from kvstore.client import Reply
 from kvstore.commands import READ_ONLY
-from kvstore.errors import CommandError, DamagedError, StorageFullError, UnavailableError, UnknownOutcomeError
-from kvstore.node import Node
-from kvstore.peer_messages import Forward, ForwardSlot, PeerMessage
-from kvstore.pending import Refusal, SlotReply
+from kvstore.errors import CommandError, DamagedError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
+from kvstore.node.node import Node
+from kvstore.node.peer_messages import Forward, ForwardSlot, PeerMessage
 from kvstore.simulated.model import seen
 from kvstore.simulated.oracle import Told
 from kvstore.simulated.requests import ClientReply, ClientRequest, SlotClaim, SlotVerdict
 from kvstore.simulated.state import NO_ROOM, Environment, SimulatedState
+from kvstore.store import Reply, SlotReply
 
 
 class Turn(NamedTuple):

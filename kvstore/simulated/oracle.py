@@ -10,7 +10,6 @@ import msgspec
 from consensus.messages import NO_OP
 from consensus.simulation.linearizability import Operation, check
 from consensus.simulation.violation import Violation
-from kvstore import entries
 from kvstore.commands import (
     READ_ONLY,
     Append,
@@ -26,9 +25,10 @@ from kvstore.commands import (
     Set,
     Tick,
 )
-from kvstore.entries import Applied
 from kvstore.simulated.model import EMPTY, EXPIRED, NOTHING, Model, Seen, seen, step
-from kvstore.state_machine import StateMachine
+from kvstore.state import entries
+from kvstore.state.entries import Applied
+from kvstore.state.machine import StateMachine
 
 _pack = msgspec.msgpack.Encoder().encode
 

@@ -9,8 +9,8 @@ from consensus.simulation.shrink import shrink
 from consensus.simulation.trace import Trace
 from consensus.simulation.violation import Violation
 from consensus.simulation.world import World
-from kvstore import entries
 from kvstore.simulated.service import SimulatedStore, client_count
+from kvstore.state import entries
 
 
 def new_trace() -> Trace:

@@ -12,13 +12,13 @@ from consensus.simulation.scenario import Scenario
 from consensus.simulation.service import Client
 from consensus.simulation.violation import Violation
 from consensus.simulation.world import World
-from kvstore import entries
-from kvstore.peer_messages import PeerMessage
+from kvstore.node.peer_messages import PeerMessage
 from kvstore.simulated.clients import SessionClient, SlotClient, draws, nothing, probe
 from kvstore.simulated.node import SimulatedNode
 from kvstore.simulated.oracle import Oracle
 from kvstore.simulated.requests import SlotVerdict
 from kvstore.simulated.state import Environment, SimulatedState, empty_database
+from kvstore.state import entries
 
 MAX_CLIENTS = 5
 

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from consensus.election import Timing
 from consensus.simulation.disk import Disk
-from kvstore.database import connect
-from kvstore.entries import Applied
 from kvstore.errors import StorageFullError
 from kvstore.simulated.oracle import Oracle
-from kvstore.state_machine import STATE_SCHEMA, Batch, StateMachine
+from kvstore.state.entries import Applied
+from kvstore.state.machine import STATE_SCHEMA, Batch, StateMachine
+from kvstore.storage.database import connect
 
 NO_ROOM = "the disk is full"
 COMMIT_TAKES = [0, 5, 50, 500, 3_000]

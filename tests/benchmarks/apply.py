@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from kvstore import entries
 from kvstore.commands import Command, Entry, Incr, Set, Value
-from kvstore.state_machine import StateMachine
+from kvstore.state import entries
+from kvstore.state.machine import StateMachine
 from tests.benchmarks.registry import VALUE_BYTES, Body, benchmark
 
 RUN = 100

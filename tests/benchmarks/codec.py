@@ -7,9 +7,9 @@ from pathlib import Path
 
 from consensus.ballot import Ballot
 from consensus.messages import Accept
-from kvstore import entries
 from kvstore.commands import Entry, Set, Value
-from kvstore.frames import FrameReader, decode_message, frame
+from kvstore.server.frames import FrameReader, decode_message, frame
+from kvstore.state import entries
 from tests.benchmarks.registry import VALUE_BYTES, Body, benchmark
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from consensus.ballot import Ballot
 from consensus.messages import Run, Stored
-from kvstore.log_store import SqliteLog
+from kvstore.storage.log_store import SqliteLog
 from tests.benchmarks.registry import VALUE_BYTES, Body, benchmark
 
 BALLOT = Ballot(3, "n1")

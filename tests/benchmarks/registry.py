@@ -50,9 +50,9 @@ def benchmark(name: str, *, unit: str, units: int) -> Callable[[Generator], Gene
     return register
 
 
-def load(group: str) -> dict[str, Benchmark]:
+def load(group: str, package: str = "tests.benchmarks") -> dict[str, Benchmark]:
     """The benchmarks of one group. Raises whatever importing it raises."""
-    importlib.import_module(f"tests.benchmarks.{group}")
+    importlib.import_module(f"{package}.{group}")
     return {name: found for name, found in _found.items() if name.partition("/")[0] == group}
 
 

@@ -6,20 +6,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvstore.client import LogRow, Reply
 from kvstore.commands import Command, Done, Found, Integer, Result, Set, Value
-from kvstore.pending import Refusal, SlotReply
+from kvstore.errors import Refusal
+from kvstore.node.service import ServerStatus
 from kvstore.resp.connection import Connection
 from kvstore.resp.encoding import OK, Error, encode
 from kvstore.resp.encoding import Reply as RespReply
 from kvstore.resp.hub import Hub
 from kvstore.resp.parser import Parser
-from kvstore.service import ServerStatus
+from kvstore.store import LogRow, Reply, SlotReply
 from tests.benchmarks.registry import VALUE_BYTES, Body, benchmark
 
 if TYPE_CHECKING:  # which older versions to compare with may not have
     from kvstore.errors import KvstoreError
-    from kvstore.queries import Table
+    from kvstore.state.sql import Table
 
 PIPELINED = 100
 VALUE = b"v" * VALUE_BYTES

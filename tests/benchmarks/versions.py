@@ -17,9 +17,11 @@ from pathlib import Path
 
 import msgspec
 
-from tests.benchmarks.registry import Round, load, measure
+from tests.benchmarks.registry import Benchmark, Round, load, measure
 
 ROOT = Path(__file__).parents[2]
+OF_THEN = "tests.benchmarks_of_then"
+"""The package in which a checkout of an earlier version keeps its own benchmarks."""
 
 
 class Order(msgspec.Struct):
@@ -71,7 +73,7 @@ def serve() -> None:
     """Run the rounds that standard input asks for, until it ends; what they took goes to standard output."""
     # A development install looks for what this tree lacks in the present one, which would mix the two versions.
     sys.meta_path[:] = [finder for finder in sys.meta_path if finder in (BuiltinImporter, FrozenImporter, PathFinder)]
-    # As a server has it (kvstore/server.py).
+    # As a server has it (kvstore/server/main.py).
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     for line in sys.stdin.buffer:
@@ -83,14 +85,25 @@ def serve() -> None:
 def run(order: Order) -> Report:
     """One round in this process. Whatever an old version lacks makes its benchmark fail, and no other."""
     try:
-        return Report(measure(load(order.name.partition("/")[0])[order.name], order.units))
+        return Report(measure(_benchmarks(order.name.partition("/")[0])[order.name], order.units))
     except Exception as error:
         return Report(None, f"{type(error).__name__}: {error}")
 
 
+def _benchmarks(group: str) -> dict[str, Benchmark]:
+    """The present ones; where an old version lacks a module that they import, those that it was measured with then."""
+    try:
+        return load(group)
+    except ImportError as error:
+        try:
+            return load(group, OF_THEN)
+        except ImportError:
+            raise error from None
+
+
 @contextmanager
 def checkout(reference: str) -> Iterator[Path]:
-    """The packages as they were at a commit or tag, with the present benchmarks, in a directory for the time being.
+    """The packages as they were at a commit or tag, with the benchmarks of now and of then, in a temporary directory.
 
     Raises LookupError for what git does not know.
     """
@@ -104,8 +117,11 @@ def checkout(reference: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="kvstore-against-") as directory:
         tree = Path(directory)
         zipfile.ZipFile(io.BytesIO(packed.stdout)).extractall(tree)
-        shutil.rmtree(tree / "tests", ignore_errors=True)
+        tests = tree / "tests"
+        if (tests / "benchmarks").exists():
+            (tests / "benchmarks").rename(tree / OF_THEN.replace(".", "/"))
+        tests.mkdir(exist_ok=True)
         ours = Path(__file__).parent
-        shutil.copytree(ours, tree / "tests" / "benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
-        (tree / "tests" / "__init__.py").touch()
+        shutil.copytree(ours, tests / "benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
+        (tests / "__init__.py").touch()
         yield tree

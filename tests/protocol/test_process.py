@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from kvstore.pipes import MAX_LINE
-from kvstore.stdio import PATIENCE
+from kvstore.maelstrom.host import PATIENCE
+from kvstore.maelstrom.pipes import MAX_LINE
 
 NODE = [sys.executable, "-m", "kvstore", "node"]
 INIT = b'{"src":"c0","dest":"n1","body":{"type":"init","msg_id":1,"node_id":"n1","node_ids":["n1"]}}'
@@ -39,8 +39,11 @@ def run(*lines: bytes, data_dir: Path | None = None, command: list[str] = NODE) 
 
 def changed(code: str) -> list[str]:
     """The command of a node after this code was run in its process."""
-    main = "import sys\nfrom kvstore import log_store, node, pipes, stdio\nfrom pathlib import Path\n"
-    start = "sys.exit(stdio.run(Path(sys.argv[2]) if sys.argv[1:] else None))"
+    main = (
+        "import sys\nfrom pathlib import Path\nfrom kvstore.maelstrom import host, pipes\n"
+        "from kvstore.node import node\nfrom kvstore.storage import log_store\n"
+    )
+    start = "sys.exit(host.run(Path(sys.argv[2]) if sys.argv[1:] else None))"
     return [sys.executable, "-c", f"{main}{code}\n{start}"]
 
 
@@ -176,12 +179,12 @@ node.Node.turn = turn"""
 def test_clients_that_come_and_go_are_forgotten() -> None:
     code = """
 import atexit
-make = stdio.Host
-def host(path):
+make = host.Host
+def counted(path):
     made = make(path)
     atexit.register(lambda: print(len(made._lanes), "lanes", file=sys.stderr))
     return made
-stdio.Host = host"""
+host.Host = counted"""
     echoes = [request(i, type="echo", echo=i).replace(b"c1", b"c%d" % i) for i in range(300)]
     done = run(INIT_OF_THREE, *echoes, command=changed(code))
     assert done.stdout.count(b"echo_ok") == 300
@@ -446,7 +449,7 @@ def test_input_that_cannot_be_read_ends_the_node() -> None:
 # -- failures ---------------------------------------------------------------------------------------------------------
 
 PATIENT = """
-stdio.FLUSH_SECONDS = 20"""
+host.FLUSH_SECONDS = 20"""
 FAILING = """
 from consensus.invariants import InvariantViolation
 from kvstore.errors import DamagedError

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from kvstore.maelstrom import NoMessageError, parse_message
+from kvstore.maelstrom.wire import NoMessageError, parse_message
 
 TRANSCRIPTS = sorted((Path(__file__).parent / "transcripts").glob("*.txt"))
 NODE = [sys.executable, "-m", "kvstore", "node"]

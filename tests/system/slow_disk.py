@@ -15,8 +15,8 @@ from pathlib import Path
 
 from cli.app import main
 from consensus.messages import Record
-from kvstore.log_store import SqliteLog
-from kvstore.state_machine import Batch, StateMachine
+from kvstore.state.machine import Batch, StateMachine
+from kvstore.storage.log_store import SqliteLog
 
 
 def slow_down(delay: Path) -> None:

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 import pytest
 
 from cli.app import main
-from cli.load import Options, run
+from cli.loading.load import Options, run
 from cli.target import Target
 
 COMMAND = [sys.executable, "-m", "cli"]

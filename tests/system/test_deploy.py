@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import typer.main
 
-import cli.cluster_commands  # noqa: F401 (it adds its commands to the others)
+import cli.clusters.commands  # noqa: F401 (it adds its commands to the others)
 from cli.commands import app
-from kvstore.settings import NAMES, PREFIX, load
+from kvstore.server.settings import NAMES, PREFIX, load
 from tests.system.servers import free_ports
 
 TOP = Path(__file__).parents[2]

@@ -22,10 +22,10 @@ from consensus.ballot import Ballot
 from consensus.messages import Accept, Prepare
 from consensus.simulation.linearizability import NEVER
 from kvstore.commands import Found, Get, Incr, Set, Value
-from kvstore.entries import UNREADABLE
-from kvstore.peer_messages import Forward
-from kvstore.peer_messages import Request as Forwarded
-from kvstore.remote import RemoteStore
+from kvstore.handles.remote import RemoteStore
+from kvstore.node.peer_messages import Forward
+from kvstore.node.peer_messages import Request as Forwarded
+from kvstore.state.entries import UNREADABLE
 from tests.system.register import Operation, Request, Saw, check
 from tests.system.servers import HOST, Servers, eventually, running
 
@@ -350,7 +350,7 @@ def test_rubbish_from_a_node_ends_its_connection_and_harms_nobody(servers: Serve
     """What is no message, from somebody who was let in as one of the nodes."""
     import socket
 
-    from kvstore.frames import PROTOCOL_VERSION, Hello, Welcome, decode_answer, decode_message, frame
+    from kvstore.server.frames import PROTOCOL_VERSION, Hello, Welcome, decode_answer, decode_message, frame
 
     servers.kill("n3")
     leader = servers.leader()
@@ -386,7 +386,7 @@ def test_strangers_are_refused_and_said_so(servers: Servers, tmp_path: Path) -> 
     """A node of another cluster, and rubbish, on the port for nodes."""
     import socket
 
-    from kvstore.frames import PROTOCOL_VERSION, Hello, Refused, decode_answer, frame
+    from kvstore.server.frames import PROTOCOL_VERSION, Hello, Refused, decode_answer, frame
 
     port = servers.peers["n1"]
     for hello, reason in [

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from kvstore import entries
-from kvstore.client import LogRow, Reply
 from kvstore.commands import Command, Entry, Result
-from kvstore.errors import KvstoreError
-from kvstore.pending import Refusal, SlotReply
-from kvstore.queries import Table
+from kvstore.errors import KvstoreError, Refusal
+from kvstore.node.service import ServerStatus
 from kvstore.resp.connection import Connection
 from kvstore.resp.hub import Hub
-from kvstore.service import ServerStatus
-from kvstore.state_machine import StateMachine
+from kvstore.state import entries
+from kvstore.state.machine import StateMachine
+from kvstore.state.sql import Table
+from kvstore.store import LogRow, Reply, SlotReply
 
 
 class Node:

@@ -36,8 +36,8 @@ from kvstore.commands import (
     Value,
     Walk,
 )
-from kvstore.json_values import from_json
 from kvstore.limits import MAX_TTL
+from kvstore.values import from_json
 
 AWKWARD = ["if", "then", "else", "and", "NX", "EX", "=", "a=b", "{", "}", ";", "\\", "'", '"', " ", "#x", "-1", "txn"]
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

@@ -70,11 +70,11 @@ def test_a_module_that_a_version_lacks_is_not_taken_from_the_present_one(
 ) -> None:
     for package in ("consensus", "kvstore"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "kvstore" / "frames.py").unlink()
+    (tmp_path / "kvstore" / "server" / "frames.py").unlink()
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "old"]):
         subprocess.run(["git", "-c", "user.name=n", "-c", "user.email=n@x", *command], cwd=tmp_path, check=True)
     monkeypatch.setattr(versions, "ROOT", tmp_path)
     chosen = [ALL["codec/entry encoded"], ALL["log_store/appended, 1 slot a batch"]]
     lacking, whole = compare(chosen, rounds=1, against="HEAD", scale=0.001)
-    assert (lacking.ratio_cpu, lacking.why) == (None, "ModuleNotFoundError: No module named 'kvstore.frames'")
+    assert (lacking.ratio_cpu, lacking.why) == (None, "ModuleNotFoundError: No module named 'kvstore.server.frames'")
     assert whole.ratio_cpu

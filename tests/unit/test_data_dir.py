@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from kvstore.data_dir import DataDir
 from kvstore.errors import DataDirError
+from kvstore.storage.data_dir import DataDir
 
 
 def test_it_is_made_with_what_is_missing_above_it(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_each_new_directory_is_made_durable_in_its_parent(tmp_path: Path, monkey
 
 
 def test_a_second_process_is_told_about_the_first(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from kvstore.data_dir import DataDir\n"
+    code = "import sys; from pathlib import Path; from kvstore.storage.data_dir import DataDir\n"
     code += "DataDir.open(Path(sys.argv[1]), 'kvstore test'); print('open', flush=True); sys.stdin.read()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", code, tmp_path], **pipes) as first:  # type: ignore[call-overload]

@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consensus.ballot import Ballot
-from kvstore import embedded
+from kvstore import clocks
 from kvstore.commands import Command, Done, Expired, Found, Get, Incr, Integer, Missing, Set, Tick, Value
-from kvstore.data_dir import DataDir
-from kvstore.embedded import EmbeddedStore, inspect
 from kvstore.errors import CommandError, DamagedError, DataDirError, StorageFullError, UnknownOutcomeError
-from kvstore.language import parse
-from kvstore.log_store import SqliteLog
-from kvstore.state_machine import StateMachine
+from kvstore.handles.embedded import EmbeddedStore, inspect
+from kvstore.language.parser import parse
+from kvstore.state.machine import StateMachine
+from kvstore.storage.data_dir import DataDir
+from kvstore.storage.log_store import SqliteLog
 from tests.unit.strategies import commands
 
 
@@ -79,8 +79,8 @@ def test_limits_are_enforced_before_the_log(store: EmbeddedStore) -> None:
 
 
 def test_keys_expire_though_nobody_writes(store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    wall = embedded._wall()
-    monkeypatch.setattr(embedded, "_wall", lambda: wall)
+    wall = clocks.wall()
+    monkeypatch.setattr(clocks, "wall", lambda: wall)
     store.execute(parse("set x=1 PX 500"))
     wall += 499
     store.tick()

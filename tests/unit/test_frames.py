@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from consensus.ballot import Ballot
 from consensus.messages import Accept, Accepted, Heartbeat, Learn, Prepare, Run
 from kvstore.commands import Set, Value
-from kvstore.entries import UNREADABLE
-from kvstore.frames import (
+from kvstore.node.peer_messages import Forward, PeerMessage, Request
+from kvstore.server.frames import (
     KEEP_ALIVE,
     MAX_FRAME_BYTES,
     MAX_GREETING_BYTES,
@@ -28,10 +28,10 @@ from kvstore.frames import (
     decode_message,
     frame,
 )
-from kvstore.latencies import WINDOW_US, Latencies
-from kvstore.peer_messages import Forward, PeerMessage, Request
-from kvstore.peers import Accepted as Link
-from kvstore.peers import Identity, Peers
+from kvstore.server.latencies import WINDOW_US, Latencies
+from kvstore.server.peers import Accepted as Link
+from kvstore.server.peers import Identity, Peers
+from kvstore.state.entries import UNREADABLE
 
 BALLOT = Ballot(3, "n1")
 messages: st.SearchStrategy[PeerMessage] = st.one_of(

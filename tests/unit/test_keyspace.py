@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvstore.commands import Value
-from kvstore.database import connect
-from kvstore.held import Held
-from kvstore.keyspace import Changes, Keyspace
-from kvstore.rows import read_row, write_rows
-from kvstore.state_machine import STATE_SCHEMA
+from kvstore.state.cell import Held
+from kvstore.state.keyspace import Changes, Keyspace
+from kvstore.state.machine import STATE_SCHEMA
+from kvstore.state.rows import read_row, write_rows
+from kvstore.storage.database import connect
 
 KEYS = [b"a", b"b", b"\xff", b"nul\0"]
 STEPS = [

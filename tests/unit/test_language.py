@@ -29,8 +29,9 @@ from kvstore.commands import (
     Value,
 )
 from kvstore.errors import CommandError, IncompleteCommand
-from kvstore.language import COMMANDS, format, parse, parse_words, tokens
-from kvstore.lexer import quote, split
+from kvstore.language.canonical import format
+from kvstore.language.lexer import quote, split
+from kvstore.language.parser import COMMANDS, parse, parse_words, tokens
 from tests.unit.strategies import commands, texts
 
 V = Value

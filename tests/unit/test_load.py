@@ -15,19 +15,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cli import load_formats
 from cli.interrupts import Interrupts
-from cli.load import Load, Options, run
-from cli.load_formats import READERS, Content, Lines, format_of
-from cli.load_source import Source
+from cli.loading import formats as load_formats
+from cli.loading.formats import READERS, Content, Lines, format_of
+from cli.loading.load import Load, Options, run
+from cli.loading.source import Source
 from cli.progress import progress_text
 from cli.target import Target
-from kvstore import entries
-from kvstore.client import LogRow, Reply, Status
 from kvstore.commands import Command, Entry, Failed, Found, Get, Set, Value
-from kvstore.embedded import EmbeddedStore
 from kvstore.errors import CommandError, UnavailableError, UnknownOutcomeError
-from kvstore.state_machine import StateMachine
+from kvstore.handles.embedded import EmbeddedStore
+from kvstore.state import entries
+from kvstore.state.machine import StateMachine
+from kvstore.store import LogRow, Reply, Status
 
 
 class MemoryStore:

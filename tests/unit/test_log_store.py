@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from consensus.ballot import NEVER, Ballot
 from consensus.messages import Promised, Record, Run, Stored
-from kvstore import log_store
 from kvstore.errors import DamagedError, DataDirError, StorageFullError
-from kvstore.log_store import LogStore, MemoryLog, SqliteLog
+from kvstore.storage import log_store
+from kvstore.storage.log_store import LogStore, MemoryLog, SqliteLog
 
 B1, B2 = Ballot(1, "n1"), Ballot(2, "n2")
 Content = dict[int, tuple[Ballot, bytes]]
@@ -281,7 +281,7 @@ import sys
 from pathlib import Path
 from consensus.messages import Run, Stored
 from consensus.ballot import Ballot
-from kvstore.log_store import SqliteLog
+from kvstore.storage.log_store import SqliteLog
 log = SqliteLog(Path(sys.argv[1]), node_id="n1", nodes=["n1", "n2"])
 first = log.last + 1
 while True:
@@ -312,7 +312,7 @@ from pathlib import Path
 from consensus.messages import Run, Stored
 from consensus.ballot import Ballot
 from kvstore.errors import StorageFullError
-from kvstore.log_store import SqliteLog
+from kvstore.storage.log_store import SqliteLog
 path = Path(sys.argv[1])
 log = SqliteLog(path, node_id="n1", nodes=["n1", "n2"])
 def append():

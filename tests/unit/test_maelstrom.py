@@ -9,11 +9,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kvstore import maelstrom as wire
 from kvstore.commands import Done, Found, Get, Missing, Push, Set, Txn, Value
 from kvstore.errors import CommandError
-from kvstore.maelstrom import NoMessageError, RequestError, parse_message, parse_request
-from kvstore.node import SlotRow
+from kvstore.maelstrom import wire
+from kvstore.maelstrom.wire import NoMessageError, RequestError, parse_message, parse_request
+from kvstore.node.node import SlotRow
 
 Raw = msgspec.Raw
 JSON = st.recursive(

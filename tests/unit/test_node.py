@@ -10,18 +10,18 @@ import pytest
 from consensus.ballot import Ballot
 from consensus.messages import Accept, Chosen
 from consensus.replica import Role
-from kvstore import commits, entries
-from kvstore import node as nodes
-from kvstore.client import Reply
 from kvstore.commands import Count, Entry, Integer, Set, SetRange, Value
-from kvstore.errors import StorageFullError, UnavailableError
-from kvstore.keyspace import Changes
-from kvstore.log_store import MemoryLog
-from kvstore.node import Node
-from kvstore.peer_messages import Forward, LeftOut, PeerMessage, Request
-from kvstore.pending import Refusal
-from kvstore.state_machine import Batch, StateMachine
-from kvstore.views import log_rows
+from kvstore.errors import Refusal, StorageFullError, UnavailableError
+from kvstore.node import node as nodes
+from kvstore.node.log_rows import log_rows
+from kvstore.node.node import Node
+from kvstore.node.peer_messages import Forward, LeftOut, PeerMessage, Request
+from kvstore.state import commit_schedule as commits
+from kvstore.state import entries
+from kvstore.state.keyspace import Changes
+from kvstore.state.machine import Batch, StateMachine
+from kvstore.storage.log_store import MemoryLog
+from kvstore.store import Reply
 
 LARGE = Set(b"k", Value(b"x" * 1_000))
 

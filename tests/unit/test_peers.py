@@ -12,10 +12,10 @@ import pytest
 
 from consensus.ballot import Ballot
 from consensus.messages import Accept
-from kvstore import peers
-from kvstore.frames import KEEP_ALIVE, PROTOCOL_VERSION, Hello, Welcome, decode_hello, decode_message, frame
-from kvstore.peer_messages import PeerMessage
-from kvstore.peers import Address, Identity, Peers
+from kvstore.node.peer_messages import PeerMessage
+from kvstore.server import peers
+from kvstore.server.frames import KEEP_ALIVE, PROTOCOL_VERSION, Hello, Welcome, decode_hello, decode_message, frame
+from kvstore.server.peers import Address, Identity, Peers
 
 HOST = "127.0.0.1"
 LARGE = Accept(Ballot(1, "n1"), 1, [b"x" * 1_000_000], 0)

@@ -12,12 +12,12 @@ import msgspec
 import pytest
 
 from consensus.ballot import Ballot
-from kvstore import remote
 from kvstore.addresses import Address, address_text, addresses
-from kvstore.client import Reply
 from kvstore.commands import Done, Incr
 from kvstore.errors import CommandError, KvstoreError, StorageFullError, UnavailableError, UnknownOutcomeError
-from kvstore.remote import RemoteStore
+from kvstore.handles import remote
+from kvstore.handles.remote import RemoteStore
+from kvstore.store import Reply
 
 Answer = Callable[[list[bytes]], bytes | None]
 FAR_TOO_LONG = 30.0

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.load_summary import Summary, summary_lines
+from cli.loading.summary import Summary, summary_lines
 from cli.render import (
     CELL_WIDTH,
     WIDTH_SAMPLE,
@@ -26,7 +26,6 @@ from cli.render import (
     visible,
 )
 from consensus.ballot import Ballot
-from kvstore.client import LogRow, Reply, Status
 from kvstore.commands import (
     Command,
     Delete,
@@ -51,7 +50,8 @@ from kvstore.commands import (
     Txn,
     Value,
 )
-from kvstore.language import parse
+from kvstore.language.parser import parse
+from kvstore.store import LogRow, Reply, Status
 
 BALLOT = Ballot(3, "n1")
 TXN = Txn([Get(b"a"), Incr(b"n")], otherwise=[Get(b"none")])

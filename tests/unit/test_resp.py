@@ -13,8 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consensus.ballot import Ballot
-from kvstore import entries
-from kvstore.client import LogRow
 from kvstore.commands import (
     MAX_TXN_COMMANDS,
     MAX_VALUE_BYTES,
@@ -28,14 +26,15 @@ from kvstore.commands import (
     Txn,
     Value,
 )
-from kvstore.errors import UnavailableError, UnknownOutcomeError
-from kvstore.pending import Refusal
-from kvstore.queries import MAX_BYTES
+from kvstore.errors import Refusal, UnavailableError, UnknownOutcomeError
 from kvstore.resp.connection import MAX_BACKLOG, MAX_UNSENT
 from kvstore.resp.encoding import encode
 from kvstore.resp.lcs import lcs
 from kvstore.resp.parser import MAX_LINE_BYTES, Parser, ProtocolError, split_line
 from kvstore.resp.table import TABLE
+from kvstore.state import entries
+from kvstore.state.sql import MAX_BYTES
+from kvstore.store import LogRow
 from tests.unit.resp_client import Client, packed
 
 # -- parsing ----------------------------------------------------------------------------------------------------------

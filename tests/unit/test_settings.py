@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from consensus.election import Timing
-from kvstore.settings import MAX_NODES, NAMES, Settings, SettingsError, load
+from kvstore.server.settings import MAX_NODES, NAMES, Settings, SettingsError, load
 
 NEEDED = {"node_id": "n1", "data_dir": "data"}
 THREE = "n1=a:1,n2=b:2,n3=[::1]:3"

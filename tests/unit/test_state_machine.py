@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from consensus.invariants import InvariantViolation
 from consensus.messages import NO_OP
-from kvstore import entries, sessions
 from kvstore.commands import (
     MAX_VALUE_BYTES,
     NOT_A_NUMBER,
@@ -52,9 +51,10 @@ from kvstore.commands import (
 )
 from kvstore.errors import CommandError, KvstoreError, StorageFullError
 from kvstore.glob import matcher
-from kvstore.language import parse
+from kvstore.language.parser import parse
 from kvstore.limits import check
-from kvstore.state_machine import StateMachine
+from kvstore.state import entries, sessions
+from kvstore.state.machine import StateMachine
 from tests.unit.strategies import commands
 
 
@@ -507,7 +507,7 @@ def test_a_partial_transaction_clears_without_a_look_at_every_key(
 ) -> None:
     """Nothing of it is ever rolled back; a million keys one by one would stop every replica for many seconds."""
     machine.run("set a=1")
-    monkeypatch.delattr("kvstore.keyspace.Keyspace.walk")
+    monkeypatch.delattr("kvstore.state.keyspace.Keyspace.walk")
     result = machine.run(Txn([Set(b"b", Value(b"2")), Clear(), Set(b"c", Value(b"3"))], partial=True))
     assert result == Outcomes(True, [Done(), Integer(2), Done()])
     assert machine.run(Count()) == Integer(1)

@@ -38,7 +38,7 @@ DURABILITY = [
     mutant(
         "the state is committed ahead of the durable log",
         (
-            "kvstore.commits:Commits._commit",
+            "kvstore.state.commit_schedule:Commits._commit",
             "if self._under_way or self._state.applied_upto > self._durable_upto():",
             "if False:",
         ),
@@ -302,28 +302,28 @@ LEASES = [
 EXECUTION = [
     mutant(
         "retries are executed twice",
-        ("kvstore.state_machine:StateMachine.apply", "if recorded is None:", "if True:"),
+        ("kvstore.state.machine:StateMachine.apply", "if recorded is None:", "if True:"),
     ),
     mutant(
         "only a session's last sequence is remembered",
         (
-            "kvstore.sessions:Session.recorded",
+            "kvstore.state.sessions:Session.recorded",
             "if sequence < self.acknowledged:",
             "if sequence < self.last_sequence and sequence not in self.results:",
         ),
     ),
     mutant(
         "results are dropped before the client has acknowledged them",
-        ("kvstore.sessions:Session.record", "lowest = sequence - MAX_RESULTS + 1", "lowest = sequence"),
+        ("kvstore.state.sessions:Session.record", "lowest = sequence - MAX_RESULTS + 1", "lowest = sequence"),
     ),
     mutant(
         "sessions are not saved with the state",
-        ("kvstore.sessions:Sessions.peek", "for name in self._dirty", "for name in ()"),
+        ("kvstore.state.sessions:Sessions.peek", "for name in self._dirty", "for name in ()"),
     ),
     mutant(
         "the session table is not consulted after a restart",
         (
-            "kvstore.sessions:Sessions.use",
+            "kvstore.state.sessions:Sessions.use",
             "session.results = _unpack(self._packed.pop(name))",
             "self._packed.pop(name)",
         ),
@@ -331,12 +331,12 @@ EXECUTION = [
     mutant(
         "applying looks at the wall clock",
         (
-            "kvstore.node:Node.tick",
+            "kvstore.node.node:Node.tick",
             "self._now, self._wall = now, wall",
             "self._now, self._wall = now, wall\n    self.state.wall = wall",
         ),
         (
-            "kvstore.state_machine:StateMachine.apply",
+            "kvstore.state.machine:StateMachine.apply",
             "if entry.stamp > self.clock:\n                    self.clock = entry.stamp",
             "if getattr(self, 'wall', 0) > self.clock:\n                    self.clock = self.wall",
         ),
@@ -344,7 +344,7 @@ EXECUTION = [
     mutant(
         "a reply is sent when a command is proposed",
         (
-            "kvstore.node:Node._send_commands",
+            "kvstore.node.node:Node._send_commands",
             "self._propose(requests)",
             "self._propose(requests)\n"
             "        for request in requests:\n"
@@ -356,7 +356,7 @@ EXECUTION = [
     mutant(
         "a command is answered when it has been handed to the leader",
         (
-            "kvstore.node:Node._send_commands",
+            "kvstore.node.node:Node._send_commands",
             "self._sends_anew = False",
             "self._sends_anew = False\n"
             "        for request in requests:\n"
@@ -367,35 +367,35 @@ EXECUTION = [
     ),
     mutant(
         "nothing ever leaves memory",
-        ("kvstore.node:Node._tidy", "self.replica.forget(applied_upto", "self.replica.forget(0 * applied_upto"),
+        ("kvstore.node.node:Node._tidy", "self.replica.forget(applied_upto", "self.replica.forget(0 * applied_upto"),
     ),
     mutant(
         "a failed transaction keeps its first changes",
-        ("kvstore.executor:_transact", "moment.keys.end(keep=False)", "moment.keys.end(keep=True)"),
+        ("kvstore.state.executor:_transact", "moment.keys.end(keep=False)", "moment.keys.end(keep=True)"),
     ),
     mutant(
         "a commit claims what was applied while it was written",
-        ("kvstore.state_machine:StateMachine._write", "(batch.upto, batch.clock,", "(self.applied_upto, batch.clock,"),
+        ("kvstore.state.machine:StateMachine._write", "(batch.upto, batch.clock,", "(self.applied_upto, batch.clock,"),
     ),
     mutant(
         "what a commit under way is about to write is not looked at",
-        ("kvstore.keyspace:Keyspace._below", "if key in self._in_flight:", "if False:"),
+        ("kvstore.state.keyspace:Keyspace._below", "if key in self._in_flight:", "if False:"),
     ),
     mutant(
         "what a commit without room held is not written again",
-        ("kvstore.state_machine:StateMachine.rolled_back", "self._keys.rolled_back()", "self._keys.committed(0)"),
+        ("kvstore.state.machine:StateMachine.rolled_back", "self._keys.rolled_back()", "self._keys.committed(0)"),
     ),
     mutant(
         "what a commit without room held is missing in ranges until the node hears of it",
-        ("kvstore.state_machine:StateMachine._wait_for_writer", "if self._failed is not None:", "if False:"),
+        ("kvstore.state.machine:StateMachine._wait_for_writer", "if self._failed is not None:", "if False:"),
     ),
     mutant(
         "results that a commit without room held are not written again",
-        ("kvstore.state_machine:StateMachine.rolled_back", "self._sessions.rolled_back(batch.sessions)", "pass"),
+        ("kvstore.state.machine:StateMachine.rolled_back", "self._sessions.rolled_back(batch.sessions)", "pass"),
     ),
     mutant(
         "an expired key is read until somebody writes it",
-        ("kvstore.state_machine:StateMachine.apply", "self._keys.expire(self.clock)", "pass"),
+        ("kvstore.state.machine:StateMachine.apply", "self._keys.expire(self.clock)", "pass"),
     ),
 ]
 
@@ -418,7 +418,7 @@ LIVENESS = [
     ),
     mutant(
         "a write that found no room on the disk is forgotten",
-        ("kvstore.pending:RecordQueue.failed", "self._waiting = self._writing + self._waiting", "pass"),
+        ("kvstore.node.pending:RecordQueue.failed", "self._waiting = self._writing + self._waiting", "pass"),
     ),
 ]
 

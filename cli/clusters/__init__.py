@@ -1,0 +1,1 @@
+"""The commands about clusters: run one, look at one, measure one."""

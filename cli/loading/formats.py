@@ -1,0 +1,237 @@
+"""Files of commands: their lines, and what each line says, for every format that ``kvstore load`` reads.
+
+A *line* here is what is executed once: one line of commands or jsonl, one record of csv or tsv (which may span several
+lines of the file). Lines are numbered from 1 without blank lines and comments, bad ones included: these ordinals are
+the sequences under which a file's commands are executed, so they must not depend on whether a line is understood.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, Protocol
+
+import msgspec
+
+from kvstore.commands import MAX_VALUE_BYTES, Command, Set, Value
+from kvstore.errors import CommandError
+from kvstore.language.parser import parse
+from kvstore.limits import check
+from kvstore.values import from_json
+
+CHUNK_BYTES: Final = 262_144
+MAX_LINE_BYTES: Final = 16 * 1_048_576
+"""Enough for the longest value with every byte escaped; it bounds the memory that rubbish without newlines takes."""
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+"""Some editors begin a file with it; it is not part of the first key."""
+
+Content = Command | CommandError | None
+Item = tuple[int, Content]
+"""The line of the file where it begins, and its command, or what is wrong with it, or None if it was skipped."""
+
+
+class File(Protocol):
+    def read1(self, size: int, /) -> bytes:
+        """What can be had at once, b"" at the end."""
+        ...
+
+
+class Lines:
+    """The lines of a file without their newline; one over MAX_LINE_BYTES is cut, which its length tells.
+
+    ``bytes`` counts what was given out. ``drained`` is set while the last line is out that could be had without reading
+    more of the file: a loader of a slow stream executes then what it has.
+    """
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+        self.bytes = 0
+        self.drained = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        chunk = self._file.read1(CHUNK_BYTES)
+        tail = chunk.removeprefix(BYTE_ORDER_MARK)
+        while chunk:
+            if b"\n" in chunk:
+                *lines, last, tail = tail.split(b"\n")
+                for line in lines:
+                    self.bytes += len(line) + 1
+                    yield line
+                self.bytes += len(last) + 1
+                self.drained = True
+                yield last
+                self.drained = False
+            elif len(tail) > MAX_LINE_BYTES:
+                yield tail[: MAX_LINE_BYTES + 1]
+                tail = self._rest_of_line()
+            chunk = self._file.read1(CHUNK_BYTES)
+            tail += chunk
+        if tail:
+            self.bytes += len(tail)
+            yield tail
+
+    def _rest_of_line(self) -> bytes:
+        """Skip to the next newline; what follows it in the chunk."""
+        while chunk := self._file.read1(CHUNK_BYTES):
+            _, newline, rest = chunk.partition(b"\n")
+            if newline:
+                return rest
+        return b""
+
+
+def _text(line: bytes) -> str:
+    if len(line) > MAX_LINE_BYTES:
+        raise CommandError(f"the line is longer than {MAX_LINE_BYTES:,} bytes")
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise CommandError(
+            f"byte {error.start + 1} of the line, 0x{line[error.start]:02x}, is not UTF-8: "
+            "write bytes as \\xNN in a file of commands"
+        ) from None
+
+
+def read_commands(lines: Iterable[bytes], skip: int) -> Iterator[Item]:
+    """One command a line; blank lines and lines that begin with # are passed over."""
+    for number, line in enumerate(lines, 1):
+        stripped = line.strip()
+        if not stripped or stripped[:1] == b"#":
+            continue
+        if skip:
+            skip -= 1
+            yield number, None
+            continue
+        try:
+            yield number, parse(_text(line[:-1] if line[-1:] == b"\r" else line))
+        except CommandError as error:
+            yield number, error
+
+
+class _Object(msgspec.Struct, forbid_unknown_fields=True):
+    key: str
+    value: msgspec.Raw
+
+
+_decode_object = msgspec.json.Decoder(_Object).decode
+
+
+def read_jsonl(lines: Iterable[bytes], skip: int) -> Iterator[Item]:
+    """One object a line, {"key": "...", "value": ...}; the value is any JSON and keeps its type."""
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        if skip:
+            skip -= 1
+            yield number, None
+            continue
+        try:
+            yield number, _from_object(line)
+        except CommandError as error:
+            yield number, error
+
+
+def _from_object(line: bytes) -> Command:
+    _text(line)
+    try:
+        item = _decode_object(line)
+    except msgspec.ValidationError as error:
+        raise CommandError(
+            f'expected {{"key": "...", "value": ...}}: {str(error)[:1].lower()}{str(error)[1:]}'
+        ) from None
+    except msgspec.DecodeError as error:
+        raise CommandError(f"not a JSON object: {error}") from None
+    command = Set(item.key.encode("utf-8"), from_json(bytes(item.value)))
+    check(command)
+    return command
+
+
+class _Texts:
+    """Lines as the csv module wants them. No generator: that would end with the first line that is not UTF-8."""
+
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        self._lines = iter(lines)
+        self.number = 0
+
+    def __iter__(self) -> _Texts:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.number += 1
+        return _text(line) + "\n"
+
+
+def _read_table(lines: Iterable[bytes], skip: int, delimiter: str) -> Iterator[Item]:
+    # A field may be as long as a value; the bound also ends a quote that is never closed.
+    csv.field_size_limit(MAX_VALUE_BYTES)
+    texts = _Texts(lines)
+    records = _records(texts, csv.reader(texts, delimiter=delimiter, strict=True))
+    line, header = next(records, (1, []))
+    if isinstance(header, CommandError) or sorted(header) != ["key", "value"]:
+        found = header if isinstance(header, CommandError) else ", ".join(header) or "nothing"
+        yield line, CommandError(f"the first record must name the columns key and value and no others, not: {found}")
+        return
+    key, value = header.index("key"), header.index("value")
+    for line, record in records:
+        if skip:
+            skip -= 1
+            yield line, None
+        elif isinstance(record, CommandError):
+            yield line, record
+        elif len(record) != 2:
+            yield (
+                line,
+                CommandError(f"expected 2 fields, key and value, got {len(record)}: quote a field that needs it"),
+            )
+        else:
+            yield line, _checked(Set(record[key].encode(), Value(record[value].encode())))
+
+
+def _records(texts: _Texts, rows: Iterator[list[str]]) -> Iterator[tuple[int, list[str] | CommandError]]:
+    """Records that are not blank, with the line where each begins; one bad record does not end them."""
+    while True:
+        line = texts.number + 1
+        try:
+            record = next(rows)
+        except StopIteration:
+            return
+        except CommandError as error:
+            yield line, error
+        except csv.Error as error:
+            yield line, CommandError(f"not a record: {error}")
+        else:
+            if record:
+                yield line, record
+
+
+def _checked(command: Set) -> Command | CommandError:
+    try:
+        check(command)
+    except CommandError as error:
+        return error
+    return command
+
+
+def read_csv(lines: Iterable[bytes], skip: int) -> Iterator[Item]:
+    """Comma-separated records (RFC 4180) under a header that names the columns key and value."""
+    return _read_table(lines, skip, ",")
+
+
+def read_tsv(lines: Iterable[bytes], skip: int) -> Iterator[Item]:
+    """The same, separated by tabs."""
+    return _read_table(lines, skip, "\t")
+
+
+READERS: Final[dict[str, Callable[[Iterable[bytes], int], Iterator[Item]]]] = {
+    "commands": read_commands,
+    "jsonl": read_jsonl,
+    "csv": read_csv,
+    "tsv": read_tsv,
+}
+"""By format; the second argument is how many lines to pass over, as executed before."""
+
+
+def format_of(name: str) -> str:
+    """A format by a file's name: .jsonl, .ndjson, .csv, .tsv, also with .gz; anything else holds commands."""
+    _, dot, suffix = name.lower().removesuffix(".gz").rpartition(".")
+    return {"jsonl": "jsonl", "ndjson": "jsonl", "csv": "csv", "tsv": "tsv"}.get(dot and suffix, "commands")

@@ -1,0 +1,90 @@
+"""Where a load reads from."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import select
+import stat
+import sys
+import zlib
+from collections.abc import Iterator
+from io import BufferedReader
+from pathlib import Path
+from typing import cast
+
+from cli.interrupts import Interrupts
+from cli.loading.formats import READERS, File, Item, Lines, format_of
+
+
+class UnreadableError(Exception):
+    """The input broke off: an I/O error, or damaged or truncated gzip data."""
+
+
+class _Interruptible:
+    """Lets Ctrl-C end the wait for input."""
+
+    def __init__(self, file: File, interrupts: Interrupts) -> None:
+        self._file = file
+        self._interrupts = interrupts
+
+    def read1(self, size: int, /) -> bytes:
+        with self._interrupts.allowed():
+            return self._file.read1(size)
+
+
+class Source:
+    """A file, or standard input for ``-``, unpacked as it is read. Raises OSError when it cannot be opened."""
+
+    def __init__(self, name: str, format: str, interrupts: Interrupts) -> None:
+        self.name = "standard input" if name == "-" else name
+        self.format = format or format_of(name)
+        self._interrupts = interrupts
+        with interrupts.allowed():  # a named pipe waits here for its writer
+            self._raw = cast(BufferedReader, sys.stdin.buffer) if name == "-" else Path(name).open("rb")  # noqa: SIM115
+        about = os.fstat(self._raw.fileno())
+        self.is_stream = name == "-" or not stat.S_ISREG(about.st_mode)
+        self.size = 0 if self.is_stream else about.st_size
+        self._modified = about.st_mtime_ns
+        self._lines: Lines | None = None
+
+    def digest(self) -> str:
+        """SHA-256 of a file's bytes as they are stored."""
+        with self._interrupts.allowed():
+            digest = hashlib.file_digest(self._raw, "sha256").hexdigest()
+        self._raw.seek(0)
+        return digest
+
+    def items(self, skip: int) -> Iterator[Item]:
+        """All lines, of a file from its begin; what is on the first ``skip`` of them is not told."""
+        if not self.is_stream:
+            self._raw.seek(0)
+        try:
+            packed = self._raw.peek(2)[:2] == b"\x1f\x8b"
+            file = cast(File, gzip.GzipFile(fileobj=self._raw) if packed else self._raw)
+            self._lines = Lines(_Interruptible(file, self._interrupts))
+            yield from READERS[self.format](self._lines, skip)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UnreadableError(str(error)) from error
+
+    def position(self) -> int:
+        """How many bytes of a file as it is stored, or of a stream as it is unpacked, were read."""
+        return self.unpacked() if self.is_stream else self._raw.tell()
+
+    def unpacked(self) -> int:
+        return self._lines.bytes if self._lines else 0
+
+    def is_waiting(self) -> bool:
+        """Whether a stream has nothing more to give at this moment."""
+        lines = self._lines
+        return self.is_stream and lines is not None and lines.drained and not select.select([self._raw], [], [], 0)[0]
+
+    def has_changed(self) -> bool:
+        """Whether a file was written to since it was opened."""
+        about = os.fstat(self._raw.fileno())
+        return not self.is_stream and (about.st_size, about.st_mtime_ns) != (self.size, self._modified)
+
+    def close(self) -> None:
+        if self._raw is not sys.stdin.buffer:
+            self._raw.close()

@@ -1,0 +1,1 @@
+"""``kvstore repl``: the interactive prompt."""

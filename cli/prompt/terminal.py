@@ -1,0 +1,236 @@
+"""The prompt on a terminal: completion, highlighting, history, toolbar."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from prompt_toolkit import PromptSession, print_formatted_text
+from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+from prompt_toolkit.formatted_text import FormattedText, StyleAndTextTuples
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.lexers import Lexer
+from prompt_toolkit.output import ColorDepth
+from prompt_toolkit.styles import Style
+from prompt_toolkit.utils import get_cwidth
+
+from cli.interrupts import Interrupts
+from cli.prompt.session import META, Leave, Session
+from cli.prompt.toolbar import Toolbar
+from cli.render import OUTPUTS, visible
+from cli.target import Target
+from kvstore.errors import CommandError, IncompleteCommand, KvstoreError
+from kvstore.language.lexer import quote, split
+from kvstore.language.parser import COMMANDS, parse, tokens
+from kvstore.store import Store
+
+TICK = 0.1
+"""How often time passes for an idle store, in seconds: its keys expire though nobody types."""
+MAX_COMPLETIONS = 50
+MAX_HIGHLIGHTED = 10_000
+"""Longer input is shown plain, so that pasting a large value stays fast."""
+_INTERRUPTED = "interrupted; a write may have happened, or may still happen: look before you repeat it"
+
+STYLE = Style.from_dict(
+    {
+        "command": "bold ansicyan",
+        "unknown": "ansired",
+        "key": "ansigreen",
+        "value": "",
+        "number": "ansiyellow",
+        "option": "ansimagenta",
+        "keyword": "ansimagenta",
+        "punctuation": "bold",
+        "error": "ansired underline",
+        "failure": "ansired",
+        "bottom-toolbar": "noreverse ansibrightblack",
+    }
+)
+
+_OPTIONS = {
+    "set": ["EX", "PX", "NX", "XX", "IFEQ", "JSON"],
+    "cas": ["CREATE", "JSON"],
+    "push": ["JSON"],
+    "expire": ["PX"],
+    "help": [*COMMANDS, *META],
+    "output": list(OUTPUTS),
+    "timing": ["on", "off"],
+}
+_TAKES_KEYS = {"delete", "del", "exists"}
+_SUMMARIES = {
+    **{name: entry.summary for name, entry in COMMANDS.items()},
+    **{name: entry.summary for name, entry in META.items()},
+}
+_NO_KEY = {"txn", "tick", *META}
+
+
+def interact(store: Store, at: Target, output: str) -> None:
+    """Prompt until Ctrl-D or ``quit``."""
+    with Toolbar(store, at) as toolbar:
+        asyncio.run(_Prompt(store, at, toolbar, output).run())
+
+
+class _Prompt:
+    def __init__(self, store: Store, at: Target, toolbar: Toolbar, output: str) -> None:
+        self._store = store
+        self._is_remote = bool(at.connect)
+        self._session = Session(store, output, interactive=True)
+        self._colours = None if "NO_COLOR" not in os.environ else ColorDepth.DEPTH_1_BIT
+        self._prompt: PromptSession[str] = PromptSession(
+            "kvstore> ",
+            completer=_Completer(store),
+            complete_while_typing=False,
+            lexer=_Highlighter(),
+            history=_history(at.history),
+            auto_suggest=AutoSuggestFromHistory(),
+            bottom_toolbar=toolbar.text,
+            multiline=True,
+            prompt_continuation=lambda width, number, wraps: "...".rjust(width - 2) + "> ",
+            key_bindings=_bindings(),
+            refresh_interval=0.5,
+            style=STYLE,
+            color_depth=self._colours,
+        )
+
+    async def run(self) -> None:
+        ticking = asyncio.create_task(self._tick())
+        print("A write is one slot of the log. help lists the commands, Tab completes, Ctrl-D leaves.")
+        try:
+            while True:
+                try:
+                    text = await self._prompt.prompt_async()
+                except KeyboardInterrupt:
+                    continue
+                except EOFError:
+                    return
+                try:
+                    # A store of this process is not interrupted: half a command must not be applied.
+                    with Interrupts(at_once=self._is_remote):
+                        for line in self._session.execute(text):
+                            print(line)
+                except Leave:
+                    return
+                except KeyboardInterrupt:
+                    self._complain([_INTERRUPTED if self._is_remote else "interrupted"])
+                except CommandError as error:
+                    self._complain(_pointed(text, error))
+                except KvstoreError as error:
+                    self._complain([str(error)])
+        finally:
+            ticking.cancel()
+
+    async def _tick(self) -> None:
+        """On the loop that also runs the commands: a store belongs to one thread."""
+        while True:
+            await asyncio.sleep(TICK)
+            self._store.tick()
+
+    def _complain(self, lines: Iterable[str]) -> None:
+        text = FormattedText([("class:failure", "\n".join(map(visible, lines)))])
+        print_formatted_text(text, style=STYLE, color_depth=self._colours)
+
+
+def _history(path: Path) -> History:
+    """What was typed before, for its owner only; of this session only where it cannot be kept."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
+        return FileHistory(str(path))
+    except OSError as error:
+        print(f"The history is not kept: {path}: {(error.strerror or str(error)).lower()}")
+        return InMemoryHistory()
+
+
+def _pointed(text: str, error: CommandError) -> list[str]:
+    """The line of the text where it went wrong, with a caret under the place, and the error below."""
+    if error.position is None:
+        return [error.message]
+    start = text.rfind("\n", 0, error.position) + 1
+    line = text[start:].split("\n", 1)[0]
+    before = line[: error.position - start].expandtabs(1)
+    return [line.expandtabs(1), " " * sum(map(get_cwidth, before)) + "^", error.message]
+
+
+def _bindings() -> KeyBindings:
+    bindings = KeyBindings()
+
+    @bindings.add("enter")
+    def _(event: KeyPressEvent) -> None:
+        """Accept a whole command; within quotes or braces begin a new line."""
+        if _is_incomplete(event.current_buffer.text):
+            event.current_buffer.insert_text("\n")
+        else:
+            event.current_buffer.validate_and_handle()
+
+    return bindings
+
+
+def _is_incomplete(text: str) -> bool:
+    name = text.split(maxsplit=1)[0].lower() if text.strip() else ""
+    if not name or name in META or name.startswith("#"):
+        return False
+    try:
+        parse(text)
+    except IncompleteCommand:
+        return True
+    except CommandError:
+        return False
+    return False
+
+
+class _Highlighter(Lexer):
+    def lex_document(self, document: Document) -> Callable[[int], StyleAndTextTuples]:
+        text = document.text
+        first = text.split(maxsplit=1)[0].lower() if text.strip() else ""
+        if len(text) > MAX_HIGHLIGHTED or first.startswith("#"):
+            return lambda number: [("", document.lines[number])]
+        styles = [""] * len(text)
+        for token in tokens(text):
+            kind = "command" if token.start == text.find(first) and first in META else token.kind
+            if first in META and token.start > 0 and first != "explain":
+                kind = "value"
+            styles[token.start : token.end] = [f"class:{kind}"] * (token.end - token.start)
+        starts = [0]
+        for line in document.lines:
+            starts.append(starts[-1] + len(line) + 1)
+        return lambda number: [
+            (styles[starts[number] + column], character) for column, character in enumerate(document.lines[number])
+        ]
+
+
+class _Completer(Completer):
+    """Commands first, then existing keys, then options."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
+        text = document.text_before_cursor
+        try:
+            words = split(text)
+        except CommandError:
+            return  # within quotes
+        fresh = not text or text[-1].isspace()
+        current = "" if fresh or not words else text[words[-1].start :]
+        typed = [word.text.lower() for word in (words if fresh else words[:-1])]
+        if not typed:
+            for name, about in _SUMMARIES.items():
+                if name.startswith(current.lower()):
+                    yield Completion(name, -len(current), display_meta=about)
+            return
+        name = typed[0]
+        if name not in _NO_KEY and (len(typed) == 1 or name in _TAKES_KEYS):
+            prefix = b"" if fresh or not words else words[-1].data
+            with suppress(KvstoreError):  # a cluster that does not answer has no keys to offer
+                for key in self._store.keys(prefix, MAX_COMPLETIONS):
+                    yield Completion(quote(key), -len(current))
+        else:
+            for option in _OPTIONS.get(name, []):
+                if option.lower().startswith(current.lower()):
+                    yield Completion(option, -len(current))

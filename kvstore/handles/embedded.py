@@ -1,0 +1,162 @@
+"""A store in this process: a cluster of one node on a data directory, driven synchronously."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from kvstore import clocks
+from kvstore.commands import READ_ONLY, Command
+from kvstore.errors import Refusal, StorageFullError, UnavailableError
+from kvstore.handles.read_only import ReadOnlyStore
+from kvstore.limits import check
+from kvstore.node.log_rows import log_rows
+from kvstore.node.node import Node
+from kvstore.state import entries
+from kvstore.state.machine import StateMachine
+from kvstore.storage.data_dir import RESERVE_BYTES, DataDir
+from kvstore.storage.log_store import SqliteLog
+from kvstore.store import LogRow, Reply, Status
+
+NODE_ID = "n1"
+PATIENCE = 5_000
+"""How long a request may take, in ms; alone, a node waits for its own disk only."""
+
+
+class EmbeddedStore:
+    """A strongly consistent store without a server; see :class:`kvstore.store.Store` for what the methods promise.
+
+    Every write goes through Multi-Paxos with a quorum of one, and is on disk when its call returns.
+    """
+
+    def __init__(self, data_dir: DataDir) -> None:
+        self._data_dir = data_dir
+        log = SqliteLog(data_dir.log_path, node_id=NODE_ID, nodes=[NODE_ID])
+        state = StateMachine(data_dir.state_path)
+        self._node = Node(
+            NODE_ID,
+            [NODE_ID],
+            log,
+            state,
+            rng=random.Random(),
+            now=clocks.now(),
+            wall=clocks.wall(),
+            free_bytes=lambda: data_dir.free_bytes() - RESERVE_BYTES,
+        )
+        self.tick()
+
+    @classmethod
+    def open(cls, path: Path, purpose: str) -> Self:
+        """Open or create the data directory; ``purpose`` is what a second process is told about this one.
+
+        Raises DataDirError when it cannot be opened, DamagedError when its content cannot be trusted.
+        """
+        data_dir = DataDir.open(path, purpose)
+        try:
+            return cls(data_dir)
+        except BaseException:
+            data_dir.close()
+            raise
+
+    def execute(self, command: Command) -> Reply:
+        check(command)
+        self.tick()
+        outcomes: list[Reply | Refusal] = []
+        deadline = clocks.now() + PATIENCE
+        if isinstance(command, READ_ONLY):
+            self._node.query(command, outcomes.append, deadline)
+        else:
+            self._node.execute(command, outcomes.append, deadline, size=len(entries.encode(command)))
+        self._pump()
+        if not outcomes:
+            raise UnavailableError("the store cannot lead its own log: its disk does not take the promise it needs")
+        return _reply(outcomes[0])
+
+    def execute_batch(self, commands: Sequence[Command], *, session: str, first_sequence: int) -> list[Reply]:
+        self.tick()
+        outcomes: list[Reply | Refusal] = []
+        deadline = clocks.now() + PATIENCE
+        for sequence, command in enumerate(commands, first_sequence):
+            self._node.execute(
+                command, outcomes.append, deadline, session=session, sequence=sequence, acknowledged=first_sequence
+            )
+        self._pump()
+        # Alone and in one session, commands are chosen, applied and answered in the order they came.
+        return [_reply(outcome) for outcome in outcomes]
+
+    def last_sequence(self, session: str) -> int:
+        return self._node.state.last_sequence(session)
+
+    def log(self, first: int = 1, last: int | None = None) -> Iterator[LogRow]:
+        yield from log_rows(self._node.accepted, self._node.state, self._node.replica.is_chosen, first, last)
+
+    def status(self) -> Status:
+        replica = self._node.replica
+        return Status(
+            node_id=NODE_ID,
+            nodes=[NODE_ID],
+            role=replica.role.value,
+            leader=replica.leader,
+            ballot=replica.ballot,
+            promised=replica.promised,
+            chosen_upto=replica.chosen_upto,
+            applied_upto=self._node.state.applied_upto,
+            last_slot=replica.last_slot,
+            gaps=replica.gaps(),
+            keys=self._node.state.count(),
+            log_bytes=self._node.log.bytes(),
+            state_bytes=self._node.state.bytes(),
+            data_dir=str(self._data_dir.path),
+        )
+
+    def sql(self, query: str) -> tuple[list[str], list[tuple[object, ...]]]:
+        return self._node.state.sql(query)
+
+    def keys(self, prefix: bytes, limit: int) -> list[bytes]:
+        return self._node.state.keys(prefix, limit)
+
+    def tick(self) -> None:
+        self._node.tick(clocks.now(), clocks.wall())
+        self._pump()
+
+    def close(self) -> None:
+        self._node.close()
+        self._data_dir.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _pump(self) -> None:
+        """Turn the node until nothing moves any more: no records to store, nothing chosen, nobody served."""
+        moved = True
+        while moved:
+            before = self._node.state.applied_upto
+            records = self._node.turn().records
+            self._node.apply()
+            if records:
+                try:
+                    self._node.log.append(records)
+                except StorageFullError as error:
+                    self._node.storage_failed(error)
+                else:
+                    self._node.persisted()
+            moved = bool(records) or self._node.state.applied_upto > before
+
+
+def inspect(path: Path) -> ReadOnlyStore:
+    """Look at a data directory without its lock, also while another process has it open."""
+    return ReadOnlyStore(path)
+
+
+def _reply(outcome: Reply | Refusal) -> Reply:
+    if isinstance(outcome, Reply):
+        return outcome
+    raise outcome

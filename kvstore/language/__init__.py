@@ -1,0 +1,1 @@
+"""The command language: text to commands and back."""

@@ -1,0 +1,427 @@
+"""The node on standard input and output: what course graders and Maelstrom drive."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from consensus.invariants import InvariantViolation
+from consensus.messages import Record
+from kvstore import clocks
+from kvstore.commands import MAX_VALUE_BYTES, Cas, Command, Failed, Get, Missing, NotMet, Outcomes, Result, Set
+from kvstore.errors import CommandError, KvstoreError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
+from kvstore.limits import check
+from kvstore.maelstrom import wire
+from kvstore.maelstrom.pipes import Pipes, report
+from kvstore.maelstrom.wire import NoMessageError, RequestError
+from kvstore.node.client_order import Lane
+from kvstore.node.node import Node
+from kvstore.node.peer_messages import PeerMessage
+from kvstore.state.machine import StateMachine
+from kvstore.storage.data_dir import RESERVE_BYTES, DataDir
+from kvstore.storage.log_store import LogStore, MemoryLog, SqliteLog
+from kvstore.store import Reply, SlotReply
+from kvstore.values import from_json
+
+PATIENCE = 3_000
+"""How long a request may take, in ms: graders wait 5 s, start-up included."""
+EXIT_BROKEN, EXIT_UNAVAILABLE = 1, 3
+FLUSH_SECONDS = 1.0
+"""How long a node that failed tries to hand over the replies that it owes."""
+
+_encode_peer = msgspec.json.Encoder().encode
+_decode_peer = msgspec.json.Decoder(PeerMessage).decode
+
+Answer = tuple[str, list[wire.Field]]
+"""A reply's type and payload."""
+Answered = Callable[[Answer], None]
+
+
+def run(data_dir: Path | None) -> int:
+    """Serve until the end of input; returns the exit status."""
+    new_event_loop: Callable[[], asyncio.AbstractEventLoop]
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        from asyncio import new_event_loop
+    host = Host(data_dir)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(host.serve())
+    return host.status
+
+
+class Host:
+    """Carries lines between the pipes and one node, and the node's records to its disk."""
+
+    def __init__(self, data_dir: Path | None) -> None:
+        self.status = 0
+        self._path = data_dir
+        self._data_dir: DataDir | None = None
+        self._node: Node | None = None
+        self._init: wire.Init | None = None
+        self._lanes: dict[str, Lane[tuple[wire.Message, Answer]]] = {}
+        self._sent = 0
+        self._disk: ThreadPoolExecutor | None = None
+        self._writing = False
+        self._disk_full = False
+        self._moved = False
+        self._closing = False
+        self._timer: asyncio.Handle | None = None
+
+    async def serve(self) -> None:
+        """Until the input ends, or the node cannot go on."""
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(self._fail_unforeseen)
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._failed: asyncio.Future[None] = self._loop.create_future()
+        self._pipes = Pipes(
+            self._loop,
+            on_lines=self._take,
+            on_end=self._finish,
+            on_failure=lambda why: self._fail(EXIT_BROKEN, why),
+        )
+        try:
+            await self._ended
+        finally:
+            if self._timer:
+                self._timer.cancel()
+            await self._flush()
+            self._close()
+
+    def _fail(self, status: int, why: str) -> None:
+        """End without another turn of the node, and without a commit: what it knows may not be what is on its disk."""
+        if self._failed.done():
+            return
+        self._failed.set_result(None)
+        self.status = status
+        report(f"cannot go on: {why}")
+        # At once: what else is ready in this turn of the loop must find nothing that calls the node.
+        self._pipes.stop()
+        if self._timer:
+            self._timer.cancel()
+        self._end()
+
+    def _fail_unforeseen(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback raised what nobody caught, half-way through a turn."""
+        error = context.get("exception")
+        match error:
+            case KvstoreError():
+                self._fail(EXIT_UNAVAILABLE, str(error))
+            case InvariantViolation():
+                self._fail(EXIT_BROKEN, f"a rule of the protocol does not hold: {error}")
+            case OSError():
+                self._fail(EXIT_BROKEN, str(error))
+            case _:
+                report("".join(traceback.format_exception(error)).rstrip() if error else context["message"])
+                self._fail(EXIT_BROKEN, "this is a bug; what was acknowledged is in the log")
+
+    async def _flush(self) -> None:
+        """Hand over what is owed: for as long as a reader takes, but only briefly after a failure."""
+        flushed = self._loop.create_task(self._pipes.close())
+        await asyncio.wait([flushed, self._failed], return_when=asyncio.FIRST_COMPLETED)
+        if not flushed.done():
+            await asyncio.wait([flushed], timeout=FLUSH_SECONDS)
+        if not flushed.done():
+            flushed.cancel()
+            report("some replies could not be written")
+
+    # -- input --------------------------------------------------------------------------------------------------------
+
+    def _take(self, lines: Sequence[tuple[int, bytes]]) -> None:
+        """The lines of one read, with their numbers: one turn of the node."""
+        self._advance()
+        for number, line in lines:
+            try:
+                message = wire.parse_message(line)
+            except NoMessageError as error:
+                report(f"line {number} skipped: {error}")
+                continue
+            if self._is_from_peer(message):
+                self._receive(number, message)
+            else:
+                self._request(message)
+        self._turn()
+
+    def _is_from_peer(self, message: wire.Message) -> bool:
+        if self._init is None:
+            # Nodes that were initialised earlier speak already. They repeat themselves, so that nothing is lost; to
+            # answer would spend the msg_id that belongs to init_ok.
+            return message.kind in wire.PEER_TYPES
+        return message.src != self._init.node_id and message.src in self._init.node_ids
+
+    def _receive(self, number: int, message: wire.Message) -> None:
+        if self._node is None:
+            return
+        try:
+            self._node.receive(message.src, _decode_peer(message.body))
+        except (msgspec.DecodeError, RecursionError) as error:
+            report(f"line {number} skipped: no message of a node: {error}")
+
+    def _request(self, message: wire.Message) -> None:
+        # A node alone answers everybody in one order, so that what it prints depends on what it read only.
+        alone = self._node is None or self._node.is_alone
+        name = "" if alone else message.src
+        lane = self._lanes.setdefault(name, Lane(self._send))
+        looks = message.kind in ("read", "multi_paxos_log", "init")
+
+        def start(take: Callable[[tuple[wire.Message, Answer]], None]) -> None:
+            self._moved = True
+
+            def answered(answer: Answer) -> None:
+                self._moved = True
+                take((message, answer))
+                if lane.is_idle:  # any number of clients may come and go
+                    self._lanes.pop(name, None)
+
+            try:
+                self._serve_request(message, answered)
+            except RequestError as error:
+                answered(_error(error.code, error.text))
+            except UnavailableError as error:
+                answered(_error(wire.UNAVAILABLE, str(error)))
+            except CommandError as error:
+                answered(_error(wire.MALFORMED, str(error)))
+
+        lane.add(looks, start)
+
+    def _send(self, reply: tuple[wire.Message, Answer]) -> None:
+        message, (kind, fields) = reply
+        src = self._init.node_id if self._init else message.dest
+        self._pipes.write(wire.encode_reply(src, message.src, kind, message.msg_id, fields, self._sent))
+        self._sent += 1
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    def _serve_request(self, message: wire.Message, answered: Answered) -> None:
+        request = wire.parse_request(message)
+        if isinstance(request, wire.Init):
+            self._initialise(request, answered)
+            return
+        node = self._node
+        if node is None:
+            raise RequestError(wire.UNAVAILABLE, "the node is not initialised: send init first")
+        if self._closing:
+            raise RequestError(wire.UNAVAILABLE, "the node is shutting down")
+        deadline = clocks.now() + PATIENCE
+        match request:
+            case wire.Echo():
+                answered(("echo_ok", [("echo", bytes(request.echo))]))
+            case wire.Log():
+                answered(("multi_paxos_log_ok", [wire.log_field(node.log_rows())]))
+            case wire.ProposeAt():
+                slot, json = wire.parse_slot(request.slot), bytes(request.value)
+                if len(json) > MAX_VALUE_BYTES:
+                    raise RequestError(
+                        wire.MALFORMED, f"value has {len(json)} bytes of JSON, at most {MAX_VALUE_BYTES} are allowed"
+                    )
+                node.propose_at(slot, json, lambda outcome: answered(_slot_answer(outcome)), deadline)
+            case wire.Read():
+                key = wire.parse_key(request.key)
+                node.query(Get(key), lambda outcome: answered(_read_answer(outcome)), deadline)
+            case wire.Write():
+                self._execute(Set(wire.parse_key(request.key), from_json(bytes(request.value))), "write_ok", answered)
+            case wire.Cas():
+                old, new = from_json(bytes(request.old)), from_json(bytes(request.new))
+                cas = Cas(wire.parse_key(request.key), old, new, request.create_if_not_exists)
+                self._execute(cas, "cas_ok", answered)
+            case wire.Transact():
+                self._transact(request, answered)
+
+    def _execute(self, command: Command, ok: str, answered: Answered) -> None:
+        assert self._node is not None
+        check(command)
+
+        def done(outcome: Reply | Refusal) -> None:
+            answered(_write_answer(outcome.result, ok, []) if isinstance(outcome, Reply) else _refusal(outcome))
+
+        self._node.execute(command, done, clocks.now() + PATIENCE, size=MAX_VALUE_BYTES)
+
+    def _transact(self, request: wire.Transact, answered: Answered) -> None:
+        assert self._node is not None
+        if not request.txn:
+            answered(("txn_ok", [("txn", b"[]")]))
+            return
+        command = wire.parse_txn(request)
+        check(command)
+
+        def done(outcome: Reply | Refusal) -> None:
+            if not isinstance(outcome, Reply):
+                answered(_refusal(outcome))
+            elif isinstance(outcome.result, Outcomes):
+                answered(("txn_ok", [wire.txn_field(request, outcome.result.results)]))
+            else:
+                answered(_write_answer(outcome.result, "txn_ok", []))
+
+        self._node.execute(command, done, clocks.now() + PATIENCE, size=MAX_VALUE_BYTES)
+
+    def _initialise(self, request: wire.Init, answered: Answered) -> None:
+        if self._init is None:
+            self._init = request
+            try:
+                self._node = self._open(request)
+            except KvstoreError as error:
+                self.status = EXIT_UNAVAILABLE
+                report(f"cannot start: {error}")
+                self._end()
+                raise RequestError(wire.UNAVAILABLE, str(error)) from error
+            self._timer = self._loop.call_soon(self._tick)  # not before the reply: init_ok is what a node says first
+        elif request != self._init:
+            raise RequestError(
+                wire.MALFORMED, f"init: this node is {self._init.node_id} of {self._init.node_ids} already"
+            )
+        elif self._node is None:
+            raise RequestError(wire.UNAVAILABLE, "the node could not start")
+        answered(("init_ok", []))
+
+    def _open(self, init: wire.Init) -> Node:
+        log: LogStore
+        if self._path is None:
+            log, state = MemoryLog(), StateMachine(None)
+        else:
+            self._data_dir = DataDir.open(self._path, "kvstore node")
+            log = SqliteLog(self._data_dir.log_path, node_id=init.node_id, nodes=init.node_ids)
+            state = StateMachine(self._data_dir.state_path)
+            self._disk = ThreadPoolExecutor(1, "log")
+        data_dir = self._data_dir
+        return Node(
+            init.node_id,
+            init.node_ids,
+            log,
+            state,
+            rng=random.Random(),
+            now=clocks.now(),
+            wall=clocks.wall(),
+            free_bytes=None if data_dir is None else lambda: data_dir.free_bytes() - RESERVE_BYTES,
+        )
+
+    # -- turns --------------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        assert self._node is not None
+        self._timer = self._loop.call_later(self._node.tick_interval / 1_000, self._tick)
+        self._advance()
+        self._turn()
+
+    def _advance(self) -> None:
+        """Tell the node the time; at the end it has been told a later one, so that it gives up."""
+        if self._node is not None and not self._closing:
+            self._node.tick(clocks.now(), clocks.wall())
+
+    def _turn(self) -> None:
+        """Turn the node until nothing moves: what one turn completes makes room for the next proposals and requests."""
+        node = self._node
+        if node is None:
+            return
+        moved = True
+        while moved:
+            self._moved = False
+            applied_upto = node.state.applied_upto
+            turn = node.turn()
+            for receiver, message in turn.messages:
+                if not self._pipes.is_full:  # nodes repeat themselves, without end if nobody reads
+                    self._pipes.write(wire.encode_peer(node.replica.node, receiver, _encode_peer(message)))
+            node.apply()
+            moved = self._moved or node.state.applied_upto > applied_upto
+            if turn.records and self._disk is None:
+                node.log.append(turn.records)
+                node.persisted()
+                moved = True
+            elif turn.records:
+                self._disk_write(node, turn.records)
+        if self._closing and not (self._writing or node.has_pending):
+            self._end()
+
+    def _disk_write(self, node: Node, records: list[Record]) -> None:
+        assert self._disk is not None
+        self._writing = True
+        written = asyncio.wrap_future(self._disk.submit(node.log.append, records), loop=self._loop)
+
+        def done(future: asyncio.Future[None]) -> None:
+            self._writing = False
+            if self._failed.done():
+                return
+            self._advance()
+            error = future.exception()
+            if error is None:
+                self._disk_full = False
+                node.persisted()
+            elif isinstance(error, StorageFullError):
+                if not self._disk_full:  # it is tried again several times a second
+                    report(str(error))
+                self._disk_full = True
+                node.storage_failed(error)
+            else:
+                raise error  # what this node promised may or may not be on its disk
+            self._turn()
+
+        written.add_done_callback(done)
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        """The input ended: finish what needs no other node, give up the rest, answer everybody."""
+        node = self._node
+        if node is None or self._failed.done():
+            self._end()
+        elif self._writing or (node.is_alone and node.has_pending):
+            self._loop.call_later(0.005, self._finish)
+        elif not self._closing:
+            self._closing = True
+            node.tick(clocks.now() + PATIENCE, clocks.wall())
+            self._turn()
+
+    def _end(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def _close(self) -> None:
+        if self._disk:
+            self._disk.shutdown()
+        if self._node and not self._failed.done():
+            self._node.close()
+        if self._data_dir:
+            self._data_dir.close()
+
+
+def _slot_answer(outcome: SlotReply | Refusal) -> Answer:
+    if not isinstance(outcome, SlotReply):
+        return _refusal(outcome)
+    fields: list[wire.Field] = [
+        ("slot", outcome.slot),
+        ("phase1_skipped", outcome.phase1_skipped),
+        ("chosen", True),
+        ("value", outcome.json),
+    ]
+    return ("multi_paxos_propose_ok", fields)
+
+
+def _read_answer(outcome: Reply | Refusal) -> Answer:
+    if not isinstance(outcome, Reply):
+        return _refusal(outcome)
+    return _write_answer(outcome.result, "read_ok", [("value", wire.value_json(outcome.result))])
+
+
+def _write_answer(result: Result, ok: str, fields: list[wire.Field]) -> Answer:
+    match result:
+        case Missing():
+            return _error(wire.KEY_MISSING, "key does not exist")
+        case NotMet() | Failed():
+            return _error(wire.PRECONDITION_FAILED, result.reason)
+    return (ok, fields)
+
+
+def _refusal(error: Refusal) -> Answer:
+    if isinstance(error, CommandError):
+        return _error(wire.MALFORMED, str(error))
+    return _error(wire.TIMEOUT if isinstance(error, UnknownOutcomeError) else wire.UNAVAILABLE, str(error))
+
+
+def _error(code: int, text: str) -> Answer:
+    return ("error", [("code", code), ("text", text)])

@@ -1,0 +1,47 @@
+"""A log as people read it: each slot with its command as text and, for recent slots, its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import msgspec
+
+from consensus.log import NO_END
+from consensus.messages import NO_OP, Run
+from kvstore.state import entries
+from kvstore.state.machine import StateMachine
+from kvstore.store import LogRow
+
+
+def log_rows(
+    accepted: Callable[[int, int], Iterator[Run]],
+    state: StateMachine,
+    is_chosen: Callable[[int], bool],
+    first: int,
+    last: int | None,
+) -> Iterator[LogRow]:
+    """The slots first..last that ``accepted`` finds a value in, each with its result if that is still recorded."""
+    for run in accepted(max(first, 1), NO_END if last is None else last):
+        results = state.results(run.first, run.last)
+        for slot, value in enumerate(run.values, run.first):
+            status: Literal["chosen", "accepted"] = "chosen" if is_chosen(slot) else "accepted"
+            if value == NO_OP:
+                yield LogRow(slot, run.ballot, status, "", "", 0, 0, None)
+                continue
+            try:
+                entry = entries.decode(value)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                # Written by a newer version, perhaps; the state machine executed it as nothing.
+                yield LogRow(slot, run.ballot, status, f"<{len(value)} bytes>", "", 0, 0, results.get(slot))
+                continue
+            yield LogRow(
+                slot,
+                run.ballot,
+                status,
+                entries.as_text(entry),
+                entry.session,
+                entry.sequence,
+                entry.stamp,
+                results.get(slot),
+            )

@@ -1,0 +1,106 @@
+"""What a server's faces ask of the node behind them: one interface, whatever protocol the client speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import msgspec
+
+from kvstore.commands import Command, Result
+from kvstore.errors import KvstoreError, Refusal
+from kvstore.state.sql import Table
+from kvstore.store import LogRow, Reply, SlotReply, Status
+
+Done = Callable[[Reply | Refusal], None]
+"""Called once with the outcome, always later than the call that it was given to."""
+
+
+class PeerInfo(msgspec.Struct, frozen=True):
+    """Another node as seen from here. ``chosen_upto``: as last heard from it, -1 if never."""
+
+    node_id: str
+    address: str
+    connected: bool
+    chosen_upto: int
+
+
+class ServerStatus(msgspec.Struct, frozen=True):
+    """What a running server adds to its node's status.
+
+    ``reads``, ``writes``: requests answered since the start. ``p50_us``, ``p99_us``: latencies of the last seconds, in
+    microseconds from the request's arrival to its answer; 0 if there was none. ``time_us``: where the event loop's time
+    went since the start, in microseconds by phase (see :class:`kvstore.server.time_spent.Phases`).
+    """
+
+    status: Status
+    client_address: str
+    peer_address: str
+    uptime_ms: int
+    clients: int
+    reads: int
+    writes: int
+    p50_us: int
+    p99_us: int
+    memory_bytes: int
+    cpu_ms: int
+    time_us: dict[str, int]
+    peers: list[PeerInfo]
+
+
+class Service(Protocol):
+    """One running node, as a client's connection uses it. Everything happens on the event loop's thread.
+
+    ``execute`` and ``query`` raise CommandError, UnavailableError or StorageFullError when the request is not taken at
+    all; else ``done`` hears of it.
+    """
+
+    def execute(
+        self,
+        command: Command,
+        done: Done,
+        *,
+        session: str = "",
+        sequence: int = 0,
+        acknowledged: int = 0,
+        size: int = 0,
+    ) -> None:
+        """Put a command through the log; ``size``: bytes of it, about. Without a session this node's own is used."""
+        ...
+
+    def query(self, command: Command, done: Done) -> None:
+        """A linearizable read, of a command for which ``is_read_only`` holds."""
+        ...
+
+    def look(self, command: Command) -> Result:
+        """Execute a read on what is applied here, however old that is."""
+        ...
+
+    def propose_at(self, slot: int, json: bytes, done: Callable[[SlotReply | Refusal], None]) -> None:
+        """Propose a JSON value for a slot by name. Raises CommandError when the slot is out of range."""
+        ...
+
+    def status(self) -> ServerStatus: ...
+
+    def log(self, first: int, last: int | None) -> Iterator[LogRow]:
+        """The slots first..last of this node's log that hold a value, in order."""
+        ...
+
+    def sql(self, query: str, done: Callable[[Table | KvstoreError], None]) -> None:
+        """Column names and rows of a read-only query on a state that holds at least what is applied here now.
+
+        Raises nothing: what is wrong with the query is told to ``done`` too.
+        """
+        ...
+
+    def last_sequence(self, session: str) -> int:
+        """The highest sequence of this session that was executed here, 0 if none."""
+        ...
+
+    def keys(self, prefix: bytes, limit: int) -> list[bytes]:
+        """Some keys with this prefix, in byte order, as applied here: for completion."""
+        ...
+
+    def clock(self) -> int:
+        """The time in ms since 1970."""
+        ...

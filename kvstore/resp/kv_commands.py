@@ -1,0 +1,178 @@
+"""The commands that Redis has no word for: the log, slots by name, SQL, and any command of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+
+import msgspec
+
+from kvstore.commands import MAX_VALUE_BYTES, Command, Exists, is_read_only
+from kvstore.errors import KvstoreError, Refusal
+from kvstore.limits import check
+from kvstore.node.service import ServerStatus, Service
+from kvstore.resp.encoding import OK, Reply
+from kvstore.resp.errors import refusal
+from kvstore.resp.spec import RequestError, Spec, integer
+from kvstore.state.entries import UNREADABLE
+from kvstore.state.sql import MAX_BYTES, MAX_ROWS, Table
+from kvstore.store import Reply as StoreReply
+from kvstore.store import SlotReply
+
+MAX_SESSION_BYTES = 200
+
+_decode = msgspec.msgpack.Decoder(Command).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+Answer = Callable[[Reply], None]
+
+
+def _log(service: Service, arguments: list[bytes], answer: Answer) -> None:
+    first = integer(arguments[1], 1)
+    last = integer(arguments[2], 1) if len(arguments) > 2 else None
+    rows: list[Reply] = []
+    size = 0
+    for row in islice(service.log(first, last), MAX_ROWS):
+        where: list[Reply] = [row.slot, str(row.ballot), row.status]
+        rows.append([*where, row.value, row.session, row.sequence, row.stamp, row.result])
+        size += len(row.value)
+        if size > MAX_BYTES:
+            break
+    answer(rows)
+
+
+def _propose(service: Service, arguments: list[bytes], answer: Answer) -> None:
+    slot, value = integer(arguments[1]), arguments[2]
+    if len(value) > MAX_VALUE_BYTES:
+        raise RequestError(f"ERR the value has {len(value):,} bytes, at most {MAX_VALUE_BYTES:,} are allowed")
+
+    def done(outcome: SlotReply | Refusal) -> None:
+        if isinstance(outcome, SlotReply):
+            answer([outcome.slot, outcome.json, int(outcome.phase1_skipped)])
+        else:
+            answer(refusal(outcome))
+
+    service.propose_at(slot, _as_json(value), done)
+
+
+def _as_json(value: bytes) -> bytes:
+    """JSON as it is, anything else as a JSON string."""
+    try:
+        value.decode()  # text inside of strings is not looked at by the next line
+        msgspec.json.decode(value, type=msgspec.Raw)
+    except UNREADABLE:
+        return msgspec.json.encode(value.decode(errors="backslashreplace"))
+    return value
+
+
+def _status(service: Service, arguments: list[bytes], answer: Answer) -> None:
+    answer(status_map(service.status()))
+
+
+def status_map(status: ServerStatus) -> dict[str, Reply]:
+    """All fields side by side; those that are no number or text as JSON."""
+    fields: dict[str, Reply] = {}
+    for part in (status.status, status):
+        for name in part.__struct_fields__:
+            value = getattr(part, name)
+            if name == "status":
+                continue
+            if name in ("ballot", "promised"):
+                value = str(value)
+            is_plain = isinstance(value, int | str | None)
+            fields[name] = value if is_plain else msgspec.json.encode(value)
+    return fields
+
+
+def _sql(service: Service, arguments: list[bytes], answer: Answer) -> None:
+    def done(outcome: Table | KvstoreError) -> None:
+        if isinstance(outcome, KvstoreError):
+            answer(refusal(outcome))
+            return
+        columns, rows = outcome
+        answer([list[Reply](columns), *([_cell(value) for value in row] for row in rows)])
+
+    service.sql(arguments[1].decode(errors="replace"), done)
+
+
+def _cell(value: object) -> Reply:
+    return value if isinstance(value, bytes | str | int | float | None) else str(value)
+
+
+def _execute(service: Service, arguments: list[bytes], answer: Answer) -> None:
+    _, session, sequence, acknowledged, packed = arguments
+    if len(session) > MAX_SESSION_BYTES:
+        raise RequestError(f"ERR the session's name has {len(session)} bytes, at most {MAX_SESSION_BYTES} are allowed")
+    try:
+        command = _decode(packed)
+    except UNREADABLE as error:
+        raise RequestError(f"ERR the command is none that this node knows: {error}") from error
+    check(command)
+
+    def done(outcome: StoreReply | Refusal) -> None:
+        answer(_encode(outcome) if isinstance(outcome, StoreReply) else refusal(outcome))
+
+    if is_read_only(command):
+        service.query(command, done)
+        return
+    service.execute(
+        command,
+        done,
+        session=session.decode(errors="backslashreplace"),
+        sequence=integer(sequence, 0),
+        acknowledged=integer(acknowledged, 0),
+        size=len(packed),
+    )
+
+
+def _after_reading(service: Service, answer: Answer, go_on: Callable[[], None]) -> None:
+    """Go on once a quorum has confirmed that all acknowledged before is applied here."""
+
+    def done(outcome: StoreReply | Refusal) -> None:
+        if isinstance(outcome, StoreReply):
+            go_on()
+        else:
+            answer(refusal(outcome))
+
+    service.query(Exists([b"x"]), done)
+
+
+def _session(service: Service, arguments: list[bytes], answer: Answer) -> None:
+    name = arguments[1].decode(errors="backslashreplace")
+    _after_reading(service, answer, lambda: answer(service.last_sequence(name)))
+
+
+def _serving(service: Service, arguments: list[bytes], answer: Answer) -> None:
+    _after_reading(service, answer, lambda: answer(OK))
+
+
+def _keys(service: Service, arguments: list[bytes], answer: Answer) -> None:
+    answer(list[Reply](service.keys(arguments[1], integer(arguments[2], 1, MAX_ROWS))))
+
+
+def _spec(name: str, arity: int, flags: str, summary: str) -> Spec:
+    return Spec(name, arity, tuple(flags.split()), (0, 0, 0), "kvstore", summary)
+
+
+def perform(spec: Spec, service: Service, arguments: list[bytes], answer: Answer, *, locally: bool) -> None:
+    """Execute one request. ``locally``: SQL looks at what this node has applied, however old."""
+    run = OWN[spec.name][1]
+    if spec.name == "kv.sql" and not locally:
+        _after_reading(service, answer, lambda: run(service, arguments, answer))
+    else:
+        run(service, arguments, answer)
+
+
+OWN: dict[str, tuple[Spec, Callable[[Service, list[bytes], Answer], None]]] = {
+    spec.name: (spec, run)
+    for spec, run in (
+        (_spec("kv.log", -2, "readonly", "KV.LOG from [to]: slots of this node's log."), _log),
+        (_spec("kv.propose", 3, "write", "KV.PROPOSE slot value: propose a value for a slot by name."), _propose),
+        (_spec("kv.status", 1, "readonly", "KV.STATUS: where this node stands."), _status),
+        (_spec("kv.sql", 2, "readonly", "KV.SQL query: a query that reads."), _sql),
+        (_spec("kv.execute", 5, "write", "KV.EXECUTE session sequence acknowledged command."), _execute),
+        (_spec("kv.session", 2, "readonly", "KV.SESSION name: the last sequence executed."), _session),
+        (_spec("kv.keys", 3, "readonly", "KV.KEYS prefix limit: keys as applied here."), _keys),
+        (_spec("kv.serving", 1, "readonly", "KV.SERVING: OK if this node can serve linearizable requests."), _serving),
+    )
+}

@@ -1,0 +1,1 @@
+"""A process that serves: one node on an event loop, its peers over TCP, its clients."""

@@ -1,0 +1,315 @@
+"""TCP between nodes: every node dials every other one, and sends on the connections that it dialled.
+
+Messages may be lost, which consensus allows for: those to a node that is not connected, or that reads too slowly, are
+dropped, so that a slow node slows only itself. It asks later for what it missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, cast
+
+from kvstore import logs
+from kvstore.addresses import Address, address_text
+from kvstore.node.peer_messages import PeerMessage
+from kvstore.server.frames import (
+    KEEP_ALIVE,
+    MAX_FRAME_BYTES,
+    PROTOCOL_VERSION,
+    FrameError,
+    FrameReader,
+    Hello,
+    Refused,
+    Welcome,
+    decode_answer,
+    decode_hello,
+    decode_message,
+    frame,
+)
+from kvstore.state.entries import UNREADABLE
+
+MAX_UNSENT_BYTES = 32 * 1_048_576
+"""What may wait for one node's socket; beyond it messages to that node are dropped."""
+KEEP_ALIVE_SECONDS = 1.0
+SILENCE_SECONDS = 5.0
+"""A connection on which nothing was heard for so long is given up: its host may be gone without a word."""
+BACK_OFF_SECONDS = (0.05, 1.0)
+STEADY_SECONDS = 1.0
+"""A connection that lasted so long was a good one: the next attempt is made at once."""
+CONNECT_SECONDS = 3.0
+
+Receive = Callable[[str, PeerMessage], None]
+Resume = Callable[[str], None]
+
+log = logs.get("peers")
+
+
+class Identity(NamedTuple):
+    """Who this node is to the others; ``incarnation`` is drawn anew by every process."""
+
+    cluster: str
+    node: str
+    incarnation: int
+
+
+class Link(asyncio.Protocol):
+    """One connection, dialled or accepted: frames in, keep-alives out, and an end when the other side falls silent."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
+        self.name = name
+        self.closed: asyncio.Future[None] = loop.create_future()
+        self._loop = loop
+        self._reader = FrameReader()
+        self._heard_at = loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is none of asyncio's classes
+        if not self.name:
+            self.name = address_text(transport.get_extra_info("peername"))
+        self._timer = self._loop.call_later(KEEP_ALIVE_SECONDS, self._keep_alive)
+
+    def data_received(self, data: bytes) -> None:
+        self._heard_at = self._loop.time()
+        try:
+            for body in self._reader.feed(data):
+                self.received(body)
+        except (FrameError, *UNREADABLE) as error:
+            host = self.name.rpartition(":")[0] or self.name  # each attempt comes from another port
+            log.limited("peer_rubbish", host, level="warning", peer=self.name, reason=str(error))
+            self.close()
+
+    def received(self, body: bytes) -> None:
+        """A frame that arrived. Raises FrameError or one of UNREADABLE for one that does not belong here."""
+        raise NotImplementedError
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._timer:
+            self._timer.cancel()
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits for the other side that nothing should be added."""
+        return self._transport is None or self._transport.get_write_buffer_size() > MAX_UNSENT_BYTES
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _keep_alive(self) -> None:
+        if self._loop.time() - self._heard_at > SILENCE_SECONDS:
+            self.close()
+            return
+        self._timer = self._loop.call_later(KEEP_ALIVE_SECONDS, self._keep_alive)
+        if not self.is_full:
+            self.write(KEEP_ALIVE)
+
+
+class Dialled(Link):
+    """The connection on which this node sends to another; only the answer to the Hello comes back."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
+        super().__init__(loop, name)
+        self.welcomed = False
+        self.refused = ""
+        self.gap = False
+        """Whether messages were dropped, and nothing was sent since."""
+
+    def received(self, body: bytes) -> None:
+        answer = decode_answer(body)
+        if isinstance(answer, Refused):
+            self.refused = answer.reason
+            self.close()
+        else:
+            self.welcomed = True
+
+
+class Accepted(Link):
+    """A connection on which another node sends, once its Hello has been checked."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, peers: Peers) -> None:
+        super().__init__(loop, "")
+        self.hello: Hello | None = None
+        self._peers = peers
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._loop.call_later(SILENCE_SECONDS, self._expect_hello)
+
+    def _expect_hello(self) -> None:
+        if self.hello is None:
+            self.close()
+
+    def received(self, body: bytes) -> None:
+        if self.hello is not None:
+            self._peers.receive(self.hello.sender, decode_message(body))
+            return
+        hello = decode_hello(body)
+        reason = self._peers.admit(self, hello)
+        if reason:
+            peer = hello.sender
+            log.limited(
+                "peer_refused", f"{peer} {reason}", level="warning", peer=peer, address=self.name, reason=reason
+            )
+            self.write(frame(Refused(reason)))
+            if self._transport is not None:
+                self._transport.close()
+            return
+        self.hello = hello
+        self._reader.limit = MAX_FRAME_BYTES
+        self.write(frame(Welcome()))
+        log.info("peer_joined", peer=hello.sender, address=self.name)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        self._peers.leave(self)
+
+
+class Peers:
+    """The other nodes of the cluster, as reached from this one.
+
+    ``resume`` is called with a node's id when messages to it may have been lost, before any later one is sent: whoever
+    cares for their order can send them again.
+    """
+
+    def __init__(self, identity: Identity, addresses: dict[str, Address], receive: Receive, resume: Resume) -> None:
+        self.receive = receive
+        self._resume = resume
+        self.addresses = {node: address for node, address in addresses.items() if node != identity.node}
+        self._identity = identity
+        self._dialled: dict[str, Dialled] = {}
+        self._accepted: dict[str, Accepted] = {}
+        self._links: set[Accepted] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._server: asyncio.Server | None = None
+
+    async def start(self, listen: Address) -> Address:
+        """Listen, and begin to dial the others; returns the address in use. Raises OSError when it cannot be had."""
+        loop = asyncio.get_running_loop()
+
+        def accept() -> Accepted:
+            link = Accepted(loop, self)
+            self._links.add(link)
+            return link
+
+        self._server = await loop.create_server(accept, listen[0], listen[1], reuse_address=True)
+        self._tasks = [loop.create_task(self._dial(node)) for node in self.addresses]
+        host, port = self._server.sockets[0].getsockname()[:2]
+        return host, port
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._server is not None:
+            self._server.close()
+        for link in [*self._dialled.values(), *self._links]:
+            link.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def is_connected(self, node: str) -> bool:
+        return node in self._dialled
+
+    # -- sending ------------------------------------------------------------------------------------------------------
+
+    def send(self, messages: Iterable[tuple[str, PeerMessage]]) -> None:
+        """Send what a turn brought, each message encoded once however many it goes to."""
+        encoded: dict[int, bytes] = {}
+        frames: dict[str, list[bytes]] = {}
+        resumed: dict[str, Dialled] = {}
+        for node, message in messages:
+            link = self._dialled.get(node)
+            if link is None:
+                continue
+            if link.is_full:
+                link.gap = True
+                continue
+            if link.gap:
+                resumed[node] = link
+                continue
+            data = encoded.get(id(message))
+            if data is None:
+                data = encoded[id(message)] = frame(message)
+            frames.setdefault(node, []).append(data)
+        for node, parts in frames.items():
+            self._dialled[node].write(parts[0] if len(parts) == 1 else b"".join(parts))
+        for node, link in resumed.items():
+            link.gap = False
+            self._resume(node)
+
+    async def _dial(self, node: str) -> None:
+        """Keep a connection to a node, for ever; its name is resolved anew each time, since addresses change."""
+        wait = BACK_OFF_SECONDS[0]
+        while True:
+            link = await self._connect(node)
+            if link is not None:
+                began = asyncio.get_running_loop().time()
+                self._dialled[node] = link
+                log.info("peer_connected", peer=node, address=address_text(self.addresses[node]))
+                self._resume(node)
+                try:
+                    await link.closed
+                finally:
+                    del self._dialled[node]
+                    link.close()
+                log.info("peer_lost", peer=node)
+                if asyncio.get_running_loop().time() - began >= STEADY_SECONDS:
+                    wait = BACK_OFF_SECONDS[0]
+            await asyncio.sleep(wait * random.uniform(0.5, 1.0))
+            wait = min(wait * 2, BACK_OFF_SECONDS[1])
+
+    async def _connect(self, node: str) -> Dialled | None:
+        """Dial and greet a node; None when it cannot be reached or refuses."""
+        loop = asyncio.get_running_loop()
+        link = Dialled(loop, node)
+        hello = Hello(self._identity.cluster, self._identity.node, node, PROTOCOL_VERSION, self._identity.incarnation)
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await loop.create_connection(lambda: link, *self.addresses[node])
+                link.write(frame(hello))
+                while not (link.welcomed or link.closed.done()):
+                    await asyncio.sleep(0.005)
+        except (OSError, TimeoutError) as error:
+            link.close()
+            reason = getattr(error, "strerror", None) or str(error) or "no answer in time"
+            log.limited("peer_unreachable", node, peer=node, address=address_text(self.addresses[node]), reason=reason)
+            return None
+        if link.refused:
+            log.limited("peer_refuses", node, level="warning", peer=node, reason=link.refused)
+        return None if link.closed.done() else link
+
+    # -- being dialled ------------------------------------------------------------------------------------------------
+
+    def admit(self, link: Accepted, hello: Hello) -> str:
+        """Take a node's connection in; returns why not, "" if it may stay."""
+        if hello.version != PROTOCOL_VERSION:
+            return f"it speaks version {hello.version} of the protocol, this node version {PROTOCOL_VERSION}"
+        if hello.cluster != self._identity.cluster:
+            return f"it belongs to cluster {hello.cluster!r}, this node to {self._identity.cluster!r}"
+        if hello.receiver != self._identity.node:
+            return f"it looks for node {hello.receiver}, this is {self._identity.node}: check the addresses"
+        if hello.sender == self._identity.node:
+            return f"it calls itself {hello.sender} like this node: every node needs an id of its own"
+        if hello.sender not in self.addresses:
+            return f"{hello.sender} is no node of this cluster ({', '.join(sorted(self.addresses))})"
+        before = self._accepted.get(hello.sender)
+        if before is not None and before.hello is not None:
+            if before.hello.incarnation != hello.incarnation:
+                return f"another process is connected as {hello.sender}: every node needs an id of its own"
+            before.close()
+        self._accepted[hello.sender] = link
+        return ""
+
+    def leave(self, link: Accepted) -> None:
+        """A connection to this node has ended."""
+        self._links.discard(link)
+        if link.hello is not None and self._accepted.get(link.hello.sender) is link:
+            del self._accepted[link.hello.sender]

@@ -1,0 +1,1 @@
+"""apply(slot, entry) -> result, on SQLite."""

@@ -1,0 +1,42 @@
+"""Entries: what one slot of the log holds, as bytes, how it is shown, and what came of it."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+
+from consensus.messages import NO_OP
+from kvstore.commands import Entry, Opaque, Result
+from kvstore.language.canonical import format as format_command
+
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(Entry).decode
+"""Raises one of UNREADABLE for bytes that are no entry."""
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that somebody else wrote: a text that is not UTF-8 is no DecodeError to it."""
+
+
+class Applied(msgspec.Struct, frozen=True, gc=False):
+    """Whose request a slot held ("" = nobody's who waits for it) and what executing it gave, None for a no-op."""
+
+    session: str
+    sequence: int
+    result: Result | None
+
+
+def as_text(entry: Entry) -> str:
+    """The command's canonical text, or the JSON that was proposed in its place."""
+    if isinstance(entry.command, Opaque):
+        return entry.command.json.decode(errors="backslashreplace")
+    return format_command(entry.command)
+
+
+def as_json(value: bytes) -> bytes:
+    """A slot's value as JSON text: null for a no-op, proposed JSON unchanged, a command as its canonical text."""
+    if value == NO_OP:
+        return b"null"
+    entry = decode(value)
+    if isinstance(entry.command, Opaque):
+        return entry.command.json
+    return json.dumps(format_command(entry.command)).encode()

@@ -1,0 +1,436 @@
+"""The table of keys and values: changes gather in memory and reach SQLite in large batches, on a thread if need be."""
+
+from __future__ import annotations
+
+import heapq
+import sqlite3
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from itertools import dropwhile, islice, repeat
+from operator import itemgetter
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from kvstore.commands import Value
+from kvstore.state.cell import Held
+from kvstore.state.rows import (
+    Overlay,
+    as_bytes,
+    count_held,
+    count_prefix,
+    keys_from,
+    read_row,
+    rows_from,
+    write_rows,
+)
+
+MAX_CLEAN_BYTES = 24 * 1_048_576
+"""What was committed last stays in memory as a cache if it is no larger than this."""
+ROW_BYTES = 200
+"""What a key costs beside its bytes, about."""
+
+
+_CLEAR = "DELETE FROM kv"
+_key_of = itemgetter(0)
+
+
+class Changes(NamedTuple):
+    """What one commit writes: the keys that changed, and the number of keys.
+
+    ``doubtful`` are those of which nobody knows yet whether the table holds them, each with the slot that first
+    stored it; they are not in ``size``. ``cleared``: all keys were removed first.
+    """
+
+    cleared: bool
+    keys: Overlay
+    size: int
+    doubtful: dict[bytes, int]
+
+    def write(self, connection: sqlite3.Connection) -> int:
+        """Write the keys into the open transaction; returns how many of the doubtful ones are new."""
+        if self.cleared:
+            connection.execute(_CLEAR)
+        return write_rows(connection, self.keys, self.doubtful)
+
+
+class Keyspace:
+    """``next_expiry`` is a lower bound in ms: before it nothing can be due.
+
+    A change lies in ``_dirty`` until it is written, then in ``_settled`` or ``_in_flight`` until it is committed:
+    ``reader`` sees committed rows only, but at any time, while ``writer`` may be with another thread after ``take``;
+    ``wait_for_writer`` returns once it is back. A plain ``overwrite`` does not look at the table, which would cost more
+    than all the rest of it: in ``_dirty`` and ``_in_flight`` a key may lie unseen, over what the layer below holds. The
+    keys among them that may be new are in doubt, and not in ``_size`` yet. Each of the three layers may be cleared:
+    whatever lies below is gone.
+    """
+
+    def __init__(
+        self,
+        reader: sqlite3.Connection,
+        writer: sqlite3.Connection,
+        size: int,
+        wait_for_writer: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._size = size
+        self._doubtful: dict[bytes, int] = {}
+        self._doubtful_in_flight: dict[bytes, int] = {}
+        self.dirty_bytes = 0
+        """The size of what was changed since the last ``take``, about."""
+        self._taken_bytes = 0
+        self._reader = reader
+        self._writer = writer
+        self._is_reading = False
+        self._wait_for_writer = wait_for_writer
+        self._dirty: Overlay = {}
+        self._settled: Overlay = {}
+        self._in_flight: Overlay = {}
+        self._clean: Overlay = {}
+        self._is_cleared = self._settled_is_cleared = self._in_flight_is_cleared = False
+        self._orders: list[InOrder] = []
+        self._expiring: list[tuple[int, bytes]] = []
+        self._expiring_in_flight: list[tuple[int, bytes]] = []
+        self._undo: list[tuple[bytes, Held | None]] | None = None
+        self._grown = 0
+        self.next_expiry: int | None = self._earliest_expiry(-1)
+
+    @property
+    def size(self) -> int:
+        """The number of keys."""
+        if self._doubtful or self._doubtful_in_flight:
+            self._dispel_doubts()
+        return self._size
+
+    def get(self, key: bytes) -> Held | None:
+        """What the key holds, None if it does not exist."""
+        if key not in self._dirty:
+            return None if self._is_cleared else self._below(key)
+        held = self._dirty[key]
+        if held is not None and held.is_unseen:
+            held = self._see(key, held, self._below(key))
+        return held
+
+    def _see(self, key: bytes, held: Held, before: Held | None) -> Held:
+        """Note in ``_dirty`` what is known now."""
+        held = self._dirty[key] = held.over(before)
+        if self._doubtful.pop(key, None) is not None:
+            self._size += before is None
+        return held
+
+    def _below(self, key: bytes) -> Held | None:
+        """What the key holds below ``_dirty``."""
+        if key in self._settled or self._settled_is_cleared:
+            return self._settled.get(key)
+        if key in self._in_flight:
+            held = self._in_flight[key]
+            if held is not None and held.is_unseen:
+                row = self._row(key)
+                # The commit may have come to its end meanwhile, and then the row is what is looked for.
+                held = self._in_flight[key] = row if row is not None and row.slot == held.slot else held.over(row)
+            return held
+        if self._in_flight_is_cleared:
+            return None
+        held = self._clean.get(key)
+        if held is not None and not held.is_unseen:
+            return held
+        return self._row(key)
+
+    def _row(self, key: bytes) -> Held | None:
+        self._read()
+        return read_row(self._reader, key)
+
+    def _read(self) -> None:
+        """Keep to one moment of the database: a lock for each row would cost more than finding it."""
+        if not self._is_reading and self._reader is not self._writer:
+            self._reader.execute("BEGIN")
+            self._is_reading = True
+
+    def _dispel_doubts(self) -> None:
+        """Find out how many keys are new."""
+        self._read()
+        for doubtful in (self._doubtful, self._doubtful_in_flight):
+            # By now the commit under way may have come to its end: what it stored was created by its own slots.
+            self._size += len(doubtful) - count_held(self._reader, doubtful, min(doubtful.values(), default=0))
+        self._doubtful, self._doubtful_in_flight = {}, {}
+
+    def release(self) -> None:
+        """The end of a turn: let go of the moment of the database that was looked at, if another one is on its way.
+
+        Otherwise it is as good for the next turn. It must be gone when a commit begins, or its WAL would only grow.
+        """
+        if self._is_reading and self._in_flight:
+            self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        if self._is_reading:
+            self._reader.execute("COMMIT")
+            self._is_reading = False
+
+    def put(self, key: bytes, held: Held, *, is_new: bool = False) -> None:
+        """Store what the key holds from now on, after a ``get``; ``is_new``: it did not exist."""
+        if self._undo is not None:
+            self._undo.append((key, self.get(key)))
+        self._size += is_new
+        self._grown += is_new
+        self._store(key, held)
+
+    def overwrite(self, key: bytes, value: Value, slot: int, expires: int = 0) -> None:
+        """Store a value, whatever the key held before."""
+        if self._undo is not None:
+            before = self.get(key)
+            created, version = (before.created, before.version + 1) if before else (slot, 1)
+            self.put(key, Held(value, slot, created, version, expires), is_new=before is None)
+            return
+        before = self._dirty.get(key)
+        if before is not None and not expires:  # as below, with no call: most commands of most loads come here
+            self.dirty_bytes += len(value.data) - len(before.value.data)
+            self._dirty[key] = Held(value, slot, before.created, before.version + 1)
+            return
+        before = before or self._glance(key, slot, value)
+        if before is None:
+            self._size += 1
+            before = Held(value, slot, slot, 0)
+        self._store(key, Held(value, slot, before.created, before.version + 1, expires))
+
+    def _glance(self, key: bytes, slot: int, value: Value) -> Held | None:
+        """What memory says that the key holds; where it says nothing, a ``Held`` unseen that ``slot`` begins with."""
+        for layer, is_cleared in (
+            (self._dirty, self._is_cleared),
+            (self._settled, self._settled_is_cleared),
+            (self._in_flight, self._in_flight_is_cleared),
+            (self._clean, False),
+        ):
+            if key in layer or is_cleared:
+                held = layer.get(key)
+                # An unseen one exists, but all else lies below.
+                return Held(value, slot, -slot, 0) if held is not None and held.is_unseen else held
+        self._doubtful[key] = slot
+        return Held(value, slot, -slot, 0)
+
+    def _store(self, key: bytes, held: Held) -> None:
+        replaced = self._dirty.get(key)
+        self.dirty_bytes += len(held.value.data)
+        self.dirty_bytes += len(key) + ROW_BYTES if replaced is None else -len(replaced.value.data)
+        self._dirty[key] = held
+        if held.expires:
+            self.dirty_bytes += ROW_BYTES
+            heapq.heappush(self._expiring, (held.expires, key))
+            if self.next_expiry is None or held.expires < self.next_expiry:
+                self.next_expiry = held.expires
+
+    def delete(self, key: bytes) -> None:
+        """Remove a key, which exists, after a ``get``."""
+        if self._undo is not None:
+            self._undo.append((key, self.get(key)))
+        self._dirty[key] = None
+        self._size -= 1
+        self._grown -= 1
+        self.dirty_bytes += len(key) + ROW_BYTES
+
+    # -- all or nothing -----------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """From here on changes can be rolled back."""
+        self._undo = []
+        self._grown = 0
+
+    def end(self, keep: bool) -> None:
+        """Keep or roll back all changes since ``begin``."""
+        undo, self._undo = self._undo or [], None
+        if not keep:
+            self._size -= self._grown
+            for key, held in reversed(undo):
+                self._dirty[key] = held
+
+    # -- ranges -------------------------------------------------------------------------------------------------------
+
+    # None of this waits for the writer, or writes: the rows of the table and the keys in memory are merged.
+
+    def scan(self, prefix: bytes, limit: int) -> Iterator[tuple[bytes, Held]]:
+        """The keys with this prefix and what they hold, in byte order; ``limit`` 0 = all."""
+        for count, (key, row) in enumerate(self._from(prefix, rows_from), 1):
+            if not key.startswith(prefix):
+                return
+            held = row or self.get(key)
+            assert held is not None
+            yield key, held
+            if count == limit:
+                return
+
+    def count(self, prefix: bytes = b"") -> int:
+        """How many keys have this prefix."""
+        if not prefix:
+            return self.size
+        layers, shows_table = self._layers()
+        keys = {key for layer in layers for key in layer if key.startswith(prefix)}
+        living = sum(_exists(layers, key) for key in keys)
+        if not shows_table:
+            return living
+        self._read()
+        return count_prefix(self._reader, prefix) - count_held(self._reader, keys) + living
+
+    def walk(self, after: bytes, skip: int, count: int) -> list[bytes]:
+        """The keys after ``after`` in byte order, without the first ``skip`` of them, at most ``count`` (0 = all)."""
+        keys = map(_key_of, self._from(after, keys_from))
+        later = islice(dropwhile(after.__eq__, keys), skip, None)
+        return list(islice(later, count or None))  # the sum of both may be beyond what islice takes
+
+    def _layers(self) -> tuple[list[Overlay], bool]:
+        """What lies over the table, the uppermost first, and whether anything of the table shows."""
+        layers = [self._dirty]
+        if not self._is_cleared:
+            layers.append(self._settled)
+            if not self._settled_is_cleared:
+                layers.append(self._in_flight)
+                return layers, not self._in_flight_is_cleared
+        return layers, False
+
+    def _in_order(self, layer: Overlay) -> InOrder:
+        self._forget_orders()
+        for known in self._orders:
+            if known.layer is layer:
+                return known
+        self._orders.append(InOrder(layer))
+        return self._orders[-1]
+
+    def _forget_orders(self) -> None:
+        layers = (self._dirty, self._settled, self._in_flight)
+        self._orders = [order for order in self._orders if any(order.layer is layer for layer in layers)]
+
+    def _from(
+        self, first: bytes, read: Callable[[sqlite3.Connection, bytes], list[Iterator[tuple[bytes, Held | None]]]]
+    ) -> Iterator[tuple[bytes, Held | None]]:
+        """The keys from ``first`` on in byte order, and what ``read`` says of them, None where memory knows better."""
+        layers, shows_table = self._layers()
+        sources: list[Iterator[tuple[bytes, Held | None]]] = [
+            zip(self._in_order(layer).since(first), repeat(None)) for layer in layers if layer
+        ]
+        if shows_table:
+            self._read()
+            sources += read(self._reader, first)
+        before = None
+        for key, row in heapq.merge(*sources, key=_key_of):  # of equal ones the uppermost comes first
+            if key != before and _exists(layers, key):
+                yield key, row
+            before = key
+
+    def clear(self) -> None:
+        """Remove every key: one by one only where it may have to be undone."""
+        if self._undo is not None:
+            for key in self.walk(b"", 0, 0):
+                self.delete(key)
+            return
+        self._dirty, self._is_cleared = {}, True
+        self._size, self._doubtful, self._doubtful_in_flight = 0, {}, {}
+        self._expiring = []
+
+    def expire(self, clock: int) -> None:
+        """Remove every key that is due by then."""
+        if self.next_expiry is None or self.next_expiry > clock:
+            return
+        rows = self._reader.execute("SELECT key FROM kv WHERE expires <= ?", (clock,)).fetchall()
+        due = {as_bytes(key) for (key,) in rows}
+        while self._expiring and self._expiring[0][0] <= clock:
+            due.add(heapq.heappop(self._expiring)[1])
+        due.update(key for expires, key in self._expiring_in_flight if expires <= clock)
+        for key in sorted(due):
+            held = self.get(key)
+            if held is not None and 0 < held.expires <= clock:
+                self.delete(key)
+        self.next_expiry = self._earliest_expiry(clock)
+
+    def _earliest_expiry(self, clock: int) -> int | None:
+        """When a key may be due, after this time; the database may still show an expiry that a key had before."""
+        (stored,) = self._reader.execute("SELECT min(expires) FROM kv WHERE expires > ?", (clock,)).fetchone()
+        times = [expires for expires, _ in (*self._expiring[:1], *self._expiring_in_flight) if expires > clock]
+        return min(times if stored is None else [*times, stored], default=None)
+
+    # -- to SQLite ----------------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Write all changes into the writer's open transaction, so that it sees them; waits for the writer."""
+        self._wait_for_writer()
+        self._dispel_doubts()
+        for key, held in self._dirty.items():
+            if held is not None and held.is_unseen:
+                self._see(key, held, self._below(key))
+        rows, self._dirty = self._dirty, {}
+        is_cleared, self._is_cleared = self._is_cleared, False
+        if is_cleared:
+            self._settled, self._settled_is_cleared = {}, True
+        self._settled.update(rows)
+        try:
+            if is_cleared:
+                self._writer.execute(_CLEAR)
+            write_rows(self._writer, rows)
+        except sqlite3.Error:
+            self._writer.rollback()
+            self._dirty, self._settled = self._settled, {}
+            self._is_cleared, self._settled_is_cleared = self._settled_is_cleared, False
+            raise
+
+    def take(self) -> Changes:
+        """The changes to write and commit now, which may be done on another thread; others gather meanwhile."""
+        self._stop_reading()
+        rows, self._dirty = self._dirty, {}
+        is_cleared, self._is_cleared = self._is_cleared, False
+        self._in_flight = {**self._settled, **rows} if self._settled and not is_cleared else rows
+        self._in_flight_is_cleared = is_cleared or self._settled_is_cleared
+        self._settled, self._settled_is_cleared = {}, False
+        self._taken_bytes, self.dirty_bytes = self.dirty_bytes, 0
+        self._expiring, self._expiring_in_flight = [], self._expiring
+        self._doubtful, self._doubtful_in_flight = {}, self._doubtful
+        return Changes(is_cleared, rows, self._size, self._doubtful_in_flight)
+
+    def committed(self, new: int) -> None:
+        """What was taken is in the database for good; so many of the doubtful keys were new."""
+        self._stop_reading()
+        if self._doubtful_in_flight:
+            self._size += new
+            self._doubtful_in_flight = {}
+        # Without a change meanwhile nobody is in a hurry, and the memory can be given back.
+        self._clean = self._in_flight if self._dirty and self._taken_bytes <= MAX_CLEAN_BYTES else {}
+        self._in_flight, self._in_flight_is_cleared = {}, False
+        self._expiring_in_flight = []
+        self._forget_orders()
+
+    def rolled_back(self) -> None:
+        """Nothing of what was taken is in the database, nor what was settled before: it is to be written again."""
+        self._dispel_doubts()
+        for key, held in self._dirty.items():
+            below = self._in_flight.get(key)
+            if held is not None and below is not None and held.is_unseen:
+                self._dirty[key] = replace(held, created=below.created, version=below.version + held.version)
+        if not (self._is_cleared or self._settled_is_cleared):
+            self._settled = {**self._in_flight, **self._settled}
+            self._settled_is_cleared = self._in_flight_is_cleared
+        if not self._is_cleared:
+            self._dirty = {**self._settled, **self._dirty}
+            self._is_cleared = self._settled_is_cleared
+        self._in_flight, self._in_flight_is_cleared = {}, False
+        self._settled, self._settled_is_cleared = {}, False
+        self.dirty_bytes += self._taken_bytes
+        self._expiring = sorted(self._expiring_in_flight + self._expiring)
+        self._expiring_in_flight = []
+        self._forget_orders()
+
+
+class InOrder:
+    """The keys of a layer in their order. A layer only gets more keys, so that only the new ones have to be sorted."""
+
+    def __init__(self, layer: Overlay) -> None:
+        self.layer = layer
+        self._keys: list[bytes] = []
+
+    def since(self, first: bytes) -> Iterator[bytes]:
+        """The keys from ``first`` on."""
+        if len(self._keys) < len(self.layer):
+            self._keys += islice(self.layer, len(self._keys), None)
+            self._keys.sort()
+        for index in range(bisect_left(self._keys, first), len(self._keys)):
+            yield self._keys[index]
+
+
+def _exists(layers: list[Overlay], key: bytes) -> bool:
+    """Whether a key that one of the layers or the table has exists."""
+    return next((layer[key] is not None for layer in layers if key in layer), True)

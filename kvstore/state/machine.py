@@ -1,0 +1,356 @@
+"""The state machine: the chosen slots executed in order against state.db, which anyone may query."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Event
+from types import NoneType
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from consensus.invariants import require
+from consensus.messages import NO_OP
+from kvstore.commands import (
+    Command,
+    Done,
+    Found,
+    Integer,
+    Keys,
+    Missing,
+    NotACommand,
+    NotMet,
+    Opaque,
+    Outcomes,
+    Result,
+    Rows,
+)
+from kvstore.errors import CommandError, KvstoreError
+from kvstore.state.context import Moment
+from kvstore.state.entries import Applied, decode
+from kvstore.state.executor import execute
+from kvstore.state.keyspace import Changes, Keyspace
+from kvstore.state.sessions import SessionRow, Sessions, write_sessions
+from kvstore.state.sql import Table, run
+from kvstore.storage.database import Schema, connect, storage_errors
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+KEEP_RESULTS = 1_000
+MAX_KEPT_BYTES = 4_096
+"""The results of so many recent slots are kept for people to read, in the table ``results``, without those that hold
+more bytes: a write of a few bytes may read a large value."""
+WRITER_CACHE_KB = 262_144
+READER_CACHE_KB = 16_384
+CHECKPOINT_PAGES = 4_096
+"""The WAL is copied into the database when it holds so many pages, and not at every large commit."""
+
+
+def _create(database: Database) -> None:
+    # WITHOUT ROWID: one B-tree instead of two halves the cost of an upsert. sqlite-utils has no word for it.
+    database.execute(
+        "CREATE TABLE kv (key PRIMARY KEY NOT NULL, value NOT NULL, type TEXT NOT NULL, slot INTEGER NOT NULL,"
+        " created INTEGER NOT NULL, version INTEGER NOT NULL, expires INTEGER) WITHOUT ROWID"
+    )
+    database.execute("CREATE INDEX kv_expires ON kv(expires) WHERE expires IS NOT NULL")
+    columns = {"session": str, "acknowledged": int, "last_sequence": int, "last_slot": int, "results": bytes}
+    database.create_table("sessions", columns, pk="session")
+    database.create_table("results", {"slot": int, "result": str}, pk="slot")
+    database.create_table("progress", {"id": int, "applied_upto": int, "clock": int, "keys": int}, pk="id")
+    database.table("progress").insert({"id": 1, "applied_upto": 0, "clock": 0, "keys": 0})
+
+
+STATE_SCHEMA = Schema(migrations=(_create,), page_bytes=8_192)
+
+
+class Batch(NamedTuple):
+    """One commit: the state after slot ``upto``, as what differs from the commit before."""
+
+    upto: int
+    clock: int
+    changes: Changes
+    sessions: dict[str, SessionRow | None]
+    results: list[tuple[int, Result]]
+
+
+_NO_OP_APPLIED = Applied("", 0, None)
+_NO_COMMAND_APPLIED = Applied("", 0, NotACommand())
+
+
+class StateMachine:
+    """Executes entries, slot by slot. The same entries give the same state and results on every replica.
+
+    Changes are durable after ``commit``, together with ``applied_upto``; until then a crash loses them and the log
+    brings them back. Without a path the state is kept in memory, or in the database that ``connection`` has open.
+    """
+
+    def __init__(
+        self, path: Path | None, *, read_only: bool = False, connection: sqlite3.Connection | None = None
+    ) -> None:
+        self._path = path or Path(":memory:")
+        self._writer = connection or connect(path, STATE_SCHEMA, synchronous="NORMAL", read_only=read_only)
+        self._reader = self._writer
+        self._writer_is_free = Event()
+        self._writer_is_free.set()
+        self._failed: Batch | None = None
+        try:
+            if path is not None and not read_only:
+                # Looks at what is committed while the writer is with another thread.
+                self._reader = connect(path, STATE_SCHEMA, synchronous="NORMAL", read_only=True)
+            with storage_errors(self._path):
+                self._reader.execute(f"PRAGMA cache_size = -{READER_CACHE_KB}")
+                self._writer.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KB}")
+                self._writer.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+                self.applied_upto, self.clock, size = self._writer.execute(
+                    "SELECT applied_upto, clock, keys FROM progress"
+                ).fetchone()
+                self._keys = Keyspace(self._reader, self._writer, size, self._wait_for_writer)
+                self._sessions = Sessions(self._writer)
+        except BaseException:
+            self.close()
+            raise
+        self._committed_upto = self.applied_upto
+        self._recent: deque[tuple[int, Result | None]] = deque(maxlen=KEEP_RESULTS)
+
+    # -- the log's side -----------------------------------------------------------------------------------------------
+
+    def apply(self, first: int, values: Sequence[bytes]) -> list[Applied]:
+        """Execute the next slots, from ``first`` on. No value makes it fail: what is no command does nothing."""
+        require(first == self.applied_upto + 1, f"slot {first} is applied after slot {self.applied_upto}")
+        applied: list[Applied] = []
+        moment = Moment(self._keys, 0, 0)
+        name, session = "", None
+        try:
+            with storage_errors(self._path):
+                for slot, value in enumerate(values, first):
+                    try:
+                        entry = decode(value)
+                    except (msgspec.DecodeError, UnicodeDecodeError):
+                        applied.append(_NO_OP_APPLIED if value == NO_OP else _NO_COMMAND_APPLIED)
+                        continue
+                    if entry.stamp > self.clock:
+                        self.clock = entry.stamp
+                        self._keys.expire(self.clock)
+                    if entry.session != name:
+                        name = entry.session
+                        session = self._sessions.use(name) if name else None
+                    recorded = session.recorded(entry.sequence) if session else None
+                    if recorded is None:
+                        moment.slot, moment.clock = slot, self.clock
+                        recorded = _result(entry.command, moment)
+                        if session:
+                            session.record(entry.sequence, entry.acknowledged, slot, recorded)
+                    elif session:
+                        session.last_slot = slot
+                    applied.append(Applied(name, entry.sequence, recorded))
+                self._keys.release()
+        finally:
+            self.applied_upto += len(applied)
+        recent = applied[-KEEP_RESULTS:]
+        results = [done.result if type(done.result) in _SHORT else _if_short(done.result) for done in recent]
+        self._recent.extend(enumerate(results, self.applied_upto - len(recent) + 1))
+        return applied
+
+    @property
+    def next_expiry(self) -> int | None:
+        """No key is due before this time (ms since 1970); None when no key expires."""
+        return self._keys.next_expiry
+
+    @property
+    def uncommitted(self) -> int:
+        """How many slots were applied since the last commit."""
+        return int(self.applied_upto - self._committed_upto)
+
+    @property
+    def committed_upto(self) -> int:
+        """The slot up to which the database shows what was applied."""
+        return int(self._committed_upto)
+
+    @property
+    def uncommitted_bytes(self) -> int:
+        """The size of the keys and values that were changed since the last commit began, about."""
+        return self._keys.dirty_bytes
+
+    def commit(self) -> None:
+        """Make everything applied durable. Raises StorageFullError when there is no room: it can be called again."""
+        batch = self.take()
+        try:
+            new = self.write(batch)
+        except KvstoreError:
+            self.rolled_back(batch)
+            raise
+        self.committed(batch, new)
+
+    def take(self) -> Batch:
+        """What a commit now has to write. Until it is ``committed`` or ``rolled_back`` no other may be taken."""
+        self._writer_is_free.clear()
+        return Batch(
+            self.applied_upto,
+            self.clock,
+            self._keys.take(),
+            self._sessions.take(),
+            [(slot, result) for slot, result in self._recent if slot > self._committed_upto and result],
+        )
+
+    def write(self, batch: Batch) -> int:
+        """Write and commit a batch, on any thread; the state machine goes on meanwhile. ``committed`` takes the result.
+
+        Raises StorageFullError when there is no room. Whatever fails, nothing of it is in the database then.
+        """
+        try:
+            with storage_errors(self._path):
+                try:
+                    new = self._write(batch)
+                    self._writer.commit()
+                except BaseException:
+                    self._failed = batch
+                    self._writer.rollback()
+                    raise
+        finally:
+            self._writer_is_free.set()
+        return new
+
+    def _wait_for_writer(self) -> None:
+        """Until no batch is being written; one that could not be written is among the changes again."""
+        self._writer_is_free.wait()
+        if self._failed is not None:
+            self.rolled_back(self._failed)
+
+    def _write(self, batch: Batch) -> int:
+        new = batch.changes.write(self._writer)
+        write_sessions(self._writer, batch.sessions)
+        results = [(slot, _text(result)) for slot, result in batch.results]
+        self._writer.executemany("INSERT OR REPLACE INTO results VALUES (?, ?)", results)
+        self._writer.execute("DELETE FROM results WHERE slot <= ?", (batch.upto - KEEP_RESULTS,))
+        self._writer.execute(
+            "UPDATE progress SET applied_upto = ?, clock = ?, keys = ?",
+            (batch.upto, batch.clock, batch.changes.size + new),
+        )
+        return new
+
+    def committed(self, batch: Batch, new: int) -> None:
+        """A batch was written: it is durable. ``new`` is what ``write`` returned."""
+        self._keys.committed(new)
+        self._committed_upto = batch.upto
+        if not self.uncommitted:
+            with storage_errors(self._path):
+                for connection in {self._reader, self._writer}:
+                    connection.execute("PRAGMA shrink_memory")
+
+    def rolled_back(self, batch: Batch) -> None:
+        """A batch could not be written: the next one has to hold it too. Nothing happens if that is known already."""
+        if self._failed is None:
+            return
+        self._failed = None
+        self._keys.rolled_back()
+        self._sessions.rolled_back(batch.sessions)
+
+    def close(self) -> None:
+        """Close without a commit: what is not committed comes back from the log."""
+        self._reader.close()
+        self._writer.close()
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    def query(self, command: Command, now: int) -> Result:
+        """Execute a read on what is applied; ``now`` (ms since 1970) only shortens what a ttl shows."""
+        with storage_errors(self._path):
+            result = execute(command, Moment(self._keys, self.applied_upto, max(self.clock, now)))
+            self._keys.release()
+        return result
+
+    def last_sequence(self, session: str) -> int:
+        """The highest sequence of this session that was executed, 0 if none was."""
+        return self._sessions.last_sequence(session)
+
+    def keys(self, prefix: bytes, limit: int) -> list[bytes]:
+        """Some keys with this prefix, in byte order."""
+        with storage_errors(self._path):
+            return [key for key, _ in self._keys.scan(prefix, limit)]
+
+    def count(self) -> int:
+        """The number of keys."""
+        with storage_errors(self._path):
+            return self._keys.size
+
+    def results(self, first: int, last: int) -> dict[int, str]:
+        """The recorded results of recent slots within first..last, as text."""
+        with storage_errors(self._path):
+            rows = self._reader.execute(
+                "SELECT slot, result FROM results WHERE slot BETWEEN ? AND ?", (first, last)
+            ).fetchall()
+        recent = {slot: _text(result) for slot, result in self._recent if first <= slot <= last and result}
+        return {**dict(rows), **recent}
+
+    def sql(self, query: str, parameters: Sequence[object] = ()) -> Table:
+        """Column names and rows of a query that reads; sees everything applied."""
+        if self.uncommitted:
+            with storage_errors(self._path):
+                self._keys.settle()
+        return run(self._writer, query, parameters)
+
+    def digest(self) -> str:
+        """A hash of everything the log determines: equal on all replicas that applied the same slots."""
+        with storage_errors(self._path):
+            self._keys.settle()
+            write_sessions(self._writer, self._sessions.peek())
+            hashed = hashlib.sha256(f"{self.applied_upto} {self.clock}".encode())
+            for table in ("kv", "sessions"):
+                for row in self._writer.execute(f"SELECT * FROM {table} ORDER BY 1"):
+                    hashed.update(repr(row).encode())
+        return hashed.hexdigest()
+
+    def bytes(self) -> int:
+        """The size of state.db and its WAL."""
+        wal = self._path.with_name(self._path.name + "-wal")
+        return sum(path.stat().st_size for path in (self._path, wal) if path.exists())
+
+
+def _result(command: Command | Opaque, moment: Moment) -> Result:
+    """What executing it gives."""
+    if isinstance(command, Opaque):
+        parsed = _parsed(command)
+        return NotACommand() if parsed is None else execute(parsed, moment)
+    return execute(command, moment)
+
+
+def _parsed(opaque: Opaque) -> Command | None:
+    """The command that a JSON string holds; None when it is anything else."""
+    from kvstore.language.parser import parse
+
+    try:
+        text = msgspec.json.decode(opaque.json, type=str)
+        return parse(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, CommandError):
+        return None
+
+
+_SHORT = {Done, Integer, Missing, NotMet, NoneType}
+
+
+def _if_short(result: Result | None) -> Result | None:
+    return result if _bytes(result) <= MAX_KEPT_BYTES else None
+
+
+def _bytes(result: Result | None) -> int:
+    match result:
+        case Found():
+            return len(result.value.data)
+        case Rows():
+            return sum(len(row.key) + len(row.value.data) for row in result.rows)
+        case Keys():
+            return sum(map(len, result.keys))
+        case Outcomes():
+            return sum(1 + _bytes(one) for one in result.results)
+        case _:
+            return 0
+
+
+def _text(result: Result) -> str:
+    """A result as JSON, for people who look into the table."""
+    return msgspec.json.encode(result).decode()

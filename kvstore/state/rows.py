@@ -1,0 +1,219 @@
+"""The rows of the table ``kv``: what a key holds as columns, and statements that read and write many at once."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import islice, repeat
+from operator import itemgetter
+from typing import TypeAlias
+
+import msgspec
+
+from kvstore.commands import Value
+from kvstore.state.cell import Held
+
+MANY_ROWS = 2_000
+"""So many rows, about, are sorted or counted at a time."""
+STATEMENT_ROWS = (512, 32, 1)
+"""So many rows are written by one statement: its execution needs no interpreter's lock, and row by row would."""
+
+MAX_JOINED_BYTES = 1_048_576
+"""So many bytes are decoded at once at most."""
+
+
+Column: TypeAlias = str | bytes | int | None
+Overlay: TypeAlias = dict[bytes, Held | None]
+"""What keys hold now, None for those that were deleted, where the database may not say so yet."""
+
+COLUMNS = "kv.value, kv.type, slot, created, version, coalesce(expires, 0)"
+_SELECT = f"SELECT {COLUMNS} FROM kv WHERE key = ?"
+_COUNT_MANY = "SELECT count(*) FROM json_each(?) AS wanted CROSS JOIN kv ON kv.key = wanted.value WHERE kv.created < ?"
+_LAST_SLOT = 2**63 - 1
+COLUMN_COUNT = 7
+_KNOWN = "created = excluded.created, version = excluded.version"
+_UNSEEN = "created = kv.created, version = kv.version + excluded.version"
+_UPSERT = """
+INSERT INTO kv(key, value, type, slot, created, version, expires) {rows}
+ON CONFLICT(key) DO UPDATE SET value = excluded.value, type = excluded.type, slot = excluded.slot,
+expires = excluded.expires, {age}
+"""
+_ROW = f"({', '.join('?' * COLUMN_COUNT)})"
+_UPSERTS = tuple(
+    tuple((size, _UPSERT.format(rows="VALUES " + ", ".join([_ROW] * size), age=age)) for size in STATEMENT_ROWS)
+    for age in (_KNOWN, _UNSEEN)
+)
+"""For what is known of the rows before, and for unseen ones; how many rows by one statement, and the statement."""
+_json = msgspec.json.Encoder().encode
+_key_of = itemgetter(0)
+
+
+def read_row(connection: sqlite3.Connection, key: bytes) -> Held | None:
+    """What the table says of a key."""
+    row = connection.execute(_SELECT, (stored(key),)).fetchone()
+    return None if row is None else held_in(row)
+
+
+def rows_from(connection: sqlite3.Connection, first: bytes) -> list[Iterator[tuple[bytes, Held | None]]]:
+    """The keys from ``first`` on and what they hold: those that are TEXT, and the BLOBs, each in order.
+
+    SQLite orders all TEXT before any BLOB; by bytes the two are interleaved.
+    """
+    return [map(_key_and_held, rows) for rows in _each_kind(connection, f"kv.key, {COLUMNS}", first)]
+
+
+def keys_from(connection: sqlite3.Connection, first: bytes) -> list[Iterator[tuple[bytes, Held | None]]]:
+    """The same without what they hold."""
+    return [zip(map(as_bytes, map(_key_of, rows)), repeat(None)) for rows in _each_kind(connection, "kv.key", first)]
+
+
+def _each_kind(connection: sqlite3.Connection, columns: str, first: bytes) -> list[sqlite3.Cursor]:
+    return [
+        connection.execute(f"SELECT {columns} FROM kv WHERE {where} ORDER BY key", (first,))
+        for where in ("key >= CAST(? AS TEXT) AND key < x''", "key >= ?")
+    ]
+
+
+def count_prefix(connection: sqlite3.Connection, prefix: bytes) -> int:
+    """How many keys with this prefix the table holds."""
+    above = prefix.rstrip(b"\xff")
+    above = above[:-1] + bytes([above[-1] + 1]) if above else b""
+    text = "key >= CAST(? AS TEXT) AND key < CAST(? AS TEXT)" if above else "key >= CAST(? AS TEXT) AND key < x''"
+    blob = "key >= ? AND key < ?" if above else "key >= ?"
+    bounds = (prefix, above) if above else (prefix,)
+    return sum(
+        connection.execute(f"SELECT count(*) FROM kv WHERE {where}", bounds).fetchone()[0] for where in (text, blob)
+    )
+
+
+def count_held(connection: sqlite3.Connection, keys: Iterable[bytes], before: int = 0) -> int:
+    """How many of these keys the table holds; with ``before`` only those that were created before that slot."""
+    names = _all_stored(sorted(keys))  # neighbours share a page: a third of the time
+    before = before or _LAST_SLOT
+    rows = [read_row(connection, name) for name in names if not isinstance(name, str)]
+    held = sum(row is not None and row.created < before for row in rows)
+    texts = [name for name in names if isinstance(name, str)]
+    for start in range(0, len(texts), MANY_ROWS):
+        wanted = _json(texts[start : start + MANY_ROWS]).decode()
+        held += connection.execute(_COUNT_MANY, (wanted, before)).fetchone()[0]
+    return held
+
+
+def write_rows(connection: sqlite3.Connection, changes: Overlay, doubtful: Collection[bytes] = ()) -> int:
+    """Write what keys hold into the open transaction; returns how many of the doubtful ones the table did not hold.
+
+    In the order of the keys, since neighbours share a page.
+    """
+    gone: list[tuple[str | bytes]] = []
+    rows: list[tuple[bytes, Held]] = []
+    entries = iter(changes.items())
+    while some := list(islice(entries, MANY_ROWS)):
+        gone += [(stored(key),) for key, held in some if held is None]
+        rows += [(key, held) for key, held in some if held is not None]
+        _let_others_run()
+    connection.executemany("DELETE FROM kv WHERE key = ?", gone)
+    new = 0
+    known: list[tuple[bytes, Held]] = []
+    unseen: list[tuple[bytes, Held]] = []
+    for part in _in_order(rows):
+        if doubtful:
+            keys = list(filter(doubtful.__contains__, map(_key_of, part)))
+            new += len(keys) - count_held(connection, keys)
+        for row in part:
+            (known if row[1].created >= 0 else unseen).append(row)
+        known = _upsert(connection, known, _UPSERTS[0][:1])
+        unseen = _upsert(connection, unseen, _UPSERTS[1][:1])
+    _upsert(connection, known, _UPSERTS[0])
+    _upsert(connection, unseen, _UPSERTS[1])
+    return new
+
+
+def _upsert(
+    connection: sqlite3.Connection, rows: list[tuple[bytes, Held]], statements: Iterable[tuple[int, str]]
+) -> list[tuple[bytes, Held]]:
+    """Write the rows; returns what is too little for these statements."""
+    at = 0
+    for size, statement in statements:
+        while at + size <= len(rows):
+            connection.execute(statement, _columns(rows[at : at + size]))
+            at += size
+    return rows[at:]
+
+
+def _columns(rows: list[tuple[bytes, Held]]) -> list[Column]:
+    """The columns of some rows, row by row in one line.
+
+    Made column by column, since a step of the interpreter for each row would keep the event loop waiting.
+    """
+    columns: list[Column] = [None] * (COLUMN_COUNT * len(rows))
+    held = [held for _, held in rows]
+    values = [each.value for each in held]
+    columns[0::COLUMN_COUNT] = _all_stored([key for key, _ in rows])
+    columns[1::COLUMN_COUNT] = _all_stored([value.data for value in values])
+    columns[2::COLUMN_COUNT] = ["json" if value.json else "plain" for value in values]
+    columns[3::COLUMN_COUNT] = [each.slot for each in held]
+    columns[4::COLUMN_COUNT] = [abs(each.created) for each in held]
+    columns[5::COLUMN_COUNT] = [each.version for each in held]
+    columns[6::COLUMN_COUNT] = [each.expires or None for each in held]
+    return columns
+
+
+def _in_order(rows: list[tuple[bytes, Held]]) -> Iterator[list[tuple[bytes, Held]]]:
+    """The rows by key, in parts: to sort all of them at once would keep every other thread waiting."""
+    bounds = sorted(key for key, _ in rows[:: MANY_ROWS // 2])
+    parts: list[list[tuple[bytes, Held]]] = [[] for _ in range(len(bounds) + 1)]
+    for start in range(0, len(rows), MANY_ROWS):
+        some = rows[start : start + MANY_ROWS]
+        for row, index in zip(some, map(partial(bisect_right, bounds), map(_key_of, some)), strict=True):
+            parts[index].append(row)
+        _let_others_run()
+    for part in parts:
+        part.sort(key=_key_of)
+        yield part
+
+
+def _let_others_run() -> None:
+    """Give the interpreter's lock to a thread that waits for it: compiled code would keep it until it waits itself."""
+    time.sleep(0)
+
+
+def _all_stored(texts: list[bytes]) -> list[str | bytes]:
+    """Each of them as SQLite holds it.
+
+    No byte but NUL itself means NUL in UTF-8, so that texts joined by NULs are UTF-8 if, and only if, each of them is.
+    """
+    if sum(map(len, texts)) <= MAX_JOINED_BYTES:
+        joined = b"\0".join(texts)
+        if joined.count(0) == len(texts) - 1:
+            with suppress(UnicodeDecodeError):
+                return list(joined.decode().split("\0"))
+    return [stored(data) for data in texts]
+
+
+def stored(data: bytes) -> str | bytes:
+    """Bytes as SQLite holds them: TEXT where they are UTF-8 without NUL, else BLOB."""
+    if b"\0" in data:
+        return data
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
+
+
+def as_bytes(stored: str | bytes) -> bytes:
+    """And back."""
+    return stored.encode() if isinstance(stored, str) else stored
+
+
+def _key_and_held(row: tuple[str | bytes, str | bytes, str, int, int, int, int]) -> tuple[bytes, Held]:
+    return as_bytes(row[0]), held_in(row[1:])
+
+
+def held_in(row: tuple[str | bytes, str, int, int, int, int]) -> Held:
+    """What the ``COLUMNS`` of a row say."""
+    value, kind, slot, created, version, expires = row
+    return Held(Value(as_bytes(value), kind == "json"), slot, created, version, expires)

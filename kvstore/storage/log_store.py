@@ -1,0 +1,331 @@
+"""The acceptor's durable state: its promise and what it accepted, in log.db."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import msgspec
+
+from consensus.ballot import NEVER, Ballot
+from consensus.leader import chunks
+from consensus.log import Log
+from consensus.messages import Record, Run, Stored
+from kvstore.errors import DamagedError, DataDirError, StorageFullError
+from kvstore.storage.database import Schema, connect, storage_errors
+from kvstore.storage.wal_check import check_wal, sync_wal
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+MAX_ROW_SLOTS = 4_096
+"""No row holds more slots, so that the rows of a range are found by their first slot."""
+READ_SLOTS = 4_096
+READ_BYTES = 4 * 1_048_576
+"""What is read at a time, give or take a row: memory stays flat whatever the values' size."""
+WAL_BYTES = 16 * 1_048_576
+"""What a WAL that a huge batch made larger is cut back to."""
+
+_COLUMNS = "id, first, last, round, node, chosen_upto, slots, checksum"
+_Columns: TypeAlias = tuple[int, int, int, int, str, int, bytes]
+_open_logs: Counter[Path] = Counter()
+"""The logs that this process has open: their files' locks must be left alone."""
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(list[bytes]).decode
+
+
+class LogStore(Protocol):
+    """What a node needs of its log. ``promised`` and ``chosen_upto`` are as of opening it."""
+
+    @property
+    def promised(self) -> Ballot: ...
+
+    @property
+    def chosen_upto(self) -> int: ...
+
+    @property
+    def last(self) -> int:
+        """The highest slot that holds a value, 0 if none does."""
+        ...
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Make records durable, in order, all or none. Raises StorageFullError when there is no room."""
+        ...
+
+    def tail(self, after: int) -> list[Run]:
+        """What was accepted in the slots above ``after``, disjoint and in slot order."""
+        ...
+
+    def read(self, first: int, last: int) -> Iterator[Run]:
+        """The same for the slots first..last, a part at a time; may run beside an append."""
+        ...
+
+    def bytes(self) -> int:
+        """The size of the store."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class MemoryLog:
+    """A log that goes with the process: for a node that was given no data directory."""
+
+    def __init__(self) -> None:
+        self.promised = NEVER
+        self.chosen_upto = 0
+        self._log = Log()
+
+    @property
+    def last(self) -> int:
+        return self._log.last
+
+    def append(self, records: Sequence[Record]) -> None:
+        for record in records:
+            if isinstance(record, Stored):
+                self._log.put(record.run)
+
+    def tail(self, after: int) -> list[Run]:
+        return self._log.runs(after + 1, self._log.last)
+
+    def read(self, first: int, last: int) -> Iterator[Run]:
+        yield from self._log.runs(first, last)
+
+    def bytes(self) -> int:
+        return self._log.bytes
+
+    def close(self) -> None:
+        return None
+
+
+def _create(database: Database) -> None:
+    database.create_table("identity", {"id": int, "node": str, "nodes": str, "checksum": int}, pk="id")
+    columns = {"id": int, "first": int, "last": int, "round": int, "node": str, "chosen_upto": int}
+    database.create_table("records", {**columns, "slots": bytes, "checksum": int}, pk="id")
+    database.table("records").create_index(["first"])
+
+
+LOG_SCHEMA = Schema(migrations=(_create,))
+
+
+class SqliteLog:
+    """The log in SQLite: one row a record, one commit (and fsync) a batch.
+
+    Rows are numbered from 1 without a gap and carry a checksum over all their columns. When the log is opened every one
+    is verified, and SQLite's own structure with the index: a row that it no longer points to would be missing in
+    silence. A promise is a row without slots (first 1, last 0).
+    """
+
+    def __init__(self, path: Path, *, node_id: str = "", nodes: Iterable[str] = (), read_only: bool = False) -> None:
+        self._path = path
+        self._key: Path | None = path.absolute()
+        self._read_only = read_only
+        self._lock = threading.Lock()
+        self._failure: DataDirError | None = None
+        self.promised = NEVER
+        self.chosen_upto = 0
+        self.last = 0
+        self._next_id = 1
+        try:
+            check_wal(path, in_use=read_only or _open_logs[self._key] > 0)
+            if not read_only:
+                sync_wal(path)
+        except OSError as error:
+            raise DataDirError(f"{path} cannot be opened ({error}): check its permissions and its disk") from error
+        try:
+            self._connection = self._reader = connect(path, LOG_SCHEMA, synchronous="FULL", read_only=read_only)
+        except UnicodeDecodeError as unreadable:
+            raise self._damaged("its schema is not readable") from unreadable
+        self._connection.isolation_level = None  # one row is a transaction of its own
+        _open_logs[self._key] += 1
+        try:
+            self._open(node_id, sorted(nodes))
+        except BaseException:
+            self.close()
+            raise
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    def _open(self, node_id: str, nodes: list[str]) -> None:
+        # A rotten text must reach its row's checksum, rather than fail as undecodable.
+        self._connection.text_factory = lambda text: text.decode(errors="replace")
+        with storage_errors(self._path):
+            (found,) = self._connection.execute("PRAGMA integrity_check(1)").fetchone()
+        if found != "ok":
+            raise self._damaged(f"its structure is broken, so that any slot may be affected ({found})")
+        self._verify()
+        self.node_id, self.nodes = self._identify(node_id, nodes)
+        if self._read_only:
+            return
+        # Without room it stays as it is: the log can be read, and written again when there is some.
+        with suppress(StorageFullError), storage_errors(self._path):
+            self._connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+            # Begin with an empty WAL: the rest of a torn commit in it could look like rot the next time.
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        # Whoever reads shall not wait for an append, which may take as long as the disk likes.
+        self._reader = connect(self._path, LOG_SCHEMA, synchronous="FULL", read_only=True)
+        self._reader.text_factory = self._connection.text_factory
+
+    def _identify(self, node_id: str, nodes: list[str]) -> tuple[str, list[str]]:
+        """Whose log this is; a node that names itself must be the one that the log belongs to."""
+        with storage_errors(self._path):
+            found = self._connection.execute("SELECT id, node, nodes, checksum FROM identity").fetchone()
+            if found is None and self._next_id > 1:
+                raise self._damaged("it has lost the name of the node that it belongs to")
+            if found is None and self._read_only:
+                raise DataDirError(f"{self._path} is still being created: try again")
+            if found is None:
+                columns = (1, node_id, ",".join(nodes))
+                with self._connection:
+                    self._connection.execute("INSERT INTO identity VALUES (?, ?, ?, ?)", (*columns, _checksum(columns)))
+                return node_id, nodes
+        if _checksum(found[:3]) != found[3]:
+            raise self._damaged("the name of the node that it belongs to does not match its checksum")
+        _, node, members, _ = found
+        if node_id and node != node_id:
+            raise DataDirError(
+                f"data directory {self._path.parent} belongs to node {node}, not to {node_id}:"
+                " each node needs a directory of its own"
+            )
+        if node_id and members != ",".join(nodes):
+            raise DataDirError(
+                f"data directory {self._path.parent} belongs to the cluster {members}, not {','.join(nodes)}:"
+                " the members of a cluster cannot be changed by starting it anew"
+            )
+        return node, members.split(",")
+
+    def _verify(self) -> None:
+        with storage_errors(self._path):
+            for row in self._connection.execute(f"SELECT {_COLUMNS} FROM records ORDER BY id"):
+                if row[0] != self._next_id:
+                    raise self._damaged(
+                        f"record {self._next_id}, after slot {self.last}, is missing (found {row[0]} in its place)"
+                    )
+                _, _, last, number, node, chosen_upto, _ = self._intact(row)
+                self._next_id += 1
+                self.promised = max(self.promised, Ballot(number, node))
+                self.chosen_upto = max(self.chosen_upto, chosen_upto)
+                self.last = max(self.last, last)
+
+    def _intact(self, row: tuple[object, ...]) -> _Columns:
+        """A row's columns without the checksum, which also proves that they have the types that were written."""
+        *columns, checksum = row
+        if _checksum(columns) != checksum:
+            identity, first, last = columns[:3]
+            what = f"a promise, after slot {self.last}" if (first, last) == (1, 0) else f"slots {first}..{last}"
+            raise self._damaged(f"record {identity}, {what}, does not match its checksum")
+        return tuple(columns)  # type: ignore[return-value]
+
+    def _damaged(self, what: str) -> DamagedError:
+        return DamagedError(
+            f"{self._path} is damaged: {what}. This node must not vote with it: restore the data directory from a"
+            " backup, or in a cluster start a new node in its place"
+        )
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Make records durable, in order, all or none.
+
+        Raises StorageFullError when there is no room: it can be called again. Any other failure (of a sync, above all)
+        leaves unknown what is on disk, so that every later append is refused too.
+        """
+        rows = []
+        identity = self._next_id
+        highest = self.last
+        for record in records:
+            for first, last, ballot, chosen_upto, slots in _rows(record):
+                columns = (identity, first, last, ballot.round, ballot.node, chosen_upto, slots)
+                rows.append((*columns, _checksum(columns)))
+                identity += 1
+                highest = max(highest, last)
+        with self._lock:
+            if self._failure is not None:
+                raise self._failure
+            try:
+                with storage_errors(self._path), self._connection:
+                    if len(rows) > 1:
+                        self._connection.execute("BEGIN")
+                    self._connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            except DataDirError as error:
+                self._failure = error
+                raise
+            self._next_id, self.last = identity, highest
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def tail(self, after: int) -> list[Run]:
+        return list(self.read(after + 1, self.last))
+
+    def read(self, first: int, last: int) -> Iterator[Run]:
+        last = min(last, self.last)
+        while first <= last:
+            part, rows = self._part(first, min(first + READ_SLOTS - 1, last))
+            log = Log(first)
+            for _, row_first, _, number, node, _, slots in rows:
+                log.put(Run(row_first, Ballot(number, node), _unpack(slots)))
+            yield from log.runs(first, part)
+            first = part + 1 if rows else self._next_held(part)
+
+    def _part(self, first: int, last: int) -> tuple[int, list[_Columns]]:
+        """The rows of a range in the order they were written, and the slot up to which they are complete."""
+        rows: list[_Columns] = []
+        size = 0
+        with storage_errors(self._path):
+            cursor = self._reader.execute(
+                f"SELECT {_COLUMNS} FROM records WHERE first BETWEEN ? AND ? AND last >= ? ORDER BY first, id",
+                (first - MAX_ROW_SLOTS, last, first),
+            )
+            for found in cursor:
+                row = self._intact(found)  # it may have rotted since the log was opened
+                if size > READ_BYTES and row[1] > first:
+                    last = row[1] - 1
+                    break
+                rows.append(row)
+                size += len(row[6])
+            cursor.close()
+        return last, sorted(rows)
+
+    def _next_held(self, after: int) -> int:
+        """The first slot above ``after`` that any row holds, so that reading skips a wide gap."""
+        with storage_errors(self._path):
+            (found,) = self._reader.execute(
+                "SELECT min(first) FROM records WHERE first > ? AND last >= first", (after,)
+            ).fetchone()
+        return self.last + 1 if found is None else int(found)
+
+    def bytes(self) -> int:
+        wal = self._path.with_name(self._path.name + "-wal")
+        size = self._path.stat().st_size
+        with suppress(FileNotFoundError):  # another process may have closed it just now
+            size += wal.stat().st_size
+        return size
+
+    def close(self) -> None:
+        if self._key is not None:
+            self._reader.close()
+            self._connection.close()  # last, since only who may write can empty the WAL
+            _open_logs[self._key] -= 1
+            self._key = None
+
+
+def _rows(record: Record) -> Iterator[tuple[int, int, Ballot, int, bytes]]:
+    """The rows (first, last, ballot, chosen_upto, slots) that hold a record."""
+    if not isinstance(record, Stored):
+        yield 1, 0, record.ballot, 0, b""
+        return
+    first = record.run.first
+    for values in chunks(record.run.values):
+        last = first + len(values) - 1
+        yield first, last, record.run.ballot, record.chosen_upto, _pack(values)
+        first = last + 1
+
+
+def _checksum(columns: Sequence[object]) -> int:
+    """Over the columns with their types, whatever SQLite gives for a damaged row."""
+    return zlib.crc32(_pack(columns))

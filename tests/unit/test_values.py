@@ -1,0 +1,76 @@
+"""JSON values keep their types through the store."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+
+from kvstore.commands import Value
+from kvstore.errors import CommandError
+from kvstore.values import MAX_NESTING, from_json, same, to_json
+from tests.unit.strategies import json_texts
+
+
+@given(json_texts)
+def test_what_is_stored_reads_back_the_same(text: bytes) -> None:
+    shown = to_json(from_json(text))
+    assert repr(json.loads(shown)) == repr(json.loads(text))
+    assert same(from_json(text), from_json(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (b"1", Value(b"1")),
+        (b' "abc" ', Value(b"abc")),
+        (b'"1"', Value(b'"1"', True)),
+        (b"true", Value(b"true", True)),
+        (b'"true"', Value(b"true")),
+        (b"null", Value(b"null", True)),
+        (b'""', Value(b"")),
+        (b"[1,  2]", Value(b"[1,  2]", True)),
+        (b"1" * 1_000, Value(b"1" * 1_000, True)),
+    ],
+)
+def test_only_what_would_be_misread_is_marked_as_json(text: bytes, value: Value) -> None:
+    assert from_json(text) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (Value(b"42"), b"42"),
+        (Value(b"042"), b'"042"'),
+        (Value(b"1.5e3"), b"1.5e3"),
+        (Value(b"NaN"), b'"NaN"'),
+        (Value(b"\xff"), b'"\\\\xff"'),
+    ],
+)
+def test_plain_values_are_numbers_where_json_says_so(value: Value, text: bytes) -> None:
+    assert to_json(value) == text
+
+
+def test_types_are_told_apart() -> None:
+    assert not same(from_json(b"[1]"), from_json(b"[true]"))
+    assert not same(from_json(b"[1]"), from_json(b"[1.0]"))
+    assert same(from_json(b'{"a": 1, "b": 2}'), from_json(b'{"b":2,"a":1}'))
+    assert not same(from_json(b'"1"'), from_json(b"1"))
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"nope", b"NaN", b'"\\ud800"', b"[" * 100_000, b"\xff", b"[\0]\0"])
+def test_what_is_no_json_is_refused(text: bytes) -> None:
+    with pytest.raises(CommandError):
+        from_json(text)
+
+
+def test_nesting_is_bounded_before_it_reaches_the_log() -> None:
+    """A value that only some depths of the stack can compare would end every replica that applies it."""
+    for opening, closing in (("[", "]"), ('{"a":', "}")):
+        deepest = (opening * MAX_NESTING + "1" + closing * MAX_NESTING).encode()
+        assert same(from_json(deepest), from_json(b" ".join([deepest[:-1], deepest[-1:]])))
+        for text in (opening.encode() + deepest + closing.encode(), b"[" * 900 + b"]" * 900):
+            with pytest.raises(CommandError, match="nested"):
+                from_json(text)
+    assert from_json(b"[" + b"[]," * 1_000 + b"[]]").json
