@@ -40,6 +40,7 @@ from consensus.messages import (
     Stored,
     TakeOver,
 )
+from consensus.news import News
 from consensus.reads import Reader, ReadQueue, ReadRounds
 
 SLOT_WINDOW = 1_048_576
@@ -47,8 +48,6 @@ SLOT_WINDOW = 1_048_576
 MAX_HELD_BYTES = 64 * 1_048_576
 """A follower that holds so many bytes of values takes no further ones: they wait for its disk, or for a slot before
 them. It fetches them later, when they are chosen."""
-TELL_INTERVAL = 10
-"""Nodes that do not wait for it hear after so many ms what is chosen, where no Accept has told them before."""
 
 
 class Role(Enum):
@@ -117,10 +116,7 @@ class Replica:
         """How far the others knew the log as chosen when they last answered this node as their leader."""
         self._next_beat = now
         self._next_resend = now
-        self._tell_at = NO_END
-        self._told = self._learner.news()
-        self.urgent_upto = NO_END
-        """Other nodes wait to hear that slots up to this one are chosen; the host may lower it to spare messages."""
+        self._news = News(self._learner)
         self._messages: list[tuple[str, Message]] = []
         self._fetches: list[tuple[str, int, int]] = []
 
@@ -180,7 +176,19 @@ class Replica:
         return self._phase2.first_proposal if self._phase2 else None
 
     @property
-    def has_news(self) -> bool:
+    def urgent_upto(self) -> int:
+        """Other nodes wait to hear that slots up to this one are chosen: all slots, unless the host says otherwise.
+
+        A host that knows for whom it proposes sets it, to spare messages; reads of other nodes raise it.
+        """
+        return self._news.urgent_upto
+
+    @urgent_upto.setter
+    def urgent_upto(self, slot: int) -> None:
+        self._news.urgent_upto = slot
+
+    @property
+    def has_effects(self) -> bool:
         """Whether ``effects`` would bring messages, records or chosen slots already; it may bring more."""
         return bool(self._messages) or self._learner.delivered < self.chosen_upto or self._journal.has_records
 
@@ -495,25 +503,9 @@ class Replica:
             self._broadcast(self._accept_message(run))
             self._journal.hold(self.node, Accepted(run.ballot, run.first, run.last))
             sent = True
-        self._tell(phase2, sent)
-
-    def _tell(self, phase2: Phase2, accept_sent: bool) -> None:
-        """Tell the others what is chosen: at once if one of them waits for it, else with the next Accept or soon.
-
-        While a leader is busy its next Accept tells it anyway, and a message less is a turn less for every node.
-        """
-        news = self._learner.news()
-        if news == self._told:
-            return
-        if accept_sent and news[1] == self._told[1]:
-            self._tell_at = NO_END
-        elif self._told[0] < self.urgent_upto or news[1] != self._told[1] or self._now >= self._tell_at:
+        news = self._news.due(self._now, sent)
+        if news is not None:
             self._broadcast(Chosen(phase2.ballot, *news))
-            self._tell_at = NO_END
-        else:
-            self._tell_at = min(self._tell_at, self._now + TELL_INTERVAL)
-            return
-        self._told = news
 
     def _accept_message(self, run: Run) -> Accept:
         return Accept(run.ballot, run.first, run.values, self.chosen_upto)
@@ -569,8 +561,7 @@ class Replica:
         self._next_beat = self._now + self._timing.heartbeat
         number = self._rounds.begin(self._read_index(phase2))
         self._lease.began(number, self._now)
-        self._told, self._tell_at = self._learner.news(), NO_END
-        self._broadcast(Heartbeat(phase2.ballot, number, *self._told))
+        self._broadcast(Heartbeat(phase2.ballot, number, *self._news.tell_all()))
         self._confirm_reads()
 
     def _on_heartbeat(self, sender: str, beat: Heartbeat) -> None:
@@ -622,7 +613,7 @@ class Replica:
     def _reply_to_read(self, node: str, reply: ReadIndexReply) -> None:
         self._send(node, reply)
         if node != self.node:
-            self.urgent_upto = max(self.urgent_upto, reply.index)  # the reads wait until it is applied there
+            self._news.urgent_upto = max(self._news.urgent_upto, reply.index)  # until it is applied there they wait
 
     def _read_index(self, phase2: Phase2) -> int:
         """No slot beyond it was acknowledged before this ballot, or is by now as far as this leader knows."""

@@ -31,7 +31,8 @@ from consensus.messages import (
     Stored,
     TakeOver,
 )
-from consensus.replica import SLOT_WINDOW, TELL_INTERVAL, Effects, Replica, Role
+from consensus.news import TELL_INTERVAL
+from consensus.replica import SLOT_WINDOW, Effects, Replica, Role
 from tests.consensus.cluster import Cluster
 
 B1, B5, B9 = Ballot(1, "n2"), Ballot(5, "n2"), Ballot(9, "n3")
