@@ -11,11 +11,12 @@ from consensus.acceptor import Acceptor
 from consensus.ballot import NEVER, Ballot
 from consensus.catchup import CatchUp
 from consensus.election import Election, Timing
+from consensus.heartbeats import Heartbeats
 from consensus.invariants import require
 from consensus.journal import Journal
 from consensus.leader import Phase1, Phase2
 from consensus.learner import Learner
-from consensus.lease import Lease, Support
+from consensus.lease import Support
 from consensus.log import NO_END, Log
 from consensus.membership import Configuration
 from consensus.messages import (
@@ -41,7 +42,7 @@ from consensus.messages import (
     TakeOver,
 )
 from consensus.news import News
-from consensus.reads import Reader, ReadQueue, ReadRounds
+from consensus.reads import Reader, ReadQueue
 
 SLOT_WINDOW = 1_048_576
 """How far past ``chosen_upto`` a slot may be proposed by name: a new leader must fill every gap below it."""
@@ -108,13 +109,10 @@ class Replica:
         self._catch_up = CatchUp(self._log, self._learner, self._others, self._timing.resend, now)
         self._phase1: Phase1 | None = None
         self._phase2: Phase2 | None = None
-        self._rounds = ReadRounds(node, self.configuration)
+        self._heartbeats = Heartbeats(node, self.configuration, self._timing, now)
         self._support = Support(self._timing.lease if self._others else 0, now)
-        self._lease = self._new_lease()
-        self._heard_from: dict[str, int] = {}
         self.heard_chosen: dict[str, int] = {}
         """How far the others knew the log as chosen when they last answered this node as their leader."""
-        self._next_beat = now
         self._next_resend = now
         self._news = News(self._learner)
         self._messages: list[tuple[str, Message]] = []
@@ -134,7 +132,7 @@ class Replica:
 
     def holds_lease(self, now: int) -> bool:
         """Whether this node leads, and would serve reads without a round at this time by its clock."""
-        return self._phase2 is not None and self._lease.holds(now)
+        return self._phase2 is not None and self._heartbeats.holds_lease(now)
 
     @property
     def now(self) -> int:
@@ -228,7 +226,7 @@ class Replica:
                 self._on_alive(sender, message)
             case ReadIndex():
                 if self.role is Role.LEADER:
-                    self._rounds.wait(Reader(sender, message.incarnation), message.read)
+                    self._heartbeats.wait(Reader(sender, message.incarnation), message.read)
             case ReadIndexReply():
                 if sender == self.leader and message.incarnation == self._queue.incarnation:
                     self._queue.answer(message.read, message.index)
@@ -260,7 +258,7 @@ class Replica:
         elif self.role is not Role.FOLLOWER and self._now >= self._next_resend:
             self._canvass()
         self._catch_up.tick(self._now)
-        if self._phase2 and self._lease.holds(self._now):
+        if self._phase2 and self._heartbeats.holds_lease(self._now):
             self._serve_by_lease(self._phase2)
         if self._queue.overdue(self._now):
             self._ask_read_index()
@@ -277,10 +275,8 @@ class Replica:
         """
         if self._phase2 is None or not self._others:
             return
-        alive = [node for node in self._others if self._now - self._heard_from[node] < self._timing.election[0]]
-        if alive:
-            heir = max(alive, key=lambda node: self.heard_chosen.get(node, 0))
-            self._lease.give_up()
+        heir = self._heartbeats.heir(self._others, self.heard_chosen, self._now)
+        if heir is not None:
             self._send(heir, TakeOver(self._phase2.ballot))
 
     def propose(self, values: Sequence[bytes]) -> list[tuple[int, int]]:
@@ -344,7 +340,7 @@ class Replica:
             self._ask_read_index()
         if self._phase2 is None:
             self._fetch()
-        elif self._rounds.waiting:
+        elif self._heartbeats.reads_wait:
             self._beat(self._phase2)
         self._release()
         chosen = self._learner.deliver()
@@ -441,12 +437,9 @@ class Replica:
         self.role = Role.LEADER
         self._phase1 = None
         self._phase2 = phase2 = Phase2(phase1.ballot, phase1.first, recovered_upto, self.configuration, self._log)
-        self._rounds = ReadRounds(self.node, self.configuration)
-        self._lease = self._new_lease()
+        self._heartbeats = Heartbeats(self.node, self.configuration, self._timing, self._now)
         self._election.heard(self.node, phase1.ballot, self._now)
-        self._heard_from = dict.fromkeys(self.configuration.nodes, self._now)
         self._propose_runs(phase2, phase2.runs(phase1.first, values))
-        self._next_beat = self._now
         self._queue.reopen()
         self._ask_read_index()
         self._lead_on()
@@ -535,7 +528,7 @@ class Replica:
     def _on_accepted(self, sender: str, accepted: Accepted) -> None:
         if self._phase2 is None or accepted.ballot != self._phase2.ballot:
             return
-        self._heard_from[sender] = self._now
+        self._heartbeats.heard(sender, self._now)
         run = self._phase2.accepted(sender, accepted.first, accepted.last)
         if run is not None:
             self._learner.choose(run.first, run.last)
@@ -545,22 +538,19 @@ class Replica:
     def _lead_on(self) -> None:
         phase2 = self._phase2
         assert phase2 is not None
-        self._heard_from[self.node] = self._now
-        if self.configuration.reached_by_quorum(self._heard_from) + self._timing.election[0] <= self._now:
+        if self._heartbeats.lost_quorum(self._now):
             self._step_down(phase2.ballot)  # cut off: another may lead by now, and those who wait should be told
             return
         for run, votes in phase2.overdue(self._now, self._timing.resend):
             for node in self._others:
                 if node not in votes:
                     self._send(node, self._accept_message(run))
-        if self._now >= self._next_beat:
+        if self._heartbeats.is_due(self._now):
             self._beat(phase2)
 
     def _beat(self, phase2: Phase2) -> None:
         """A heartbeat, which is also a round for the reads that wait."""
-        self._next_beat = self._now + self._timing.heartbeat
-        number = self._rounds.begin(self._read_index(phase2))
-        self._lease.began(number, self._now)
+        number = self._heartbeats.begin(self._read_index(phase2), self._now)
         self._broadcast(Heartbeat(phase2.ballot, number, *self._news.tell_all()))
         self._confirm_reads()
 
@@ -576,9 +566,8 @@ class Replica:
     def _on_alive(self, sender: str, alive: Alive) -> None:
         if self._phase2 is None or alive.ballot != self._phase2.ballot:
             return
-        self._heard_from[sender] = self._now
         self.heard_chosen[sender] = alive.chosen_upto
-        self._rounds.answered(sender, alive.round)
+        self._heartbeats.answered(sender, alive.round, self._now)
         self._confirm_reads()
 
     def _on_chosen(self, sender: str, chosen: Chosen) -> None:
@@ -595,9 +584,7 @@ class Replica:
             self._send(self.leader, question)
 
     def _confirm_reads(self) -> None:
-        confirmed = self._rounds.confirmed()
-        self._lease.confirmed(self._rounds.confirmed_round)
-        for node, reply in confirmed:
+        for node, reply in self._heartbeats.confirmed():
             self._reply_to_read(node, reply)
 
     def _serve_by_lease(self, phase2: Phase2) -> None:
@@ -607,7 +594,7 @@ class Replica:
         """
         if self._queue.close_turn():
             self._ask_read_index()
-        for node, reply in self._rounds.answer(self._read_index(phase2)):
+        for node, reply in self._heartbeats.answer_by_lease(self._read_index(phase2)):
             self._reply_to_read(node, reply)
 
     def _reply_to_read(self, node: str, reply: ReadIndexReply) -> None:
@@ -618,9 +605,6 @@ class Replica:
     def _read_index(self, phase2: Phase2) -> int:
         """No slot beyond it was acknowledged before this ballot, or is by now as far as this leader knows."""
         return max(self.chosen_upto, phase2.recovered_upto)
-
-    def _new_lease(self) -> Lease:
-        return Lease(self._timing.lease if self._others else 0, self._timing.drift)
 
     # -- catching up -------------------------------------------------------------------------------------------------
 
