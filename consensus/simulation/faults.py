@@ -8,37 +8,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
+from consensus.simulation.action import LEADER, Action, Environment
 from consensus.simulation.network import Link, Weather
-
-if TYPE_CHECKING:
-    from consensus.simulation.world import World
-
-LEADER = "leader"
-"""In place of a node's name: whoever leads when the action begins. Chance alone would seldom hit a leader at work."""
-
-
-class Action(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that happens to the world from ``at`` to ``until``, in ms."""
-
-    at: int
-    until: int
-
-    def begin(self, world: World) -> None:
-        raise NotImplementedError
-
-    def end(self, world: World) -> None:
-        """What lasts is over; an action of a single moment has nothing to undo."""
-
-    @property
-    def title(self) -> str:
-        raise NotImplementedError
-
-    def __str__(self) -> str:
-        return f"{self.at}..{self.until} ms: {self.title}"
 
 
 class Cut(Action, frozen=True, kw_only=True):
@@ -47,7 +22,7 @@ class Cut(Action, frozen=True, kw_only=True):
     shape: str
     group: tuple[str, ...]
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: Environment) -> None:
         group = {world.resolve(name) for name in self.group}
         here = [name for name in world.names if name in group]
         there = [name for name in world.names if name not in group]
@@ -59,7 +34,7 @@ class Cut(Action, frozen=True, kw_only=True):
         world.bad_weather(self, Weather(frozenset(links), cut=True))
         world.count(f"partition: {self.shape}")
 
-    def end(self, world: World) -> None:
+    def end(self, world: Environment) -> None:
         world.good_weather(self)
 
     @property
@@ -74,7 +49,7 @@ class Exile(Action, frozen=True, kw_only=True):
 
     haunted: bool
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: Environment) -> None:
         leader = world.resolve(LEADER)
         out = frozenset((leader, name) for name in world.names if name != leader)
         back = frozenset((name, leader) for _, name in out)
@@ -85,13 +60,13 @@ class Exile(Action, frozen=True, kw_only=True):
             self._cut_off(world, leader, Weather(out | back, cut=True))
         world.count("partition: an exiled leader")
 
-    def _cut_off(self, world: World, leader: str, *weathers: Weather) -> None:
+    def _cut_off(self, world: Environment, leader: str, *weathers: Weather) -> None:
         if world.timeline.now < self.until:
             for weather in weathers:
                 world.bad_weather(self, weather)
             world.clocks[leader].drift(world.timeline.now, 0.05)
 
-    def end(self, world: World) -> None:
+    def end(self, world: Environment) -> None:
         world.good_weather(self)
         for clocks in world.clocks.values():
             clocks.drift(world.timeline.now, 1.0)
@@ -109,11 +84,11 @@ class Bad(Action, frozen=True, kw_only=True):
     loss: float = 0.0
     repeat: float = 0.0
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: Environment) -> None:
         world.bad_weather(self, Weather(self.links, delay=self.delay, loss=self.loss, repeat=self.repeat))
         world.count("network: slow links" if self.delay else "network: lossy links")
 
-    def end(self, world: World) -> None:
+    def end(self, world: Environment) -> None:
         world.good_weather(self)
 
     @property
@@ -126,11 +101,11 @@ class Burst(Action, frozen=True, kw_only=True):
 
     links: frozenset[Link]
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: Environment) -> None:
         world.bad_weather(self, Weather(self.links, hold=self.until))
         world.count("network: bursts")
 
-    def end(self, world: World) -> None:
+    def end(self, world: Environment) -> None:
         world.good_weather(self)
 
     @property
@@ -144,7 +119,7 @@ class Crash(Action, frozen=True, kw_only=True):
     node: str
     effects: int
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: Environment) -> None:
         world.crash_after(world.resolve(self.node), self.effects, self.until)
 
     @property
@@ -158,7 +133,7 @@ class Amnesia(Action, frozen=True, kw_only=True):
 
     restarts: tuple[int, ...]
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: Environment) -> None:
         leader = world.resolve(LEADER)
         out = frozenset((leader, name) for name in world.names if name != leader)
         world.bad_weather(self, Weather(out | {(name, leader) for _, name in out}, cut=True))
@@ -167,7 +142,7 @@ class Amnesia(Action, frozen=True, kw_only=True):
             if name != leader:
                 world.crash(name, restart)
 
-    def end(self, world: World) -> None:
+    def end(self, world: Environment) -> None:
         world.good_weather(self)
 
     @property
@@ -180,14 +155,14 @@ class HandOver(Action, frozen=True, kw_only=True):
 
     deaf: bool
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: Environment) -> None:
         leader = world.resolve(LEADER)
         if self.deaf:
             links = frozenset((name, leader) for name in world.names if name != leader)
             world.bad_weather(self, Weather(links, cut=True))
         world.hand_over(leader)
 
-    def end(self, world: World) -> None:
+    def end(self, world: Environment) -> None:
         world.good_weather(self)
 
     @property
@@ -203,11 +178,11 @@ class Regicide(Action, frozen=True, kw_only=True):
 
     effects: int
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: Environment) -> None:
         world.count("crash: one leader after the other")
         world.doom = self.effects
 
-    def end(self, world: World) -> None:
+    def end(self, world: Environment) -> None:
         world.doom = 0
 
     @property
@@ -220,7 +195,7 @@ class CrashAll(Action, frozen=True, kw_only=True):
 
     restarts: tuple[int, ...]
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: Environment) -> None:
         world.count("crash: all at once")
         for name, restart in zip(world.names, self.restarts, strict=True):
             world.crash(name, restart)
@@ -235,7 +210,7 @@ class Pause(Action, frozen=True, kw_only=True):
 
     node: str
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: Environment) -> None:
         world.pause(world.resolve(self.node), self.until)
 
     @property
@@ -247,11 +222,11 @@ class SlowDisk(Action, frozen=True, kw_only=True):
     node: str
     latency: int
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: Environment) -> None:
         world.count("disk: slow")
         world.disks[self.node].slower += self.latency
 
-    def end(self, world: World) -> None:
+    def end(self, world: Environment) -> None:
         world.disks[self.node].slower -= self.latency
 
     @property
@@ -262,11 +237,11 @@ class SlowDisk(Action, frozen=True, kw_only=True):
 class FullDisk(Action, frozen=True, kw_only=True):
     node: str
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: Environment) -> None:
         world.count("disk: full")
         world.disks[self.node].full = True
 
-    def end(self, world: World) -> None:
+    def end(self, world: Environment) -> None:
         world.disks[self.node].full = False
 
     @property
@@ -280,7 +255,7 @@ class Rot(Action, frozen=True, kw_only=True):
     node: str
     share: float
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: Environment) -> None:
         disk = world.disks[self.node]
         if disk.rot(1 + int(self.share * disk.last)):
             world.count("disk: a record rotted")
@@ -294,11 +269,11 @@ class Drift(Action, frozen=True, kw_only=True):
     node: str
     rate: float
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: Environment) -> None:
         world.count("clock: drift")
         world.clocks[self.node].drift(world.timeline.now, self.rate)
 
-    def end(self, world: World) -> None:
+    def end(self, world: Environment) -> None:
         world.clocks[self.node].drift(world.timeline.now, 1.0)
 
     @property
@@ -310,7 +285,7 @@ class Jump(Action, frozen=True, kw_only=True):
     node: str
     by: int
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: Environment) -> None:
         world.count("clock: jump")
         world.clocks[self.node].jump(self.by)
 

@@ -8,7 +8,8 @@ from typing import Final
 import msgspec
 
 from consensus.election import Timing
-from consensus.simulation.faults import Action, schedule
+from consensus.simulation.action import Action
+from consensus.simulation.faults import schedule
 
 DEFAULT_TIME: Final = 5_000
 """How long faults go on, in ms of virtual time."""

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from consensus.invariants import InvariantViolation
 from consensus.messages import Record
 from consensus.replica import Replica, Role
+from consensus.simulation.action import LEADER, Action
 from consensus.simulation.clocks import Clocks
 from consensus.simulation.disk import Disk
-from consensus.simulation.faults import LEADER, Action
 from consensus.simulation.leases import Leases
 from consensus.simulation.network import Network, Weather
 from consensus.simulation.safety import Safety

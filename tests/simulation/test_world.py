@@ -8,9 +8,10 @@ import pytest
 
 from consensus.ballot import Ballot
 from consensus.messages import Promised, Run, Stored
+from consensus.simulation.action import LEADER
 from consensus.simulation.clocks import EPOCH, Clocks
 from consensus.simulation.disk import Disk, RottenRecord
-from consensus.simulation.faults import LEADER, PRESETS, Rot, schedule
+from consensus.simulation.faults import PRESETS, Rot, schedule
 from consensus.simulation.network import Network, Weather
 from consensus.simulation.timeline import Timeline
 
