@@ -38,7 +38,7 @@ class Run(msgspec.Struct, frozen=True):
         return Run(low, self.ballot, self.values[low - self.first : high - self.first + 1])
 
 
-class Ask(msgspec.Struct, frozen=True, tag="ask"):
+class PreVote(msgspec.Struct, frozen=True, tag="ask"):
     """Would you promise this ballot, from slot ``first`` on? Asked before the ballot is used, so that a node that
     cannot win disturbs nobody (the pre-vote of Ongaro's thesis, section 9.6)."""
 
@@ -46,8 +46,8 @@ class Ask(msgspec.Struct, frozen=True, tag="ask"):
     first: Number
 
 
-class Answer(msgspec.Struct, frozen=True, tag="answer"):
-    """To an Ask; ``promised`` and ``chosen_upto`` are the answering node's, so that a refused one learns why."""
+class PreVoteReply(msgspec.Struct, frozen=True, tag="answer"):
+    """To a PreVote; ``promised`` and ``chosen_upto`` are the answering node's, so that a refused one learns why."""
 
     ballot: Ballot
     granted: bool
@@ -171,8 +171,8 @@ class ReadIndexReply(msgspec.Struct, frozen=True, tag="read_index_reply"):
 
 
 Message = (
-    Ask
-    | Answer
+    PreVote
+    | PreVoteReply
     | Prepare
     | Promise
     | Accept

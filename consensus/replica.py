@@ -23,14 +23,14 @@ from consensus.messages import (
     Accept,
     Accepted,
     Alive,
-    Answer,
-    Ask,
     Chosen,
     Fetch,
     Heartbeat,
     Learn,
     Message,
     Prepare,
+    PreVote,
+    PreVoteReply,
     Promise,
     Promised,
     ReadIndex,
@@ -234,10 +234,10 @@ class Replica:
                 self._on_fetch(sender, message)
             case Learn():
                 self._on_learn(message)
-            case Ask():
-                self._on_ask(sender, message)
-            case Answer():
-                self._on_answer(sender, message)
+            case PreVote():
+                self._on_pre_vote(sender, message)
+            case PreVoteReply():
+                self._on_pre_vote_reply(sender, message)
             case Prepare():
                 self._on_prepare(sender, message)
             case Promise():
@@ -369,26 +369,26 @@ class Replica:
         """Ask or prepare, and once more for the messages that were lost."""
         self._next_resend = self._now + self._timing.resend
         if self.role is Role.ASKING and self._election.asked:
-            self._broadcast(Ask(self._election.asked, self.chosen_upto + 1))
+            self._broadcast(PreVote(self._election.asked, self.chosen_upto + 1))
         elif self._phase1:
             for node in self._others:
                 if node not in self._phase1.promises:
                     self._journal.hold(node, self._phase1.prepare())
 
-    def _on_ask(self, sender: str, ask: Ask) -> None:
+    def _on_pre_vote(self, sender: str, pre_vote: PreVote) -> None:
         # A candidate that lacks slots which this node no longer holds in memory could not be given a full promise.
         granted = (
             self.role is not Role.LEADER
             and not self._election.supports_leader(self._now)
             and self._support.allows(self._now)
-            and ask.first >= self._log.start
+            and pre_vote.first >= self._log.start
         )
-        self._send(sender, Answer(ask.ballot, granted, self._acceptor.promised, self.chosen_upto))
+        self._send(sender, PreVoteReply(pre_vote.ballot, granted, self._acceptor.promised, self.chosen_upto))
 
-    def _on_answer(self, sender: str, answer: Answer) -> None:
-        self._election.see(answer.promised)
-        self._learner.hear_of(answer.chosen_upto)
-        if self.role is Role.ASKING and self._election.answered(sender, answer.ballot, answer.granted):
+    def _on_pre_vote_reply(self, sender: str, reply: PreVoteReply) -> None:
+        self._election.see(reply.promised)
+        self._learner.hear_of(reply.chosen_upto)
+        if self.role is Role.ASKING and self._election.answered(sender, reply.ballot, reply.granted):
             self._prepare()
 
     def _prepare(self, released: Ballot = NEVER) -> None:

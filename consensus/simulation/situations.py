@@ -8,13 +8,13 @@ from consensus.ballot import NEVER, Ballot
 from consensus.messages import (
     NO_OP,
     Accept,
-    Answer,
-    Ask,
     Chosen,
     Fetch,
     Heartbeat,
     Learn,
     Prepare,
+    PreVote,
+    PreVoteReply,
     Promise,
     ReadIndex,
     Reject,
@@ -56,7 +56,7 @@ class Situations:
 
     def received(self, replica: Replica, message: object) -> None:
         """This is about to reach a node."""
-        if isinstance(message, Ask | Prepare) and message.first < replica.log_start:
+        if isinstance(message, PreVote | Prepare) and message.first < replica.log_start:
             self._counts["election: a candidate asks for slots that have left memory"] += 1
 
     def sent(self, replica: Replica, message: object) -> None:
@@ -74,7 +74,7 @@ class Situations:
             case Promise():
                 if any(run.ballot < message.ballot for run in message.accepted):
                     counts["recovery: a promise reports accepted values"] += 1
-            case Answer():
+            case PreVoteReply():
                 if not message.granted:
                     counts["election: a candidate is refused before it uses a ballot"] += 1
             case Reject():

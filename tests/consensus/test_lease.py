@@ -13,12 +13,12 @@ from consensus.messages import (
     Accept,
     Accepted,
     Alive,
-    Answer,
-    Ask,
     Chosen,
     Heartbeat,
     Message,
     Prepare,
+    PreVote,
+    PreVoteReply,
     Promise,
     ReadIndex,
     ReadIndexReply,
@@ -58,8 +58,8 @@ class Leading:
     def __init__(self, lease: int = LEASE) -> None:
         self.node = replica(lease=lease)
         self.node.tick(1_000)
-        ask = next(message for message in turn(self.node) if isinstance(message, Ask))
-        self.node.receive("n2", Answer(ask.ballot, True, NEVER, 0))
+        ask = next(message for message in turn(self.node) if isinstance(message, PreVote))
+        self.node.receive("n2", PreVoteReply(ask.ballot, True, NEVER, 0))
         prepare = next(message for message in turn(self.node) if isinstance(message, Prepare))
         self.node.receive("n2", Promise(prepare.ballot, prepare.first, []))
         assert self.node.role is Role.LEADER
@@ -154,8 +154,8 @@ def test_a_read_from_a_lease_waits_for_what_was_recovered() -> None:
     node.receive("n2", Accept(B1, 1, [b"a"], 0))
     turn(node)
     node.tick(1_000)
-    (ask, *_) = [message for message in turn(node) if isinstance(message, Ask)]
-    node.receive("n3", Answer(ask.ballot, True, NEVER, 0))
+    (ask, *_) = [message for message in turn(node) if isinstance(message, PreVote)]
+    node.receive("n3", PreVoteReply(ask.ballot, True, NEVER, 0))
     (prepare, *_) = [message for message in turn(node) if isinstance(message, Prepare)]
     node.receive("n3", Promise(prepare.ballot, prepare.first, []))
     beats = [message for message in turn(node) if isinstance(message, Heartbeat)]
@@ -227,8 +227,8 @@ def test_no_other_is_promised_while_a_leader_is_supported() -> None:
     assert not promises(node, Prepare(B5, 1))
     node.tick(1_000 + LEASE - 1)
     assert not promises(node, Prepare(B5, 1))
-    node.receive("n3", Ask(B5, 1))
-    assert sent(node.effects(), Answer) == [Answer(B5, False, NEVER, 0)]
+    node.receive("n3", PreVote(B5, 1))
+    assert sent(node.effects(), PreVoteReply) == [PreVoteReply(B5, False, NEVER, 0)]
     node.tick(1_000 + LEASE)
     assert promises(node, Prepare(B5, 1)), "the candidate has asked again"
 
@@ -276,8 +276,10 @@ def test_a_restarted_acceptor_waits_since_it_has_forgotten_whom_it_supported() -
     node.campaign()
     node.tick(5_000 + LEASE - 1)
     assert node.role is Role.FOLLOWER
-    node.receive("n3", Ask(B5, 1))
-    assert not any(message.granted for message in sent(node.effects(), Answer) if isinstance(message, Answer))
+    node.receive("n3", PreVote(B5, 1))
+    assert not any(
+        message.granted for message in sent(node.effects(), PreVoteReply) if isinstance(message, PreVoteReply)
+    )
     assert not promises(node, Prepare(B5, 1))
     assert not promises(node, Prepare(B5, 1, B1)), "it may have supported a later one than that"
     node.receive("n2", Heartbeat(B1, 1, 0, []))

@@ -14,14 +14,14 @@ from consensus.messages import (
     Accept,
     Accepted,
     Alive,
-    Answer,
-    Ask,
     Chosen,
     Fetch,
     Heartbeat,
     Learn,
     Message,
     Prepare,
+    PreVote,
+    PreVoteReply,
     Promise,
     Promised,
     ReadIndex,
@@ -263,7 +263,7 @@ def candidate() -> Replica:
     """n1 of three, with a durable ballot above 1.n2, waiting for promises."""
     asking = replica(promised=B1)
     asking.tick(1_000)
-    asking.receive("n2", Answer(Ballot(2, "n1"), True, B1, 0))
+    asking.receive("n2", PreVoteReply(Ballot(2, "n1"), True, B1, 0))
     settle(asking)
     assert asking.role is Role.PREPARING
     return asking
@@ -365,9 +365,9 @@ def test_news_go_with_the_next_accept_and_alone_only_when_none_comes() -> None:
     """A message is a turn for every node."""
     leader = replica()
     leader.tick(1_000)
-    (_, ask), *_ = sent(leader.effects(), Ask)
-    assert isinstance(ask, Ask)
-    leader.receive("n2", Answer(ask.ballot, True, NEVER, 0))
+    (_, ask), *_ = sent(leader.effects(), PreVote)
+    assert isinstance(ask, PreVote)
+    leader.receive("n2", PreVoteReply(ask.ballot, True, NEVER, 0))
     leader.persisted(leader.effects().upto)
     leader.receive("n2", Promise(ask.ballot, 1, []))
     leader.urgent_upto = 0
@@ -454,8 +454,8 @@ def test_a_candidate_too_far_behind_is_refused_and_catches_up_first() -> None:
     ahead = replica(chosen_upto=50, promised=B1)
     ahead.tick(1_000)
     ahead.effects()
-    ahead.receive("n3", Ask(B9, 10))
-    answer = sent(ahead.effects(), Answer)[0][1]
+    ahead.receive("n3", PreVote(B9, 10))
+    answer = sent(ahead.effects(), PreVoteReply)[0][1]
     assert (answer.granted, answer.chosen_upto) == (False, 50)  # type: ignore[union-attr]
     ahead.receive("n3", Prepare(B9, 10))
     assert sent(ahead.effects(), Reject) == [("n3", Reject(B9, B1, 50))]

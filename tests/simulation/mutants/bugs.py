@@ -72,7 +72,7 @@ ACCEPTORS = [
     mutant(
         "slots that have left memory are promised as if they were empty",
         (REPLICA + "_on_prepare", "or prepare.first < self._log.start", ""),
-        (REPLICA + "_on_ask", "and ask.first >= self._log.start", ""),
+        (REPLICA + "_on_pre_vote", "and pre_vote.first >= self._log.start", ""),
     ),
 ]
 
