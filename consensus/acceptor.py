@@ -31,10 +31,10 @@ class Acceptor:
         require(run.ballot >= self.promised, f"accept under {run.ballot}: already promised {self.promised}")
         if self.log.holds(run.first, run.ballot, run.values):
             return False
-        for held in self.log.runs(run.first, run.last):
+        for earlier in self.log.runs(run.first, run.last):
             require(
-                held.ballot < run.ballot or held.values == run.clip(held.first, held.last).values,
-                f"ballot {run.ballot} proposes a second value within slots {held.first}..{held.last}",
+                earlier.ballot < run.ballot or earlier.values == run.clip(earlier.first, earlier.last).values,
+                f"ballot {run.ballot} proposes a second value within slots {earlier.first}..{earlier.last}",
             )
         self.promised = run.ballot
         self.log.put(run)

@@ -72,8 +72,8 @@ class Learner:
         """Whatever ballot proposes it from now on, a chosen slot's value is the chosen one."""
         if run.first > self.chosen_upto and not self.ahead:
             return
-        for held in self._log.runs(run.first, run.last):
-            for slot, value in enumerate(held.values, held.first):
+        for known in self._log.runs(run.first, run.last):
+            for slot, value in enumerate(known.values, known.first):
                 require(
                     value == run.values[slot - run.first] or not self.is_chosen(slot),
                     f"slot {slot} is chosen, and {run.ballot} has another value for it",

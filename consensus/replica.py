@@ -196,8 +196,8 @@ class Replica:
 
     def value(self, slot: int) -> bytes | None:
         """The value this node accepted for a slot in memory, chosen or not."""
-        held = self._log.at(slot)
-        return held[1] if held else None
+        cell = self._log.at(slot)
+        return cell[1] if cell else None
 
     def accepted(self, first: int, last: int) -> list[Run]:
         """What the slots first..last hold in memory."""

@@ -16,7 +16,7 @@ LEADER = "leader"
 """In place of a node's name: whoever leads when the action begins. Chance alone would seldom hit a leader at work."""
 
 
-class Environment(Protocol):
+class FaultTarget(Protocol):
     """The world, as far as a fault acts upon it. Times are in ms of virtual time."""
 
     doom: int
@@ -73,10 +73,10 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     at: int
     until: int
 
-    def begin(self, world: Environment) -> None:
+    def begin(self, world: FaultTarget) -> None:
         raise NotImplementedError
 
-    def end(self, world: Environment) -> None:
+    def end(self, world: FaultTarget) -> None:
         """What lasts is over; an action of a single moment has nothing to undo."""
 
     @property

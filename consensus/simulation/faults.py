@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from consensus.simulation.action import LEADER, Action, Environment
+from consensus.simulation.action import LEADER, Action, FaultTarget
 from consensus.simulation.network import Link, Weather
 
 
@@ -22,7 +22,7 @@ class Cut(Action, frozen=True, kw_only=True):
     shape: str
     group: tuple[str, ...]
 
-    def begin(self, world: Environment) -> None:
+    def begin(self, world: FaultTarget) -> None:
         group = {world.resolve(name) for name in self.group}
         here = [name for name in world.names if name in group]
         there = [name for name in world.names if name not in group]
@@ -34,7 +34,7 @@ class Cut(Action, frozen=True, kw_only=True):
         world.bad_weather(self, Weather(frozenset(links), cut=True))
         world.count(f"partition: {self.shape}")
 
-    def end(self, world: Environment) -> None:
+    def end(self, world: FaultTarget) -> None:
         world.good_weather(self)
 
     @property
@@ -49,7 +49,7 @@ class Exile(Action, frozen=True, kw_only=True):
 
     haunted: bool
 
-    def begin(self, world: Environment) -> None:
+    def begin(self, world: FaultTarget) -> None:
         leader = world.resolve(LEADER)
         out = frozenset((leader, name) for name in world.names if name != leader)
         back = frozenset((name, leader) for _, name in out)
@@ -60,13 +60,13 @@ class Exile(Action, frozen=True, kw_only=True):
             self._cut_off(world, leader, Weather(out | back, cut=True))
         world.count("partition: an exiled leader")
 
-    def _cut_off(self, world: Environment, leader: str, *weathers: Weather) -> None:
+    def _cut_off(self, world: FaultTarget, leader: str, *weathers: Weather) -> None:
         if world.timeline.now < self.until:
             for weather in weathers:
                 world.bad_weather(self, weather)
             world.clocks[leader].drift(world.timeline.now, 0.05)
 
-    def end(self, world: Environment) -> None:
+    def end(self, world: FaultTarget) -> None:
         world.good_weather(self)
         for clocks in world.clocks.values():
             clocks.drift(world.timeline.now, 1.0)
@@ -76,7 +76,7 @@ class Exile(Action, frozen=True, kw_only=True):
         return f"the leader is cut off{' and haunted' if self.haunted else ''}, and its clock nearly stands still"
 
 
-class Bad(Action, frozen=True, kw_only=True):
+class BadLinks(Action, frozen=True, kw_only=True):
     """Links that lose, repeat or delay messages (which also reorders them)."""
 
     links: frozenset[Link]
@@ -84,11 +84,11 @@ class Bad(Action, frozen=True, kw_only=True):
     loss: float = 0.0
     repeat: float = 0.0
 
-    def begin(self, world: Environment) -> None:
+    def begin(self, world: FaultTarget) -> None:
         world.bad_weather(self, Weather(self.links, delay=self.delay, loss=self.loss, repeat=self.repeat))
         world.count("network: slow links" if self.delay else "network: lossy links")
 
-    def end(self, world: Environment) -> None:
+    def end(self, world: FaultTarget) -> None:
         world.good_weather(self)
 
     @property
@@ -101,11 +101,11 @@ class Burst(Action, frozen=True, kw_only=True):
 
     links: frozenset[Link]
 
-    def begin(self, world: Environment) -> None:
+    def begin(self, world: FaultTarget) -> None:
         world.bad_weather(self, Weather(self.links, hold=self.until))
         world.count("network: bursts")
 
-    def end(self, world: Environment) -> None:
+    def end(self, world: FaultTarget) -> None:
         world.good_weather(self)
 
     @property
@@ -119,7 +119,7 @@ class Crash(Action, frozen=True, kw_only=True):
     node: str
     effects: int
 
-    def begin(self, world: Environment) -> None:
+    def begin(self, world: FaultTarget) -> None:
         world.crash_after(world.resolve(self.node), self.effects, self.until)
 
     @property
@@ -133,7 +133,7 @@ class Amnesia(Action, frozen=True, kw_only=True):
 
     restarts: tuple[int, ...]
 
-    def begin(self, world: Environment) -> None:
+    def begin(self, world: FaultTarget) -> None:
         leader = world.resolve(LEADER)
         out = frozenset((leader, name) for name in world.names if name != leader)
         world.bad_weather(self, Weather(out | {(name, leader) for _, name in out}, cut=True))
@@ -142,7 +142,7 @@ class Amnesia(Action, frozen=True, kw_only=True):
             if name != leader:
                 world.crash(name, restart)
 
-    def end(self, world: Environment) -> None:
+    def end(self, world: FaultTarget) -> None:
         world.good_weather(self)
 
     @property
@@ -155,14 +155,14 @@ class HandOver(Action, frozen=True, kw_only=True):
 
     deaf: bool
 
-    def begin(self, world: Environment) -> None:
+    def begin(self, world: FaultTarget) -> None:
         leader = world.resolve(LEADER)
         if self.deaf:
             links = frozenset((name, leader) for name in world.names if name != leader)
             world.bad_weather(self, Weather(links, cut=True))
         world.hand_over(leader)
 
-    def end(self, world: Environment) -> None:
+    def end(self, world: FaultTarget) -> None:
         world.good_weather(self)
 
     @property
@@ -178,11 +178,11 @@ class Regicide(Action, frozen=True, kw_only=True):
 
     effects: int
 
-    def begin(self, world: Environment) -> None:
+    def begin(self, world: FaultTarget) -> None:
         world.count("crash: one leader after the other")
         world.doom = self.effects
 
-    def end(self, world: Environment) -> None:
+    def end(self, world: FaultTarget) -> None:
         world.doom = 0
 
     @property
@@ -195,7 +195,7 @@ class CrashAll(Action, frozen=True, kw_only=True):
 
     restarts: tuple[int, ...]
 
-    def begin(self, world: Environment) -> None:
+    def begin(self, world: FaultTarget) -> None:
         world.count("crash: all at once")
         for name, restart in zip(world.names, self.restarts, strict=True):
             world.crash(name, restart)
@@ -210,7 +210,7 @@ class Pause(Action, frozen=True, kw_only=True):
 
     node: str
 
-    def begin(self, world: Environment) -> None:
+    def begin(self, world: FaultTarget) -> None:
         world.pause(world.resolve(self.node), self.until)
 
     @property
@@ -222,11 +222,11 @@ class SlowDisk(Action, frozen=True, kw_only=True):
     node: str
     latency: int
 
-    def begin(self, world: Environment) -> None:
+    def begin(self, world: FaultTarget) -> None:
         world.count("disk: slow")
         world.disks[self.node].slower += self.latency
 
-    def end(self, world: Environment) -> None:
+    def end(self, world: FaultTarget) -> None:
         world.disks[self.node].slower -= self.latency
 
     @property
@@ -237,11 +237,11 @@ class SlowDisk(Action, frozen=True, kw_only=True):
 class FullDisk(Action, frozen=True, kw_only=True):
     node: str
 
-    def begin(self, world: Environment) -> None:
+    def begin(self, world: FaultTarget) -> None:
         world.count("disk: full")
         world.disks[self.node].full = True
 
-    def end(self, world: Environment) -> None:
+    def end(self, world: FaultTarget) -> None:
         world.disks[self.node].full = False
 
     @property
@@ -255,7 +255,7 @@ class Rot(Action, frozen=True, kw_only=True):
     node: str
     share: float
 
-    def begin(self, world: Environment) -> None:
+    def begin(self, world: FaultTarget) -> None:
         disk = world.disks[self.node]
         if disk.rot(1 + int(self.share * disk.last)):
             world.count("disk: a record rotted")
@@ -269,11 +269,11 @@ class Drift(Action, frozen=True, kw_only=True):
     node: str
     rate: float
 
-    def begin(self, world: Environment) -> None:
+    def begin(self, world: FaultTarget) -> None:
         world.count("clock: drift")
         world.clocks[self.node].drift(world.timeline.now, self.rate)
 
-    def end(self, world: Environment) -> None:
+    def end(self, world: FaultTarget) -> None:
         world.clocks[self.node].drift(world.timeline.now, 1.0)
 
     @property
@@ -285,7 +285,7 @@ class Jump(Action, frozen=True, kw_only=True):
     node: str
     by: int
 
-    def begin(self, world: Environment) -> None:
+    def begin(self, world: FaultTarget) -> None:
         world.count("clock: jump")
         world.clocks[self.node].jump(self.by)
 
@@ -318,9 +318,9 @@ def _exile(rng: random.Random, names: Sequence[str], at: int, until: int) -> Act
 
 def _bad(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
     if rng.random() < 0.4:
-        return Bad(at=at, until=until, links=_links(rng, names), delay=rng.choice([20, 80, 300]))
+        return BadLinks(at=at, until=until, links=_links(rng, names), delay=rng.choice([20, 80, 300]))
     loss, repeat = rng.choice([0.05, 0.2, 0.5]), rng.choice([0.0, 0.1, 0.5])
-    return Bad(at=at, until=until, links=_links(rng, names), loss=loss, repeat=repeat)
+    return BadLinks(at=at, until=until, links=_links(rng, names), loss=loss, repeat=repeat)
 
 
 def _burst(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:

@@ -11,46 +11,46 @@ from bisect import bisect_right
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
-NEVER: Final = float("inf")
+PENDING: Final = float("inf")
 
-State = TypeVar("State", bound=Hashable)
-Request = TypeVar("Request")
+StateT = TypeVar("StateT", bound=Hashable)
+RequestT = TypeVar("RequestT")
 
 
-class Operation(NamedTuple, Generic[Request]):
+class Operation(NamedTuple, Generic[RequestT]):
     """One request of a client: when it was ``called`` and when it ``returned``, in any total order.
 
-    ``returned`` is NEVER and ``result`` None when nobody knows whether it happened.
+    ``returned`` is PENDING and ``result`` None when nobody knows whether it happened.
     """
 
     client: str
     called: float
     returned: float
-    request: Request
+    request: RequestT
     result: object
 
 
-class Verdict(NamedTuple, Generic[Request]):
+class Verdict(NamedTuple, Generic[RequestT]):
     """``longest``: an order that explains as many answers as any order can; all of them if it is linearizable.
 
     ``stuck``: one of these would have to come next after ``longest``, and none fits.
     """
 
     linearizable: bool
-    longest: list[Operation[Request]]
-    stuck: list[Operation[Request]]
+    longest: list[Operation[RequestT]]
+    stuck: list[Operation[RequestT]]
 
 
 def check(
-    history: Sequence[Operation[Request]],
-    initial: State,
-    step: Callable[[State, Request, object], Iterable[State]],
+    history: Sequence[Operation[RequestT]],
+    initial: StateT,
+    step: Callable[[StateT, RequestT, object], Iterable[StateT]],
     *,
-    is_read: Callable[[Request], bool] = lambda _: False,
-) -> Verdict[Request]:
+    is_read: Callable[[RequestT], bool] = lambda _: False,
+) -> Verdict[RequestT]:
     """Look for an order of the operations, each between its call and its return, that explains every result.
 
-    An operation called in the very moment when another returned may come before it. One that returned NEVER may come
+    An operation called in the very moment when another returned may come before it. One that returned PENDING may come
     anywhere after its call, or nowhere.
 
     ``step(state, request, result)`` gives the states that may follow when the request is executed on ``state`` with
@@ -63,12 +63,12 @@ def check(
     search = _Search(history, initial, step, is_read)
     best = search.stack[0]
     while search.stack:
-        place = search.stack.pop()
-        if place.done > best.done:
-            best = place
-        if place.done == len(search.certain):
-            return Verdict(True, search.order(place), [])
-        search.expand(place)
+        prefix = search.stack.pop()
+        if prefix.done > best.done:
+            best = prefix
+        if prefix.done == len(search.certain):
+            return Verdict(True, search.order(prefix), [])
+        search.expand(prefix)
     return Verdict(False, search.order(best), [search.certain[index] for index in best.candidates])
 
 
@@ -76,7 +76,7 @@ _Trail: TypeAlias = "tuple[_Trail, int] | None"
 """The operations taken, the last one outside; index i of those of unknown outcome is written as ~i."""
 
 
-class _Place:
+class _Prefix:
     """Where the search stands: which operations are taken, and what state that gives."""
 
     __slots__ = ("base", "candidates", "done", "mask", "state", "trail", "unknown_end", "used")
@@ -97,23 +97,23 @@ class _Place:
         self.done = base + mask.bit_count()
 
 
-class _Search(Generic[State, Request]):
+class _Search(Generic[StateT, RequestT]):
     """The places still to be looked at (``stack``) and all that is remembered on the way."""
 
     def __init__(
         self,
-        history: Sequence[Operation[Request]],
-        initial: State,
-        step: Callable[[State, Request, object], Iterable[State]],
-        is_read: Callable[[Request], bool],
+        history: Sequence[Operation[RequestT]],
+        initial: StateT,
+        step: Callable[[StateT, RequestT, object], Iterable[StateT]],
+        is_read: Callable[[RequestT], bool],
     ) -> None:
         operations = sorted(history, key=lambda op: op.called)
-        self.certain = [op for op in operations if op.returned != NEVER]
+        self.certain = [op for op in operations if op.returned != PENDING]
         if any(op.returned < op.called for op in self.certain):
             raise ValueError("an operation returned before it was called")
         # A read that nobody heard the result of explains itself.
-        self.unknown = [op for op in operations if op.returned == NEVER and not is_read(op.request)]
-        self.stack: list[_Place] = []
+        self.unknown = [op for op in operations if op.returned == PENDING and not is_read(op.request)]
+        self.stack: list[_Prefix] = []
         self._reads = [is_read(op.request) for op in self.certain]
         self._step = step
         # For each operation: how many of either kind were called before it returned.
@@ -121,33 +121,33 @@ class _Search(Generic[State, Request]):
         self._horizon = [bisect_right(called, op.returned) for op in self.certain]
         self._unknown_horizon = [bisect_right(unknown_called, op.returned) for op in self.certain]
         # States are numbered, because they may be slow to hash; and what follows on them is asked only once.
-        self._states: list[State] = [initial]
-        self._numbers: dict[State, int] = {initial: 0}
+        self._states: list[StateT] = [initial]
+        self._numbers: dict[StateT, int] = {initial: 0}
         self._after: dict[tuple[int, int], list[int]] = {}
         # The ``used`` with which each (base, mask, state) was entered.
         self._entered: dict[tuple[int, int, int], list[int]] = {}
         self._enter(0, 0, 0, 0, None)
 
-    def order(self, place: _Place) -> list[Operation[Request]]:
+    def order(self, prefix: _Prefix) -> list[Operation[RequestT]]:
         """The operations in the order in which they were taken."""
         found = []
-        trail = place.trail
+        trail = prefix.trail
         while trail is not None:
             trail, index = trail
             found.append(self.certain[index] if index >= 0 else self.unknown[~index])
         return found[::-1]
 
-    def expand(self, place: _Place) -> None:
+    def expand(self, prefix: _Prefix) -> None:
         """Enter all places that are one operation further on; the one entered last is looked at first."""
-        base, mask, used, trail = place.base, place.mask, place.used, place.trail
+        base, mask, used, trail = prefix.base, prefix.mask, prefix.used, prefix.trail
         # Those of unknown outcome can be many and are seldom needed.
-        for index in range(place.unknown_end):
+        for index in range(prefix.unknown_end):
             if not used >> index & 1:
-                for state in self._outcomes(place.state, ~index):
+                for state in self._outcomes(prefix.state, ~index):
                     self._enter(base, mask, used | 1 << index, state, (trail, ~index))
-        for index in reversed(place.candidates):
+        for index in reversed(prefix.candidates):
             if not self._reads[index]:
-                for state in self._outcomes(place.state, index):
+                for state in self._outcomes(prefix.state, index):
                     self._enter(base, mask | 1 << index - base, used, state, (trail, index))
 
     def _enter(self, base: int, mask: int, used: int, state: int, trail: _Trail) -> None:
@@ -166,7 +166,7 @@ class _Search(Generic[State, Request]):
             # A read that fits now may as well come now: it changes nothing for the others.
             fitting = [index for index in candidates if self._reads[index] and self._outcomes(state, index)]
             if not fitting:
-                self.stack.append(_Place(base, mask, used, state, trail, candidates, unknown_end))
+                self.stack.append(_Prefix(base, mask, used, state, trail, candidates, unknown_end))
                 return
             for index in fitting:
                 mask |= 1 << index - base

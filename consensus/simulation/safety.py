@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from consensus.ballot import NEVER, Ballot
+from consensus.log import NO_END
 from consensus.messages import (
     Accept,
     Accepted,
@@ -21,8 +22,6 @@ from consensus.messages import (
 )
 from consensus.simulation.disk import Disk
 from consensus.simulation.violation import Violation
-
-NO_END = 2**63
 
 
 class Safety:
@@ -184,7 +183,7 @@ class Safety:
     def _require_accepted(self, name: str, disk: Disk, accepted: Accepted) -> None:
         self._require_durable(name, disk, accepted.ballot, "an Accepted")
         self._told[name] = max(self._told[name], accepted.ballot)
-        held = {
+        stored = {
             slot
             for run in disk.log.runs(accepted.first, accepted.last)
             if run.ballot >= accepted.ballot
@@ -192,7 +191,7 @@ class Safety:
         }
         for slot in range(accepted.first, accepted.last + 1):
             # A chosen slot may be known here under an older ballot: its value is settled.
-            if slot not in held and slot not in self.chosen:
+            if slot not in stored and slot not in self.chosen:
                 raise Violation(
                     "what a message says is durable before it is sent",
                     f"{name} says it accepted slots {accepted.first}..{accepted.last} under {accepted.ballot}, its disk"

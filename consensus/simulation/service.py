@@ -14,7 +14,7 @@ class Damaged(Exception):
     """A node found its disk damaged: it must not vote, and stops for good."""
 
 
-class Turn(Protocol):
+class ProcessTurn(Protocol):
     """What a process wants done: ``records`` made durable, then ``persisted`` called; ``messages`` sent."""
 
     @property
@@ -39,7 +39,7 @@ class Process(Protocol):
 
     def tick(self, now: int, wall: int) -> None: ...
 
-    def turn(self) -> Turn: ...
+    def turn(self) -> ProcessTurn: ...
 
     def persisted(self) -> None: ...
 
@@ -55,7 +55,7 @@ class Process(Protocol):
         ...
 
 
-class Client(Protocol):
+class SimulatedClient(Protocol):
     """Something outside the cluster that sends requests to nodes."""
 
     name: str
@@ -63,10 +63,10 @@ class Client(Protocol):
     def receive(self, sender: str, message: object) -> None: ...
 
 
-class Service(Protocol):
+class ServiceUnderTest(Protocol):
     """The service under test: starts processes, knows its clients, and judges what they saw."""
 
-    clients: Sequence[Client]
+    clients: Sequence[SimulatedClient]
 
     def start(self, name: str, disk: Disk, now: int, wall: int) -> Process:
         """Start or restart a node from its disk. Raises Damaged when the disk is not intact."""

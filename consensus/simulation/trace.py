@@ -21,7 +21,7 @@ from consensus.messages import (
     Stored,
 )
 
-LANE = 10
+COLUMN_WIDTH = 10
 """The width of a node's column."""
 QUIET = ("Heartbeat", "Alive")
 """Messages that say nothing new nearly always: left out of the picture."""
@@ -77,8 +77,8 @@ class Trace:
             case Stored():
                 return f"Stored {self._run(message.run)}, chosen up to {message.chosen_upto}"
             case Promise():
-                held = ", ".join(map(self._run, message.accepted)) or "nothing"
-                return f"Promise {message.ballot} from slot {message.first}, accepted: {held}"
+                accepted = ", ".join(map(self._run, message.accepted)) or "nothing"
+                return f"Promise {message.ballot} from slot {message.first}, accepted: {accepted}"
             case Learn():
                 return f"Learn {', '.join(map(self._run, message.runs))}, chosen up to {message.chosen_upto}"
             case Accept():
@@ -135,29 +135,29 @@ def _is_same(one: Event, other: Event) -> bool:
 def picture(events: Sequence[Event], names: Sequence[str]) -> Iterator[str]:
     """A space-time diagram: a column for each node, an arrow where a message leaves or arrives."""
     column = {name: index for index, name in enumerate(names)}
-    yield f"{'ms':>7}  " + "".join(f"{name:<{LANE}}" for name in names)
+    yield f"{'ms':>7}  " + "".join(f"{name:<{COLUMN_WIDTH}}" for name in names)
     last = -1
     for event in events:
         when = f"{event.at:>7}" if event.at != last else " " * 7
         last = event.at
-        yield f"{when}  {_lanes(event, column, len(names))}  {_caption(event)}"
+        yield f"{when}  {_columns(event, column, len(names))}  {_caption(event)}"
 
 
-def _lanes(event: Event, column: dict[str, int], width: int) -> str:
-    cells = [" "] * (width * LANE)
+def _columns(event: Event, column: dict[str, int], width: int) -> str:
+    cells = [" "] * (width * COLUMN_WIDTH)
     for index in range(width):
-        cells[index * LANE] = "│"
+        cells[index * COLUMN_WIDTH] = "│"
     at, peer = column.get(event.node), column.get(event.peer)
     if at is None:
         if event.kind == "note":
-            return "─" * ((width - 1) * LANE + 1) + " " * (LANE - 1)
+            return "─" * ((width - 1) * COLUMN_WIDTH + 1) + " " * (COLUMN_WIDTH - 1)
         return "".join(cells)
     if peer is not None and event.kind == "send":
-        low, high = sorted((at * LANE, peer * LANE))
+        low, high = sorted((at * COLUMN_WIDTH, peer * COLUMN_WIDTH))
         for cell in range(low + 1, high):
             cells[cell] = "─" if cells[cell] == " " else "┼"
-        cells[peer * LANE] = "▶" if peer > at else "◀"
-    cells[at * LANE] = {"send": "●", "receive": "○", "write": "■", "note": "✱"}[event.kind]
+        cells[peer * COLUMN_WIDTH] = "▶" if peer > at else "◀"
+    cells[at * COLUMN_WIDTH] = {"send": "●", "receive": "○", "write": "■", "note": "✱"}[event.kind]
     return "".join(cells)
 
 

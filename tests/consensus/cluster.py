@@ -187,5 +187,5 @@ class Cluster:
         ]
 
 
-def _single(held: tuple[Ballot, bytes]) -> tuple[Ballot, list[bytes]]:
-    return held[0], [held[1]]
+def _single(cell: tuple[Ballot, bytes]) -> tuple[Ballot, list[bytes]]:
+    return cell[0], [cell[1]]

@@ -398,8 +398,8 @@ def test_a_follower_that_missed_everything_catches_up_also_from_the_log_store() 
     leader = cluster.leader()
     behind = next(name for name in cluster.names if name != leader.node)
     cluster.crash(behind)
-    for moment in range(60):
-        leader.propose([b"%d" % moment])
+    for ms in range(60):
+        leader.propose([b"%d" % ms])
         cluster.run(2)
     assert leader.log_start > 40, "most of the log has left memory"
     cluster.start(behind)
@@ -667,8 +667,8 @@ def test_while_accepts_are_under_way_values_gather_into_the_next() -> None:
     leader = cluster.leader()
     cluster.run(200)
     cluster.delay = (20, 20)
-    for moment in range(30):
-        leader.propose([b"%d" % moment])
+    for ms in range(30):
+        leader.propose([b"%d" % ms])
         cluster.step()
     cluster.run(300)
     assert len(cluster.chosen) == 30
