@@ -37,7 +37,7 @@ class Heartbeats:
         return self._configuration.reached_by_quorum(self._heard_at) + self._patience <= now
 
     def heir(self, others: Sequence[str], heard_chosen: dict[str, int], now: int) -> str | None:
-        """Of the others heard from lately the one that lacks least, to lead next; None when there is none.
+        """The node to lead next: of the others that were heard from lately the one that lacks least; None if none was.
 
         From now on this leader serves no read from its lease. ``heard_chosen``: how far each knows the log as chosen.
         """

@@ -10,10 +10,10 @@ TELL_INTERVAL = 10
 
 
 class News:
-    """A leader's news. Heartbeats and Accepts carry it anyway, while a message of its own costs every node a turn.
+    """A leader's news. Heartbeats and Accepts carry it anyway, while a separate message costs every node a turn.
 
-    So such a message is sent at once only when another node waits for a slot, or when slots are chosen out of order,
-    which no Accept can say; otherwise after ``TELL_INTERVAL``, if nothing has carried the news by then.
+    So a separate message is sent at once only if another node waits for a slot, or if slots are chosen out of order,
+    which no Accept can say; otherwise only after ``TELL_INTERVAL``, if nothing has carried the news by then.
     """
 
     def __init__(self, learner: Learner) -> None:
@@ -24,12 +24,12 @@ class News:
         self._tell_at = NO_END
 
     def tell_all(self) -> tuple[int, list[tuple[int, int]]]:
-        """All the news there is: the caller is about to send it to every node."""
+        """All the news there is, which the caller is about to send to every node."""
         self._told, self._tell_at = self._learner.news(), NO_END
         return self._told
 
     def due(self, now: int, accept_sent: bool) -> tuple[int, list[tuple[int, int]]] | None:
-        """The news that needs a message of its own now; None when there is none, or when it can wait.
+        """The news that needs a separate message now; None if there is none, or if it can wait.
 
         ``accept_sent``: an Accept with the present ``chosen_upto`` has just been sent to every node.
         """

@@ -1,4 +1,4 @@
-"""One replica of the log: the only door to Multi-Paxos. Inputs go in, effects come out; no I/O, clock or randomness."""
+"""One replica of the log, and the only door to it: inputs go in, effects come out. No I/O and no clock."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ from consensus.news import News
 from consensus.reads import Reader, ReadQueue
 
 SLOT_WINDOW = 1_048_576
-"""How far past ``chosen_upto`` a slot may be proposed by name: a new leader must fill every gap below it."""
+"""How far past ``chosen_upto`` a slot may be proposed by name: a new leader has to fill every gap below it."""
 MAX_HELD_BYTES = 64 * 1_048_576
-"""A follower that holds so many bytes of values takes no further ones: they wait for its disk, or for a slot before
-them. It fetches them later, when they are chosen."""
+"""A follower that has so many bytes of values in memory accepts no further ones, since these wait for its disk or for a
+slot before them. It fetches them later, once they are chosen."""
 
 
 class Role(Enum):
@@ -59,11 +59,11 @@ class Role(Enum):
 
 
 class Effects(NamedTuple):
-    """What the host has to do, once per turn.
+    """What the host has to do, once a turn.
 
-    ``records`` are to be made durable in order, then ``persisted(upto)`` be called; ``messages`` are to be sent now;
-    ``chosen`` are runs to apply, in slot order and without a gap; then all reads numbered up to ``reads`` may be served
-    (0 = none new); ``fetches`` (node, first, last) ask for chosen slots that have left memory: answer by ``supply``.
+    Make ``records`` durable in order, and then call ``persisted(upto)``. Send ``messages`` (receiver, message) now.
+    Apply ``chosen``, which are in slot order and without a gap; after that all reads numbered up to ``reads`` may be
+    served (0: none new). ``fetches`` (node, first, last) ask for chosen slots that have left memory: call ``supply``.
     """
 
     records: list[Record]
@@ -77,8 +77,8 @@ class Effects(NamedTuple):
 class Replica:
     """A proposer, acceptor and learner in one, driven by messages, ticks and requests.
 
-    Start or restart it from what the host's log store holds: ``promised``, ``chosen_upto`` and the accepted runs above
-    it. Time is in milliseconds from any origin, never running backwards; only ``tick`` brings it in.
+    It starts from what the host's log store holds: ``promised``, ``chosen_upto`` and the accepted runs above it. Time
+    is in ms from any origin and comes in by ``tick`` alone. The docstring of the package says what a host has to do.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Replica:
         self._heartbeats = Heartbeats(node, self.configuration, self._timing, now)
         self._support = Support(self._timing.lease if self._others else 0, now)
         self.heard_chosen: dict[str, int] = {}
-        """How far the others knew the log as chosen when they last answered this node as their leader."""
+        """How far each of the others knew the log to be chosen when it last answered this node as its leader."""
         self._next_resend = now
         self._news = News(self._learner)
         self._messages: list[tuple[str, Message]] = []
@@ -122,21 +122,21 @@ class Replica:
 
     @property
     def leader(self) -> str | None:
-        """The leader as far as this node knows."""
+        """The leader, as far as this node knows; None if it knows of none."""
         return self.node if self.role is Role.LEADER else self._election.leader
 
     @property
     def ballot(self) -> Ballot:
-        """The ballot of the leader that this node knows or last knew."""
+        """The ballot of the leader that this node knows or knew last."""
         return self._phase2.ballot if self._phase2 else self._election.leader_ballot
 
     def holds_lease(self, now: int) -> bool:
-        """Whether this node leads, and would serve reads without a round at this time by its clock."""
+        """Whether this node leads and would serve reads without a round when its clock shows this time."""
         return self._phase2 is not None and self._heartbeats.holds_lease(now)
 
     @property
     def now(self) -> int:
-        """The time that ``tick`` brought last."""
+        """The time of the last ``tick``."""
         return self._now
 
     @property
@@ -149,7 +149,7 @@ class Replica:
 
     @property
     def log_start(self) -> int:
-        """The first slot in memory; all below it is chosen and in the host's log store."""
+        """The first slot in memory; all slots below it are chosen, and only the host's log store has them."""
         return self._log.start
 
     @property
@@ -164,18 +164,18 @@ class Replica:
 
     @property
     def durable_upto(self) -> int:
-        """Every value in a slot up to here is durable: the host must not make effects beyond it durable."""
+        """Every value up to this slot is durable here. What comes of later slots the host must not make durable yet."""
         first = self._journal.durable_before()
         return self._log.last if first is None else first - 1
 
     @property
     def first_proposal(self) -> int | None:
-        """The slot of the first client value proposed under our ballot, None if there is none or we do not lead."""
+        """The slot of the first client value under this leader's ballot; None if there is none, or no leader here."""
         return self._phase2.first_proposal if self._phase2 else None
 
     @property
     def urgent_upto(self) -> int:
-        """Other nodes wait to hear that slots up to this one are chosen: all slots, unless the host says otherwise.
+        """Other nodes wait to hear that the slots up to this one are chosen: all slots, unless the host says otherwise.
 
         A host that knows for whom it proposes sets it, to spare messages; reads of other nodes raise it.
         """
@@ -187,30 +187,30 @@ class Replica:
 
     @property
     def has_effects(self) -> bool:
-        """Whether ``effects`` would bring messages, records or chosen slots already; it may bring more."""
+        """Whether ``effects`` is certain to bring messages, records or chosen slots; it may bring some in any case."""
         return bool(self._messages) or self._learner.delivered < self.chosen_upto or self._journal.has_records
 
     def is_chosen(self, slot: int) -> bool:
-        """Whether this node knows the slot as chosen."""
+        """Whether this node knows the slot to be chosen."""
         return self._learner.is_chosen(slot)
 
     def value(self, slot: int) -> bytes | None:
-        """The value this node accepted for a slot in memory, chosen or not."""
+        """The value that this node has accepted for a slot in memory, chosen or not; None if there is none."""
         cell = self._log.at(slot)
         return cell[1] if cell else None
 
     def accepted(self, first: int, last: int) -> list[Run]:
-        """What the slots first..last hold in memory."""
+        """What memory holds for the slots first..last."""
         return self._log.runs(first, last)
 
     def gaps(self) -> list[tuple[int, int]]:
-        """The ranges without a value below the highest slot."""
+        """The ranges without a value below the highest slot that holds one."""
         return self._log.gaps(self.chosen_upto + 1, self._log.last)
 
     # -- inputs ------------------------------------------------------------------------------------------------------
 
     def receive(self, sender: str, message: Message) -> None:
-        """A message from another node; may be late, repeated or out of order."""
+        """A message from another node. It may be late, repeated or out of order."""
         if sender not in self.configuration.nodes:
             return
         match message:
@@ -248,7 +248,7 @@ class Replica:
                 self._on_take_over(sender, message)
 
     def tick(self, now: int) -> None:
-        """Time passes; call it every few milliseconds in a cluster, and before other inputs of a turn."""
+        """Time passes. Call this every few milliseconds in a cluster, and before the other inputs of a turn."""
         self._now = max(self._now, now)
         self._support.tick(self._now)
         if self.role is Role.LEADER:
@@ -269,9 +269,9 @@ class Replica:
             self._election.hurry(max(self._now, self._support.until))
 
     def hand_over(self) -> None:
-        """Leader only: let the follower that lacks least lead instead, without a time-out in between.
+        """On a leader: let the follower that lacks least lead instead, without a time-out in between.
 
-        A suggestion: nothing depends on whether it arrives or is followed, since that node runs phase 1 as any other.
+        This is a suggestion. Nothing depends on whether it arrives, since that node runs phase 1 as any other would.
         """
         if self._phase2 is None or not self._others:
             return
@@ -280,7 +280,7 @@ class Replica:
             self._send(heir, TakeOver(self._phase2.ballot))
 
     def propose(self, values: Sequence[bytes]) -> list[tuple[int, int]]:
-        """Leader only: propose values for the lowest free slots, in order; returns the slot ranges they took."""
+        """On a leader: propose values for the lowest free slots, in order; returns the ranges that they take."""
         phase2 = self._phase2
         require(phase2 is not None, "only a leader proposes")
         assert phase2 is not None
@@ -297,9 +297,9 @@ class Replica:
         return ranges
 
     def propose_at(self, slot: int, value: bytes) -> bool:
-        """Leader only: propose a value for this slot; False when the slot is taken, by a chosen or a proposed value.
+        """On a leader: propose a value for this slot; False if it is taken by a value that was chosen or proposed.
 
-        The slot is at least 1 and at most ``chosen_upto + SLOT_WINDOW``.
+        The slot must be from 1 to ``chosen_upto + SLOT_WINDOW``.
         """
         phase2 = self._phase2
         require(phase2 is not None, "only a leader proposes")
@@ -313,27 +313,27 @@ class Replica:
         return True
 
     def read(self) -> int:
-        """A linearizable read arrives: serve it once ``Effects.reads`` reaches the returned number."""
+        """A linearizable read arrives: it may be served once ``Effects.reads`` reaches the number returned."""
         return self._queue.arrive()
 
     def persisted(self, upto: int) -> None:
-        """All records up to this number (``Effects.upto``) are durable."""
+        """All records up to this number, which came as ``Effects.upto``, are durable."""
         self._journal.persisted(upto)
         self._release()
 
     def forget(self, upto: int) -> None:
-        """Drop slots up to ``upto`` from memory, as far as they are delivered and durable.
+        """Drop the slots up to ``upto`` from memory, as far as they have been delivered and are durable.
 
-        A host that keeps more than MAX_HELD_BYTES of them stops its replica.
+        A follower whose host keeps more than ``MAX_HELD_BYTES`` of them accepts nothing new.
         """
         self._log.forget(min(upto, self._learner.delivered, self.durable_upto))
 
     def supply(self, node: str, runs: list[Run]) -> None:
-        """The host's answer to a fetch: chosen values from its log store."""
+        """Answer a fetch of this node with chosen values from the host's log store."""
         self._send(node, Learn(runs, self.chosen_upto))
 
     def effects(self) -> Effects:
-        """Close the turn: everything to do since the last call."""
+        """End the turn; returns everything that has come up to be done since the last call."""
         if self._phase2:
             self._depart(self._phase2)
         if self._queue.close_turn():
@@ -366,7 +366,7 @@ class Replica:
             self._prepare()
 
     def _canvass(self) -> None:
-        """Ask or prepare, and once more for the messages that were lost."""
+        """Send the PreVote or the Prepare; again and again, because messages may be lost."""
         self._next_resend = self._now + self._timing.resend
         if self.role is Role.ASKING and self._election.asked:
             self._broadcast(PreVote(self._election.asked, self.chosen_upto + 1))
@@ -376,7 +376,7 @@ class Replica:
                     self._journal.hold(node, self._phase1.prepare())
 
     def _on_pre_vote(self, sender: str, pre_vote: PreVote) -> None:
-        # A candidate that lacks slots which this node no longer holds in memory could not be given a full promise.
+        # This node could not give a full promise to a candidate that lacks slots which are no longer in memory here.
         granted = (
             self.role is not Role.LEADER
             and not self._election.supports_leader(self._now)
@@ -392,10 +392,10 @@ class Replica:
             self._prepare()
 
     def _prepare(self, released: Ballot = NEVER) -> None:
-        """Phase 1a. The ballot is above everything this node ever promised, and durable before anyone hears of it."""
+        """Phase 1a, under a ballot above all that this node ever promised, and durable before anyone hears of it."""
         ballot = self._election.next_ballot(self._acceptor.promised)
         require(ballot > self._acceptor.promised, f"ballot {ballot} was used before")
-        require(self._support.allows(self._now, released), f"{ballot} is used while another leader is supported")
+        require(self._support.allows(self._now, released), f"ballot {ballot} is used while another leader is supported")
         self.role = Role.PREPARING
         self._election.asked = None
         self._election.postpone(self._now)
@@ -416,7 +416,7 @@ class Replica:
             return
         if prepare.ballot > self._acceptor.promised:
             if not self._support.allows(self._now, prepare.released):
-                return  # no answer: the candidate need not give up, and has its promise once it asks late enough
+                return  # without a Reject, so that the candidate goes on asking, and gets its promise later
             self._step_down(prepare.ballot)
             self._promise(prepare.ballot)
             self._election.postpone(self._now)
@@ -431,7 +431,7 @@ class Replica:
             self._take_over(phase1)
 
     def _take_over(self, phase1: Phase1) -> None:
-        """Phase 1 is won: propose again, under this ballot, whatever an earlier one may have chosen."""
+        """Phase 1 is won: propose again, under this ballot, whatever may have been chosen under an earlier one."""
         values = phase1.adopt()
         recovered_upto = phase1.first + len(values) - 1
         self.role = Role.LEADER
@@ -445,7 +445,7 @@ class Replica:
         self._lead_on()
 
     def _step_down(self, ballot: Ballot) -> None:
-        """Stop leading or campaigning, because of this higher ballot or for want of a quorum."""
+        """Stop leading or asking to lead, because of this higher ballot or for want of a quorum."""
         self._election.see(ballot)
         if self.role is Role.FOLLOWER:
             return
@@ -455,10 +455,10 @@ class Replica:
         self._election.lost(self._now)
 
     def _follow(self, leader: str, ballot: Ballot) -> None:
-        """Its ballot is not below our promise: this is the leader."""
+        """A leader has spoken whose ballot is not below this node's promise: follow it."""
         require(
             leader == self.node or self._phase2 is None or ballot != self._phase2.ballot,
-            f"{leader} leads under our ballot {ballot}",
+            f"{leader} leads under the ballot {ballot} of this node",
         )
         self._step_down(ballot)
         known = self._election.leader, self._election.leader_ballot
@@ -473,7 +473,7 @@ class Replica:
         current = self._phase1 or self._phase2
         if current is None or current.ballot != reject.ballot:
             return
-        # A late copy of the Prepare that made this node leader may be refused for its first slot: no reason to yield.
+        # A late copy of the Prepare that made this node leader may be refused for its first slot: it goes on leading.
         if self._phase1 or reject.promised > reject.ballot:
             self._step_down(reject.promised)
 
@@ -483,7 +483,7 @@ class Replica:
     # -- phase 2 -----------------------------------------------------------------------------------------------------
 
     def _propose_runs(self, phase2: Phase2, runs: Iterable[Run]) -> None:
-        """Phase 2a, with this node as the first acceptor: what it records is its own vote."""
+        """Phase 2a. This node is the first acceptor, and what it records is its own vote."""
         for run in runs:
             self._store_accepted(run)
             phase2.enqueue(run)
@@ -515,7 +515,7 @@ class Replica:
         if run.last >= self._log.start:
             self._store_accepted(run.clip(self._log.start, run.last))
         if accept.ballot > self._acceptor.promised:
-            # All its slots are chosen and gone from memory: nothing was stored that would imply the promise.
+            # All these slots are chosen and have left memory, so nothing was stored that would imply the promise.
             self._promise(accept.ballot)
         self._journal.hold(sender, Accepted(run.ballot, run.first, run.last))
         self._learner.hear(accept.ballot, accept.chosen_upto)
@@ -539,7 +539,7 @@ class Replica:
         phase2 = self._phase2
         assert phase2 is not None
         if self._heartbeats.lost_quorum(self._now):
-            self._step_down(phase2.ballot)  # cut off: another may lead by now, and those who wait should be told
+            self._step_down(phase2.ballot)  # another may lead by now, and those who wait are to be told
             return
         for run, votes in phase2.overdue(self._now, self._timing.resend):
             for node in self._others:
@@ -578,7 +578,7 @@ class Replica:
     # -- reads -------------------------------------------------------------------------------------------------------
 
     def _ask_read_index(self) -> None:
-        """For the reads of this node that no leader answered yet, if any; a leader asks itself."""
+        """For the reads of this node that no leader has answered yet, if there are any; a leader asks itself."""
         question = self._queue.ask(self._now)
         if question and self.leader:
             self._send(self.leader, question)
@@ -588,9 +588,9 @@ class Replica:
             self._reply_to_read(node, reply)
 
     def _serve_by_lease(self, phase2: Phase2) -> None:
-        """The clock has just been read, so every read that is here arrived before: the lease held in its interval.
+        """Answer all reads that are here. The clock has just been read, so the lease held after each of them arrived.
 
-        A read that comes later in this turn must not be served so: it may have come after a long pause of the process.
+        A read that comes later in this turn must not be answered so: it may come after a long pause of the process.
         """
         if self._queue.close_turn():
             self._ask_read_index()
@@ -600,17 +600,17 @@ class Replica:
     def _reply_to_read(self, node: str, reply: ReadIndexReply) -> None:
         self._send(node, reply)
         if node != self.node:
-            self._news.urgent_upto = max(self._news.urgent_upto, reply.index)  # until it is applied there they wait
+            self._news.urgent_upto = max(self._news.urgent_upto, reply.index)  # they wait for it
 
     def _read_index(self, phase2: Phase2) -> int:
-        """No slot beyond it was acknowledged before this ballot, or is by now as far as this leader knows."""
+        """The highest slot that can have been acknowledged by now, by this leader or under an earlier ballot."""
         return max(self.chosen_upto, phase2.recovered_upto)
 
     # -- catching up -------------------------------------------------------------------------------------------------
 
     def _fetch(self) -> None:
         if self._log.bytes > MAX_HELD_BYTES and self.durable_upto < self.chosen_upto:
-            return  # what was learned has to reach the disk first
+            return  # what has been learned must reach the disk first
         fetch = self._catch_up.ask(self._election.leader, self._now)
         if fetch:
             self._send(*fetch)
@@ -625,7 +625,7 @@ class Replica:
             self._send(sender, learn)
 
     def _on_learn(self, learn: Learn) -> None:
-        # A leader learns from its own quorums only: it re-proposed all that could be chosen before its ballot.
+        # A leader learns from its own quorums only: it has proposed again all that was chosen before its ballot.
         if self.role is Role.LEADER:
             return
         self._learner.hear_of(learn.chosen_upto)
@@ -647,7 +647,7 @@ class Replica:
         self._journal.record(Promised(ballot))
 
     def _send(self, receiver: str, message: Message) -> None:
-        """What a node has to say to itself does not go by the host."""
+        """Messages of a node to itself do not pass through the host."""
         if receiver == self.node:
             self.receive(receiver, message)
         else:
