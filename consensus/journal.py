@@ -47,7 +47,7 @@ class Journal:
         """The host has made all records up to this number durable."""
         require(
             self._durable <= upto <= self.recorded,
-            f"{upto} of {self.recorded} records are called durable after {self._durable} were",
+            f"{upto} of {self.recorded} records are said to be durable, and {self._durable} were before",
         )
         self._durable = upto
         while self._first_slots and self._first_slots[0][0] <= upto:

@@ -13,7 +13,7 @@ from consensus.simulation.network import Weather
 from consensus.simulation.timeline import Timeline
 
 LEADER = "leader"
-"""In place of a node's name: whoever leads when the action begins. Chance alone would seldom hit a leader at work."""
+"""Stands for the node that leads when the action begins: chance alone would seldom hit a leader at work."""
 
 
 class FaultTarget(Protocol):
@@ -35,7 +35,7 @@ class FaultTarget(Protocol):
     def disks(self) -> Mapping[str, Disk]: ...
 
     def resolve(self, name: str) -> str:
-        """A node's name, also in place of ``LEADER``."""
+        """A node's name, for ``LEADER`` too."""
         ...
 
     def crash(self, name: str, restart: int) -> None:
@@ -59,7 +59,7 @@ class FaultTarget(Protocol):
         ...
 
     def good_weather(self, action: Action) -> None:
-        """All bad weather that this action brought is over."""
+        """All bad weather that this action has brought is over."""
         ...
 
     def count(self, what: str) -> None:
@@ -77,7 +77,7 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
         raise NotImplementedError
 
     def end(self, world: FaultTarget) -> None:
-        """What lasts is over; an action of a single moment has nothing to undo."""
+        """Undo what lasted until now; an action of a single moment has nothing to undo."""
 
     @property
     def title(self) -> str:

@@ -1,7 +1,7 @@
 """What goes wrong, and when: a schedule of actions drawn from the seed before the run begins.
 
-A further kind of action (a snapshot, a change of membership, ...) is a class with ``begin`` and ``end`` here, a way to
-draw it, and a weight in the presets; the world knows none of them by name.
+A further kind of action (a snapshot, a change of membership, ...) needs a class with ``begin`` and ``end`` here, a
+function that draws it, and a weight in the presets. The world knows none of them by name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from consensus.simulation.network import Link, Weather
 
 
 class Cut(Action, frozen=True, kw_only=True):
-    """A partition. ``shape``: in halves, one node alone, mute (not heard), deaf (it hears nobody), or one pair."""
+    """A partition. ``shape``: halves, alone (one node), mute (it is not heard), deaf (it hears nobody), or pair."""
 
     shape: str
     group: tuple[str, ...]
@@ -43,9 +43,11 @@ class Cut(Action, frozen=True, kw_only=True):
 
 
 class Exile(Action, frozen=True, kw_only=True):
-    """The leader is cut off from the other nodes, but not from clients, and its clock nearly stands still: it goes on
-    believing that it leads while others elect another. If it is ``haunted``, answers to what it said before the cut
-    still arrive, late."""
+    """The leader is cut off from the other nodes, but not from clients, and its clock nearly stands still.
+
+    So it goes on believing that it leads while the others elect another leader. If it is ``haunted``, answers to what
+    it said before the cut still arrive, late.
+    """
 
     haunted: bool
 
@@ -77,7 +79,7 @@ class Exile(Action, frozen=True, kw_only=True):
 
 
 class BadLinks(Action, frozen=True, kw_only=True):
-    """Links that lose, repeat or delay messages (which also reorders them)."""
+    """Links that lose, repeat or delay messages; delays also change their order."""
 
     links: frozenset[Link]
     delay: int = 0
@@ -97,7 +99,7 @@ class BadLinks(Action, frozen=True, kw_only=True):
 
 
 class Burst(Action, frozen=True, kw_only=True):
-    """Links on which nothing arrives for a while, and then everything at once."""
+    """Links on which nothing arrives for a while, and then everything arrives at once."""
 
     links: frozenset[Link]
 
@@ -114,7 +116,7 @@ class Burst(Action, frozen=True, kw_only=True):
 
 
 class Crash(Action, frozen=True, kw_only=True):
-    """kill -9 once the node has carried out ``effects`` more effects; it restarts at ``until``."""
+    """The node crashes once it has carried out ``effects`` more effects, and restarts at ``until``."""
 
     node: str
     effects: int
@@ -128,8 +130,10 @@ class Crash(Action, frozen=True, kw_only=True):
 
 
 class Amnesia(Action, frozen=True, kw_only=True):
-    """The leader is cut off from the other nodes, but not from clients, and all of these crash and soon restart: none
-    of them remembers whom it supports."""
+    """The leader is cut off from the other nodes, but not from clients, and all others crash and soon restart.
+
+    None of these remembers which leader it supports.
+    """
 
     restarts: tuple[int, ...]
 
@@ -151,7 +155,7 @@ class Amnesia(Action, frozen=True, kw_only=True):
 
 
 class HandOver(Action, frozen=True, kw_only=True):
-    """The leader lets another node lead, as before a planned end of its process; ``deaf``: and hears nothing of it."""
+    """The leader lets another node lead, as before a planned end; if it is ``deaf``, it hears no other node again."""
 
     deaf: bool
 
@@ -171,9 +175,9 @@ class HandOver(Action, frozen=True, kw_only=True):
 
 
 class Regicide(Action, frozen=True, kw_only=True):
-    """Whoever campaigns or leads is killed a little later: ballots follow each other before anything is settled.
+    """Whoever leads or asks to lead crashes soon, so that ballots follow each other before anything is settled.
 
-    ``effects``: at most so many effects of a candidate or leader are carried out.
+    ``effects``: at most so many of its effects are carried out before it crashes.
     """
 
     effects: int
@@ -191,7 +195,7 @@ class Regicide(Action, frozen=True, kw_only=True):
 
 
 class CrashAll(Action, frozen=True, kw_only=True):
-    """Power loss: all nodes at once; each restarts some time after."""
+    """Power is lost: all nodes crash at once, and each restarts some time after."""
 
     restarts: tuple[int, ...]
 
@@ -206,7 +210,7 @@ class CrashAll(Action, frozen=True, kw_only=True):
 
 
 class Pause(Action, frozen=True, kw_only=True):
-    """A process stands still (a long garbage collection, a suspended machine), and then finds everything waiting."""
+    """A process stands still, as a suspended machine does, and then finds everything waiting for it."""
 
     node: str
 
@@ -250,7 +254,7 @@ class FullDisk(Action, frozen=True, kw_only=True):
 
 
 class Rot(Action, frozen=True, kw_only=True):
-    """A durable record of the node decays. Whoever reads it must notice, and vote no more."""
+    """A durable record of the node decays. A process that reads it must notice, and vote no more."""
 
     node: str
     share: float
@@ -360,7 +364,7 @@ def _full_disk(rng: random.Random, names: Sequence[str], at: int, until: int) ->
 
 
 def _rot(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
-    # The first ones only: a majority has to stay intact, whatever else happens.
+    # Only the first nodes, so that a majority stays intact whatever else happens.
     return Rot(at=at, until=until, node=rng.choice(names[: (len(names) - 1) // 2]), share=rng.random())
 
 
@@ -385,28 +389,28 @@ PRESETS: dict[str, dict[Draw, int]] = {
     "clocks": {**_CLOCKS, _pause: 1},
     "none": {},
 }
-"""Which faults a run may meet, each with its weight."""
+"""Which faults a run may have, each with its weight."""
 
 
 def schedule(rng: random.Random, names: Sequence[str], time: int, preset: str, *, leases: bool = False) -> list[Action]:
     """The faults of a run, in order of their beginning; all have ended by ``time`` (ms).
 
-    With ``leases`` those that aim at leases come to the preset with all.
+    With ``leases`` the preset "all" includes the faults that aim at leases.
     """
     weights = dict(PRESETS[preset])
     if leases and preset == "all" and len(names) > 1:
         weights |= _LEASES
     if len(names) < 3:
-        weights.pop(_rot, None)  # no majority would be left
+        weights.pop(_rot, None)  # no intact majority would be left
     if len(names) < 2:
         for draw in _NETWORK:
             weights.pop(draw, None)
     if not weights:
         return []
-    # A run that meets every kind of fault meets none of them often: each run leaves some out (swarm testing).
+    # A run with every kind of fault has none of them often, so each run leaves some kinds out (swarm testing).
     some = {draw: weight for draw, weight in weights.items() if rng.random() < 0.4}
     weights = some or weights
-    # The time between faults matters too: under constant fire nothing is ever chosen.
+    # The time between faults matters too: if they never cease, nothing is ever chosen.
     pace = rng.choice([150, 400, 1_000])
     actions = []
     at = rng.randint(0, 2 * pace)

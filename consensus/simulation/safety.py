@@ -1,5 +1,7 @@
-"""What the proof of Multi-Paxos rests on, checked from outside: on what is durable and on what is sent, never on what a
-node believes."""
+"""The rules that the proof of Multi-Paxos rests on, checked from outside.
+
+They are checked on what is durable and on what is sent, never on what a node believes.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,10 @@ from consensus.simulation.violation import Violation
 
 
 class Safety:
-    """Sees every durable record, every message and every applied slot of all nodes in all their incarnations.
+    """Checks every durable record, every message and every applied slot of all nodes, in all their incarnations.
 
     A value is *chosen* here by definition: a majority of disks holds it for its slot under one ballot. ``chosen`` maps
-    slots to values, and ``chosen_in`` to that ballot; nothing in them ever changes.
+    slots to values, and ``chosen_in`` maps them to that ballot; no entry ever changes.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -37,7 +39,7 @@ class Safety:
         self.chosen_upto = 0
         self.highest = 0
         self.accepted: dict[int, dict[Ballot, int]] = {}
-        """By slot and ballot: the acceptors whose disks hold the value, as bits."""
+        """For each slot and ballot the acceptors whose disks hold the value, one bit each."""
         self._values: dict[tuple[int, Ballot], bytes] = {}
         self._bits = {name: 1 << number for number, name in enumerate(names)}
         self._quorum = len(names) // 2 + 1
@@ -49,7 +51,7 @@ class Safety:
     # -- what is durable ----------------------------------------------------------------------------------------------
 
     def durable(self, name: str, record: Record) -> None:
-        """A record reached a node's disk."""
+        """A record has become durable on a node's disk."""
         bit = self._bits[name]
         if not isinstance(record, Stored):
             if record.ballot.node == name:
@@ -80,7 +82,7 @@ class Safety:
                 self.chosen_upto += 1
 
     def _propose(self, name: str, run: Run) -> None:
-        """A ballot proposes one value per slot, and for a slot that is chosen only the chosen one (P2b)."""
+        """A ballot proposes one value for each slot, and the chosen one if the slot is chosen already (P2b)."""
         ballot, values = run.ballot, self._values
         for slot, value in enumerate(run.values, run.first):
             if values.setdefault((slot, ballot), value) != value:
@@ -100,7 +102,7 @@ class Safety:
                 )
 
     def is_won(self, ballot: Ballot) -> bool:
-        """Whether a majority has promised it."""
+        """Whether a majority has promised this ballot."""
         return self._promised.get(ballot, 0).bit_count() >= self._quorum
 
     # -- what is sent -------------------------------------------------------------------------------------------------
@@ -190,7 +192,7 @@ class Safety:
             for slot in range(run.first, run.last + 1)
         }
         for slot in range(accepted.first, accepted.last + 1):
-            # A chosen slot may be known here under an older ballot: its value is settled.
+            # A chosen slot may be held here under an older ballot, but its value is settled.
             if slot not in stored and slot not in self.chosen:
                 raise Violation(
                     "what a message says is durable before it is sent",
@@ -223,7 +225,7 @@ class Safety:
     # -- what is applied ----------------------------------------------------------------------------------------------
 
     def applied(self, name: str, slot: int, value: bytes, restarted: bool) -> None:
-        """A node executes a slot; ``restarted``: the first one of a process, which begins wherever its state ends."""
+        """A node executes a slot. ``restarted``: it is the first one of a process, which begins anywhere."""
         if not restarted and slot != self._applied[name] + 1:
             raise Violation(
                 "slots are applied in order, without a gap",

@@ -1,4 +1,4 @@
-"""The world of one run: processes, their disks and clocks, the network, the clients, and what happens to them."""
+"""The world of one run: processes with their disks and clocks, the network, clients, and what happens to them."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from consensus.simulation.trace import Trace
 from consensus.simulation.violation import Violation
 
 PATIENCE = 15_000
-"""In ms: so soon after the last fault every node must serve and all logs agree."""
+"""In ms: how soon after the last fault every node must serve, and all logs must agree."""
 CHECK_INTERVAL = 50
 MAX_WAITING = 2_000
 MAX_ON_THE_WAY = 20_000
 MAX_SENT_PER_SECOND = 10_000
 MAX_KEPT = 200
-"""Bounds on what a node holds, what is under way at once, what a node sends, and how many applied slots it keeps in
-memory beyond those it is to keep; above what the clients cause."""
+"""Bounds on what a node holds, on messages under way at once, on what a node sends, and on applied slots in memory
+beyond those that a node is told to keep. All of them lie above what the clients cause."""
 
 
 class Machine:
-    """Where a node runs: its process while there is one, and what happens to it."""
+    """What a node runs on: its process, while there is one, and what is about to happen to it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -48,12 +48,12 @@ class Machine:
         self.sent = 0
         self.tick_missed = False
         self.looked_at_clock = False
-        """Its process stood still between a look at its clock and what it does at that time."""
+        """Its process has stood still right after it looked at its clock, and still acts by that time."""
         self.backlog: list[Callable[[], None]] = []
 
 
 class World:
-    """Runs one scenario. Everything is drawn from its seed; a run can be repeated event by event."""
+    """Runs one scenario. Everything is drawn from its seed, so that a run can be repeated event by event."""
 
     def __init__(self, scenario: Scenario, trace: Trace | None = None) -> None:
         self.scenario = scenario
@@ -85,7 +85,7 @@ class World:
     # -- a run --------------------------------------------------------------------------------------------------------
 
     def run(self, service: ServiceUnderTest) -> None:
-        """The whole run: faults, then peace, then judgement. Raises Violation."""
+        """Run it all: first with faults, then in peace, then judge. Raises Violation."""
         try:
             self._run(service)
         except InvariantViolation as error:
@@ -122,7 +122,7 @@ class World:
         service.judge()
 
     def _heal(self) -> None:
-        """From now on nothing goes wrong any more."""
+        """Undo all faults: from now on nothing goes wrong."""
         if self.trace is not None:
             self.trace.note(self.timeline.now, "", "the faults are over")
         self.network.clear()
@@ -149,7 +149,7 @@ class World:
             self.timeline.run(self.timeline.now + CHECK_INTERVAL)
 
     def unsettled(self) -> str:
-        """What is still missing, in words: clients without an answer, or nodes that do not agree."""
+        """What is still missing, in words, such as an answer to a client; empty if everything is as it should be."""
         waiting = self.service.unfinished()
         if waiting:
             return waiting
@@ -168,7 +168,7 @@ class World:
         return self.clocks[name].local(self.timeline.now)
 
     def _check_bounds(self, now: int) -> None:
-        """Nothing piles up for ever: messages on their way, requests in a node, what a node sends."""
+        """Check that nothing piles up: messages under way, requests in a node, slots in memory, what a node sends."""
         if self._on_the_way > MAX_ON_THE_WAY:
             raise Violation(f"at most {MAX_ON_THE_WAY} messages are on their way at once", str(self._on_the_way))
         for machine in self.machines.values():
@@ -216,7 +216,7 @@ class World:
         self.timeline.after(0, self._tick, machine, machine.incarnation)
 
     def crash(self, name: str, restart: int) -> None:
-        """kill -9, now; it starts again at ``restart``."""
+        """Kill the process now, as by kill -9, and start it again at ``restart``."""
         machine = self.machines[name]
         if machine.process is None:
             return
@@ -233,7 +233,7 @@ class World:
         self.timeline.at(restart, self._start, name)
 
     def _lose(self, machine: Machine) -> None:
-        """Its disk is damaged: it stops for good, as it should."""
+        """The disk is damaged, and the node stops for good, as it should."""
         self.count("disk: a rotten record stopped its node")
         if self.trace is not None:
             self.trace.note(self.timeline.now, machine.name, "stops for good, its disk is damaged")
@@ -251,12 +251,12 @@ class World:
         machine.incarnation += 1
 
     def crash_after(self, name: str, effects: int, restart: int) -> None:
-        """Crash as soon as the node has carried out so many more effects: between two of one turn, as a rule."""
+        """Crash the node once it has carried out so many more effects: as a rule between two of the same turn."""
         self.machines[name].effects_left = effects
         self.machines[name].restart_at = restart
 
     def pause(self, name: str, until: int) -> None:
-        """The process stands still; whatever comes for it waits."""
+        """Let the process stand still until then; whatever arrives for it waits."""
         machine = self.machines[name]
         if machine.process is None or machine.paused:
             return
@@ -274,12 +274,12 @@ class World:
         if self.trace is not None:
             self.trace.note(self.timeline.now, machine.name, "goes on")
         if machine.process is not None and not machine.turn_planned:
-            # It stood still right after it had looked at its clock: what follows happens at the old time.
+            # It stood still right after it had looked at its clock, so it acts by the old time now.
             machine.turn_planned = True
-            # With leases some of what waits comes in before: no read of that may be served by that time.
+            # With leases some of what waits comes in before: no read that does may be served by that time.
             delay = self.dials.turn_delay if self.leases is None else 2
             self.timeline.after(delay, self._turn, machine, machine.incarnation)
-        # What waits on different connections is read in any order, and perhaps not all before the next turn.
+        # What waits on different connections is read in any order, and perhaps not all of it before the next turn.
         backlog, machine.backlog = machine.backlog, []
         self._random.shuffle(backlog)
         for action in backlog:
@@ -289,7 +289,7 @@ class World:
             self.timeline.after(self.dials.tick, self._tick, machine, machine.incarnation)
 
     def _process(self, machine: Machine, incarnation: int, action: Callable[[Machine, int], None]) -> Process | None:
-        """The process for which something was planned, if it still runs; where it stands still, the action waits."""
+        """The process for which the action was planned, if it still runs. If it stands still, the action waits."""
         if machine.incarnation != incarnation:
             return None
         if machine.paused:
@@ -321,15 +321,15 @@ class World:
         process.tick(clocks.local(now), clocks.wall(now))
 
     def _plan_turn(self, machine: Machine, process: Process) -> None:
-        """Input is about to come in: it is acted upon a little later, together with what else comes by then."""
+        """Input is about to come in: plan a turn for it a little later, and for whatever else has come by then."""
         if not machine.turn_planned:
             machine.turn_planned = True
-            if self.leases is None:  # else as a server does it: the clock is read once everything has come in
+            if self.leases is None:  # with leases the clock is read once everything has come in, as a server does it
                 self._let_time_pass(machine, process)
             self.timeline.after(self.dials.turn_delay, self._turn, machine, machine.incarnation)
 
     def _act(self, machine: Machine, process: Process) -> None:
-        """Carry out a turn, effect by effect; a crash may come between any two."""
+        """Carry out a turn, one effect after the other; a crash may come between any two."""
         machine.turn_planned = machine.looked_at_clock = False
         try:
             turn = process.turn()
@@ -340,7 +340,7 @@ class World:
             if not self._next_effect(machine):
                 return
             self._send(machine, receiver, message)
-        # Last, because that is worse: what was sent has left, what should have been written has not.
+        # Writing comes last, because that is worse in a crash: what was sent has left, and nothing has been written.
         if turn.records:
             if not self._next_effect(machine):
                 return
@@ -362,7 +362,7 @@ class World:
     # -- disks --------------------------------------------------------------------------------------------------------
 
     def _written(self, machine: Machine, incarnation: int, records: Sequence[Record]) -> None:
-        """The write that the process began has ended, whether the process goes on or stands still."""
+        """The write that the process began has ended, even if the process stands still."""
         if machine.incarnation != incarnation:
             return
         disk = self.disks[machine.name]
@@ -396,7 +396,7 @@ class World:
         payload = message
         if receiver in self.machines:
             if message is not self._encoded[0]:
-                # One look and one encoding for all receivers of a broadcast.
+                # A broadcast is checked and encoded once for all its receivers.
                 self.safety.sent(machine.name, machine.incarnation, self.disks[machine.name], message)
                 if self.leases is not None:
                     self.leases.sent(machine.name, message)
@@ -458,7 +458,7 @@ class World:
         action.end(self)
 
     def resolve(self, name: str) -> str:
-        """A node's name; in place of ``LEADER`` that of the node that leads, with the highest ballot, or else any."""
+        """A node's name. ``LEADER`` is the leader with the highest ballot, or some node if there is none."""
         if name != LEADER:
             return name
         leaders = [
@@ -469,7 +469,7 @@ class World:
         return max(leaders, key=lambda replica: replica.ballot).node if leaders else self.names[-1]
 
     def hand_over(self, name: str) -> None:
-        """Tell a node to let another lead, if it leads."""
+        """Tell a node to let another one lead, if it leads."""
         machine = self.machines[name]
         if machine.process is not None and not machine.paused:
             self._plan_turn(machine, machine.process)
