@@ -1,4 +1,4 @@
-"""Random faults, one seed a run: nothing chosen changes, and once the faults stop everything is chosen everywhere."""
+"""Random faults, drawn from a seed: nothing chosen changes, and once the faults stop all nodes know all of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log of runs behaves like a plain dict of slots, whatever is stored over what."""
+"""The log of runs behaves like a plain dict of slots, in whatever order runs are stored over each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replicas in situations that have a name: what must hold in each."""
+"""What a replica must do in situations that can be named."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ def test_a_second_value_for_a_chosen_slot_is_a_bug() -> None:
 
 
 def candidate() -> Replica:
-    """n1 of three, with a durable ballot above 1.n2, waiting for promises."""
+    """n1 of three nodes, waiting for promises of a ballot above 1.n2, which is durable."""
     asking = replica(promised=B1)
     asking.tick(1_000)
     asking.receive("n2", PreVoteReply(Ballot(2, "n1"), True, B1, 0))
@@ -270,7 +270,7 @@ def candidate() -> Replica:
 
 
 def leading() -> Replica:
-    """n1 of three, leading under 2.n1 with slot 1 proposed and no vote but its own."""
+    """n1 of three nodes, leading under 2.n1. It has proposed slot 1, and nobody else has voted yet."""
     leader = candidate()
     leader.receive("n2", Promise(leader.promised, 1, []))
     leader.propose([b"a"])
@@ -361,8 +361,8 @@ def test_chosen_slots_beyond_a_gap_are_told_and_fetched() -> None:
     assert sent(follower.effects(), Fetch) == [("n2", Fetch(7, 7))]
 
 
-def test_news_go_with_the_next_accept_and_alone_only_when_none_comes() -> None:
-    """A message is a turn for every node."""
+def test_news_goes_with_the_next_accept_and_by_itself_only_if_there_is_none() -> None:
+    """A separate message would cost every node a turn."""
     leader = replica()
     leader.tick(1_000)
     (_, ask), *_ = sent(leader.effects(), PreVote)
@@ -374,7 +374,7 @@ def test_news_go_with_the_next_accept_and_alone_only_when_none_comes() -> None:
     settle(leader)
 
     def choose(slot: int, now: int) -> list[Message]:
-        """Has it chosen by n1 and n2; returns what n2 hears of it at once."""
+        """Have a value chosen by n1 and n2; returns what n2 hears of it at once."""
         leader.tick(now)
         leader.propose([b"x"])
         leader.persisted(leader.effects().upto)
@@ -501,7 +501,7 @@ def test_lost_messages_are_sent_again() -> None:
 
 
 def test_large_values_are_given_more_time_before_they_are_sent_again() -> None:
-    """Sent again before they could arrive, they would keep disks and network so busy that they never do."""
+    """If they were repeated before they could arrive, they would keep disks and network too busy ever to arrive."""
     cluster = Cluster(1)
     leader = cluster.leader()
     sent_again = 0
@@ -632,7 +632,7 @@ def test_what_was_learned_is_not_forgotten_before_it_is_durable() -> None:
 
 @pytest.mark.parametrize("cut_off", [False, True])
 def test_a_follower_whose_disk_stands_still_holds_only_so_much(monkeypatch: pytest.MonkeyPatch, cut_off: bool) -> None:
-    """Whether the values come from the leader at once, or are fetched when the node is back."""
+    """This holds for values that come from the leader at once, and for those fetched after the node was cut off."""
     monkeypatch.setattr("consensus.replica.MAX_HELD_BYTES", 10_000)
     monkeypatch.setattr("consensus.catchup.MAX_ACCEPT_BYTES", 2_000)
     cluster = Cluster(1)
@@ -733,7 +733,7 @@ def test_a_leader_hands_over_to_the_node_that_lacks_least() -> None:
     before = leader.ballot
     leader.heard_chosen = {behind: 1, ahead: 2}
     leader.hand_over()
-    # Well before anybody's time-out: the others have just heard of this leader.
+    # Well before any time-out: the others have just heard of this leader.
     assert cluster.run(50, lambda: cluster.replicas[ahead].role is Role.LEADER)
     cluster.run(100)
     assert cluster.leaders() == [ahead]

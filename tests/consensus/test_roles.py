@@ -1,4 +1,4 @@
-"""Acceptor, candidate, leader, learner, election and read rounds, each alone."""
+"""Acceptor, candidate, leader, learner, election and read rounds, each by itself."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from tests.simulation.mutants.patching import patched
 
 DEFAULT = Options("0..3", None, 0, "all", 5.0, 1, None, None, None)
 BUG = next(bug for bug in ALL if bug.bug == "a node teaches everything it has accepted, chosen or not")
-"""In a module that no wheel holds compiled, since compiled functions cannot be patched."""
+"""A bug in a module that is never compiled, since compiled functions cannot be patched."""
 
 
 def kvstore(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""The checker refutes what no store can do, accepts what one can, and agrees with trying every order."""
+"""The checker refutes what no store can do, accepts what a store can do, and agrees with trying every order."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_an_operation_cannot_return_before_its_call() -> None:
 
 
 def test_who_returned_may_still_have_an_unknown_result() -> None:
-    """It certainly happened, whatever it gave."""
+    """It has happened for certain, whatever its result was."""
     done = Operation("c1", 2, 3, Request("cas", (1, 2)), None)
     assert register.check([write(1, 0, 1), done, read(2, 4, 5)]).linearizable
     assert not register.check([write(1, 0, 1), done, read(1, 4, 5)]).linearizable
@@ -159,7 +159,7 @@ Transfer: TypeAlias = AnyOperation[int | None]
 
 
 def transfer(state: Pair, request: int | None, result: object) -> Iterable[Pair]:
-    """A number moves so much from the first key to the second if that has it; None reads both."""
+    """A number moves this much from the first key to the second, if the first has as much. None reads both."""
     a, b = state
     if request is None:
         return [state] if result is None or result == state else []
@@ -172,7 +172,7 @@ def transfer(state: Pair, request: int | None, result: object) -> Iterable[Pair]
     [((10, 0), True), ((4, 6), True), ((4, 0), False), ((10, 6), False), ((0, 10), False)],
 )
 def test_a_transaction_over_two_keys_is_one_state(seen: Pair, possible: bool) -> None:
-    """Each key alone has a value it may have; together they have not."""
+    """Each key by itself has a possible value, but the two together may not."""
     history: list[Transfer] = [
         Transfer("a", 0, 5, 6, True),
         Transfer("b", 1, 4, None, seen),
@@ -190,7 +190,7 @@ def test_two_transactions_cannot_both_spend_the_same() -> None:
 
 def test_a_request_with_several_possible_outcomes() -> None:
     def draw(state: frozenset[int], request: str, result: object) -> Iterable[frozenset[int]]:
-        """Take anything out; who draws nothing found it empty. Unknown: any of them may be gone."""
+        """Take any one out. If the result is unknown, any one may be gone, or none if there was none."""
         if result is None:
             return [state - {number} for number in sorted(state)] or [state]
         return [state - {result}] if result in state else []
@@ -278,7 +278,7 @@ def test_knowing_what_reads_makes_no_difference(history: list[Operation]) -> Non
 
 
 def long_history(seed: int, unknown: float = 0.0) -> list[Operation]:
-    """200 operations of six clients, each of which happened at one moment between its call and its return."""
+    """200 operations of six clients, each executed at one moment between its call and its return."""
     rng = random.Random(seed)
     spans = []
     for client in [f"c{number}" for number in range(6)]:

@@ -1,4 +1,4 @@
-"""The bugs, by the rule of Multi-Paxos or of the store that they break."""
+"""The bugs, grouped by the rules of Multi-Paxos or of the store that they break."""
 
 from __future__ import annotations
 
