@@ -13,20 +13,21 @@ leader is known; ``hand_over`` before a planned end.
 **Duties of the host**, each turn:
 
 1. Call ``tick`` first, and at least every 10 ms or so in a cluster. Its time may have any origin and must never run
-   backwards. With read leases (``Timing.lease``) the clock must be read after everything that is handed to
-   ``receive`` before the ``tick`` has arrived, and must go on while the machine sleeps.
+   backwards. With read leases (``Timing.lease``) it must be read from the clock after everything handed over so far
+   has arrived, and from a clock that goes on while the machine sleeps.
 2. Hand over what has arrived, propose, ask for reads; then call ``effects`` and carry all of it out.
-3. Make ``records`` durable in order, none without those before it, and then call ``persisted(upto)``; this may happen
-   on another thread and take several turns. Messages that speak for a record do not appear in ``messages`` before it
-   is reported durable, so that ``messages`` may always be sent at once.
+3. Make ``records`` durable in order, none without those before it, and then call ``persisted(upto)``. Writing may take
+   several turns. A message that speaks for a record does not appear in ``messages`` before the record is reported
+   durable, so ``messages`` may always be sent at once.
 4. Apply ``chosen``: values in slot order, each slot once. A value of ``NO_OP`` fills a gap and changes nothing. If what
    they were applied to is itself made durable, then never beyond ``durable_upto``.
 5. Serve all reads up to the number in ``reads`` (0: none new) once the ``chosen`` of the same effects is applied.
 6. Answer ``fetches`` by ``supply`` with values from the log store.
-7. Now and then ``forget`` slots that are applied: until then they stay in memory.
+7. Now and then ``forget`` slots that are applied: until then they stay in memory, and a follower that has more than
+   ``MAX_HELD_BYTES`` there accepts nothing new.
 
-A value that was proposed is not always chosen: its leader may have been deposed. Propose it again until it appears
-among the chosen ones, and recognize what comes twice, since the first attempt may have succeeded too.
+A value that was proposed need not be chosen: its leader may be deposed before. So propose it again until it appears
+among the chosen values, and recognize a value that appears twice, since the first attempt may have succeeded too.
 
 After a restart make a new Replica from what is durable: the highest ballot of any record (``promised``), a slot up to
 which all is chosen and applied (``chosen_upto``), and the accepted runs beyond it. ``rng`` must not repeat what it gave

@@ -2,7 +2,7 @@
 
 They are tests, and a tutorial of the protocol: read them in the order of their numbers. A file holds comments (``#``)
 and commands. Beneath each command, behind ``----``, stands what the replicas do because of it, up to a blank line, or
-``ok`` where that is nothing one could see::
+``ok`` if there is nothing to see::
 
     propose n1 a
     ----
@@ -12,28 +12,30 @@ and commands. Beneath each command, behind ``----``, stands what the replicas do
 is a real one. Nothing happens by itself: messages wait until they are delivered, and clocks stand still until somebody
 moves them. A message is shown when it arrives or is lost, and what its receiver does because of it is indented below.
 
-========================  ============================================================================================
-``cluster NODE...``       start these nodes; every one must wait 600 ms without a leader before it asks to lead
-``timeout NODE``          600 ms pass on this node's clock: unless it leads, it asks to lead
-``elapse MS NODE...``     so many ms pass on the clocks of these nodes
-``deliver``               let every message arrive, and those sent in answer, until none is left
-``deliver FROM TO``       let the messages arrive that are now on their way from one node to another
-``lose FROM TO``          lose the messages that are now on their way from one node to another
-``cut NODE``              from now on messages to and from this node are lost
-``heal``                  no node is cut off any more
-``elect NODE``            ``timeout`` and ``deliver`` in one, without the details
-``propose NODE VALUE...`` propose values for the lowest free slots; this node must lead
-``propose-at NODE SLOT VALUE``  propose a value for a slot by name
-``read NODE``             a linearizable read arrives at this node
-``slow-disk NODE``        from now on nothing becomes durable on this node until it syncs
-``sync NODE``             everything that this node has recorded becomes durable, and its disk is no longer slow
-``crash NODE``            the node's process ends; what was not durable is lost
-``restart NODE``          a new process starts from what is durable
-``status``                what every node believes about who leads and what is chosen
-``log``                   what every node holds by slot, as VALUE@BALLOT; ``*``: the node knows that it is chosen
-========================  ============================================================================================
+==============================  ================================================================================
+``cluster NODE...``             start these nodes
+``timeout NODE``                600 ms pass on this node's clock: unless it leads, it asks to lead
+``elapse MS NODE...``           this many ms pass on the clocks of these nodes
+``deliver``                     let every message arrive, and those sent in answer, until there are no more
+``deliver FROM TO``             let the messages arrive that are now under way from one node to another
+``lose FROM TO``                lose the messages that are now under way from one node to another
+``cut NODE``                    from now on messages to and from this node are lost
+``heal``                        no node is cut off any more
+``elect NODE``                  ``timeout`` and ``deliver`` in one, without the details
+``propose NODE VALUE...``       propose values for the lowest free slots; this node must lead
+``propose-at NODE SLOT VALUE``  propose a value for a slot by name; this node must lead
+``read NODE``                   a linearizable read arrives at this node
+``slow-disk NODE``              from now on nothing becomes durable on this node until it syncs
+``sync NODE``                   all that this node has recorded becomes durable; its disk is slow no longer
+``crash NODE``                  the node's process ends; what is not durable is lost
+``restart NODE``                a new process starts from what is durable
+``status``                      what every node believes about who leads and what is chosen
+``log``                         what every node holds, slot by slot, as VALUE@BALLOT; ``*``: it knows this to be chosen
+==============================  ================================================================================
 
-``python -m tests.consensus.golden --rewrite`` replaces the outputs by what happens now; look at the difference.
+Every node waits for 600 ms without a leader before it asks to lead: the longest election time-out.
+
+``python -m tests.consensus.golden --rewrite`` replaces the outputs by what really happens: look at the difference.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ from consensus.messages import (
 
 DIRECTORY = Path(__file__).parent / "scenarios"
 PATIENCE = 600
-"""In ms: the longest election time-out, which every node waits for here."""
+"""In ms: the longest election time-out, for which every node waits here."""
 MAX_DELIVERIES = 500
 
 
@@ -147,7 +149,7 @@ def describe(message: Message | Record) -> str:
 
 
 class Patient(random.Random):
-    """In place of chance: the longest time-out always, and the number of the process."""
+    """In place of chance: always the longest time-out, and the number of the process."""
 
     def __init__(self, incarnation: int) -> None:
         super().__init__(0)
@@ -197,7 +199,7 @@ class Host:
         self.is_slow = False
 
     def sync(self) -> list[Record]:
-        """Make everything recorded durable; returns it."""
+        """Make all that was recorded durable; returns it."""
         records, self.unsynced = self.unsynced, []
         for record in records:
             number = record.run.ballot if isinstance(record, Stored) else record.ballot
@@ -210,7 +212,7 @@ class Host:
 
 
 class Script:
-    """Executes the commands of one scenario; each returns its output, a line an item."""
+    """Executes the commands of one scenario. Each command gives its output, line by line."""
 
     def __init__(self) -> None:
         self._hosts: dict[str, Host] = {}
@@ -412,7 +414,7 @@ class Script:
             yield f"{host.name} {words[replica.role]}"
 
     def _apply(self, host: Host, run: Run) -> None:
-        """Whatever a scenario says, two nodes never apply different values."""
+        """Check, whatever the scenario expects, that two nodes never apply different values to a slot."""
         assert run.first == host.applied + 1, f"{host.name} applies slot {run.first} after {host.applied}"
         host.applied = run.last
         for slot, value in enumerate(run.values, run.first):
@@ -423,7 +425,7 @@ class Script:
 
 
 class Block(NamedTuple):
-    """A comment, a blank line, or (``expected`` is not None) a command with its output; ``number``: its line."""
+    """A comment or a blank line, or a command if ``expected``, its output, is not None. ``number``: its line."""
 
     number: int
     text: str
@@ -452,7 +454,7 @@ def parse(text: str) -> list[Block]:
 
 
 def run(name: str, text: str) -> str:
-    """Execute a scenario; returns it with the outputs that there really are."""
+    """Execute a scenario; returns its text with the outputs that it really has."""
     script = Script()
     lines: list[str] = []
     for block in parse(text):
