@@ -14,7 +14,7 @@ from consensus.messages import NO_OP, Prepare, Promise, Run
 MAX_ACCEPT_SLOTS = 4_096
 MAX_ACCEPT_BYTES = 4 * 1_048_576
 MAX_IN_FLIGHT = 8
-"""How many Accepts may be in flight. While so many are, new values gather into the next one, which grows."""
+"""How many Accepts may be in flight. While that many are, new values gather into the next one, which grows."""
 BYTES_PER_MS = 8_192
 """The slowest disk and network that time-outs allow for, so that a large message is given time to arrive."""
 

@@ -39,8 +39,8 @@ from consensus.replica_state import Role as Role
 SLOT_WINDOW = 1_048_576
 """How far past ``chosen_upto`` a slot may be proposed by name: a new leader has to fill every gap below it."""
 MAX_HELD_BYTES = 64 * 1_048_576
-"""A follower that has so many bytes of values in memory accepts no further ones, since these wait for its disk or for a
-slot before them. It fetches them later, once they are chosen."""
+"""A follower with more bytes of values than this in memory, which wait for its disk or for a slot before them, accepts
+no further ones. It fetches them later, once they are chosen."""
 
 
 class Effects(NamedTuple):
@@ -235,7 +235,7 @@ class Replica(ReplicaState):
                     self._journal.hold(node, self._phase1.prepare())
 
     def _on_pre_vote(self, sender: str, pre_vote: PreVote) -> None:
-        # This node could not give a full promise to a candidate that lacks slots which are no longer in memory here.
+        # A candidate that lacks slots which have left memory here could not be given a full promise.
         granted = (
             self.role is not Role.LEADER
             and not self._election.supports_leader(self._now)

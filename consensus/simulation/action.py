@@ -20,7 +20,7 @@ class FaultTarget(Protocol):
     """The world, as far as a fault acts upon it. Times are in ms of virtual time."""
 
     doom: int
-    """At most so many effects of whoever campaigns or leads are carried out before it crashes; 0: it is left alone."""
+    """How many effects of a node that leads or asks to lead happen before it crashes, at most; 0: it does not crash."""
 
     @property
     def names(self) -> Sequence[str]: ...
@@ -43,7 +43,7 @@ class FaultTarget(Protocol):
         ...
 
     def crash_after(self, name: str, effects: int, restart: int) -> None:
-        """The node crashes once it has carried out so many more effects, and starts again at ``restart``."""
+        """The node crashes once it has carried out this many more effects, and starts again at ``restart``."""
         ...
 
     def pause(self, name: str, until: int) -> None:

@@ -177,7 +177,7 @@ class HandOver(Action, frozen=True, kw_only=True):
 class Regicide(Action, frozen=True, kw_only=True):
     """Whoever leads or asks to lead crashes soon, so that ballots follow each other before anything is settled.
 
-    ``effects``: at most so many of its effects are carried out before it crashes.
+    ``effects``: how many of its effects are carried out before it crashes, at most.
     """
 
     effects: int

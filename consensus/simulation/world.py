@@ -251,7 +251,7 @@ class World:
         machine.incarnation += 1
 
     def crash_after(self, name: str, effects: int, restart: int) -> None:
-        """Crash the node once it has carried out so many more effects: as a rule between two of the same turn."""
+        """Crash the node once it has carried out this many more effects: as a rule between two of the same turn."""
         self.machines[name].effects_left = effects
         self.machines[name].restart_at = restart
 

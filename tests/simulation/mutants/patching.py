@@ -53,7 +53,7 @@ def _function(where: str) -> FunctionType:
     for name in path.split("."):
         found = inspect.getattr_static(found, name)
     found = found.fget if isinstance(found, property) else found
-    assert isinstance(found, FunctionType), f"{where} is no function"
+    assert isinstance(found, FunctionType), f"{where} is not a function"
     return found
 
 
