@@ -117,9 +117,7 @@ The names below are the public face. Where to read on: ``replica`` is the door t
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # as type checkers know it; importing typing for it would take longer than all the rest
 if TYPE_CHECKING:
     from consensus.ballot import NEVER, Ballot, Number
     from consensus.catchup import one_message
@@ -169,6 +167,8 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first asked for: whoever needs one module need not wait for all of them."""
+    from importlib import import_module
+
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
