@@ -456,7 +456,9 @@ def repl(data_dir: DataDir = None, connect: Connect = None, output: As = None) -
 
 @app.command("simulate")
 def simulate(
-    seeds: Annotated[str, typer.Option("--seeds", metavar="A..B", help="Which seeds to run.")] = "0..99",
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", metavar="A..B", help="Which seeds to run.", show_default="0..99")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", metavar="S", min=0, help="Run this one alone.", show_default=False)
     ] = None,

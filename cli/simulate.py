@@ -24,6 +24,7 @@ from kvstore.errors import CommandError
 from kvstore.simulated.run import Outcome, new_trace, simulate, smallest
 from kvstore.simulated.service import client_count
 
+DEFAULT_SEEDS: Final = "0..99"
 MAX_TIME: Final = 3_600
 SHARE: Final = 5
 """Seeds that a process takes at a time."""
@@ -33,9 +34,12 @@ PICTURED: Final = 40
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What to run, as given; a ``seed`` alone, and of what it gives only these ``faults`` and ``clients``."""
+    """What to run, as given: ``seeds`` (None: ``DEFAULT_SEEDS``), or one ``seed`` alone.
 
-    seeds: str
+    ``faults`` and ``clients`` keep only these of what that one seed gives.
+    """
+
+    seeds: str | None
     seed: int | None
     nodes: int
     preset: str
@@ -48,12 +52,14 @@ class Options(msgspec.Struct, frozen=True):
 
 def run(options: Options, output: str) -> int:
     """Simulate, report; the exit status is 1 if a rule was broken."""
+    if options.seed is not None and options.seeds is not None:
+        raise CommandError("--seed runs one seed and --seeds many: give only one of them")
     base = _scenario(options)
     if options.seed is not None:
         return _one(base, options.trace, output)
     if options.trace or options.faults is not None or options.clients is not None:
         raise CommandError("--trace, --keep-faults and --keep-clients belong to a single run: name it with --seed")
-    first, last = _range(options.seeds)
+    first, last = _range(DEFAULT_SEEDS if options.seeds is None else options.seeds)
     tally = _many(base, range(first, last + 1), options.jobs or os.cpu_count() or 1)
     tally.failures.sort(key=lambda failure: failure.scenario.seed)
     if output == "json":

@@ -1,4 +1,4 @@
-"""The acceptor: what it promised and what it accepted."""
+"""The acceptor: what it has promised and what it has accepted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from consensus.messages import Run
 class Acceptor:
     """An acceptor's state for all slots (*Paxos Made Moderately Complex*, section 2.2).
 
-    ``promised`` never falls: no ballot below it is accepted. The caller records every change before it answers.
+    ``promised`` never falls, and no ballot below it is accepted. The caller must record every change, and answer only
+    once the record is durable.
     """
 
     def __init__(self, log: Log, promised: Ballot = NEVER) -> None:
@@ -19,32 +20,32 @@ class Acceptor:
         self.promised = promised
 
     def promise(self, ballot: Ballot) -> None:
-        """Phase 1b."""
+        """Phase 1b: accept nothing below this ballot from now on."""
         require(ballot >= self.promised, f"promise {ballot}: already promised {self.promised}")
         self.promised = ballot
 
     def accept(self, run: Run) -> bool:
-        """Phase 2b: accept a run; False when exactly this was accepted before, so that there is nothing to record.
+        """Phase 2b: accept a run, and so promise its ballot; False if all of it was accepted before.
 
-        Accepting also promises the run's ballot.
+        In that case there is nothing to record.
         """
         require(run.ballot >= self.promised, f"accept under {run.ballot}: already promised {self.promised}")
         if self.log.holds(run.first, run.ballot, run.values):
             return False
-        for held in self.log.runs(run.first, run.last):
+        for earlier in self.log.runs(run.first, run.last):
             require(
-                held.ballot < run.ballot or held.values == run.clip(held.first, held.last).values,
-                f"ballot {run.ballot} proposes a second value within slots {held.first}..{held.last}",
+                earlier.ballot < run.ballot or earlier.values == run.clip(earlier.first, earlier.last).values,
+                f"ballot {run.ballot} proposes a second value within slots {earlier.first}..{earlier.last}",
             )
         self.promised = run.ballot
         self.log.put(run)
         return True
 
     def store(self, run: Run) -> None:
-        """Keep a run that is known to be chosen under its ballot or an earlier one.
+        """Keep a run that is known to be chosen, under its ballot or an earlier one.
 
-        It counts as promised: whatever a ballot from there on proposes for these slots must be the same value, so
-        that a difference is a bug and not a late message.
+        Its ballot counts as promised. Every later ballot must propose the same values for these slots, so that a
+        different value can only come from a bug, and not from a late message.
         """
         self.promised = max(self.promised, run.ballot)
         self.log.put(run)

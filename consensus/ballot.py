@@ -7,14 +7,14 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
-"""A slot, or a ballot's round, as another node may name it: what follows from it by adding fits 64 bits with a sign."""
+"""A slot or a ballot's round in a message from another node: small enough that sums of them fit signed 64 bits."""
 
 
 class Ballot(NamedTuple):
     """One attempt of one node to lead, ordered by round and then by node (*Paxos Made Simple*, section 2.2).
 
-    Two nodes never share a ballot because the node is part of it; one node never uses a ballot twice because it raises
-    the round above everything it has promised, durably, before it sends the first Prepare.
+    Two nodes never share a ballot, because the node is part of it. One node never uses a ballot twice: it raises the
+    round above everything that it has promised, and makes its own promise durable before it sends the first Prepare.
     """
 
     round: Number
@@ -25,4 +25,4 @@ class Ballot(NamedTuple):
 
 
 NEVER = Ballot(0, "")
-"""Smaller than every ballot a node can use: nothing promised, nothing accepted."""
+"""Below every ballot that a node can use: nothing has been promised or accepted."""

@@ -1,4 +1,4 @@
-"""Catching up: which chosen values to ask of whom and when, and what to teach a node that asks."""
+"""Catching up: which chosen values a node asks for, whom and when, and what it tells others that ask."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from consensus.messages import Fetch, Learn, Run
 
 
 class CatchUp:
-    """Both sides of it: one Fetch of this node's under way at a time, and the answers to those of others.
+    """Both sides of catching up: this node's own Fetch, one at a time, and its answers to those of others.
 
-    ``patience``: ms until a Fetch without an answer is given up and another node is asked.
+    ``patience``: in ms, how long it waits for an answer before it asks another node.
     """
 
     def __init__(self, log: Log, learner: Learner, others: list[str], patience: int, now: int) -> None:
@@ -31,7 +31,7 @@ class CatchUp:
             self._fetching = False
 
     def ask(self, leader: str | None, now: int) -> tuple[str, Fetch] | None:
-        """A node and what to ask of it; None when nothing is missing, nobody can be asked, or an answer is awaited."""
+        """A node and what to ask it for; None if nothing is missing, nobody can be asked, or an answer is still due."""
         if self._fetching:
             return None
         wanted = self._learner.wanted()
@@ -40,34 +40,34 @@ class CatchUp:
         self._fetching = True
         self._fetched_at = now
         self._fetches += 1
-        # The leader first; after it did not answer, each of the others in turn.
+        # The leader at first and then every other time, in between some other node: the leader may be slow or gone.
         target = self._others[self._fetches % len(self._others)]
         if leader in self._others and self._fetches % 2:
             target = leader
         return target, Fetch(*wanted)
 
     def answered(self) -> None:
-        """Somebody taught this node, so that it may ask for more."""
+        """An answer has come, so that this node may ask for more."""
         self._fetching = False
 
     def on_disk(self, fetch: Fetch) -> tuple[int, int] | None:
-        """The slots (first, last) to answer from the host's log store; None when memory holds the first one wanted."""
+        """The slots (first, last) to be read from the host's log store; None if memory holds the first one wanted."""
         if fetch.first >= self._log.start:
             return None
         last = min(fetch.last, self._learner.chosen_upto, fetch.first + MAX_ACCEPT_SLOTS - 1)
         return fetch.first, min(last, self._log.start - 1)
 
     def teach(self, fetch: Fetch) -> Learn | None:
-        """What is chosen of the slots wanted, as far as memory holds it; None when that is nothing.
+        """The chosen values among the slots wanted, as far as memory holds them; None if there are none.
 
-        Only what is known as chosen: what was merely accepted may lose.
+        Values that were merely accepted are left out: they may lose.
         """
         runs = [run for part in self._learner.chosen(fetch.first, fetch.last) for run in self._log.runs(*part)]
         return Learn(one_message(runs), self._learner.chosen_upto) if runs else None
 
 
 def one_message(runs: Iterable[Run]) -> list[Run]:
-    """As many leading runs as fit one message, at least one."""
+    """The first of these runs, as many as fit in one message, and at least one."""
     kept: list[Run] = []
     size = 0
     for run in runs:

@@ -1,12 +1,12 @@
-"""Invariants: what the proof relies on, checked where the code relies on it."""
+"""Invariants: the rules that the proof relies on, checked where the code relies on them."""
 
 from __future__ import annotations
 
 
 class InvariantViolation(Exception):
-    """A safety rule of Multi-Paxos does not hold: a bug here, or state that was tampered with.
+    """A safety rule of Multi-Paxos does not hold: there is a bug here, or the durable state was tampered with.
 
-    The replica that meets one must stop: going on could choose a second value for a slot.
+    The replica that raises it must stop: if it went on, a second value could be chosen for a slot.
     """
 
 

@@ -1,4 +1,4 @@
-"""The leader's two phases, as bookkeeping: who promised and voted, what is in flight. Sending is the replica's part."""
+"""The leader's two phases, as bookkeeping: who has promised and voted, and what is in flight. The replica sends."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from consensus.messages import NO_OP, Prepare, Promise, Run
 MAX_ACCEPT_SLOTS = 4_096
 MAX_ACCEPT_BYTES = 4 * 1_048_576
 MAX_IN_FLIGHT = 8
-"""Accepts on their way at once. While all are under way new values gather into the next, larger Accept."""
+"""How many Accepts may be in flight. While that many are, new values gather into the next one, which grows."""
 BYTES_PER_MS = 8_192
-"""What disks and network between nodes take at the least; who waits for an answer allows for it."""
+"""The slowest disk and network that time-outs allow for, so that a large message is given time to arrive."""
 
 
 class Phase1:
-    """A candidate's promises, for all slots from ``first`` on. ``released``: see Prepare."""
+    """The promises to a candidate, for all slots from ``first`` on. ``released`` as in Prepare."""
 
     def __init__(self, ballot: Ballot, first: int, configuration: Configuration, released: Ballot = NEVER) -> None:
         self.ballot = ballot
@@ -30,20 +30,20 @@ class Phase1:
         self._configuration = configuration
 
     def prepare(self) -> Prepare:
-        """The question to the acceptors."""
+        """The message to the acceptors."""
         return Prepare(self.ballot, self.first, self.released)
 
     def promised(self, sender: str, promise: Promise) -> bool:
-        """Count a promise; True once a quorum has promised. A node's second promise changes nothing."""
+        """Count a promise; True once a quorum has promised. A second promise of the same node changes nothing."""
         for run in promise.accepted:
             require(run.ballot < self.ballot, f"{sender} promised {self.ballot} after accepting under {run.ballot}")
         self.promises.setdefault(sender, promise.accepted)
         return self._configuration.is_quorum(self.promises)
 
     def adopt(self) -> list[bytes]:
-        """The values to propose from ``first`` on: per slot that of the highest ballot promised, no-ops in gaps.
+        """The values to propose from ``first`` on: the one reported with the highest ballot, or no-ops in gaps.
 
-        Only that value can have been chosen under an earlier ballot (*Paxos Made Simple*, P2c).
+        No other value can have been chosen for that slot under an earlier ballot (*Paxos Made Simple*, P2c).
         """
         highest = Log(self.first)
         for run in sorted((run for runs in self.promises.values() for run in runs), key=lambda run: run.ballot):
@@ -55,7 +55,7 @@ class Phase1:
 
 
 class Flight:
-    """One Accept under way: its run and the nodes that voted for it. ``sent_at`` in ms."""
+    """One Accept in flight: its run, the nodes that have voted for it, and when it was sent last, in ms."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -64,12 +64,14 @@ class Flight:
 
 
 class Phase2:
-    """A leader's proposals under its ballot: gathering, waiting to be sent, in flight.
+    """A leader's proposals under its ballot: those that still gather, those that wait to be sent, and those in flight.
 
-    ``recovered_upto``: all that may have been chosen before this ballot lies at or below it. ``first_proposal`` is the
-    slot of the first value that a client proposed under this ballot: the one that Phase 1 was run for. ``log`` is this
-    node's own, where the leader as the first acceptor puts every run before it is enqueued. In it no slot below
-    ``_next_free`` is free; ``_open`` are values for the slots from ``_open_first`` on that no run holds yet.
+    ``recovered_upto``: nothing beyond this slot can have been chosen before this ballot. ``first_proposal``: the slot
+    of the first value that a client proposed under this ballot, the one that phase 1 was run for. ``log``: the log of
+    this node, into which the leader, as the first acceptor, puts every run before it enqueues it.
+
+    No slot below ``_next_free`` is free in the log. ``_open`` are values for the slots from ``_open_first`` on that are
+    not part of a run yet.
     """
 
     def __init__(self, ballot: Ballot, first: int, recovered_upto: int, configuration: Configuration, log: Log) -> None:
@@ -81,13 +83,13 @@ class Phase2:
         self._open: list[bytes] = []
         self._open_first = 0
         self.open_bytes = 0
-        """The size of the values that no run holds yet."""
+        """The size of the values that are not part of a run yet."""
         self._queue: deque[Flight] = deque()
         self._flights: dict[int, Flight] = {}
         self._configuration = configuration
 
     def lowest_free(self) -> tuple[int, int]:
-        """The lowest slot that nothing was proposed for, and how many free ones follow it without a break."""
+        """The lowest slot without a proposal, and how many slots from it on are free without a break."""
         end = self._open_first + len(self._open) if self._open else 0
         frontier = max(self._log.last + 1, end)
         slot = max(self._next_free, self._log.start)
@@ -104,11 +106,11 @@ class Phase2:
         return first, last - first + 1
 
     def continues(self, slot: int) -> bool:
-        """Whether a value for this slot can be gathered with those that are; else close first."""
+        """Whether a value for this slot can join those that gather; if not, these must be closed first."""
         return not self._open or slot == self._open_first + len(self._open)
 
     def gather(self, slot: int, values: Sequence[bytes]) -> None:
-        """Client values for the free slots from ``slot`` on, to share an Accept with those before and after them."""
+        """Take client values for the free slots from ``slot`` on. They share an Accept with their neighbours."""
         if self.first_proposal is None:
             self.first_proposal = slot
         if not self._open:
@@ -118,16 +120,16 @@ class Phase2:
 
     @property
     def ripe(self) -> bool:
-        """Whether what was gathered should be closed now: it may be sent, or it fills an Accept."""
+        """Whether the gathered values should be closed now, because they may be sent or because they fill an Accept."""
         return bool(self._open) and (self.has_room or len(self._open) >= MAX_ACCEPT_SLOTS)
 
     def close(self) -> Iterator[Run]:
-        """The gathered values as runs, which the caller stores and enqueues; the next ones gather anew."""
+        """The gathered values as runs, which the caller is to store and enqueue."""
         values, self._open, self.open_bytes = self._open, [], 0
         return self.runs(self._open_first, values)
 
     def runs(self, slot: int, values: list[bytes]) -> Iterator[Run]:
-        """Values for the slots from ``slot`` on as runs of this ballot that fit one Accept each."""
+        """These values, for the slots from ``slot`` on, as runs under this ballot that each fit in one Accept."""
         for part in chunks(values):
             yield Run(slot, self.ballot, part)
             slot += len(part)
@@ -138,7 +140,7 @@ class Phase2:
         return len(self._flights) + len(self._queue) < MAX_IN_FLIGHT
 
     def enqueue(self, run: Run) -> None:
-        """Put a run of this ballot in line for sending."""
+        """Put a run under this ballot in line to be sent."""
         self._queue.append(Flight(run))
 
     def departures(self, now: int) -> Iterator[Run]:
@@ -150,9 +152,9 @@ class Phase2:
             yield flight.run
 
     def overdue(self, now: int, patience: int) -> Iterator[tuple[Run, set[str]]]:
-        """The runs to send once more, with the nodes that voted already.
+        """The runs to send once more, each with the nodes that have voted for it already.
 
-        Large ones are on their way for longer: sent again before they could arrive, they would delay each other more
+        Large runs are given more time: if they were repeated before they could arrive, they would delay each other more
         and more.
         """
         late = [flight for flight in self._flights.values() if now - flight.sent_at >= patience]
@@ -164,7 +166,7 @@ class Phase2:
                 yield flight.run, flight.votes
 
     def accepted(self, sender: str, first: int, last: int) -> Run | None:
-        """Count a vote, once per node; returns the run when this vote made it chosen."""
+        """Count a vote, once for each node; returns the run if this vote has made it chosen."""
         flight = self._flights.get(first)
         if flight is None:
             return None
@@ -177,7 +179,7 @@ class Phase2:
 
 
 def chunks(values: list[bytes]) -> Iterator[list[bytes]]:
-    """Split values into lists that fit one Accept each, by number and by size."""
+    """Split values into lists that are each small enough for one Accept, by number and by size."""
     first = size = 0
     for index, value in enumerate(values):
         if index - first >= MAX_ACCEPT_SLOTS or (size and size + len(value) > MAX_ACCEPT_BYTES):

@@ -1,4 +1,4 @@
-"""The learner: which slots are chosen, and which of them this node has yet to fetch."""
+"""The learner: which slots are chosen, and which of them this node still has to fetch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from consensus.log import Log
 from consensus.messages import Run
 
 MAX_AHEAD_TOLD = 64
-"""Chosen ranges beyond the contiguous part that one message tells; later messages tell the rest."""
+"""How many chosen ranges beyond the part without a gap one message lists; later messages list the rest."""
 
 
 class Learner:
-    """Knows slots as chosen whose value is in the log: all up to ``chosen_upto``, and the ranges in ``ahead``.
+    """The slots known to be chosen whose values are in the log: all up to ``chosen_upto``, and the ranges in ``ahead``.
 
-    ``heard_upto`` is how far others know the log as chosen; between the two lies what must be fetched. All up to
-    ``delivered`` went to the host.
+    Other nodes know all slots up to ``heard_upto`` to be chosen: what lies between must be fetched. All slots up to
+    ``delivered`` have gone to the host.
     """
 
     def __init__(self, log: Log, chosen_upto: int) -> None:
@@ -29,7 +29,7 @@ class Learner:
         self._log = log
 
     def choose(self, first: int, last: int) -> None:
-        """The slots first..last are chosen, with the values that the log holds for them."""
+        """The slots first..last are chosen, with the values that the log holds."""
         if first <= self.chosen_upto + 1:
             self.chosen_upto = max(self.chosen_upto, last)
         else:
@@ -42,7 +42,7 @@ class Learner:
         return slot <= self.chosen_upto or any(first <= slot <= last for first, last in self.ahead)
 
     def unchosen(self, first: int, last: int) -> list[tuple[int, int]]:
-        """The parts of first..last that are not known as chosen."""
+        """The parts of first..last that are not known to be chosen."""
         parts = []
         first = max(first, self.chosen_upto + 1)
         for low, high in self.ahead:
@@ -58,7 +58,7 @@ class Learner:
         return parts
 
     def chosen(self, first: int, last: int) -> list[tuple[int, int]]:
-        """The parts of first..last that are known as chosen."""
+        """The parts of first..last that are known to be chosen."""
         parts = []
         for low, high in self.unchosen(first, last):
             if low > first:
@@ -69,18 +69,18 @@ class Learner:
         return parts
 
     def require_unchanged(self, run: Run) -> None:
-        """Whatever ballot proposes it from now on, a chosen slot's value is the chosen one."""
+        """Check that this run has no other value than the chosen one for any slot known to be chosen."""
         if run.first > self.chosen_upto and not self.ahead:
             return
-        for held in self._log.runs(run.first, run.last):
-            for slot, value in enumerate(held.values, held.first):
+        for known in self._log.runs(run.first, run.last):
+            for slot, value in enumerate(known.values, known.first):
                 require(
                     value == run.values[slot - run.first] or not self.is_chosen(slot),
-                    f"slot {slot} is chosen, and {run.ballot} has another value for it",
+                    f"slot {slot} is chosen, and ballot {run.ballot} has another value for it",
                 )
 
     def deliver(self) -> list[Run]:
-        """The runs chosen since the last call, in slot order and without a gap."""
+        """The runs that have become chosen without a gap since the last call, in slot order."""
         if self.delivered == self.chosen_upto:
             return []
         chosen = self._log.runs(self.delivered + 1, self.chosen_upto)
@@ -92,18 +92,18 @@ class Learner:
         return chosen
 
     def news(self) -> tuple[int, list[tuple[int, int]]]:
-        """What one message can tell others: how far all is chosen, and the first ranges beyond."""
+        """What one message can tell others: up to where all slots are chosen, and the first chosen ranges beyond."""
         return self.chosen_upto, self.ahead[:MAX_AHEAD_TOLD]
 
     def hear_of(self, upto: int) -> None:
-        """Somebody knows all slots up to this one as chosen; which values they hold has to be fetched."""
+        """Somebody knows all slots up to this one to be chosen. Their values may still have to be fetched."""
         self.heard_upto = max(self.heard_upto, upto)
 
     def hear(self, ballot: Ballot, upto: int, ahead: Iterable[tuple[int, int]] = ()) -> None:
         """The leader of ``ballot`` says which slots are chosen, but not with which values.
 
-        A leader proposes one value per slot, so what was accepted in its own ballot is the chosen value. What was
-        accepted in any other ballot may have lost, and must be fetched.
+        A leader proposes one value for each slot, so a value that was accepted under its ballot is the chosen one. What
+        was accepted under any other ballot may have lost, and the value must be fetched.
         """
         self.hear_of(upto)
         self._heard_ahead = list(ahead)
@@ -114,7 +114,7 @@ class Learner:
                         self.choose(run.first, run.last)
 
     def wanted(self) -> tuple[int, int] | None:
-        """The first range that is chosen, as others say, with a value that is not known here."""
+        """The first range that others know to be chosen and whose values this node lacks; None if there is none."""
         for low, high in [(self.chosen_upto + 1, self.heard_upto), *self._heard_ahead]:
             parts = self.unchosen(low, high)
             if parts:

@@ -9,13 +9,13 @@ from consensus.ballot import Ballot
 from consensus.messages import Run
 
 NO_END = 2**63
-"""A last slot beyond all slots."""
+"""Greater than every slot: the end of a range without an end."""
 
 
 class Log:
-    """Per slot the last accepted (ballot, value). All below ``start`` is chosen and left to the host's log store.
+    """The (ballot, value) that each slot accepted last. Slots below ``start`` are chosen, and only the host has them.
 
-    Runs are kept as they came, one per Accept, so that nothing is done per command.
+    Runs are kept as they came, one for each Accept, so that nothing has to be done for each command.
     """
 
     def __init__(self, start: int = 1, runs: Iterable[Run] = ()) -> None:
@@ -32,7 +32,7 @@ class Log:
         return self._runs[-1].last if self._runs else self.start - 1
 
     def put(self, run: Run) -> None:
-        """Store a run over whatever its slots held; slots below ``start`` are left out."""
+        """Store a run in place of whatever its slots held before; slots below ``start`` are left out."""
         if run.last < self.start:
             return
         run = run.clip(self.start, run.last)
@@ -53,17 +53,17 @@ class Log:
         self._splice(low, high, pieces)
 
     def runs(self, first: int, last: int) -> list[Run]:
-        """What the slots first..last hold, clipped to them; slots without a value are missing."""
+        """What the slots first..last hold, in slot order; slots without a value are left out."""
         low, high = self._index(first), bisect_right(self._firsts, last)
         return [run.clip(first, last) for run in self._runs[low:high]]
 
     def at(self, slot: int) -> tuple[Ballot, bytes] | None:
-        """The accepted ballot and value of one slot."""
+        """The ballot and value of one slot; None if it holds none."""
         found = self.runs(slot, slot)
         return (found[0].ballot, found[0].values[0]) if found else None
 
     def gaps(self, first: int, last: int) -> list[tuple[int, int]]:
-        """The ranges within first..last that hold no value."""
+        """The ranges within first..last whose slots hold no value."""
         missing = []
         for run in self.runs(first, last):
             if run.first > first:

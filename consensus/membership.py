@@ -1,4 +1,4 @@
-"""Who takes part, and how many make a quorum."""
+"""Which nodes take part, and how many of them make a quorum."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ MAX_NODES = 7
 
 
 class Configuration:
-    """A fixed set of 1 to 7 nodes; any two quorums (majorities) have a node in common."""
+    """A fixed set of 1 to 7 nodes. A quorum is a majority, so that any two quorums have a node in common."""
 
     def __init__(self, nodes: Iterable[str]) -> None:
         self.nodes = tuple(sorted(set(nodes)))
@@ -17,9 +17,9 @@ class Configuration:
         self.quorum = len(self.nodes) // 2 + 1
 
     def is_quorum(self, votes: Collection[str]) -> bool:
-        """Whether these distinct nodes, counting members only, are a majority."""
+        """Whether the members among these nodes are a majority."""
         return sum(node in votes for node in self.nodes) >= self.quorum
 
     def reached_by_quorum(self, marks: Mapping[str, int]) -> int:
-        """The greatest mark that a majority has reached; a node without one counts as -1."""
+        """The greatest number that a majority has reached; a node that ``marks`` does not name counts as -1."""
         return sorted((marks.get(node, -1) for node in self.nodes), reverse=True)[self.quorum - 1]

@@ -1,4 +1,4 @@
-"""Every message between replicas, and the records an acceptor makes durable.
+"""Every message between replicas, and the records that an acceptor makes durable.
 
 All are plain msgspec structs, told apart by a ``type`` field, so that the same definitions serve as readable JSON on a
 pipe and as compact MessagePack on a socket.
@@ -15,7 +15,7 @@ NO_OP = b""
 
 
 class Run(msgspec.Struct, frozen=True):
-    """Values of consecutive slots, all accepted (or known as chosen) under one ballot; never empty."""
+    """Values of consecutive slots, all accepted (or known to be chosen) under one ballot; never empty."""
 
     first: Number
     ballot: Ballot
@@ -27,27 +27,29 @@ class Run(msgspec.Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """The bytes of its values."""
+        """The size of its values in bytes."""
         return sum(map(len, self.values))
 
     def clip(self, first: int, last: int) -> Run:
-        """The part of this run within [first, last], which must overlap it."""
+        """The part of this run within first..last, which must overlap it."""
         if first <= self.first and last >= self.last:
             return self
         low, high = max(first, self.first), min(last, self.last)
         return Run(low, self.ballot, self.values[low - self.first : high - self.first + 1])
 
 
-class Ask(msgspec.Struct, frozen=True, tag="ask"):
-    """Would you promise this ballot, from slot ``first`` on? Asked before the ballot is used, so that a node that
-    cannot win disturbs nobody (the pre-vote of Ongaro's thesis, section 9.6)."""
+class PreVote(msgspec.Struct, frozen=True, tag="ask"):
+    """Would you promise this ballot, from slot ``first`` on? (The pre-vote of Ongaro's thesis, section 9.6.)
+
+    A node asks this before it uses the ballot, so that a node that cannot win disturbs nobody.
+    """
 
     ballot: Ballot
     first: Number
 
 
-class Answer(msgspec.Struct, frozen=True, tag="answer"):
-    """To an Ask; ``promised`` and ``chosen_upto`` are the answering node's, so that a refused one learns why."""
+class PreVoteReply(msgspec.Struct, frozen=True, tag="answer"):
+    """The answer to a PreVote. ``promised`` and ``chosen_upto`` are the sender's, so that who is refused learns why."""
 
     ballot: Ballot
     granted: bool
@@ -56,9 +58,9 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
 
 
 class Prepare(msgspec.Struct, frozen=True, tag="prepare", omit_defaults=True):
-    """Phase 1a for every slot from ``first`` on, without end.
+    """Phase 1a, for all slots from ``first`` on.
 
-    ``released``: the leader of that ballot handed over to this candidate and serves no read from its lease any more.
+    ``released``: the leader of that ballot has handed over to the candidate, and serves no more reads from its lease.
     """
 
     ballot: Ballot
@@ -67,7 +69,7 @@ class Prepare(msgspec.Struct, frozen=True, tag="prepare", omit_defaults=True):
 
 
 class Promise(msgspec.Struct, frozen=True, tag="promise"):
-    """Phase 1b: no ballot below this one will be accepted, and all that was accepted from slot ``first`` on."""
+    """Phase 1b: the sender accepts no lower ballot any more; ``accepted`` is all it has accepted from ``first`` on."""
 
     ballot: Ballot
     first: Number
@@ -75,7 +77,7 @@ class Promise(msgspec.Struct, frozen=True, tag="promise"):
 
 
 class Accept(msgspec.Struct, frozen=True, tag="accept"):
-    """Phase 2a for consecutive slots. ``chosen_upto``: every slot up to it is chosen, as the leader knows."""
+    """Phase 2a, for consecutive slots. ``chosen_upto``: the leader knows all slots up to this one to be chosen."""
 
     ballot: Ballot
     first: Number
@@ -84,7 +86,7 @@ class Accept(msgspec.Struct, frozen=True, tag="accept"):
 
 
 class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
-    """Phase 2b: the sender durably accepted the Accept of this ballot that began at ``first``, up to ``last``."""
+    """Phase 2b: the sender has durably accepted what the Accept of this ballot had for the slots first..last."""
 
     ballot: Ballot
     first: Number
@@ -92,8 +94,10 @@ class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
 
 
 class Reject(msgspec.Struct, frozen=True, tag="reject"):
-    """A Prepare, Accept or Heartbeat of ``ballot`` was refused: the sender has promised ``promised``, or it has already
-    forgotten slots from memory that a Prepare asks for (``chosen_upto`` tells how far the candidate must catch up)."""
+    """A Prepare, Accept or Heartbeat of ``ballot`` is refused, because the sender has promised the ballot ``promised``.
+
+    Or a Prepare asks for slots that have left the sender's memory: the candidate must catch up to ``chosen_upto``.
+    """
 
     ballot: Ballot
     promised: Ballot
@@ -101,9 +105,9 @@ class Reject(msgspec.Struct, frozen=True, tag="reject"):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
-    """The leader is alive; ``round`` numbers its questions "am I still the leader?" under this ballot.
+    """The leader is alive, and asks "am I still the leader?"; ``round`` numbers these questions under this ballot.
 
-    ``chosen`` lists chosen ranges beyond ``chosen_upto`` (slots proposed by name may be chosen out of order).
+    ``chosen`` lists chosen ranges beyond ``chosen_upto``: slots proposed by name may be chosen out of order.
     """
 
     ballot: Ballot
@@ -113,7 +117,7 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
 
 
 class Alive(msgspec.Struct, frozen=True, tag="alive"):
-    """To a Heartbeat: when it was received, the sender had promised no ballot above this one."""
+    """The answer to a Heartbeat: when it arrived, the sender had promised no ballot above this one."""
 
     ballot: Ballot
     round: Number
@@ -121,7 +125,7 @@ class Alive(msgspec.Struct, frozen=True, tag="alive"):
 
 
 class Chosen(msgspec.Struct, frozen=True, tag="chosen"):
-    """The news of a Heartbeat without its question: sent at once when slots are chosen and no Accept carries it."""
+    """Which slots are chosen, as in a Heartbeat but without its question: sent when no Accept says it soon enough."""
 
     ballot: Ballot
     chosen_upto: Number
@@ -129,9 +133,9 @@ class Chosen(msgspec.Struct, frozen=True, tag="chosen"):
 
 
 class TakeOver(msgspec.Struct, frozen=True, tag="take_over"):
-    """The leader of this ballot is about to leave: prepare at once, without asking who would promise.
+    """The leader of this ballot is about to leave: prepare at once, without a pre-vote.
 
-    It has given up its lease under this ballot.
+    The leader has given up its lease under this ballot.
     """
 
     ballot: Ballot
@@ -145,17 +149,17 @@ class Fetch(msgspec.Struct, frozen=True, tag="fetch"):
 
 
 class Learn(msgspec.Struct, frozen=True, tag="learn"):
-    """Chosen values. ``chosen_upto`` is the sender's, so that the receiver knows whether to ask for more."""
+    """The answer to a Fetch: chosen values, and how far the sender knows the log to be chosen."""
 
     runs: list[Run]
     chosen_upto: Number
 
 
 class ReadIndex(msgspec.Struct, frozen=True, tag="read_index"):
-    """A follower asks the leader: what must I have applied to serve my reads numbered up to ``read``?
+    """A follower asks the leader: how far must I have applied the log to serve my reads numbered up to ``read``?
 
-    Reads are numbered anew in every ``incarnation`` of a node, which the answer repeats: one that was meant for the
-    process before a restart says nothing about the reads of this one.
+    Reads are numbered anew in every ``incarnation`` of a node, which the answer repeats: an answer that was meant for
+    the process before a restart says nothing about the reads of the present one.
     """
 
     incarnation: int
@@ -163,7 +167,7 @@ class ReadIndex(msgspec.Struct, frozen=True, tag="read_index"):
 
 
 class ReadIndexReply(msgspec.Struct, frozen=True, tag="read_index_reply"):
-    """Those reads see every command acknowledged before they arrived once ``index`` is applied."""
+    """Once slot ``index`` is applied, those reads see every command that was acknowledged before they arrived."""
 
     incarnation: int
     read: int
@@ -171,8 +175,8 @@ class ReadIndexReply(msgspec.Struct, frozen=True, tag="read_index_reply"):
 
 
 Message = (
-    Ask
-    | Answer
+    PreVote
+    | PreVoteReply
     | Prepare
     | Promise
     | Accept
@@ -190,16 +194,16 @@ Message = (
 
 
 class Promised(msgspec.Struct, frozen=True, tag="promised"):
-    """Record: this acceptor accepts nothing below ``ballot`` any more."""
+    """Record: from now on this acceptor accepts nothing below ``ballot``."""
 
     ballot: Ballot
 
 
 class Stored(msgspec.Struct, frozen=True, tag="stored"):
-    """Record: this acceptor accepted the run, or learned it as chosen.
+    """Record: this acceptor has accepted the run, or has learned that it is chosen.
 
-    It implies a promise of the run's ballot. When it was written every slot up to ``chosen_upto`` was chosen, with the
-    value that this acceptor's records up to this one hold for it.
+    It implies a promise of the run's ballot. When it was written, every slot up to ``chosen_upto`` was chosen, with the
+    value that the last of this acceptor's records so far gives it.
     """
 
     run: Run

@@ -1,8 +1,9 @@
 """Linearizable reads without a slot: a quorum confirms, after the reads arrived, that the leader still leads.
 
-The read index of Ongaro's thesis, section 6.4. Why it holds for Multi-Paxos: a node that answers round r of ballot b
-had promised nothing above b by then. A later leader has a quorum of promises, which meets the quorum of answers in a
-node that promised after it answered; so nothing was chosen under a later ballot before round r began.
+This is the read index of Ongaro's thesis, section 6.4. It is right for Multi-Paxos too: a node that answers round r of
+ballot b had promised nothing above b by then. A later leader has the promises of a quorum, and some node is in this
+quorum as well as in the one that answered. That node promised after it answered, so nothing was chosen under a later
+ballot before round r began.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from consensus.messages import ReadIndex, ReadIndexReply
 
 
 class Reader(NamedTuple):
-    """One process of a node: its reads are numbered from 1."""
+    """One process of a node, which numbers its reads from 1."""
 
     node: str
     incarnation: int
 
 
 class ReadRounds:
-    """The leader's side: reads that wait, and the numbered rounds under way for them, under one ballot.
+    """The leader's side, under one ballot: the reads that wait, and the numbered rounds under way for them.
 
-    Reads are numbered by their node's process; a number stands for all of its reads up to it.
+    Reads are numbered by their node's process; a number stands for all reads of this process up to it.
     """
 
     def __init__(self, node: str, configuration: Configuration) -> None:
@@ -53,11 +54,11 @@ class ReadRounds:
         return self.round
 
     def answered(self, sender: str, number: int) -> None:
-        """A node confirmed the ballot in this round, and thereby in all earlier ones."""
+        """A node has confirmed the ballot in this round, and thereby in all earlier ones."""
         self._answered[sender] = max(self._answered.get(sender, 0), number)
 
     def confirmed(self) -> list[tuple[str, ReadIndexReply]]:
-        """The answers, by node, to the reads confirmed by a quorum since the last call."""
+        """The answers, each with its node, to the reads that a quorum has confirmed since the last call."""
         upto = self._configuration.reached_by_quorum(self._answered)
         self.confirmed_round = max(self.confirmed_round, upto)
         ready: list[tuple[str, ReadIndexReply]] = []
@@ -67,7 +68,7 @@ class ReadRounds:
         return ready
 
     def answer(self, index: int) -> list[tuple[str, ReadIndexReply]]:
-        """The answers to the reads that wait, for a leader that needs no round: it holds a lease."""
+        """The answers to all reads that wait, for a leader that needs no round because it holds a lease."""
         reads, self.waiting = self.waiting, {}
         return _replies(reads, index)
 
@@ -77,10 +78,10 @@ def _replies(reads: dict[Reader, int], index: int) -> list[tuple[str, ReadIndexR
 
 
 class ReadQueue:
-    """Every node's side: its own reads, numbered, from arrival until they may be served.
+    """The side of every node: its own reads, numbered, from their arrival until they may be served.
 
-    ``incarnation`` tells this process from those before a restart of the node; ``patience`` is the time in ms until a
-    question that nobody answered is asked again.
+    ``incarnation`` tells this process from those before a restart of the node. ``patience``: in ms, how long to wait
+    before a question without an answer is repeated.
     """
 
     def __init__(self, incarnation: int, patience: int, now: int) -> None:
@@ -100,7 +101,7 @@ class ReadQueue:
         return self._number
 
     def close_turn(self) -> bool:
-        """End the turn; True when it brought reads to ask for."""
+        """End the turn; True if it has brought reads to ask for."""
         arrived, self._arrived = self._arrived, False
         if arrived:
             self._asked = self._number
@@ -112,7 +113,7 @@ class ReadQueue:
         return now >= self._next_ask
 
     def ask(self, now: int) -> ReadIndex | None:
-        """What to ask the leader now, if there is one, for the reads that none answered yet; None without such."""
+        """What to ask the leader for the reads that no leader has answered yet; None if there are no such reads."""
         self._next_ask = now + self._patience
         return ReadIndex(self.incarnation, self._asked) if self._asked > self._answered else None
 
@@ -121,20 +122,20 @@ class ReadQueue:
         if number > self._answered:
             self._answered = number
             while self._indexed and self._indexed[-1][1] >= index:
-                self._indexed.pop()  # this answer is as good for those reads
+                self._indexed.pop()  # this answer is good for those reads too, and reached no later
             self._indexed.append((number, index))
 
     def reopen(self) -> None:
-        """Another leads: ask it about all reads not yet served.
+        """Another node leads: it must be asked about all reads that are not served yet.
 
-        The index of the one before may lie beyond what will ever be chosen: values that it recovered, and that no later
-        leader found again.
+        The index of the leader before may lie beyond everything that will ever be chosen: it may have recovered values
+        that no later leader has found again.
         """
         self._answered = self._served
         self._indexed.clear()
 
     def served(self, chosen_upto: int) -> int:
-        """The highest number whose index is reached, 0 if none is new."""
+        """The highest read number whose index has been reached since the last call; 0 if there is none."""
         number = 0
         while self._indexed and self._indexed[0][1] <= chosen_upto:
             number = self._served = self._indexed.popleft()[0]

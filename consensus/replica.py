@@ -1,35 +1,27 @@
-"""One replica of the log: the only door to Multi-Paxos. Inputs go in, effects come out; no I/O, clock or randomness."""
+"""One replica of the log, and the only door to it: inputs go in, effects come out. No I/O and no clock."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Sequence
-from enum import Enum
 from typing import NamedTuple
 
-from consensus.acceptor import Acceptor
 from consensus.ballot import NEVER, Ballot
-from consensus.catchup import CatchUp
-from consensus.election import Election, Timing
+from consensus.heartbeats import Heartbeats
 from consensus.invariants import require
-from consensus.journal import Journal
 from consensus.leader import Phase1, Phase2
-from consensus.learner import Learner
-from consensus.lease import Lease, Support
-from consensus.log import NO_END, Log
-from consensus.membership import Configuration
+from consensus.log import NO_END
 from consensus.messages import (
     Accept,
     Accepted,
     Alive,
-    Answer,
-    Ask,
     Chosen,
     Fetch,
     Heartbeat,
     Learn,
     Message,
     Prepare,
+    PreVote,
+    PreVoteReply,
     Promise,
     Promised,
     ReadIndex,
@@ -40,30 +32,23 @@ from consensus.messages import (
     Stored,
     TakeOver,
 )
-from consensus.reads import Reader, ReadQueue, ReadRounds
+from consensus.reads import Reader
+from consensus.replica_state import ReplicaState
+from consensus.replica_state import Role as Role
 
 SLOT_WINDOW = 1_048_576
-"""How far past ``chosen_upto`` a slot may be proposed by name: a new leader must fill every gap below it."""
+"""How far past ``chosen_upto`` a slot may be proposed by name: a new leader has to fill every gap below it."""
 MAX_HELD_BYTES = 64 * 1_048_576
-"""A follower that holds so many bytes of values takes no further ones: they wait for its disk, or for a slot before
-them. It fetches them later, when they are chosen."""
-TELL_INTERVAL = 10
-"""Nodes that do not wait for it hear after so many ms what is chosen, where no Accept has told them before."""
-
-
-class Role(Enum):
-    FOLLOWER = "follower"
-    ASKING = "asking"
-    PREPARING = "preparing"
-    LEADER = "leader"
+"""A follower with more bytes of values than this in memory, which wait for its disk or for a slot before them, accepts
+no further ones. It fetches them later, once they are chosen."""
 
 
 class Effects(NamedTuple):
-    """What the host has to do, once per turn.
+    """What the host has to do, once a turn.
 
-    ``records`` are to be made durable in order, then ``persisted(upto)`` be called; ``messages`` are to be sent now;
-    ``chosen`` are runs to apply, in slot order and without a gap; then all reads numbered up to ``reads`` may be served
-    (0 = none new); ``fetches`` (node, first, last) ask for chosen slots that have left memory: answer by ``supply``.
+    Make ``records`` durable in order, and then call ``persisted(upto)``. Send ``messages`` (receiver, message) now.
+    Apply ``chosen``, which are in slot order and without a gap; after that all reads numbered up to ``reads`` may be
+    served (0: none new). ``fetches`` (node, first, last) ask for chosen slots that have left memory: call ``supply``.
     """
 
     records: list[Record]
@@ -74,137 +59,17 @@ class Effects(NamedTuple):
     fetches: list[tuple[str, int, int]]
 
 
-class Replica:
+class Replica(ReplicaState):
     """A proposer, acceptor and learner in one, driven by messages, ticks and requests.
 
-    Start or restart it from what the host's log store holds: ``promised``, ``chosen_upto`` and the accepted runs above
-    it. Time is in milliseconds from any origin, never running backwards; only ``tick`` brings it in.
+    It starts from what the host's log store holds: ``promised``, ``chosen_upto`` and the accepted runs above it. Time
+    is in ms from any origin and comes in by ``tick`` alone. The docstring of the package says what a host has to do.
     """
-
-    def __init__(
-        self,
-        node: str,
-        nodes: Iterable[str],
-        *,
-        rng: random.Random,
-        now: int,
-        promised: Ballot = NEVER,
-        chosen_upto: int = 0,
-        accepted: Iterable[Run] = (),
-        timing: Timing | None = None,
-    ) -> None:
-        self.node = node
-        self.configuration = Configuration(nodes)
-        require(node in self.configuration.nodes, f"{node} is not one of the cluster's nodes")
-        self.role = Role.FOLLOWER
-        self._others = [other for other in self.configuration.nodes if other != node]
-        self._timing = timing or Timing()
-        self._now = now
-        self._log = Log(chosen_upto + 1, accepted)
-        self._acceptor = Acceptor(self._log, promised)
-        self._learner = Learner(self._log, chosen_upto)
-        self._election = Election(node, self.configuration, self._timing, rng, now)
-        self._journal = Journal()
-        self._queue = ReadQueue(rng.getrandbits(52), self._timing.resend, now)
-        self._catch_up = CatchUp(self._log, self._learner, self._others, self._timing.resend, now)
-        self._phase1: Phase1 | None = None
-        self._phase2: Phase2 | None = None
-        self._rounds = ReadRounds(node, self.configuration)
-        self._support = Support(self._timing.lease if self._others else 0, now)
-        self._lease = self._new_lease()
-        self._heard_from: dict[str, int] = {}
-        self.heard_chosen: dict[str, int] = {}
-        """How far the others knew the log as chosen when they last answered this node as their leader."""
-        self._next_beat = now
-        self._next_resend = now
-        self._tell_at = NO_END
-        self._told = self._learner.news()
-        self.urgent_upto = NO_END
-        """Other nodes wait to hear that slots up to this one are chosen; the host may lower it to spare messages."""
-        self._messages: list[tuple[str, Message]] = []
-        self._fetches: list[tuple[str, int, int]] = []
-
-    # -- what the host may look at -----------------------------------------------------------------------------------
-
-    @property
-    def leader(self) -> str | None:
-        """The leader as far as this node knows."""
-        return self.node if self.role is Role.LEADER else self._election.leader
-
-    @property
-    def ballot(self) -> Ballot:
-        """The ballot of the leader that this node knows or last knew."""
-        return self._phase2.ballot if self._phase2 else self._election.leader_ballot
-
-    def holds_lease(self, now: int) -> bool:
-        """Whether this node leads, and would serve reads without a round at this time by its clock."""
-        return self._phase2 is not None and self._lease.holds(now)
-
-    @property
-    def now(self) -> int:
-        """The time that ``tick`` brought last."""
-        return self._now
-
-    @property
-    def promised(self) -> Ballot:
-        return self._acceptor.promised
-
-    @property
-    def chosen_upto(self) -> int:
-        return self._learner.chosen_upto
-
-    @property
-    def log_start(self) -> int:
-        """The first slot in memory; all below it is chosen and in the host's log store."""
-        return self._log.start
-
-    @property
-    def last_slot(self) -> int:
-        """The highest slot that holds a value here."""
-        return self._log.last
-
-    @property
-    def memory_bytes(self) -> int:
-        """The size of the values in memory."""
-        return self._log.bytes + (self._phase2.open_bytes if self._phase2 else 0)
-
-    @property
-    def durable_upto(self) -> int:
-        """Every value in a slot up to here is durable: the host must not make effects beyond it durable."""
-        first = self._journal.durable_before()
-        return self._log.last if first is None else first - 1
-
-    @property
-    def first_proposal(self) -> int | None:
-        """The slot of the first client value proposed under our ballot, None if there is none or we do not lead."""
-        return self._phase2.first_proposal if self._phase2 else None
-
-    @property
-    def has_news(self) -> bool:
-        """Whether ``effects`` would bring messages, records or chosen slots already; it may bring more."""
-        return bool(self._messages) or self._learner.delivered < self.chosen_upto or self._journal.has_records
-
-    def is_chosen(self, slot: int) -> bool:
-        """Whether this node knows the slot as chosen."""
-        return self._learner.is_chosen(slot)
-
-    def value(self, slot: int) -> bytes | None:
-        """The value this node accepted for a slot in memory, chosen or not."""
-        held = self._log.at(slot)
-        return held[1] if held else None
-
-    def accepted(self, first: int, last: int) -> list[Run]:
-        """What the slots first..last hold in memory."""
-        return self._log.runs(first, last)
-
-    def gaps(self) -> list[tuple[int, int]]:
-        """The ranges without a value below the highest slot."""
-        return self._log.gaps(self.chosen_upto + 1, self._log.last)
 
     # -- inputs ------------------------------------------------------------------------------------------------------
 
     def receive(self, sender: str, message: Message) -> None:
-        """A message from another node; may be late, repeated or out of order."""
+        """A message from another node. It may be late, repeated or out of order."""
         if sender not in self.configuration.nodes:
             return
         match message:
@@ -220,7 +85,7 @@ class Replica:
                 self._on_alive(sender, message)
             case ReadIndex():
                 if self.role is Role.LEADER:
-                    self._rounds.wait(Reader(sender, message.incarnation), message.read)
+                    self._heartbeats.wait(Reader(sender, message.incarnation), message.read)
             case ReadIndexReply():
                 if sender == self.leader and message.incarnation == self._queue.incarnation:
                     self._queue.answer(message.read, message.index)
@@ -228,10 +93,10 @@ class Replica:
                 self._on_fetch(sender, message)
             case Learn():
                 self._on_learn(message)
-            case Ask():
-                self._on_ask(sender, message)
-            case Answer():
-                self._on_answer(sender, message)
+            case PreVote():
+                self._on_pre_vote(sender, message)
+            case PreVoteReply():
+                self._on_pre_vote_reply(sender, message)
             case Prepare():
                 self._on_prepare(sender, message)
             case Promise():
@@ -242,7 +107,7 @@ class Replica:
                 self._on_take_over(sender, message)
 
     def tick(self, now: int) -> None:
-        """Time passes; call it every few milliseconds in a cluster, and before other inputs of a turn."""
+        """Time passes. Call this every few milliseconds in a cluster, and before the other inputs of a turn."""
         self._now = max(self._now, now)
         self._support.tick(self._now)
         if self.role is Role.LEADER:
@@ -252,7 +117,7 @@ class Replica:
         elif self.role is not Role.FOLLOWER and self._now >= self._next_resend:
             self._canvass()
         self._catch_up.tick(self._now)
-        if self._phase2 and self._lease.holds(self._now):
+        if self._phase2 and self._heartbeats.holds_lease(self._now):
             self._serve_by_lease(self._phase2)
         if self._queue.overdue(self._now):
             self._ask_read_index()
@@ -263,20 +128,18 @@ class Replica:
             self._election.hurry(max(self._now, self._support.until))
 
     def hand_over(self) -> None:
-        """Leader only: let the follower that lacks least lead instead, without a time-out in between.
+        """On a leader: let the follower that lacks least lead instead, without a time-out in between.
 
-        A suggestion: nothing depends on whether it arrives or is followed, since that node runs phase 1 as any other.
+        This is a suggestion. Nothing depends on whether it arrives, since that node runs phase 1 as any other would.
         """
         if self._phase2 is None or not self._others:
             return
-        alive = [node for node in self._others if self._now - self._heard_from[node] < self._timing.election[0]]
-        if alive:
-            heir = max(alive, key=lambda node: self.heard_chosen.get(node, 0))
-            self._lease.give_up()
+        heir = self._heartbeats.heir(self._others, self.heard_chosen, self._now)
+        if heir is not None:
             self._send(heir, TakeOver(self._phase2.ballot))
 
     def propose(self, values: Sequence[bytes]) -> list[tuple[int, int]]:
-        """Leader only: propose values for the lowest free slots, in order; returns the slot ranges they took."""
+        """On a leader: propose values for the lowest free slots, in order; returns the ranges that they take."""
         phase2 = self._phase2
         require(phase2 is not None, "only a leader proposes")
         assert phase2 is not None
@@ -293,9 +156,9 @@ class Replica:
         return ranges
 
     def propose_at(self, slot: int, value: bytes) -> bool:
-        """Leader only: propose a value for this slot; False when the slot is taken, by a chosen or a proposed value.
+        """On a leader: propose a value for this slot; False if it is taken by a value that was chosen or proposed.
 
-        The slot is at least 1 and at most ``chosen_upto + SLOT_WINDOW``.
+        The slot must be from 1 to ``chosen_upto + SLOT_WINDOW``.
         """
         phase2 = self._phase2
         require(phase2 is not None, "only a leader proposes")
@@ -309,34 +172,34 @@ class Replica:
         return True
 
     def read(self) -> int:
-        """A linearizable read arrives: serve it once ``Effects.reads`` reaches the returned number."""
+        """A linearizable read arrives: it may be served once ``Effects.reads`` reaches the number returned."""
         return self._queue.arrive()
 
     def persisted(self, upto: int) -> None:
-        """All records up to this number (``Effects.upto``) are durable."""
+        """All records up to this number, which came as ``Effects.upto``, are durable."""
         self._journal.persisted(upto)
         self._release()
 
     def forget(self, upto: int) -> None:
-        """Drop slots up to ``upto`` from memory, as far as they are delivered and durable.
+        """Drop the slots up to ``upto`` from memory, as far as they have been delivered and are durable.
 
-        A host that keeps more than MAX_HELD_BYTES of them stops its replica.
+        A follower whose host keeps more than ``MAX_HELD_BYTES`` of them accepts nothing new.
         """
         self._log.forget(min(upto, self._learner.delivered, self.durable_upto))
 
     def supply(self, node: str, runs: list[Run]) -> None:
-        """The host's answer to a fetch: chosen values from its log store."""
+        """Answer a fetch of this node with chosen values from the host's log store."""
         self._send(node, Learn(runs, self.chosen_upto))
 
     def effects(self) -> Effects:
-        """Close the turn: everything to do since the last call."""
+        """End the turn; returns everything that has come up to be done since the last call."""
         if self._phase2:
             self._depart(self._phase2)
         if self._queue.close_turn():
             self._ask_read_index()
         if self._phase2 is None:
             self._fetch()
-        elif self._rounds.waiting:
+        elif self._heartbeats.reads_wait:
             self._beat(self._phase2)
         self._release()
         chosen = self._learner.deliver()
@@ -362,36 +225,36 @@ class Replica:
             self._prepare()
 
     def _canvass(self) -> None:
-        """Ask or prepare, and once more for the messages that were lost."""
+        """Send the PreVote or the Prepare; again and again, because messages may be lost."""
         self._next_resend = self._now + self._timing.resend
         if self.role is Role.ASKING and self._election.asked:
-            self._broadcast(Ask(self._election.asked, self.chosen_upto + 1))
+            self._broadcast(PreVote(self._election.asked, self.chosen_upto + 1))
         elif self._phase1:
             for node in self._others:
                 if node not in self._phase1.promises:
                     self._journal.hold(node, self._phase1.prepare())
 
-    def _on_ask(self, sender: str, ask: Ask) -> None:
-        # A candidate that lacks slots which this node no longer holds in memory could not be given a full promise.
+    def _on_pre_vote(self, sender: str, pre_vote: PreVote) -> None:
+        # A candidate that lacks slots which have left memory here could not be given a full promise.
         granted = (
             self.role is not Role.LEADER
             and not self._election.supports_leader(self._now)
             and self._support.allows(self._now)
-            and ask.first >= self._log.start
+            and pre_vote.first >= self._log.start
         )
-        self._send(sender, Answer(ask.ballot, granted, self._acceptor.promised, self.chosen_upto))
+        self._send(sender, PreVoteReply(pre_vote.ballot, granted, self._acceptor.promised, self.chosen_upto))
 
-    def _on_answer(self, sender: str, answer: Answer) -> None:
-        self._election.see(answer.promised)
-        self._learner.hear_of(answer.chosen_upto)
-        if self.role is Role.ASKING and self._election.answered(sender, answer.ballot, answer.granted):
+    def _on_pre_vote_reply(self, sender: str, reply: PreVoteReply) -> None:
+        self._election.see(reply.promised)
+        self._learner.hear_of(reply.chosen_upto)
+        if self.role is Role.ASKING and self._election.answered(sender, reply.ballot, reply.granted):
             self._prepare()
 
     def _prepare(self, released: Ballot = NEVER) -> None:
-        """Phase 1a. The ballot is above everything this node ever promised, and durable before anyone hears of it."""
+        """Phase 1a, under a ballot above all that this node ever promised, and durable before anyone hears of it."""
         ballot = self._election.next_ballot(self._acceptor.promised)
         require(ballot > self._acceptor.promised, f"ballot {ballot} was used before")
-        require(self._support.allows(self._now, released), f"{ballot} is used while another leader is supported")
+        require(self._support.allows(self._now, released), f"ballot {ballot} is used while another leader is supported")
         self.role = Role.PREPARING
         self._election.asked = None
         self._election.postpone(self._now)
@@ -412,7 +275,7 @@ class Replica:
             return
         if prepare.ballot > self._acceptor.promised:
             if not self._support.allows(self._now, prepare.released):
-                return  # no answer: the candidate need not give up, and has its promise once it asks late enough
+                return  # without a Reject, so that the candidate goes on asking, and gets its promise later
             self._step_down(prepare.ballot)
             self._promise(prepare.ballot)
             self._election.postpone(self._now)
@@ -427,24 +290,21 @@ class Replica:
             self._take_over(phase1)
 
     def _take_over(self, phase1: Phase1) -> None:
-        """Phase 1 is won: propose again, under this ballot, whatever an earlier one may have chosen."""
+        """Phase 1 is won: propose again, under this ballot, whatever may have been chosen under an earlier one."""
         values = phase1.adopt()
         recovered_upto = phase1.first + len(values) - 1
         self.role = Role.LEADER
         self._phase1 = None
         self._phase2 = phase2 = Phase2(phase1.ballot, phase1.first, recovered_upto, self.configuration, self._log)
-        self._rounds = ReadRounds(self.node, self.configuration)
-        self._lease = self._new_lease()
+        self._heartbeats = Heartbeats(self.node, self.configuration, self._timing, self._now)
         self._election.heard(self.node, phase1.ballot, self._now)
-        self._heard_from = dict.fromkeys(self.configuration.nodes, self._now)
         self._propose_runs(phase2, phase2.runs(phase1.first, values))
-        self._next_beat = self._now
         self._queue.reopen()
         self._ask_read_index()
         self._lead_on()
 
     def _step_down(self, ballot: Ballot) -> None:
-        """Stop leading or campaigning, because of this higher ballot or for want of a quorum."""
+        """Stop leading or asking to lead, because of this higher ballot or for want of a quorum."""
         self._election.see(ballot)
         if self.role is Role.FOLLOWER:
             return
@@ -454,10 +314,10 @@ class Replica:
         self._election.lost(self._now)
 
     def _follow(self, leader: str, ballot: Ballot) -> None:
-        """Its ballot is not below our promise: this is the leader."""
+        """A leader has spoken whose ballot is not below this node's promise: follow it."""
         require(
             leader == self.node or self._phase2 is None or ballot != self._phase2.ballot,
-            f"{leader} leads under our ballot {ballot}",
+            f"{leader} leads under the ballot {ballot} of this node",
         )
         self._step_down(ballot)
         known = self._election.leader, self._election.leader_ballot
@@ -472,7 +332,7 @@ class Replica:
         current = self._phase1 or self._phase2
         if current is None or current.ballot != reject.ballot:
             return
-        # A late copy of the Prepare that made this node leader may be refused for its first slot: no reason to yield.
+        # A late copy of the Prepare that made this node leader may be refused for its first slot: it goes on leading.
         if self._phase1 or reject.promised > reject.ballot:
             self._step_down(reject.promised)
 
@@ -482,7 +342,7 @@ class Replica:
     # -- phase 2 -----------------------------------------------------------------------------------------------------
 
     def _propose_runs(self, phase2: Phase2, runs: Iterable[Run]) -> None:
-        """Phase 2a, with this node as the first acceptor: what it records is its own vote."""
+        """Phase 2a. This node is the first acceptor, and what it records is its own vote."""
         for run in runs:
             self._store_accepted(run)
             phase2.enqueue(run)
@@ -495,25 +355,9 @@ class Replica:
             self._broadcast(self._accept_message(run))
             self._journal.hold(self.node, Accepted(run.ballot, run.first, run.last))
             sent = True
-        self._tell(phase2, sent)
-
-    def _tell(self, phase2: Phase2, accept_sent: bool) -> None:
-        """Tell the others what is chosen: at once if one of them waits for it, else with the next Accept or soon.
-
-        While a leader is busy its next Accept tells it anyway, and a message less is a turn less for every node.
-        """
-        news = self._learner.news()
-        if news == self._told:
-            return
-        if accept_sent and news[1] == self._told[1]:
-            self._tell_at = NO_END
-        elif self._told[0] < self.urgent_upto or news[1] != self._told[1] or self._now >= self._tell_at:
+        news = self._news.due(self._now, sent)
+        if news is not None:
             self._broadcast(Chosen(phase2.ballot, *news))
-            self._tell_at = NO_END
-        else:
-            self._tell_at = min(self._tell_at, self._now + TELL_INTERVAL)
-            return
-        self._told = news
 
     def _accept_message(self, run: Run) -> Accept:
         return Accept(run.ballot, run.first, run.values, self.chosen_upto)
@@ -530,7 +374,7 @@ class Replica:
         if run.last >= self._log.start:
             self._store_accepted(run.clip(self._log.start, run.last))
         if accept.ballot > self._acceptor.promised:
-            # All its slots are chosen and gone from memory: nothing was stored that would imply the promise.
+            # All these slots are chosen and have left memory, so nothing was stored that would imply the promise.
             self._promise(accept.ballot)
         self._journal.hold(sender, Accepted(run.ballot, run.first, run.last))
         self._learner.hear(accept.ballot, accept.chosen_upto)
@@ -543,7 +387,7 @@ class Replica:
     def _on_accepted(self, sender: str, accepted: Accepted) -> None:
         if self._phase2 is None or accepted.ballot != self._phase2.ballot:
             return
-        self._heard_from[sender] = self._now
+        self._heartbeats.heard(sender, self._now)
         run = self._phase2.accepted(sender, accepted.first, accepted.last)
         if run is not None:
             self._learner.choose(run.first, run.last)
@@ -553,24 +397,20 @@ class Replica:
     def _lead_on(self) -> None:
         phase2 = self._phase2
         assert phase2 is not None
-        self._heard_from[self.node] = self._now
-        if self.configuration.reached_by_quorum(self._heard_from) + self._timing.election[0] <= self._now:
-            self._step_down(phase2.ballot)  # cut off: another may lead by now, and those who wait should be told
+        if self._heartbeats.lost_quorum(self._now):
+            self._step_down(phase2.ballot)  # another may lead by now, and those who wait are to be told
             return
         for run, votes in phase2.overdue(self._now, self._timing.resend):
             for node in self._others:
                 if node not in votes:
                     self._send(node, self._accept_message(run))
-        if self._now >= self._next_beat:
+        if self._heartbeats.is_due(self._now):
             self._beat(phase2)
 
     def _beat(self, phase2: Phase2) -> None:
         """A heartbeat, which is also a round for the reads that wait."""
-        self._next_beat = self._now + self._timing.heartbeat
-        number = self._rounds.begin(self._read_index(phase2))
-        self._lease.began(number, self._now)
-        self._told, self._tell_at = self._learner.news(), NO_END
-        self._broadcast(Heartbeat(phase2.ballot, number, *self._told))
+        number = self._heartbeats.begin(self._read_index(phase2), self._now)
+        self._broadcast(Heartbeat(phase2.ballot, number, *self._news.tell_all()))
         self._confirm_reads()
 
     def _on_heartbeat(self, sender: str, beat: Heartbeat) -> None:
@@ -585,9 +425,8 @@ class Replica:
     def _on_alive(self, sender: str, alive: Alive) -> None:
         if self._phase2 is None or alive.ballot != self._phase2.ballot:
             return
-        self._heard_from[sender] = self._now
         self.heard_chosen[sender] = alive.chosen_upto
-        self._rounds.answered(sender, alive.round)
+        self._heartbeats.answered(sender, alive.round, self._now)
         self._confirm_reads()
 
     def _on_chosen(self, sender: str, chosen: Chosen) -> None:
@@ -598,44 +437,39 @@ class Replica:
     # -- reads -------------------------------------------------------------------------------------------------------
 
     def _ask_read_index(self) -> None:
-        """For the reads of this node that no leader answered yet, if any; a leader asks itself."""
+        """For the reads of this node that no leader has answered yet, if there are any; a leader asks itself."""
         question = self._queue.ask(self._now)
         if question and self.leader:
             self._send(self.leader, question)
 
     def _confirm_reads(self) -> None:
-        confirmed = self._rounds.confirmed()
-        self._lease.confirmed(self._rounds.confirmed_round)
-        for node, reply in confirmed:
+        for node, reply in self._heartbeats.confirmed():
             self._reply_to_read(node, reply)
 
     def _serve_by_lease(self, phase2: Phase2) -> None:
-        """The clock has just been read, so every read that is here arrived before: the lease held in its interval.
+        """Answer all reads that are here. The clock has just been read, so the lease held after each of them arrived.
 
-        A read that comes later in this turn must not be served so: it may have come after a long pause of the process.
+        A read that comes later in this turn must not be answered so: it may come after a long pause of the process.
         """
         if self._queue.close_turn():
             self._ask_read_index()
-        for node, reply in self._rounds.answer(self._read_index(phase2)):
+        for node, reply in self._heartbeats.answer_by_lease(self._read_index(phase2)):
             self._reply_to_read(node, reply)
 
     def _reply_to_read(self, node: str, reply: ReadIndexReply) -> None:
         self._send(node, reply)
         if node != self.node:
-            self.urgent_upto = max(self.urgent_upto, reply.index)  # the reads wait until it is applied there
+            self._news.urgent_upto = max(self._news.urgent_upto, reply.index)  # they wait for it
 
     def _read_index(self, phase2: Phase2) -> int:
-        """No slot beyond it was acknowledged before this ballot, or is by now as far as this leader knows."""
+        """The highest slot that can have been acknowledged by now, by this leader or under an earlier ballot."""
         return max(self.chosen_upto, phase2.recovered_upto)
-
-    def _new_lease(self) -> Lease:
-        return Lease(self._timing.lease if self._others else 0, self._timing.drift)
 
     # -- catching up -------------------------------------------------------------------------------------------------
 
     def _fetch(self) -> None:
         if self._log.bytes > MAX_HELD_BYTES and self.durable_upto < self.chosen_upto:
-            return  # what was learned has to reach the disk first
+            return  # what has been learned must reach the disk first
         fetch = self._catch_up.ask(self._election.leader, self._now)
         if fetch:
             self._send(*fetch)
@@ -650,7 +484,7 @@ class Replica:
             self._send(sender, learn)
 
     def _on_learn(self, learn: Learn) -> None:
-        # A leader learns from its own quorums only: it re-proposed all that could be chosen before its ballot.
+        # A leader learns from its own quorums only: it has proposed again all that was chosen before its ballot.
         if self.role is Role.LEADER:
             return
         self._learner.hear_of(learn.chosen_upto)
@@ -672,7 +506,7 @@ class Replica:
         self._journal.record(Promised(ballot))
 
     def _send(self, receiver: str, message: Message) -> None:
-        """What a node has to say to itself does not go by the host."""
+        """Messages of a node to itself do not pass through the host."""
         if receiver == self.node:
             self.receive(receiver, message)
         else:

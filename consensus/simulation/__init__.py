@@ -1,1 +1,1 @@
-"""A cluster in a bottle: real replicas on virtual time, network, disks and clocks, everything drawn from one seed."""
+"""A cluster in a bottle: real replicas in virtual time, with a virtual network, disks and clocks, all from one seed."""

@@ -1,4 +1,4 @@
-"""A node's two clocks, which run too fast or too slow, and one of which is set now and then."""
+"""The two clocks of a node: both may run too fast or too slow, and one of them is set now and then."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ EPOCH = 1_700_000_000_000
 
 
 class Clocks:
-    """``local`` never jumps and never stands still for long; ``wall`` may be set forward or back.
+    """``local`` never jumps; ``wall`` may be set forward or back. Both run at the same rate.
 
-    ``rate``: ms by this clock in one ms of real time; never outside ``bounds``, whatever it is set to.
+    ``rate``: how many ms these clocks advance in one ms of real time, never outside ``bounds``, whatever it is set to.
     """
 
     def __init__(self, rate: float, bounds: tuple[float, float] = (0.0, 100.0)) -> None:
@@ -26,7 +26,7 @@ class Clocks:
         return EPOCH + self._set_by + self.local(now)
 
     def drift(self, now: int, rate: float) -> None:
-        """From now on the clock runs at this rate."""
+        """From now on the clocks run at this rate."""
         self._base += (now - self._since) * self.rate
         self._since = now
         self.rate = self._within(rate)
@@ -36,5 +36,5 @@ class Clocks:
         return min(max(rate, slowest), fastest)
 
     def jump(self, by: int) -> None:
-        """Somebody sets the wall clock."""
+        """Somebody sets the wall clock forward, or back if ``by`` is negative, in ms."""
         self._set_by += by

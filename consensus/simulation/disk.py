@@ -1,4 +1,4 @@
-"""A virtual disk: the acceptor's durable records, and what becomes of them in a crash."""
+"""A virtual disk: an acceptor's durable records, and what becomes of them in a crash."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ class RottenRecord(Exception):
 
 
 class Disk:
-    """The log store of one node, over all its incarnations.
+    """The log store of one node; it outlives the node's processes.
 
-    ``promised`` and ``chosen_upto`` are as of the last ``open``; the rest shows what is durable now. ``latency``: the
-    bounds in ms of a write with its fsync. While it is ``full`` appends fail.
+    ``promised`` and ``chosen_upto`` are as of the last ``open``, everything else is as of now. ``latency``: how long a
+    write with its fsync takes, in ms, from and to; ``slower`` is added to the upper bound. While the disk is ``full``,
+    writes fail.
     """
 
     def __init__(self, rng: random.Random, latency: tuple[int, int]) -> None:
@@ -38,7 +39,7 @@ class Disk:
     # -- for the node's process ---------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """As a log store does: verify every record. Raises RottenRecord."""
+        """Verify every record, as a log store does. Raises RottenRecord."""
         if self._rotten is not None:
             raise RottenRecord(f"slots {self._rotten.run.first}..{self._rotten.run.last}")
         self.promised, self.chosen_upto = self.durable_promised, self._durable_chosen_upto
@@ -48,7 +49,7 @@ class Disk:
         return self.log.last
 
     def append(self, records: Sequence[Record]) -> None:
-        """These are durable from now on."""
+        """Make these records durable."""
         for record in records:
             self.rows += 1
             if isinstance(record, Stored):
@@ -77,30 +78,30 @@ class Disk:
     # -- for the world ------------------------------------------------------------------------------------------------
 
     def begin(self, records: Sequence[Record]) -> int:
-        """A write is under way; returns how many ms it takes."""
+        """Begin a write; returns how many ms it takes."""
         self.writing = records
         low, high = self.latency
         return low + int(self._random.random() * (high - low + 1 + self.slower))
 
     def finish(self) -> Sequence[Record]:
-        """The write under way is durable; returns its records."""
+        """The write under way succeeds; returns its records, which are durable now."""
         records, self.writing = self.writing, ()
         self.append(records)
         return records
 
     def fail(self) -> None:
-        """The write under way found no room: nothing of it is stored."""
+        """The write under way finds no room: nothing of it is stored."""
         self.writing = ()
 
     def crash(self) -> tuple[Sequence[Record], int]:
-        """Of the write under way a prefix reached the disk just in time; returns it, and how many records were lost."""
+        """The first part of the write under way reaches the disk just in time; returns it, and how many were lost."""
         records, self.writing = self.writing, ()
         kept = records[: int(self._random.random() * (len(records) + 1))]
         self.append(kept)
         return kept, len(records) - len(kept)
 
     def rot(self, slot: int) -> bool:
-        """Let the record that holds this slot rot; False when there is none."""
+        """Let the record that holds this slot rot; False if there is none."""
         runs = self.log.runs(slot, slot)
         if not runs:
             return False

@@ -1,53 +1,28 @@
 """What goes wrong, and when: a schedule of actions drawn from the seed before the run begins.
 
-A further kind of action (a snapshot, a change of membership, ...) is a class with ``begin`` and ``end`` here, a way to
-draw it, and a weight in the presets; the world knows none of them by name.
+A further kind of action (a snapshot, a change of membership, ...) needs a class with ``begin`` and ``end`` here, a
+function that draws it, and a weight in the presets. The world knows none of them by name.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
+from consensus.simulation.action import LEADER, Action, FaultTarget
 from consensus.simulation.network import Link, Weather
-
-if TYPE_CHECKING:
-    from consensus.simulation.world import World
-
-LEADER = "leader"
-"""In place of a node's name: whoever leads when the action begins. Chance alone would seldom hit a leader at work."""
-
-
-class Action(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that happens to the world from ``at`` to ``until``, in ms."""
-
-    at: int
-    until: int
-
-    def begin(self, world: World) -> None:
-        raise NotImplementedError
-
-    def end(self, world: World) -> None:
-        """What lasts is over; an action of a single moment has nothing to undo."""
-
-    @property
-    def title(self) -> str:
-        raise NotImplementedError
-
-    def __str__(self) -> str:
-        return f"{self.at}..{self.until} ms: {self.title}"
 
 
 class Cut(Action, frozen=True, kw_only=True):
-    """A partition. ``shape``: in halves, one node alone, mute (not heard), deaf (it hears nobody), or one pair."""
+    """A partition. ``shape``: halves, alone (one node), mute (it is not heard), deaf (it hears nobody), or pair."""
 
     shape: str
     group: tuple[str, ...]
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: FaultTarget) -> None:
         group = {world.resolve(name) for name in self.group}
         here = [name for name in world.names if name in group]
         there = [name for name in world.names if name not in group]
@@ -59,7 +34,7 @@ class Cut(Action, frozen=True, kw_only=True):
         world.bad_weather(self, Weather(frozenset(links), cut=True))
         world.count(f"partition: {self.shape}")
 
-    def end(self, world: World) -> None:
+    def end(self, world: FaultTarget) -> None:
         world.good_weather(self)
 
     @property
@@ -68,13 +43,15 @@ class Cut(Action, frozen=True, kw_only=True):
 
 
 class Exile(Action, frozen=True, kw_only=True):
-    """The leader is cut off from the other nodes, but not from clients, and its clock nearly stands still: it goes on
-    believing that it leads while others elect another. If it is ``haunted``, answers to what it said before the cut
-    still arrive, late."""
+    """The leader is cut off from the other nodes, but not from clients, and its clock nearly stands still.
+
+    So it goes on believing that it leads while the others elect another leader. If it is ``haunted``, answers to what
+    it said before the cut still arrive, late.
+    """
 
     haunted: bool
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: FaultTarget) -> None:
         leader = world.resolve(LEADER)
         out = frozenset((leader, name) for name in world.names if name != leader)
         back = frozenset((name, leader) for _, name in out)
@@ -85,13 +62,13 @@ class Exile(Action, frozen=True, kw_only=True):
             self._cut_off(world, leader, Weather(out | back, cut=True))
         world.count("partition: an exiled leader")
 
-    def _cut_off(self, world: World, leader: str, *weathers: Weather) -> None:
+    def _cut_off(self, world: FaultTarget, leader: str, *weathers: Weather) -> None:
         if world.timeline.now < self.until:
             for weather in weathers:
                 world.bad_weather(self, weather)
             world.clocks[leader].drift(world.timeline.now, 0.05)
 
-    def end(self, world: World) -> None:
+    def end(self, world: FaultTarget) -> None:
         world.good_weather(self)
         for clocks in world.clocks.values():
             clocks.drift(world.timeline.now, 1.0)
@@ -101,19 +78,19 @@ class Exile(Action, frozen=True, kw_only=True):
         return f"the leader is cut off{' and haunted' if self.haunted else ''}, and its clock nearly stands still"
 
 
-class Bad(Action, frozen=True, kw_only=True):
-    """Links that lose, repeat or delay messages (which also reorders them)."""
+class BadLinks(Action, frozen=True, kw_only=True):
+    """Links that lose, repeat or delay messages; delays also change their order."""
 
     links: frozenset[Link]
     delay: int = 0
     loss: float = 0.0
     repeat: float = 0.0
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: FaultTarget) -> None:
         world.bad_weather(self, Weather(self.links, delay=self.delay, loss=self.loss, repeat=self.repeat))
         world.count("network: slow links" if self.delay else "network: lossy links")
 
-    def end(self, world: World) -> None:
+    def end(self, world: FaultTarget) -> None:
         world.good_weather(self)
 
     @property
@@ -122,15 +99,15 @@ class Bad(Action, frozen=True, kw_only=True):
 
 
 class Burst(Action, frozen=True, kw_only=True):
-    """Links on which nothing arrives for a while, and then everything at once."""
+    """Links on which nothing arrives for a while, and then everything arrives at once."""
 
     links: frozenset[Link]
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: FaultTarget) -> None:
         world.bad_weather(self, Weather(self.links, hold=self.until))
         world.count("network: bursts")
 
-    def end(self, world: World) -> None:
+    def end(self, world: FaultTarget) -> None:
         world.good_weather(self)
 
     @property
@@ -139,12 +116,12 @@ class Burst(Action, frozen=True, kw_only=True):
 
 
 class Crash(Action, frozen=True, kw_only=True):
-    """kill -9 once the node has carried out ``effects`` more effects; it restarts at ``until``."""
+    """The node crashes once it has carried out ``effects`` more effects, and restarts at ``until``."""
 
     node: str
     effects: int
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: FaultTarget) -> None:
         world.crash_after(world.resolve(self.node), self.effects, self.until)
 
     @property
@@ -153,12 +130,14 @@ class Crash(Action, frozen=True, kw_only=True):
 
 
 class Amnesia(Action, frozen=True, kw_only=True):
-    """The leader is cut off from the other nodes, but not from clients, and all of these crash and soon restart: none
-    of them remembers whom it supports."""
+    """The leader is cut off from the other nodes, but not from clients, and all others crash and soon restart.
+
+    None of these remembers which leader it supports.
+    """
 
     restarts: tuple[int, ...]
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: FaultTarget) -> None:
         leader = world.resolve(LEADER)
         out = frozenset((leader, name) for name in world.names if name != leader)
         world.bad_weather(self, Weather(out | {(name, leader) for _, name in out}, cut=True))
@@ -167,7 +146,7 @@ class Amnesia(Action, frozen=True, kw_only=True):
             if name != leader:
                 world.crash(name, restart)
 
-    def end(self, world: World) -> None:
+    def end(self, world: FaultTarget) -> None:
         world.good_weather(self)
 
     @property
@@ -176,18 +155,18 @@ class Amnesia(Action, frozen=True, kw_only=True):
 
 
 class HandOver(Action, frozen=True, kw_only=True):
-    """The leader lets another node lead, as before a planned end of its process; ``deaf``: and hears nothing of it."""
+    """The leader lets another node lead, as before a planned end; if it is ``deaf``, it hears no other node again."""
 
     deaf: bool
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: FaultTarget) -> None:
         leader = world.resolve(LEADER)
         if self.deaf:
             links = frozenset((name, leader) for name in world.names if name != leader)
             world.bad_weather(self, Weather(links, cut=True))
         world.hand_over(leader)
 
-    def end(self, world: World) -> None:
+    def end(self, world: FaultTarget) -> None:
         world.good_weather(self)
 
     @property
@@ -196,18 +175,18 @@ class HandOver(Action, frozen=True, kw_only=True):
 
 
 class Regicide(Action, frozen=True, kw_only=True):
-    """Whoever campaigns or leads is killed a little later: ballots follow each other before anything is settled.
+    """Whoever leads or asks to lead crashes soon, so that ballots follow each other before anything is settled.
 
-    ``effects``: at most so many effects of a candidate or leader are carried out.
+    ``effects``: how many of its effects are carried out before it crashes, at most.
     """
 
     effects: int
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: FaultTarget) -> None:
         world.count("crash: one leader after the other")
         world.doom = self.effects
 
-    def end(self, world: World) -> None:
+    def end(self, world: FaultTarget) -> None:
         world.doom = 0
 
     @property
@@ -216,11 +195,11 @@ class Regicide(Action, frozen=True, kw_only=True):
 
 
 class CrashAll(Action, frozen=True, kw_only=True):
-    """Power loss: all nodes at once; each restarts some time after."""
+    """Power is lost: all nodes crash at once, and each restarts some time after."""
 
     restarts: tuple[int, ...]
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: FaultTarget) -> None:
         world.count("crash: all at once")
         for name, restart in zip(world.names, self.restarts, strict=True):
             world.crash(name, restart)
@@ -231,11 +210,11 @@ class CrashAll(Action, frozen=True, kw_only=True):
 
 
 class Pause(Action, frozen=True, kw_only=True):
-    """A process stands still (a long garbage collection, a suspended machine), and then finds everything waiting."""
+    """A process stands still, as a suspended machine does, and then finds everything waiting for it."""
 
     node: str
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: FaultTarget) -> None:
         world.pause(world.resolve(self.node), self.until)
 
     @property
@@ -247,11 +226,11 @@ class SlowDisk(Action, frozen=True, kw_only=True):
     node: str
     latency: int
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: FaultTarget) -> None:
         world.count("disk: slow")
         world.disks[self.node].slower += self.latency
 
-    def end(self, world: World) -> None:
+    def end(self, world: FaultTarget) -> None:
         world.disks[self.node].slower -= self.latency
 
     @property
@@ -262,11 +241,11 @@ class SlowDisk(Action, frozen=True, kw_only=True):
 class FullDisk(Action, frozen=True, kw_only=True):
     node: str
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: FaultTarget) -> None:
         world.count("disk: full")
         world.disks[self.node].full = True
 
-    def end(self, world: World) -> None:
+    def end(self, world: FaultTarget) -> None:
         world.disks[self.node].full = False
 
     @property
@@ -275,12 +254,12 @@ class FullDisk(Action, frozen=True, kw_only=True):
 
 
 class Rot(Action, frozen=True, kw_only=True):
-    """A durable record of the node decays. Whoever reads it must notice, and vote no more."""
+    """A durable record of the node decays. A process that reads it must notice, and vote no more."""
 
     node: str
     share: float
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: FaultTarget) -> None:
         disk = world.disks[self.node]
         if disk.rot(1 + int(self.share * disk.last)):
             world.count("disk: a record rotted")
@@ -294,11 +273,11 @@ class Drift(Action, frozen=True, kw_only=True):
     node: str
     rate: float
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: FaultTarget) -> None:
         world.count("clock: drift")
         world.clocks[self.node].drift(world.timeline.now, self.rate)
 
-    def end(self, world: World) -> None:
+    def end(self, world: FaultTarget) -> None:
         world.clocks[self.node].drift(world.timeline.now, 1.0)
 
     @property
@@ -310,7 +289,7 @@ class Jump(Action, frozen=True, kw_only=True):
     node: str
     by: int
 
-    def begin(self, world: World) -> None:
+    def begin(self, world: FaultTarget) -> None:
         world.count("clock: jump")
         world.clocks[self.node].jump(self.by)
 
@@ -343,9 +322,9 @@ def _exile(rng: random.Random, names: Sequence[str], at: int, until: int) -> Act
 
 def _bad(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
     if rng.random() < 0.4:
-        return Bad(at=at, until=until, links=_links(rng, names), delay=rng.choice([20, 80, 300]))
+        return BadLinks(at=at, until=until, links=_links(rng, names), delay=rng.choice([20, 80, 300]))
     loss, repeat = rng.choice([0.05, 0.2, 0.5]), rng.choice([0.0, 0.1, 0.5])
-    return Bad(at=at, until=until, links=_links(rng, names), loss=loss, repeat=repeat)
+    return BadLinks(at=at, until=until, links=_links(rng, names), loss=loss, repeat=repeat)
 
 
 def _burst(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
@@ -385,7 +364,7 @@ def _full_disk(rng: random.Random, names: Sequence[str], at: int, until: int) ->
 
 
 def _rot(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
-    # The first ones only: a majority has to stay intact, whatever else happens.
+    # Only the first nodes, so that a majority stays intact whatever else happens.
     return Rot(at=at, until=until, node=rng.choice(names[: (len(names) - 1) // 2]), share=rng.random())
 
 
@@ -410,28 +389,28 @@ PRESETS: dict[str, dict[Draw, int]] = {
     "clocks": {**_CLOCKS, _pause: 1},
     "none": {},
 }
-"""Which faults a run may meet, each with its weight."""
+"""Which faults a run may have, each with its weight."""
 
 
 def schedule(rng: random.Random, names: Sequence[str], time: int, preset: str, *, leases: bool = False) -> list[Action]:
     """The faults of a run, in order of their beginning; all have ended by ``time`` (ms).
 
-    With ``leases`` those that aim at leases come to the preset with all.
+    With ``leases`` the preset "all" includes the faults that aim at leases.
     """
     weights = dict(PRESETS[preset])
     if leases and preset == "all" and len(names) > 1:
         weights |= _LEASES
     if len(names) < 3:
-        weights.pop(_rot, None)  # no majority would be left
+        weights.pop(_rot, None)  # no intact majority would be left
     if len(names) < 2:
         for draw in _NETWORK:
             weights.pop(draw, None)
     if not weights:
         return []
-    # A run that meets every kind of fault meets none of them often: each run leaves some out (swarm testing).
+    # A run with every kind of fault has none of them often, so each run leaves some kinds out (swarm testing).
     some = {draw: weight for draw, weight in weights.items() if rng.random() < 0.4}
     weights = some or weights
-    # The time between faults matters too: under constant fire nothing is ever chosen.
+    # The time between faults matters too: if they never cease, nothing is ever chosen.
     pace = rng.choice([150, 400, 1_000])
     actions = []
     at = rng.randint(0, 2 * pace)

@@ -1,4 +1,4 @@
-"""The rules that leases rest on, checked from outside, by each node's own clock."""
+"""The rules that leases rest on, checked from outside by the clock of each node."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from consensus.simulation.violation import Violation
 
 
 class Leases:
-    """Sees every message of all nodes. A node's clock outlives its process, and so does what its process promised.
+    """Checks every message of all nodes. A node's clock outlives its process, and so do the promises of its process.
 
-    ``lease`` in ms; ``clock`` reads a node's clock; ``replicas`` are those of the processes that run now.
+    ``lease`` in ms; ``clock`` reads a node's clock; ``replicas`` gives those of the processes that run now.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Leases:
         self._released: dict[Ballot, Ballot] = {}
 
     def received(self, name: str, message: object) -> None:
-        """A node is about to look at a message."""
+        """A node is about to receive a message."""
         if isinstance(message, Heartbeat):
             self._heard.setdefault((name, message.ballot, message.round), self._clock(name))
 
@@ -50,7 +50,7 @@ class Leases:
         now, released = self._clock(name), self._released.get(ballot, NEVER)
         won = self._safety.is_won(ballot)
         for supported, until in self._supports.get(name, {}).items():
-            # Once a ballot is won accepting something under it is a promise as well, which may be said again.
+            # Once a ballot is won, accepting something under it is a promise too, and so it may be promised once more.
             if released < supported < ballot and now < until and not won:
                 raise Violation(
                     "an acceptor promises nothing while it supports a leader",

@@ -1,8 +1,8 @@
-"""Is a history of concurrent operations linearizable: is there one order that explains what everybody saw?
+"""Is a history of concurrent operations linearizable? Is there one order that explains what everybody saw?
 
-Wing and Gong's search (*Testing and Verifying Concurrent Objects*, 1993) with Lowe's memoisation (*Testing for
+This is Wing and Gong's search (*Testing and Verifying Concurrent Objects*, 1993) with Lowe's memoisation (*Testing for
 Linearizability*, 2017): take any operation that was called before the first of the remaining ones returned, execute it
-on the state, go on; never enter the same (operations taken, state) twice.
+on the state, and go on; never enter the same pair of operations taken and state twice.
 """
 
 from __future__ import annotations
@@ -11,143 +11,143 @@ from bisect import bisect_right
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
-NEVER: Final = float("inf")
+PENDING: Final = float("inf")
 
-State = TypeVar("State", bound=Hashable)
-Request = TypeVar("Request")
+StateT = TypeVar("StateT", bound=Hashable)
+RequestT = TypeVar("RequestT")
 
 
-class Operation(NamedTuple, Generic[Request]):
+class Operation(NamedTuple, Generic[RequestT]):
     """One request of a client: when it was ``called`` and when it ``returned``, in any total order.
 
-    ``returned`` is NEVER and ``result`` None when nobody knows whether it happened.
+    If nobody knows whether it happened, ``returned`` is PENDING and ``result`` is None.
     """
 
     client: str
     called: float
     returned: float
-    request: Request
+    request: RequestT
     result: object
 
 
-class Verdict(NamedTuple, Generic[Request]):
-    """``longest``: an order that explains as many answers as any order can; all of them if it is linearizable.
+class Verdict(NamedTuple, Generic[RequestT]):
+    """``longest``: an order that explains as many answers as any order can, all of them if it is linearizable.
 
-    ``stuck``: one of these would have to come next after ``longest``, and none fits.
+    ``stuck``: the operations of which one would have to come after ``longest``, and of which none fits.
     """
 
     linearizable: bool
-    longest: list[Operation[Request]]
-    stuck: list[Operation[Request]]
+    longest: list[Operation[RequestT]]
+    stuck: list[Operation[RequestT]]
 
 
 def check(
-    history: Sequence[Operation[Request]],
-    initial: State,
-    step: Callable[[State, Request, object], Iterable[State]],
+    history: Sequence[Operation[RequestT]],
+    initial: StateT,
+    step: Callable[[StateT, RequestT, object], Iterable[StateT]],
     *,
-    is_read: Callable[[Request], bool] = lambda _: False,
-) -> Verdict[Request]:
+    is_read: Callable[[RequestT], bool] = lambda _: False,
+) -> Verdict[RequestT]:
     """Look for an order of the operations, each between its call and its return, that explains every result.
 
-    An operation called in the very moment when another returned may come before it. One that returned NEVER may come
-    anywhere after its call, or nowhere.
+    An operation that was called in the very moment when another one returned may come before it. A PENDING operation
+    may come anywhere after its call, or not at all.
 
-    ``step(state, request, result)`` gives the states that may follow when the request is executed on ``state`` with
-    this result (None = unknown), none when it cannot have it. It is asked once, and must always say the same.
-    ``is_read``: the request changes no state, whatever its result.
+    ``step(state, request, result)`` gives the states that may follow if the request is executed on ``state`` with this
+    result (None: it is unknown), and none if it cannot have this result. It is called once for the same arguments.
+    ``is_read`` says whether a request changes no state, whatever its result.
 
-    Worst case: exponential in the number of writes under way at once, and in that of writes of unknown outcome as far
-    as each choice of them leads to another state. The length of the history counts in proportion.
+    In the worst case the time is exponential in the number of writes under way at once, and in the number of writes
+    with an unknown outcome, as far as each choice of them leads to another state. It is linear in the history's length.
     """
     search = _Search(history, initial, step, is_read)
     best = search.stack[0]
     while search.stack:
-        place = search.stack.pop()
-        if place.done > best.done:
-            best = place
-        if place.done == len(search.certain):
-            return Verdict(True, search.order(place), [])
-        search.expand(place)
+        prefix = search.stack.pop()
+        if prefix.done > best.done:
+            best = prefix
+        if prefix.done == len(search.certain):
+            return Verdict(True, search.order(prefix), [])
+        search.expand(prefix)
     return Verdict(False, search.order(best), [search.certain[index] for index in best.candidates])
 
 
 _Trail: TypeAlias = "tuple[_Trail, int] | None"
-"""The operations taken, the last one outside; index i of those of unknown outcome is written as ~i."""
+"""The operations taken, the last one outermost; index i of those with an unknown outcome is written as ~i."""
 
 
-class _Place:
-    """Where the search stands: which operations are taken, and what state that gives."""
+class _Prefix:
+    """The beginning of an order: which operations are taken, and what state they give."""
 
     __slots__ = ("base", "candidates", "done", "mask", "state", "trail", "unknown_end", "used")
 
     def __init__(
         self, base: int, mask: int, used: int, state: int, trail: _Trail, candidates: list[int], unknown_end: int
     ) -> None:
-        # Taken are all before ``base`` and those whose bit, counted from there, is set in ``mask``: over a window the
-        # mask stays small, however long the history. ``used`` are those taken of unknown outcome.
+        # Taken are all operations before ``base``, and those whose bit, counted from there, is set in ``mask``. So the
+        # mask stays small, however long the history is. ``used`` are those taken with an unknown outcome.
         self.base = base
         self.mask = mask
         self.used = used
         self.state = state
         self.trail = trail
-        # What may come next, and how many of those of unknown outcome were called in time.
+        # What may come next, and how many of those with an unknown outcome were called early enough to come next.
         self.candidates = candidates
         self.unknown_end = unknown_end
         self.done = base + mask.bit_count()
 
 
-class _Search(Generic[State, Request]):
-    """The places still to be looked at (``stack``) and all that is remembered on the way."""
+class _Search(Generic[StateT, RequestT]):
+    """The prefixes that are still to be looked at (``stack``), and all that is remembered on the way."""
 
     def __init__(
         self,
-        history: Sequence[Operation[Request]],
-        initial: State,
-        step: Callable[[State, Request, object], Iterable[State]],
-        is_read: Callable[[Request], bool],
+        history: Sequence[Operation[RequestT]],
+        initial: StateT,
+        step: Callable[[StateT, RequestT, object], Iterable[StateT]],
+        is_read: Callable[[RequestT], bool],
     ) -> None:
         operations = sorted(history, key=lambda op: op.called)
-        self.certain = [op for op in operations if op.returned != NEVER]
+        self.certain = [op for op in operations if op.returned != PENDING]
         if any(op.returned < op.called for op in self.certain):
             raise ValueError("an operation returned before it was called")
-        # A read that nobody heard the result of explains itself.
-        self.unknown = [op for op in operations if op.returned == NEVER and not is_read(op.request)]
-        self.stack: list[_Place] = []
+        # A read whose result nobody has heard needs no explanation.
+        self.unknown = [op for op in operations if op.returned == PENDING and not is_read(op.request)]
+        self.stack: list[_Prefix] = []
         self._reads = [is_read(op.request) for op in self.certain]
         self._step = step
-        # For each operation: how many of either kind were called before it returned.
+        # For each operation: how many operations of either kind were called before it returned.
         called, unknown_called = [op.called for op in self.certain], [op.called for op in self.unknown]
         self._horizon = [bisect_right(called, op.returned) for op in self.certain]
         self._unknown_horizon = [bisect_right(unknown_called, op.returned) for op in self.certain]
-        # States are numbered, because they may be slow to hash; and what follows on them is asked only once.
-        self._states: list[State] = [initial]
-        self._numbers: dict[State, int] = {initial: 0}
+        # States are numbered, because they may be slow to hash, and so that each step is computed only once.
+        self._states: list[StateT] = [initial]
+        self._numbers: dict[StateT, int] = {initial: 0}
         self._after: dict[tuple[int, int], list[int]] = {}
-        # The ``used`` with which each (base, mask, state) was entered.
+        # With which ``used`` each (base, mask, state) was entered.
         self._entered: dict[tuple[int, int, int], list[int]] = {}
         self._enter(0, 0, 0, 0, None)
 
-    def order(self, place: _Place) -> list[Operation[Request]]:
+    def order(self, prefix: _Prefix) -> list[Operation[RequestT]]:
         """The operations in the order in which they were taken."""
         found = []
-        trail = place.trail
+        trail = prefix.trail
         while trail is not None:
             trail, index = trail
             found.append(self.certain[index] if index >= 0 else self.unknown[~index])
         return found[::-1]
 
-    def expand(self, place: _Place) -> None:
-        """Enter all places that are one operation further on; the one entered last is looked at first."""
-        base, mask, used, trail = place.base, place.mask, place.used, place.trail
-        # Those of unknown outcome can be many and are seldom needed.
-        for index in range(place.unknown_end):
+    def expand(self, prefix: _Prefix) -> None:
+        """Enter all prefixes that are one operation longer; the one entered last is looked at first."""
+        base, mask, used, trail = prefix.base, prefix.mask, prefix.used, prefix.trail
+        # Operations with an unknown outcome can be many, and are seldom needed: they come last.
+        for index in range(prefix.unknown_end):
             if not used >> index & 1:
-                for state in self._outcomes(place.state, ~index):
+                for state in self._outcomes(prefix.state, ~index):
                     self._enter(base, mask, used | 1 << index, state, (trail, ~index))
-        for index in reversed(place.candidates):
+        for index in reversed(prefix.candidates):
             if not self._reads[index]:
-                for state in self._outcomes(place.state, index):
+                for state in self._outcomes(prefix.state, index):
                     self._enter(base, mask | 1 << index - base, used, state, (trail, index))
 
     def _enter(self, base: int, mask: int, used: int, state: int, trail: _Trail) -> None:
@@ -156,24 +156,24 @@ class _Search(Generic[State, Request]):
                 ones = (~mask & mask + 1).bit_length() - 1
                 base += ones
                 mask >>= ones
-            # Whoever came here with some of the same unknown ones used, and no others, can do all that this one can.
+            # A prefix that used only some of the same unknown ones to come here can do all that this one can.
             entered = self._entered.setdefault((base, mask, state), [])
             for other in entered:
                 if not other & ~used:
                     return
             entered.append(used)
             candidates, unknown_end = self._window(base, mask)
-            # A read that fits now may as well come now: it changes nothing for the others.
+            # A read that fits now may as well come now, since it changes nothing for the others.
             fitting = [index for index in candidates if self._reads[index] and self._outcomes(state, index)]
             if not fitting:
-                self.stack.append(_Place(base, mask, used, state, trail, candidates, unknown_end))
+                self.stack.append(_Prefix(base, mask, used, state, trail, candidates, unknown_end))
                 return
             for index in fitting:
                 mask |= 1 << index - base
                 trail = (trail, index)
 
     def _window(self, base: int, mask: int) -> tuple[list[int], int]:
-        """The operations not taken that were called before the first of these returned, and how many unknown ones."""
+        """What may come next: operations called before the first return of those left, and how many unknown ones."""
         horizon, unknown_horizon = self._horizon, self._unknown_horizon
         if base == len(horizon):
             return [], len(self.unknown)
@@ -184,7 +184,7 @@ class _Search(Generic[State, Request]):
             lowest = free & -free
             free ^= lowest
             index = base + lowest.bit_length() - 1
-            # They come in the order of their calls, so a later one can only shut out those after it.
+            # They come in the order of their calls, so that a later one can only shut out those after it.
             if index >= end:
                 break
             found.append(index)
@@ -195,7 +195,7 @@ class _Search(Generic[State, Request]):
         return found, unknown_end
 
     def _outcomes(self, state: int, index: int) -> list[int]:
-        """The numbers of the states after an operation; none if it does not fit."""
+        """The numbers of the states that may follow an operation; none if it does not fit."""
         known = self._after.get((state, index))
         if known is None:
             operation = self.certain[index] if index >= 0 else self.unknown[~index]

@@ -1,4 +1,4 @@
-"""A network that delays, loses, repeats, reorders and holds back messages, link by link."""
+"""A network that delays, loses, repeats, reorders and holds back messages, on each link by itself."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import random
 from typing import NamedTuple
 
 Link = tuple[str, str]
-"""From, to: what happens in one direction need not happen in the other."""
-
+"""Sender and receiver: what happens in one direction need not happen in the other."""
 
 STRAGGLERS = 0.03
-"""So many messages take far longer than the others, as on any real network."""
+"""The share of messages that take far longer than the others, as some do on any real network."""
 
 
 class Weather(NamedTuple):
     """What a fault does to some links while it lasts.
 
-    ``delay``: ms that a message may take longer; ``loss`` and ``repeat``: probabilities; ``hold``: nothing arrives
-    before this time, then everything at once; ``cut``: nothing arrives at all.
+    ``delay``: how much longer a message may take, in ms; ``loss`` and ``repeat``: probabilities; ``hold``: until this
+    time nothing arrives, and then everything at once; ``cut``: nothing arrives at all.
     """
 
     links: frozenset[Link]
@@ -37,8 +36,11 @@ class _State(NamedTuple):
 
 
 class Network:
-    """Decides when each copy of a message arrives. ``delay``: the usual bounds in ms; ``loss``, ``repeat``: how likely
-    a message is lost or repeated even in good weather."""
+    """Decides when each copy of a message arrives.
+
+    In good weather ``delay`` bounds how long a message takes, in ms, and ``loss`` and ``repeat`` are the probabilities
+    that it is lost or repeated.
+    """
 
     def __init__(self, rng: random.Random, delay: tuple[int, int], loss: float, repeat: float) -> None:
         self.lost = self.repeated = self.reordered = 0
@@ -51,7 +53,7 @@ class Network:
         self._latest: dict[Link, int] = {}
 
     def exercised(self) -> dict[str, int]:
-        """What it has done to messages so far."""
+        """What this network has done to messages so far, and how often."""
         done = {"out of order": self.reordered, "repeated": self.repeated, "lost": self.lost}
         return {f"network: messages {what}": times for what, times in done.items() if times}
 
@@ -60,13 +62,13 @@ class Network:
         self._states.clear()
 
     def end(self, weather: Weather) -> None:
-        """It is over; weather that has ended already is no error, since ``clear`` may have come before."""
+        """This weather is over; it is no error if it has ended already, since ``clear`` may have come before."""
         if weather in self._weather:
             self._weather.remove(weather)
             self._states.clear()
 
     def clear(self) -> None:
-        """From now on no message is lost or repeated."""
+        """All bad weather is over, and from now on no message is lost or repeated."""
         self._loss = self._repeat = 0.0
         self._weather.clear()
         self._states.clear()
@@ -75,7 +77,7 @@ class Network:
         return self._state((sender, receiver)).cut
 
     def arrivals(self, sender: str, receiver: str, now: int) -> list[int]:
-        """The times at which copies of a message sent now arrive; empty when it is lost."""
+        """The times at which the copies of a message sent now arrive; none if it is lost."""
         link = (sender, receiver)
         cut, slower, loss, repeat, hold = self._state(link)
         draw = self._random.random

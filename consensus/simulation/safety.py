@@ -1,11 +1,14 @@
-"""What the proof of Multi-Paxos rests on, checked from outside: on what is durable and on what is sent, never on what a
-node believes."""
+"""The rules that the proof of Multi-Paxos rests on, checked from outside.
+
+They are checked on what is durable and on what is sent, never on what a node believes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from consensus.ballot import NEVER, Ballot
+from consensus.log import NO_END
 from consensus.messages import (
     Accept,
     Accepted,
@@ -22,14 +25,12 @@ from consensus.messages import (
 from consensus.simulation.disk import Disk
 from consensus.simulation.violation import Violation
 
-NO_END = 2**63
-
 
 class Safety:
-    """Sees every durable record, every message and every applied slot of all nodes in all their incarnations.
+    """Checks every durable record, every message and every applied slot of all nodes, in all their incarnations.
 
     A value is *chosen* here by definition: a majority of disks holds it for its slot under one ballot. ``chosen`` maps
-    slots to values, and ``chosen_in`` to that ballot; nothing in them ever changes.
+    slots to values, and ``chosen_in`` maps them to that ballot; no entry ever changes.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -38,7 +39,7 @@ class Safety:
         self.chosen_upto = 0
         self.highest = 0
         self.accepted: dict[int, dict[Ballot, int]] = {}
-        """By slot and ballot: the acceptors whose disks hold the value, as bits."""
+        """For each slot and ballot the acceptors whose disks hold the value, one bit each."""
         self._values: dict[tuple[int, Ballot], bytes] = {}
         self._bits = {name: 1 << number for number, name in enumerate(names)}
         self._quorum = len(names) // 2 + 1
@@ -50,7 +51,7 @@ class Safety:
     # -- what is durable ----------------------------------------------------------------------------------------------
 
     def durable(self, name: str, record: Record) -> None:
-        """A record reached a node's disk."""
+        """A record has become durable on a node's disk."""
         bit = self._bits[name]
         if not isinstance(record, Stored):
             if record.ballot.node == name:
@@ -81,7 +82,7 @@ class Safety:
                 self.chosen_upto += 1
 
     def _propose(self, name: str, run: Run) -> None:
-        """A ballot proposes one value per slot, and for a slot that is chosen only the chosen one (P2b)."""
+        """A ballot proposes one value for each slot, and the chosen one if the slot is chosen already (P2b)."""
         ballot, values = run.ballot, self._values
         for slot, value in enumerate(run.values, run.first):
             if values.setdefault((slot, ballot), value) != value:
@@ -101,7 +102,7 @@ class Safety:
                 )
 
     def is_won(self, ballot: Ballot) -> bool:
-        """Whether a majority has promised it."""
+        """Whether a majority has promised this ballot."""
         return self._promised.get(ballot, 0).bit_count() >= self._quorum
 
     # -- what is sent -------------------------------------------------------------------------------------------------
@@ -184,15 +185,15 @@ class Safety:
     def _require_accepted(self, name: str, disk: Disk, accepted: Accepted) -> None:
         self._require_durable(name, disk, accepted.ballot, "an Accepted")
         self._told[name] = max(self._told[name], accepted.ballot)
-        held = {
+        stored = {
             slot
             for run in disk.log.runs(accepted.first, accepted.last)
             if run.ballot >= accepted.ballot
             for slot in range(run.first, run.last + 1)
         }
         for slot in range(accepted.first, accepted.last + 1):
-            # A chosen slot may be known here under an older ballot: its value is settled.
-            if slot not in held and slot not in self.chosen:
+            # A chosen slot may be held here under an older ballot, but its value is settled.
+            if slot not in stored and slot not in self.chosen:
                 raise Violation(
                     "what a message says is durable before it is sent",
                     f"{name} says it accepted slots {accepted.first}..{accepted.last} under {accepted.ballot}, its disk"
@@ -224,7 +225,7 @@ class Safety:
     # -- what is applied ----------------------------------------------------------------------------------------------
 
     def applied(self, name: str, slot: int, value: bytes, restarted: bool) -> None:
-        """A node executes a slot; ``restarted``: the first one of a process, which begins wherever its state ends."""
+        """A node executes a slot. ``restarted``: it is the first one of a process, which begins anywhere."""
         if not restarted and slot != self._applied[name] + 1:
             raise Violation(
                 "slots are applied in order, without a gap",

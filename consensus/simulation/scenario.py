@@ -1,4 +1,4 @@
-"""One run, drawn from its seed: how large, how fast, how bad."""
+"""What is drawn from the seed of a run: how many nodes, how fast everything is, and what goes wrong."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import Final
 import msgspec
 
 from consensus.election import Timing
-from consensus.simulation.faults import Action, schedule
+from consensus.simulation.action import Action
+from consensus.simulation.faults import schedule
 
 DEFAULT_TIME: Final = 5_000
-"""How long faults go on, in ms of virtual time."""
+"""How long there are faults, in ms of virtual time."""
 
 
 class Dials(msgspec.Struct, frozen=True):
-    """What stays the same throughout a run. Bounds and intervals in ms.
+    """What stays the same throughout a run. Bounds and intervals are in ms.
 
-    ``loss`` and ``repeat``: how likely a message is lost or repeated, whatever the weather; ``keep_slots``: how many
-    applied slots a node keeps in memory; ``turn_delay``: how long a process gathers input before it acts on it;
-    ``rates``: how fast each node's clocks run; ``lease`` and ``drift`` as in Timing.
+    ``delay``: how long a message takes; ``latency``: how long a write takes; ``tick``: how often a process is told the
+    time. ``loss`` and ``repeat``: how likely a message is lost or repeated even in good weather. ``turn_delay``: how
+    long a process gathers input before it acts on it. ``keep_slots``: how many applied slots a node keeps in memory.
+    ``rates``: how fast the clocks of each node run. ``lease`` and ``drift`` as in Timing.
     """
 
     delay: tuple[int, int]
@@ -35,7 +37,7 @@ class Dials(msgspec.Struct, frozen=True):
 
     @property
     def clock_bounds(self) -> tuple[float, float]:
-        """The slowest and the fastest rate of a clock: leases rest on no more than that these are so far apart."""
+        """The slowest and the fastest rate of a clock: what leases rest on allows for these and everything between."""
         apart = (1 - self.drift) ** 0.5
         return (apart, 1 / apart) if self.lease else (0.0, 100.0)
 
@@ -43,8 +45,9 @@ class Dials(msgspec.Struct, frozen=True):
 class Scenario(msgspec.Struct, frozen=True):
     """Everything that decides a run: the same scenario gives the same run, event by event.
 
-    ``nodes`` 0: the seed chooses. ``faults`` and ``clients`` keep only these of what the seed gives (by number), for a
-    failure that was made smaller.
+    ``nodes``: how many, 0 if the seed is to choose. ``time``: how long there are faults, in ms. ``preset``: which kinds
+    of faults there are. ``faults`` and ``clients``: the numbers of those to keep of all that the seed gives (None: keep
+    all), for a failure that has been made smaller.
     """
 
     seed: int
@@ -55,7 +58,7 @@ class Scenario(msgspec.Struct, frozen=True):
     clients: tuple[int, ...] | None = None
 
     def random(self, purpose: str) -> random.Random:
-        """A generator for one purpose: what one part of the run draws does not change what another gets."""
+        """A generator for one purpose, so that what one part of the run draws does not change what another gets."""
         return random.Random(f"{self.seed} {purpose}")
 
     @property
@@ -65,7 +68,7 @@ class Scenario(msgspec.Struct, frozen=True):
 
     def dials(self) -> Dials:
         rng, leases = self.random("dials"), self.random("lease and drift")
-        # Nothing may rest on clocks that agree; those of some runs do not even come close.
+        # Nothing may rest on clocks that agree: in some runs they do not even come close.
         rates = rng.choice([[1.0], [1.0, 0.97, 1.03], [0.4, 1.0, 2.0]])
         return Dials(
             delay=(rng.choice([0, 1, 1, 5]), rng.choice([5, 5, 10, 30, 120])),

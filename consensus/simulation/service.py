@@ -1,4 +1,4 @@
-"""What a simulated world needs to know of the service that the replicas run, and of its clients."""
+"""What a simulated world needs to know about the service that the replicas run, and about its clients."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from consensus.simulation.disk import Disk
 
 
 class Damaged(Exception):
-    """A node found its disk damaged: it must not vote, and stops for good."""
+    """A node has found its disk damaged: it must not vote, and stops for good."""
 
 
-class Turn(Protocol):
-    """What a process wants done: ``records`` made durable, then ``persisted`` called; ``messages`` sent."""
+class ProcessTurn(Protocol):
+    """What a process wants to be done: make ``records`` durable and then call ``persisted``; send ``messages``."""
 
     @property
     def records(self) -> Sequence[Record]: ...
@@ -25,7 +25,7 @@ class Turn(Protocol):
 
 
 class Process(Protocol):
-    """The process of one node, from its start to its end. Times are in ms by the node's own clocks.
+    """The process of one node, from its start to its end.
 
     Every method may raise Damaged, Violation or InvariantViolation.
     """
@@ -37,13 +37,21 @@ class Process(Protocol):
         """A message from another node or from a client."""
         ...
 
-    def tick(self, now: int, wall: int) -> None: ...
+    def tick(self, now: int, wall: int) -> None:
+        """Time passes: what the node's two clocks show, in ms."""
+        ...
 
-    def turn(self) -> Turn: ...
+    def turn(self) -> ProcessTurn:
+        """End the turn: act on everything that has come in."""
+        ...
 
-    def persisted(self) -> None: ...
+    def persisted(self) -> None:
+        """The records of the last turn that had any are durable."""
+        ...
 
-    def storage_failed(self) -> None: ...
+    def storage_failed(self) -> None:
+        """There was no room for those records, and nothing of them is stored."""
+        ...
 
     @property
     def waiting(self) -> int:
@@ -51,11 +59,11 @@ class Process(Protocol):
         ...
 
     def crash(self) -> None:
-        """It is gone, with everything that was not durable."""
+        """The process ends, and everything that is not durable is lost."""
         ...
 
 
-class Client(Protocol):
+class SimulatedClient(Protocol):
     """Something outside the cluster that sends requests to nodes."""
 
     name: str
@@ -63,17 +71,17 @@ class Client(Protocol):
     def receive(self, sender: str, message: object) -> None: ...
 
 
-class Service(Protocol):
+class ServiceUnderTest(Protocol):
     """The service under test: starts processes, knows its clients, and judges what they saw."""
 
-    clients: Sequence[Client]
+    clients: Sequence[SimulatedClient]
 
     def start(self, name: str, disk: Disk, now: int, wall: int) -> Process:
         """Start or restart a node from its disk. Raises Damaged when the disk is not intact."""
         ...
 
     def encode(self, message: object) -> bytes:
-        """A message between nodes, as it goes over the wire."""
+        """A message between nodes, as it goes over the network."""
         ...
 
     def decode(self, data: bytes) -> object: ...
@@ -83,18 +91,18 @@ class Service(Protocol):
         ...
 
     def stop(self) -> None:
-        """The clients begin nothing new, but go on until everything they asked for is answered."""
+        """The clients begin nothing new, and go on until all their requests are answered."""
         ...
 
     def probe(self) -> None:
-        """Every node is to prove that it serves: called twice, once all that was asked before is answered.
+        """Let every node prove that it serves. Called twice, each time once all earlier requests are answered.
 
-        The first time by reads alone, since a write can hide that reads wait for something that will never happen.
+        The first time there are only reads: a write can hide that reads wait for something that will never happen.
         """
         ...
 
     def unfinished(self) -> str:
-        """What the clients still wait for, in words; empty when there is nothing."""
+        """What the clients still wait for, in words; empty if they wait for nothing."""
         ...
 
     def judge(self) -> None:

@@ -1,4 +1,4 @@
-"""Making a failing run smaller: without the faults and clients that it does not need."""
+"""Making a failing run smaller, by leaving out the faults and clients that it does not need."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from consensus.simulation.scenario import Scenario
 
 
 def shrink(scenario: Scenario, clients: int, fails: Callable[[Scenario], bool]) -> Scenario:
-    """Drop clients and faults as long as the run still fails; returns the smallest scenario found.
+    """Leave out clients and faults as long as the run still fails; returns the smallest scenario found.
 
-    ``clients``: how many the seed gives; ``fails`` runs a scenario. First halves, then ever smaller parts are dropped
-    (Zeller and Hildebrandt's delta debugging). What is left is needed: without any one of it the failure goes away.
+    ``clients``: how many the seed gives. ``fails`` runs a scenario, and says whether it fails. First halves are left
+    out, and then ever smaller parts (Zeller and Hildebrandt's delta debugging). The failure needs each fault that is
+    left, and needed each client that is left before faults were left out.
     """
 
     def with_clients(kept: Sequence[int]) -> bool:
@@ -30,7 +31,7 @@ def shrink(scenario: Scenario, clients: int, fails: Callable[[Scenario], bool]) 
 
 
 def _needed(items: Sequence[int], fails: Callable[[Sequence[int]], bool]) -> Sequence[int]:
-    """A part of ``items`` that still fails, and of which no single one can be dropped."""
+    """A part of ``items`` that still fails, and from which no single item can be left out."""
     size = max(len(items) // 2, 1)
     while items:
         start, dropped = 0, False

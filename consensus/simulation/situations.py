@@ -1,4 +1,4 @@
-"""What a run went through. A simulation proves nothing about situations that it never reaches, so they are counted."""
+"""The situations that a run has reached. They are counted, because a run proves nothing about any others."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from consensus.ballot import NEVER, Ballot
 from consensus.messages import (
     NO_OP,
     Accept,
-    Answer,
-    Ask,
     Chosen,
     Fetch,
     Heartbeat,
     Learn,
     Prepare,
+    PreVote,
+    PreVoteReply,
     Promise,
     ReadIndex,
     Reject,
@@ -24,7 +24,7 @@ from consensus.simulation.safety import Safety
 
 
 class Situations:
-    """Counts, by name, what happens in the cluster, from messages and roles."""
+    """Counts what happens in the cluster by name, judging from messages and roles."""
 
     def __init__(self, safety: Safety, counts: Counter[str]) -> None:
         self._safety = safety
@@ -34,7 +34,7 @@ class Situations:
         self._proposed: set[tuple[int, Ballot]] = set()
 
     def turned(self, replica: Replica) -> None:
-        """A node has ended a turn: has it begun or ceased to lead?"""
+        """A node has ended a turn, and may have begun or ceased to lead."""
         leads = self._leaders.get(replica.node)
         if replica.role is Role.LEADER:
             if leads != replica.ballot:
@@ -48,19 +48,19 @@ class Situations:
             self.leads_no_more(replica)
 
     def leads_no_more(self, replica: Replica) -> None:
-        """Deposed or dead: what did it leave behind?"""
+        """A node is deposed or its process has ended: count what it leaves behind if it led."""
         if self._leaders.pop(replica.node, None) is not None:
             self._counts["election: leader lost"] += 1
             if replica.last_slot > replica.chosen_upto:
                 self._counts["election: leader lost with accepted, unchosen slots"] += 1
 
     def received(self, replica: Replica, message: object) -> None:
-        """This is about to reach a node."""
-        if isinstance(message, Ask | Prepare) and message.first < replica.log_start:
+        """A node is about to receive a message."""
+        if isinstance(message, PreVote | Prepare) and message.first < replica.log_start:
             self._counts["election: a candidate asks for slots that have left memory"] += 1
 
     def sent(self, replica: Replica, message: object) -> None:
-        """A node sends this, to one or to all."""
+        """A node sends a message, to one node or to all."""
         counts = self._counts
         match message:
             case Accept():
@@ -74,7 +74,7 @@ class Situations:
             case Promise():
                 if any(run.ballot < message.ballot for run in message.accepted):
                     counts["recovery: a promise reports accepted values"] += 1
-            case Answer():
+            case PreVoteReply():
                 if not message.granted:
                     counts["election: a candidate is refused before it uses a ballot"] += 1
             case Reject():

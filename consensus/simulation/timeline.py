@@ -1,4 +1,4 @@
-"""Virtual time: what happens next, and nothing in between."""
+"""Virtual time: it moves from one planned event to the next."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Ts = TypeVarTuple("Ts")
 
 
 class Timeline:
-    """Events in order of their time in ms; those of the same ms in the order in which they were planned."""
+    """Events in the order of their times, in ms; those of the same ms in the order in which they were planned."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -19,7 +19,7 @@ class Timeline:
         self._order = 0
 
     def at(self, when: int, action: Callable[[*Ts], None], *arguments: *Ts) -> None:
-        """Plan an action; a time that has passed means now."""
+        """Plan an action for a time; one that has passed already means now."""
         self._order += 1
         heapq.heappush(self._planned, (max(when, self.now), self._order, action, arguments))
 
@@ -29,7 +29,7 @@ class Timeline:
         heapq.heappush(self._planned, (self.now + delay, self._order, action, arguments))
 
     def run(self, until: int) -> None:
-        """Let everything happen that is planned up to and including this time."""
+        """Let everything happen that is planned up to this time, and including it."""
         planned, pop = self._planned, heapq.heappop
         while planned and planned[0][0] <= until:
             self.now, _, action, arguments = pop(planned)

@@ -1,4 +1,4 @@
-"""What happened in a run, as lines of text and as a picture: time goes down, nodes stand side by side."""
+"""What happened in a run, as lines of text, and as a picture in which time runs down and nodes stand side by side."""
 
 from __future__ import annotations
 
@@ -21,14 +21,18 @@ from consensus.messages import (
     Stored,
 )
 
-LANE = 10
+COLUMN_WIDTH = 10
 """The width of a node's column."""
 QUIET = ("Heartbeat", "Alive")
-"""Messages that say nothing new nearly always: left out of the picture."""
+"""Messages that hardly ever say anything new, and are left out of the picture."""
 
 
 class Event(msgspec.Struct, frozen=True):
-    """``node``: where it happens ("" = to all); ``peer``: to whom a message goes; ``slots``: which it is about."""
+    """Something that happened to ``node``, or to all if it is empty, at a time in ms.
+
+    ``kind``: send, receive, write or note. ``peer``: the other end of a message. ``slots``: the first and last that it
+    is about.
+    """
 
     at: int
     node: str
@@ -44,9 +48,9 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Trace:
-    """Collects the events of a run. Only made when somebody wants to look: writing it takes longer than the run.
+    """Collects the events of a run. It takes longer than the run itself, so it is made only if somebody wants to look.
 
-    ``show`` tells what a slot's value says, in words.
+    ``show`` puts the value of a slot into words.
     """
 
     def __init__(self, show: Callable[[bytes], str] = repr) -> None:
@@ -68,7 +72,7 @@ class Trace:
             self.events.append(Event(at, node, "write", f"on disk: {self.describe(record)}", slots=slots))
 
     def lines(self) -> Iterator[str]:
-        """Every event, one a line."""
+        """All events, one on each line."""
         return map(str, self.events)
 
     def describe(self, message: object) -> str:
@@ -77,8 +81,8 @@ class Trace:
             case Stored():
                 return f"Stored {self._run(message.run)}, chosen up to {message.chosen_upto}"
             case Promise():
-                held = ", ".join(map(self._run, message.accepted)) or "nothing"
-                return f"Promise {message.ballot} from slot {message.first}, accepted: {held}"
+                accepted = ", ".join(map(self._run, message.accepted)) or "nothing"
+                return f"Promise {message.ballot} from slot {message.first}, accepted: {accepted}"
             case Learn():
                 return f"Learn {', '.join(map(self._run, message.runs))}, chosen up to {message.chosen_upto}"
             case Accept():
@@ -113,7 +117,7 @@ def _slots(message: object) -> tuple[int, int] | None:
 
 
 def relevant(events: Sequence[Event], nodes: Sequence[str], slots: Sequence[int], limit: int) -> list[Event]:
-    """The last events that have to do with these nodes and slots (with none given: with any), oldest first."""
+    """The last ``limit`` events about these nodes and slots (about any, if none are given), oldest first."""
     found: list[Event] = []
     for event in reversed(events):
         if event.text.startswith(QUIET) or (event.kind == "receive" and found and _is_same(found[-1], event)):
@@ -133,31 +137,31 @@ def _is_same(one: Event, other: Event) -> bool:
 
 
 def picture(events: Sequence[Event], names: Sequence[str]) -> Iterator[str]:
-    """A space-time diagram: a column for each node, an arrow where a message leaves or arrives."""
+    """A space-time diagram: a column for each node, and an arrow where a message is sent."""
     column = {name: index for index, name in enumerate(names)}
-    yield f"{'ms':>7}  " + "".join(f"{name:<{LANE}}" for name in names)
+    yield f"{'ms':>7}  " + "".join(f"{name:<{COLUMN_WIDTH}}" for name in names)
     last = -1
     for event in events:
         when = f"{event.at:>7}" if event.at != last else " " * 7
         last = event.at
-        yield f"{when}  {_lanes(event, column, len(names))}  {_caption(event)}"
+        yield f"{when}  {_columns(event, column, len(names))}  {_caption(event)}"
 
 
-def _lanes(event: Event, column: dict[str, int], width: int) -> str:
-    cells = [" "] * (width * LANE)
+def _columns(event: Event, column: dict[str, int], width: int) -> str:
+    cells = [" "] * (width * COLUMN_WIDTH)
     for index in range(width):
-        cells[index * LANE] = "│"
+        cells[index * COLUMN_WIDTH] = "│"
     at, peer = column.get(event.node), column.get(event.peer)
     if at is None:
         if event.kind == "note":
-            return "─" * ((width - 1) * LANE + 1) + " " * (LANE - 1)
+            return "─" * ((width - 1) * COLUMN_WIDTH + 1) + " " * (COLUMN_WIDTH - 1)
         return "".join(cells)
     if peer is not None and event.kind == "send":
-        low, high = sorted((at * LANE, peer * LANE))
+        low, high = sorted((at * COLUMN_WIDTH, peer * COLUMN_WIDTH))
         for cell in range(low + 1, high):
             cells[cell] = "─" if cells[cell] == " " else "┼"
-        cells[peer * LANE] = "▶" if peer > at else "◀"
-    cells[at * LANE] = {"send": "●", "receive": "○", "write": "■", "note": "✱"}[event.kind]
+        cells[peer * COLUMN_WIDTH] = "▶" if peer > at else "◀"
+    cells[at * COLUMN_WIDTH] = {"send": "●", "receive": "○", "write": "■", "note": "✱"}[event.kind]
     return "".join(cells)
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 class Violation(Exception):
     """A rule of the system does not hold in this run.
 
-    ``rule`` says in words what should hold, ``found`` what was found instead; ``nodes`` and ``slots`` are those
-    concerned, to pick what a reader should look at.
+    ``rule`` says in words what should hold, and ``found`` what was found instead. ``nodes`` and ``slots`` are the ones
+    it concerns, so that a reader can be shown what matters.
     """
 
     def __init__(self, rule: str, found: str, *, nodes: Iterable[str] = (), slots: Iterable[int] = ()) -> None:

@@ -1,4 +1,4 @@
-"""The world of one run: processes, their disks and clocks, the network, the clients, and what happens to them."""
+"""The world of one run: processes with their disks and clocks, the network, clients, and what happens to them."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from collections.abc import Callable, Iterator, Sequence
 from consensus.invariants import InvariantViolation
 from consensus.messages import Record
 from consensus.replica import Replica, Role
+from consensus.simulation.action import LEADER, Action
 from consensus.simulation.clocks import Clocks
 from consensus.simulation.disk import Disk
-from consensus.simulation.faults import LEADER, Action
 from consensus.simulation.leases import Leases
 from consensus.simulation.network import Network, Weather
 from consensus.simulation.safety import Safety
 from consensus.simulation.scenario import Scenario
-from consensus.simulation.service import Client, Damaged, Process, Service
+from consensus.simulation.service import Damaged, Process, ServiceUnderTest, SimulatedClient
 from consensus.simulation.situations import Situations
 from consensus.simulation.timeline import Timeline
 from consensus.simulation.trace import Trace
 from consensus.simulation.violation import Violation
 
 PATIENCE = 15_000
-"""In ms: so soon after the last fault every node must serve and all logs agree."""
+"""In ms: how soon after the last fault every node must serve, and all logs must agree."""
 CHECK_INTERVAL = 50
 MAX_WAITING = 2_000
 MAX_ON_THE_WAY = 20_000
 MAX_SENT_PER_SECOND = 10_000
 MAX_KEPT = 200
-"""Bounds on what a node holds, what is under way at once, what a node sends, and how many applied slots it keeps in
-memory beyond those it is to keep; above what the clients cause."""
+"""Bounds on what a node holds, on messages under way at once, on what a node sends, and on applied slots in memory
+beyond those that a node is told to keep. All of them lie above what the clients cause."""
 
 
-class Host:
-    """Where a node runs: its process while there is one, and what happens to it."""
+class Machine:
+    """What a node runs on: its process, while there is one, and what is about to happen to it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -48,12 +48,12 @@ class Host:
         self.sent = 0
         self.tick_missed = False
         self.looked_at_clock = False
-        """Its process stood still between a look at its clock and what it does at that time."""
+        """Its process has stood still right after it looked at its clock, and still acts by that time."""
         self.backlog: list[Callable[[], None]] = []
 
 
 class World:
-    """Runs one scenario. Everything is drawn from its seed; a run can be repeated event by event."""
+    """Runs one scenario. Everything is drawn from its seed, so that a run can be repeated event by event."""
 
     def __init__(self, scenario: Scenario, trace: Trace | None = None) -> None:
         self.scenario = scenario
@@ -72,10 +72,10 @@ class World:
         if dials.lease:
             self.leases = Leases(dials.lease, self.safety, self._local, self._replicas)
         self.trace = trace
-        self.hosts = {name: Host(name) for name in self.names}
-        self.service: Service
+        self.machines = {name: Machine(name) for name in self.names}
+        self.service: ServiceUnderTest
         self.doom = 0
-        self._clients: dict[str, Client] = {}
+        self._clients: dict[str, SimulatedClient] = {}
         self._weather: dict[int, list[Weather]] = {}
         self._encoded: tuple[object, bytes] = (None, b"")
         self._on_the_way = 0
@@ -84,8 +84,8 @@ class World:
 
     # -- a run --------------------------------------------------------------------------------------------------------
 
-    def run(self, service: Service) -> None:
-        """The whole run: faults, then peace, then judgement. Raises Violation."""
+    def run(self, service: ServiceUnderTest) -> None:
+        """Run it all: first with faults, then in peace, then judge. Raises Violation."""
         try:
             self._run(service)
         except InvariantViolation as error:
@@ -100,7 +100,7 @@ class World:
                 nodes=[self._acting],
             ) from error
 
-    def _run(self, service: Service) -> None:
+    def _run(self, service: ServiceUnderTest) -> None:
         self.service = service
         self._clients = {client.name: client for client in service.clients}
         for name in self.names:
@@ -109,9 +109,9 @@ class World:
             self.timeline.at(action.at, self._begin, number, action)
             self.timeline.at(action.until, self._end, number, action)
         service.begin()
-        for moment in range(CHECK_INTERVAL, self.scenario.time + 1, CHECK_INTERVAL):
-            self.timeline.run(moment)
-            self._check_bounds(moment)
+        for until in range(CHECK_INTERVAL, self.scenario.time + 1, CHECK_INTERVAL):
+            self.timeline.run(until)
+            self._check_bounds(until)
         for what, times in self.network.exercised().items():
             self.counts[what] += times
         self._heal()
@@ -122,7 +122,7 @@ class World:
         service.judge()
 
     def _heal(self) -> None:
-        """From now on nothing goes wrong any more."""
+        """Undo all faults: from now on nothing goes wrong."""
         if self.trace is not None:
             self.trace.note(self.timeline.now, "", "the faults are over")
         self.network.clear()
@@ -130,12 +130,12 @@ class World:
         self.doom = 0
         for disk in self.disks.values():
             disk.slower, disk.full = 0, False
-        for host in self.hosts.values():
-            host.effects_left = -1
-            if host.process is None:
-                self._start(host.name)
-            if host.paused:
-                self._resume(host, host.incarnation)
+        for machine in self.machines.values():
+            machine.effects_left = -1
+            if machine.process is None:
+                self._start(machine.name)
+            if machine.paused:
+                self._resume(machine, machine.incarnation)
         self.service.stop()
 
     def _settle(self) -> None:
@@ -149,7 +149,7 @@ class World:
             self.timeline.run(self.timeline.now + CHECK_INTERVAL)
 
     def unsettled(self) -> str:
-        """What is still missing, in words: clients without an answer, or nodes that do not agree."""
+        """What is still missing, in words, such as an answer to a client; empty if everything is as it should be."""
         waiting = self.service.unfinished()
         if waiting:
             return waiting
@@ -162,24 +162,25 @@ class World:
         return "" if len(leaders) == 1 else f"{len(leaders)} nodes lead: {', '.join(leaders) or 'none'}"
 
     def _replicas(self) -> Iterator[Replica]:
-        return (host.process.replica for host in self.hosts.values() if host.process is not None)
+        return (machine.process.replica for machine in self.machines.values() if machine.process is not None)
 
     def _local(self, name: str) -> int:
         return self.clocks[name].local(self.timeline.now)
 
-    def _check_bounds(self, moment: int) -> None:
-        """Nothing piles up for ever: messages on their way, requests in a node, what a node sends."""
+    def _check_bounds(self, now: int) -> None:
+        """Check that nothing piles up: messages under way, requests in a node, slots in memory, what a node sends."""
         if self._on_the_way > MAX_ON_THE_WAY:
             raise Violation(f"at most {MAX_ON_THE_WAY} messages are on their way at once", str(self._on_the_way))
-        for host in self.hosts.values():
-            if host.process is not None:
-                self._check_memory(host.name, host.process)
-            if moment % 1_000 == 0:
-                if host.sent > MAX_SENT_PER_SECOND:
+        for machine in self.machines.values():
+            if machine.process is not None:
+                self._check_memory(machine.name, machine.process)
+            if now % 1_000 == 0:
+                if machine.sent > MAX_SENT_PER_SECOND:
                     raise Violation(
-                        f"a node sends at most {MAX_SENT_PER_SECOND} messages a second", f"{host.name} sent {host.sent}"
+                        f"a node sends at most {MAX_SENT_PER_SECOND} messages a second",
+                        f"{machine.name} sent {machine.sent}",
                     )
-                host.sent = 0
+                machine.sent = 0
 
     def _check_memory(self, name: str, process: Process) -> None:
         if process.waiting > MAX_WAITING:
@@ -196,31 +197,31 @@ class World:
     # -- processes ----------------------------------------------------------------------------------------------------
 
     def _start(self, name: str) -> None:
-        host = self.hosts[name]
-        if host.gone or host.process is not None:
+        machine = self.machines[name]
+        if machine.gone or machine.process is not None:
             return
-        host.incarnation += 1
-        host.effects_left = -1
-        host.turn_planned = False
+        machine.incarnation += 1
+        machine.effects_left = -1
+        machine.turn_planned = False
         now, clocks = self.timeline.now, self.clocks[name]
         self._acting = name
         try:
-            host.process = self.service.start(name, self.disks[name], clocks.local(now), clocks.wall(now))
+            machine.process = self.service.start(name, self.disks[name], clocks.local(now), clocks.wall(now))
         except Damaged:
-            self._lose(host)
+            self._lose(machine)
             return
         self.count("process: start")
         if self.trace is not None:
-            self.trace.note(now, name, f"starts, incarnation {host.incarnation}")
-        self.timeline.after(0, self._tick, host, host.incarnation)
+            self.trace.note(now, name, f"starts, incarnation {machine.incarnation}")
+        self.timeline.after(0, self._tick, machine, machine.incarnation)
 
     def crash(self, name: str, restart: int) -> None:
-        """kill -9, now; it starts again at ``restart``."""
-        host = self.hosts[name]
-        if host.process is None:
+        """Kill the process now, as by kill -9, and start it again at ``restart``."""
+        machine = self.machines[name]
+        if machine.process is None:
             return
         self.count("process: crash")
-        self.situations.leads_no_more(host.process.replica)
+        self.situations.leads_no_more(machine.process.replica)
         kept, lost = self.disks[name].crash()
         for record in kept:
             self.safety.durable(name, record)
@@ -228,159 +229,161 @@ class World:
             self.count("disk: a write under way was kept in part" if kept else "disk: a write under way was lost")
         if self.trace is not None:
             self.trace.note(self.timeline.now, name, f"crashes, loses {lost} records under way")
-        self._drop(host)
+        self._drop(machine)
         self.timeline.at(restart, self._start, name)
 
-    def _lose(self, host: Host) -> None:
-        """Its disk is damaged: it stops for good, as it should."""
+    def _lose(self, machine: Machine) -> None:
+        """The disk is damaged, and the node stops for good, as it should."""
         self.count("disk: a rotten record stopped its node")
         if self.trace is not None:
-            self.trace.note(self.timeline.now, host.name, "stops for good, its disk is damaged")
-        host.gone = True
-        self._drop(host)
+            self.trace.note(self.timeline.now, machine.name, "stops for good, its disk is damaged")
+        machine.gone = True
+        self._drop(machine)
 
-    def _drop(self, host: Host) -> None:
-        if host.process is not None:
-            host.process.crash()
-        host.process = None
-        host.paused = False
-        host.looked_at_clock = False
-        host.backlog.clear()
-        host.tick_missed = False
-        host.incarnation += 1
+    def _drop(self, machine: Machine) -> None:
+        if machine.process is not None:
+            machine.process.crash()
+        machine.process = None
+        machine.paused = False
+        machine.looked_at_clock = False
+        machine.backlog.clear()
+        machine.tick_missed = False
+        machine.incarnation += 1
 
     def crash_after(self, name: str, effects: int, restart: int) -> None:
-        """Crash as soon as the node has carried out so many more effects: between two of one turn, as a rule."""
-        self.hosts[name].effects_left = effects
-        self.hosts[name].restart_at = restart
+        """Crash the node once it has carried out this many more effects: as a rule between two of the same turn."""
+        self.machines[name].effects_left = effects
+        self.machines[name].restart_at = restart
 
     def pause(self, name: str, until: int) -> None:
-        """The process stands still; whatever comes for it waits."""
-        host = self.hosts[name]
-        if host.process is None or host.paused:
+        """Let the process stand still until then; whatever arrives for it waits."""
+        machine = self.machines[name]
+        if machine.process is None or machine.paused:
             return
-        host.paused = True
+        machine.paused = True
         self.count("process: pause")
         if self.trace is not None:
             self.trace.note(self.timeline.now, name, "stands still")
-        self.timeline.at(until, self._resume, host, host.incarnation)
+        self.timeline.at(until, self._resume, machine, machine.incarnation)
 
-    def _resume(self, host: Host, incarnation: int) -> None:
-        if host.incarnation != incarnation or not host.paused:
+    def _resume(self, machine: Machine, incarnation: int) -> None:
+        if machine.incarnation != incarnation or not machine.paused:
             return
-        host.paused = False
-        host.looked_at_clock = True
+        machine.paused = False
+        machine.looked_at_clock = True
         if self.trace is not None:
-            self.trace.note(self.timeline.now, host.name, "goes on")
-        if host.process is not None and not host.turn_planned:
-            # It stood still right after it had looked at its clock: what follows happens at the old time.
-            host.turn_planned = True
-            # With leases some of what waits comes in before: no read of that may be served by that time.
+            self.trace.note(self.timeline.now, machine.name, "goes on")
+        if machine.process is not None and not machine.turn_planned:
+            # It stood still right after it had looked at its clock, so it acts by the old time now.
+            machine.turn_planned = True
+            # With leases some of what waits comes in before: no read that does may be served by that time.
             delay = self.dials.turn_delay if self.leases is None else 2
-            self.timeline.after(delay, self._turn, host, host.incarnation)
-        # What waits on different connections is read in any order, and perhaps not all before the next turn.
-        backlog, host.backlog = host.backlog, []
+            self.timeline.after(delay, self._turn, machine, machine.incarnation)
+        # What waits on different connections is read in any order, and perhaps not all of it before the next turn.
+        backlog, machine.backlog = machine.backlog, []
         self._random.shuffle(backlog)
         for action in backlog:
             self.timeline.after(self._random.choice([0, 0, 2]), action)
-        if host.tick_missed:
-            host.tick_missed = False
-            self.timeline.after(self.dials.tick, self._tick, host, host.incarnation)
+        if machine.tick_missed:
+            machine.tick_missed = False
+            self.timeline.after(self.dials.tick, self._tick, machine, machine.incarnation)
 
-    def _process(self, host: Host, incarnation: int, action: Callable[[Host, int], None]) -> Process | None:
-        """The process for which something was planned, if it still runs; where it stands still, the action waits."""
-        if host.incarnation != incarnation:
+    def _process(self, machine: Machine, incarnation: int, action: Callable[[Machine, int], None]) -> Process | None:
+        """The process for which the action was planned, if it still runs. If it stands still, the action waits."""
+        if machine.incarnation != incarnation:
             return None
-        if host.paused:
-            host.backlog.append(lambda: action(host, incarnation))
+        if machine.paused:
+            machine.backlog.append(lambda: action(machine, incarnation))
             return None
-        self._acting = host.name
-        return host.process
+        self._acting = machine.name
+        return machine.process
 
-    def _tick(self, host: Host, incarnation: int) -> None:
-        if host.incarnation != incarnation or host.process is None:
+    def _tick(self, machine: Machine, incarnation: int) -> None:
+        if machine.incarnation != incarnation or machine.process is None:
             return
-        if host.paused:
-            host.tick_missed = True
+        if machine.paused:
+            machine.tick_missed = True
             return
-        self._acting = host.name
-        self._let_time_pass(host, host.process)
-        self._act(host, host.process)
-        self.timeline.after(self.dials.tick, self._tick, host, incarnation)
+        self._acting = machine.name
+        self._let_time_pass(machine, machine.process)
+        self._act(machine, machine.process)
+        self.timeline.after(self.dials.tick, self._tick, machine, incarnation)
 
-    def _turn(self, host: Host, incarnation: int) -> None:
-        process = self._process(host, incarnation, self._turn)
+    def _turn(self, machine: Machine, incarnation: int) -> None:
+        process = self._process(machine, incarnation, self._turn)
         if process is not None:
-            if self.leases is not None and not host.looked_at_clock:
-                self._let_time_pass(host, process)
-            self._act(host, process)
+            if self.leases is not None and not machine.looked_at_clock:
+                self._let_time_pass(machine, process)
+            self._act(machine, process)
 
-    def _let_time_pass(self, host: Host, process: Process) -> None:
-        now, clocks = self.timeline.now, self.clocks[host.name]
+    def _let_time_pass(self, machine: Machine, process: Process) -> None:
+        now, clocks = self.timeline.now, self.clocks[machine.name]
         process.tick(clocks.local(now), clocks.wall(now))
 
-    def _plan_turn(self, host: Host, process: Process) -> None:
-        """Input is about to come in: it is acted upon a little later, together with what else comes by then."""
-        if not host.turn_planned:
-            host.turn_planned = True
-            if self.leases is None:  # else as a server does it: the clock is read once everything has come in
-                self._let_time_pass(host, process)
-            self.timeline.after(self.dials.turn_delay, self._turn, host, host.incarnation)
+    def _plan_turn(self, machine: Machine, process: Process) -> None:
+        """Input is about to come in: plan a turn for it a little later, and for whatever else has come by then."""
+        if not machine.turn_planned:
+            machine.turn_planned = True
+            if self.leases is None:  # with leases the clock is read once everything has come in, as a server does it
+                self._let_time_pass(machine, process)
+            self.timeline.after(self.dials.turn_delay, self._turn, machine, machine.incarnation)
 
-    def _act(self, host: Host, process: Process) -> None:
-        """Carry out a turn, effect by effect; a crash may come between any two."""
-        host.turn_planned = host.looked_at_clock = False
+    def _act(self, machine: Machine, process: Process) -> None:
+        """Carry out a turn, one effect after the other; a crash may come between any two."""
+        machine.turn_planned = machine.looked_at_clock = False
         try:
             turn = process.turn()
         except Damaged:
-            self._lose(host)
+            self._lose(machine)
             return
         for receiver, message in turn.messages:
-            if not self._next_effect(host):
+            if not self._next_effect(machine):
                 return
-            self._send(host, receiver, message)
-        # Last, because that is worse: what was sent has left, what should have been written has not.
+            self._send(machine, receiver, message)
+        # Writing comes last, because that is worse in a crash: what was sent has left, and nothing has been written.
         if turn.records:
-            if not self._next_effect(host):
+            if not self._next_effect(machine):
                 return
-            took = self.disks[host.name].begin(turn.records)
-            self.timeline.after(took, self._written, host, host.incarnation, turn.records)
+            took = self.disks[machine.name].begin(turn.records)
+            self.timeline.after(took, self._written, machine, machine.incarnation, turn.records)
         self.situations.turned(process.replica)
-        if self.doom and host.effects_left < 0 and process.replica.role is not Role.FOLLOWER:
-            host.effects_left = self._random.randint(1, self.doom)
-            host.restart_at = self.timeline.now + self._random.randint(20, 400)
+        if self.doom and machine.effects_left < 0 and process.replica.role is not Role.FOLLOWER:
+            machine.effects_left = self._random.randint(1, self.doom)
+            machine.restart_at = self.timeline.now + self._random.randint(20, 400)
 
-    def _next_effect(self, host: Host) -> bool:
-        if host.effects_left == 0:
+    def _next_effect(self, machine: Machine) -> bool:
+        if machine.effects_left == 0:
             self.count("crash: between two effects")
-            self.crash(host.name, max(host.restart_at, self.timeline.now + 1))
+            self.crash(machine.name, max(machine.restart_at, self.timeline.now + 1))
             return False
-        host.effects_left -= host.effects_left > 0
+        machine.effects_left -= machine.effects_left > 0
         return True
 
     # -- disks --------------------------------------------------------------------------------------------------------
 
-    def _written(self, host: Host, incarnation: int, records: Sequence[Record]) -> None:
-        """The write that the process began has ended, whether the process goes on or stands still."""
-        if host.incarnation != incarnation:
+    def _written(self, machine: Machine, incarnation: int, records: Sequence[Record]) -> None:
+        """The write that the process began has ended, even if the process stands still."""
+        if machine.incarnation != incarnation:
             return
-        disk = self.disks[host.name]
+        disk = self.disks[machine.name]
         if disk.full:
             disk.fail()
             self.count("disk: a write found no room")
-            self._notify(host, incarnation, stored=False)
+            self._notify(machine, incarnation, stored=False)
             return
         for record in disk.finish():
-            self.safety.durable(host.name, record)
+            self.safety.durable(machine.name, record)
         if self.trace is not None:
-            self.trace.wrote(self.timeline.now, host.name, records)
-        self._notify(host, incarnation, stored=True)
+            self.trace.wrote(self.timeline.now, machine.name, records)
+        self._notify(machine, incarnation, stored=True)
 
-    def _notify(self, host: Host, incarnation: int, stored: bool) -> None:
+    def _notify(self, machine: Machine, incarnation: int, stored: bool) -> None:
         """Tell the process how its write ended."""
-        process = self._process(host, incarnation, lambda host, incarnation: self._notify(host, incarnation, stored))
+        process = self._process(
+            machine, incarnation, lambda machine, incarnation: self._notify(machine, incarnation, stored)
+        )
         if process is not None:
-            self._plan_turn(host, process)
+            self._plan_turn(machine, process)
             if stored:
                 process.persisted()
             else:
@@ -388,22 +391,22 @@ class World:
 
     # -- messages -----------------------------------------------------------------------------------------------------
 
-    def _send(self, host: Host, receiver: str, message: object) -> None:
-        host.sent += 1
+    def _send(self, machine: Machine, receiver: str, message: object) -> None:
+        machine.sent += 1
         payload = message
-        if receiver in self.hosts:
+        if receiver in self.machines:
             if message is not self._encoded[0]:
-                # One look and one encoding for all receivers of a broadcast.
-                self.safety.sent(host.name, host.incarnation, self.disks[host.name], message)
+                # A broadcast is checked and encoded once for all its receivers.
+                self.safety.sent(machine.name, machine.incarnation, self.disks[machine.name], message)
                 if self.leases is not None:
-                    self.leases.sent(host.name, message)
-                if host.process is not None:
-                    self.situations.sent(host.process.replica, message)
+                    self.leases.sent(machine.name, message)
+                if machine.process is not None:
+                    self.situations.sent(machine.process.replica, message)
                 self._encoded = (message, self.service.encode(message))
             payload = self._encoded[1]
         if self.trace is not None:
-            self.trace.sent(self.timeline.now, host.name, receiver, message)
-        self._carry(host.name, receiver, payload)
+            self.trace.sent(self.timeline.now, machine.name, receiver, message)
+        self._carry(machine.name, receiver, payload)
 
     def request(self, client: str, node: str, message: object) -> None:
         """A client sends something to a node."""
@@ -420,25 +423,25 @@ class World:
         self._on_the_way -= 1
         if self.network.is_cut(sender, receiver):
             return
-        host = self.hosts.get(receiver)
-        if host is None:
+        machine = self.machines.get(receiver)
+        if machine is None:
             self._clients[receiver].receive(sender, payload)
-        elif host.process is not None:
-            self._deliver(host, host.incarnation, sender, payload)
+        elif machine.process is not None:
+            self._deliver(machine, machine.incarnation, sender, payload)
 
-    def _deliver(self, host: Host, incarnation: int, sender: str, payload: object) -> None:
-        def deliver(host: Host, incarnation: int) -> None:
-            self._deliver(host, incarnation, sender, payload)
+    def _deliver(self, machine: Machine, incarnation: int, sender: str, payload: object) -> None:
+        def deliver(machine: Machine, incarnation: int) -> None:
+            self._deliver(machine, incarnation, sender, payload)
 
-        process = self._process(host, incarnation, deliver)
+        process = self._process(machine, incarnation, deliver)
         if process is None:
             return
         message = self.service.decode(payload) if isinstance(payload, bytes) else payload
         if self.trace is not None:
-            self.trace.received(self.timeline.now, sender, host.name, message)
-        self._plan_turn(host, process)
+            self.trace.received(self.timeline.now, sender, machine.name, message)
+        self._plan_turn(machine, process)
         if self.leases is not None:
-            self.leases.received(host.name, message)
+            self.leases.received(machine.name, message)
         self.situations.received(process.replica, message)
         process.receive(sender, message)
 
@@ -455,22 +458,22 @@ class World:
         action.end(self)
 
     def resolve(self, name: str) -> str:
-        """A node's name; in place of ``LEADER`` that of the node that leads, with the highest ballot, or else any."""
+        """A node's name. ``LEADER`` is the leader with the highest ballot, or some node if there is none."""
         if name != LEADER:
             return name
         leaders = [
-            host.process.replica
-            for host in self.hosts.values()
-            if host.process is not None and host.process.replica.role is Role.LEADER
+            machine.process.replica
+            for machine in self.machines.values()
+            if machine.process is not None and machine.process.replica.role is Role.LEADER
         ]
         return max(leaders, key=lambda replica: replica.ballot).node if leaders else self.names[-1]
 
     def hand_over(self, name: str) -> None:
-        """Tell a node to let another lead, if it leads."""
-        host = self.hosts[name]
-        if host.process is not None and not host.paused:
-            self._plan_turn(host, host.process)
-            host.process.replica.hand_over()
+        """Tell a node to let another one lead, if it leads."""
+        machine = self.machines[name]
+        if machine.process is not None and not machine.paused:
+            self._plan_turn(machine, machine.process)
+            machine.process.replica.hand_over()
 
     def bad_weather(self, action: Action, weather: Weather) -> None:
         if self._healed or self.timeline.now >= action.until:

@@ -113,7 +113,7 @@ class Host:
             self.node.receive(sender, message)
             self._phases.spent("consensus", began)
             # The votes after those of a quorum change nothing.
-            if type(message) is not Accepted or self.node.replica.has_news:
+            if type(message) is not Accepted or self.node.replica.has_effects:
                 self._wake()
 
     def _resume(self, peer: str) -> None:
@@ -193,7 +193,7 @@ class Host:
                 self.node.persisted()
                 self._has_room()
             self._fsync_us += (clocks.now_us() - began - self._fsync_us) >> 3
-            self._woken |= self.node.replica.has_news
+            self._woken |= self.node.replica.has_effects
         else:
             self._fsync_us -= self._fsync_us >> 8
             self._writing = True

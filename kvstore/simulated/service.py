@@ -9,7 +9,7 @@ import msgspec
 from consensus.election import Timing
 from consensus.simulation.disk import Disk
 from consensus.simulation.scenario import Scenario
-from consensus.simulation.service import Client
+from consensus.simulation.service import SimulatedClient
 from consensus.simulation.violation import Violation
 from consensus.simulation.world import World
 from kvstore.node.peer_messages import PeerMessage
@@ -50,7 +50,7 @@ class SimulatedStore:
         for name in scenario.names:
             rng = scenario.random(f"probe {name}")
             self._probes[name] = SessionClient(f"probe-{name}", world, self._oracle, rng, [name], nothing)
-        self.clients: Sequence[Client] = [*self._workers, *self._probes.values()]
+        self.clients: Sequence[SimulatedClient] = [*self._workers, *self._probes.values()]
 
     def _draw_workers(self) -> list[SessionClient | SlotClient]:
         scenario, world = self._scenario, self._world
@@ -113,7 +113,7 @@ class SimulatedStore:
         return next(filter(None, (client.unfinished() for client in clients)), "")
 
     def _running(self) -> list[str]:
-        return [name for name, host in self._world.hosts.items() if host.process is not None]
+        return [name for name, machine in self._world.machines.items() if machine.process is not None]
 
     def _check_slot(self, node: str, verdict: SlotVerdict) -> None:
         """A client is told what its slot holds."""

@@ -1,4 +1,4 @@
-"""A cluster of replicas on virtual time, with a network and disks that misbehave as one seed says."""
+"""A cluster of replicas in virtual time. How its network and disks misbehave is drawn from a seed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from consensus.replica import Replica, Role
 
 
 class Disk:
-    """What a node's log store holds: durable records, and those whose write is under way."""
+    """A node's log store: its durable records, and those that are being written."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
@@ -35,8 +35,9 @@ class Disk:
 class Cluster:
     """Delivers, delays, loses, repeats and reorders messages; crashes and restarts nodes; checks what is chosen.
 
-    ``chosen`` is the outside view over all nodes and incarnations: slot -> value, never to change. ``saved`` is how far
-    each node's state is on disk: now and then as far as it is applied, but never beyond its durable log.
+    ``chosen`` maps slots to their values, as seen from outside over all nodes and incarnations; no entry ever changes.
+    ``saved`` is how far each node's state is on disk. Now and then it catches up with what is applied, but it never
+    passes the node's durable log.
     """
 
     def __init__(self, seed: int, nodes: int = 3, *, keep: int = 1_000_000) -> None:
@@ -83,7 +84,7 @@ class Cluster:
         )
 
     def crash(self, name: str) -> None:
-        """Lose memory, and of the writes under way all, or a prefix that reached the disk just in time."""
+        """Lose what is in memory, and all of the writes under way but a first part, which just reaches the disk."""
         del self.replicas[name]
         disk = self.disks[name]
         pending = [record for _, records, _ in disk.writing for record in records]
@@ -103,7 +104,7 @@ class Cluster:
     # -- running ----------------------------------------------------------------------------------------------------
 
     def run(self, ms: int, until: Callable[[], bool] | None = None) -> bool:
-        """Let time pass; True as soon as the condition holds."""
+        """Let this much time pass, but return True as soon as the condition holds."""
         for _ in range(ms):
             if until is not None and until():
                 return True
@@ -171,7 +172,7 @@ class Cluster:
         return max((self.replicas[name] for name in self.leaders()), key=lambda replica: replica.ballot)
 
     def settled(self) -> bool:
-        """Every node runs and has applied all that any node knows as chosen."""
+        """Whether every node runs, and has applied all that any node knows to be chosen."""
         highest = max(self.chosen, default=0)
         return len(self.replicas) == len(self.names) and all(upto >= highest for upto in self.applied.values())
 
@@ -179,7 +180,7 @@ class Cluster:
         return self.disks[name].records
 
     def stored(self, name: str, slot: int) -> list[Stored]:
-        """The records that gave a slot a value on a node's disk."""
+        """The records on a node's disk that gave this slot a value."""
         return [
             record
             for record in self.records(name)
@@ -187,5 +188,5 @@ class Cluster:
         ]
 
 
-def _single(held: tuple[Ballot, bytes]) -> tuple[Ballot, list[bytes]]:
-    return held[0], [held[1]]
+def _single(cell: tuple[Ballot, bytes]) -> tuple[Ballot, list[bytes]]:
+    return cell[0], [cell[1]]

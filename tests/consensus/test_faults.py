@@ -1,4 +1,4 @@
-"""Random faults, one seed a run: nothing chosen changes, and once the faults stop everything is chosen everywhere."""
+"""Random faults, drawn from a seed: nothing chosen changes, and once the faults stop all nodes know all of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def storm(seed: int, nodes: int) -> Cluster:
     cluster.delay, cluster.disk_delay = (1, rng.choice([1, 5, 40])), (0, rng.choice([0, 3, 20]))
     proposed: list[bytes] = []
     acknowledged: dict[int, bytes] = {}
-    for moment in range(rng.randint(1_000, 4_000)):
+    for ms in range(rng.randint(1_000, 4_000)):
         cluster.step()
         dice = rng.random()
         if dice < 0.002:
@@ -35,11 +35,11 @@ def storm(seed: int, nodes: int) -> Cluster:
         for name in cluster.leaders():
             replica = cluster.replicas[name]
             if rng.random() < 0.1:
-                values = [b"%d:%d" % (moment, i) for i in range(rng.randint(1, 5))]
+                values = [b"%d:%d" % (ms, i) for i in range(rng.randint(1, 5))]
                 proposed += values
                 replica.propose(values)
             if rng.random() < 0.02:
-                value = b"at:%d" % moment
+                value = b"at:%d" % ms
                 proposed.append(value)
                 replica.propose_at(replica.chosen_upto + rng.randint(1, 8), value)
         for slot, value in acknowledged.items():

@@ -1,4 +1,4 @@
-"""Leases: who may be promised and when, and which reads need no round."""
+"""Leases: which ballots an acceptor may promise and when, and which reads need no round."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from consensus.messages import (
     Accept,
     Accepted,
     Alive,
-    Answer,
-    Ask,
     Chosen,
     Heartbeat,
     Message,
     Prepare,
+    PreVote,
+    PreVoteReply,
     Promise,
     ReadIndex,
     ReadIndexReply,
@@ -27,7 +27,7 @@ from consensus.messages import (
 from consensus.replica import Effects, Replica, Role
 
 LEASE, TERM = 300, 239
-"""``TERM`` = LEASE * (1 - 20 %), and 1 ms less for whole numbers."""
+"""``TERM`` is LEASE * (1 - 20 %), less 1 ms because clocks are read in whole ms."""
 B1, B2, B5 = Ballot(1, "n2"), Ballot(2, "n3"), Ballot(5, "n3")
 
 
@@ -42,7 +42,7 @@ def sent(effects: Effects, kind: type) -> list[Message]:
 
 
 def turn(node: Replica) -> list[Message]:
-    """Everything the node says, once all is durable."""
+    """All messages of the node, once everything is durable."""
     said: list[Message] = []
     while True:
         effects = node.effects()
@@ -53,13 +53,13 @@ def turn(node: Replica) -> list[Message]:
 
 
 class Leading:
-    """n1 leads since 1,000 ms by its clock, with n2's help; ``beat`` begins a round, ``answer`` is n2's to it."""
+    """n1 has led since 1,000 ms by its clock; ``beat`` begins a round, and with ``answer`` n2 answers it."""
 
     def __init__(self, lease: int = LEASE) -> None:
         self.node = replica(lease=lease)
         self.node.tick(1_000)
-        ask = next(message for message in turn(self.node) if isinstance(message, Ask))
-        self.node.receive("n2", Answer(ask.ballot, True, NEVER, 0))
+        ask = next(message for message in turn(self.node) if isinstance(message, PreVote))
+        self.node.receive("n2", PreVoteReply(ask.ballot, True, NEVER, 0))
         prepare = next(message for message in turn(self.node) if isinstance(message, Prepare))
         self.node.receive("n2", Promise(prepare.ballot, prepare.first, []))
         assert self.node.role is Role.LEADER
@@ -73,7 +73,7 @@ class Leading:
         self.node.receive("n2", Alive(self.node.ballot, self.round, 0))
 
     def reads_at(self, now: int) -> bool:
-        """Whether a read that arrives is served in the turn at this time."""
+        """Whether a read that arrives now is served in a turn at this time."""
         number = self.node.read()
         self.node.tick(now)
         return self.node.effects().reads >= number
@@ -93,7 +93,7 @@ def test_a_lease_counts_from_the_beginning_of_the_round_that_was_answered() -> N
 
 
 def test_a_node_whose_reads_need_a_slot_hears_at_once_that_it_is_chosen() -> None:
-    """No round tells it."""
+    """No round follows that would tell it."""
     leading = Leading()
     leading.beat(1_100)
     leading.answer()
@@ -127,7 +127,7 @@ def test_without_the_option_every_read_waits_for_a_round() -> None:
 
 
 def test_a_read_that_arrived_after_the_clock_was_read_waits() -> None:
-    """The process may have stood still in between, for longer than the lease."""
+    """Between the two the process may have stood still for longer than the lease."""
     leading = Leading()
     leading.beat(1_100)
     leading.answer()
@@ -135,7 +135,7 @@ def test_a_read_that_arrived_after_the_clock_was_read_waits() -> None:
     number = leading.node.read()
     effects = leading.node.effects()
     assert effects.reads < number
-    assert sent(effects, Heartbeat), "it begins a round instead"
+    assert sent(effects, Heartbeat), "it begins a round for it instead"
     leading.node.tick(1_100 + TERM)
     assert leading.node.effects().reads < number
 
@@ -154,8 +154,8 @@ def test_a_read_from_a_lease_waits_for_what_was_recovered() -> None:
     node.receive("n2", Accept(B1, 1, [b"a"], 0))
     turn(node)
     node.tick(1_000)
-    (ask, *_) = [message for message in turn(node) if isinstance(message, Ask)]
-    node.receive("n3", Answer(ask.ballot, True, NEVER, 0))
+    (ask, *_) = [message for message in turn(node) if isinstance(message, PreVote)]
+    node.receive("n3", PreVoteReply(ask.ballot, True, NEVER, 0))
     (prepare, *_) = [message for message in turn(node) if isinstance(message, Prepare)]
     node.receive("n3", Promise(prepare.ballot, prepare.first, []))
     beats = [message for message in turn(node) if isinstance(message, Heartbeat)]
@@ -197,7 +197,7 @@ def test_the_margin_is_for_clocks_as_far_apart_as_stated(lease: int, drift: floa
     assert mine.holds(1_000 + term - 1) == bool(term)
     assert not mine.holds(1_000 + term)
     if term:
-        # The fastest acceptor's clock, read in whole ms, has not come as far when the slowest leader's has.
+        # When the slowest leader's clock shows the end of its lease, the fastest acceptor still supports it.
         assert (term + 1) / (1 - drift) <= lease
 
 
@@ -205,7 +205,7 @@ def test_the_margin_is_for_clocks_as_far_apart_as_stated(lease: int, drift: floa
 
 
 def supporter(ballot: Ballot = B1) -> Replica:
-    """It has followed the leader of this ballot since 1,000 ms."""
+    """A node that has followed the leader of this ballot since 1,000 ms."""
     node = replica()
     for now in (0, 200, 400, 600, 800):
         node.tick(now)
@@ -227,14 +227,14 @@ def test_no_other_is_promised_while_a_leader_is_supported() -> None:
     assert not promises(node, Prepare(B5, 1))
     node.tick(1_000 + LEASE - 1)
     assert not promises(node, Prepare(B5, 1))
-    node.receive("n3", Ask(B5, 1))
-    assert sent(node.effects(), Answer) == [Answer(B5, False, NEVER, 0)]
+    node.receive("n3", PreVote(B5, 1))
+    assert sent(node.effects(), PreVoteReply) == [PreVoteReply(B5, False, NEVER, 0)]
     node.tick(1_000 + LEASE)
     assert promises(node, Prepare(B5, 1)), "the candidate has asked again"
 
 
 def test_support_counts_from_a_clock_that_was_read_after_the_heartbeat() -> None:
-    """The process stood still for 5 s and finds a heartbeat that was sent just now."""
+    """The process has stood still for 5 s, and finds a heartbeat that was sent just now."""
     node = supporter()
     node.receive("n2", Heartbeat(B1, 3, 0, []))
     node.tick(6_000)
@@ -276,8 +276,10 @@ def test_a_restarted_acceptor_waits_since_it_has_forgotten_whom_it_supported() -
     node.campaign()
     node.tick(5_000 + LEASE - 1)
     assert node.role is Role.FOLLOWER
-    node.receive("n3", Ask(B5, 1))
-    assert not any(message.granted for message in sent(node.effects(), Answer) if isinstance(message, Answer))
+    node.receive("n3", PreVote(B5, 1))
+    assert not any(
+        message.granted for message in sent(node.effects(), PreVoteReply) if isinstance(message, PreVoteReply)
+    )
     assert not promises(node, Prepare(B5, 1))
     assert not promises(node, Prepare(B5, 1, B1)), "it may have supported a later one than that"
     node.receive("n2", Heartbeat(B1, 1, 0, []))

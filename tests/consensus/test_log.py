@@ -1,4 +1,4 @@
-"""The log of runs behaves like a plain dict of slots, whatever is stored over what."""
+"""The log of runs behaves like a plain dict of slots, in whatever order runs are stored over each other."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ runs = st.builds(
 
 
 def as_dict(log: Log) -> dict[int, tuple[Ballot, bytes]]:
-    held: dict[int, tuple[Ballot, bytes]] = {}
+    cells: dict[int, tuple[Ballot, bytes]] = {}
     for run in log.runs(1, 100):
         for slot, value in enumerate(run.values, run.first):
-            assert slot not in held, "runs overlap"
-            held[slot] = (run.ballot, value)
-    assert list(held) == sorted(held)
-    return held
+            assert slot not in cells, "runs overlap"
+            cells[slot] = (run.ballot, value)
+    assert list(cells) == sorted(cells)
+    return cells
 
 
 @given(st.lists(runs, max_size=12), st.integers(0, 40), st.integers(1, 40), st.integers(1, 40))
@@ -36,7 +36,7 @@ def test_log_equals_a_dict(stored: list[Run], forgotten: int, first: int, last: 
         if index == len(stored) // 2:
             log.forget(forgotten)
         if index >= len(stored) // 2:
-            model = {slot: held for slot, held in model.items() if slot > forgotten}
+            model = {slot: cells for slot, cells in model.items() if slot > forgotten}
     assert as_dict(log) == model
     assert log.last == max(model, default=log.start - 1)
     assert log.bytes == sum(len(value) for _, value in model.values())

@@ -1,4 +1,4 @@
-"""Replicas in situations that have a name: what must hold in each."""
+"""What a replica must do in situations that can be named."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from consensus.messages import (
     Accept,
     Accepted,
     Alive,
-    Answer,
-    Ask,
     Chosen,
     Fetch,
     Heartbeat,
     Learn,
     Message,
     Prepare,
+    PreVote,
+    PreVoteReply,
     Promise,
     Promised,
     ReadIndex,
@@ -31,7 +31,8 @@ from consensus.messages import (
     Stored,
     TakeOver,
 )
-from consensus.replica import SLOT_WINDOW, TELL_INTERVAL, Effects, Replica, Role
+from consensus.news import TELL_INTERVAL
+from consensus.replica import SLOT_WINDOW, Effects, Replica, Role
 from tests.consensus.cluster import Cluster
 
 B1, B5, B9 = Ballot(1, "n2"), Ballot(5, "n2"), Ballot(9, "n3")
@@ -259,17 +260,17 @@ def test_a_second_value_for_a_chosen_slot_is_a_bug() -> None:
 
 
 def candidate() -> Replica:
-    """n1 of three, with a durable ballot above 1.n2, waiting for promises."""
+    """n1 of three nodes, waiting for promises of a ballot above 1.n2, which is durable."""
     asking = replica(promised=B1)
     asking.tick(1_000)
-    asking.receive("n2", Answer(Ballot(2, "n1"), True, B1, 0))
+    asking.receive("n2", PreVoteReply(Ballot(2, "n1"), True, B1, 0))
     settle(asking)
     assert asking.role is Role.PREPARING
     return asking
 
 
 def leading() -> Replica:
-    """n1 of three, leading under 2.n1 with slot 1 proposed and no vote but its own."""
+    """n1 of three nodes, leading under 2.n1. It has proposed slot 1, and nobody else has voted yet."""
     leader = candidate()
     leader.receive("n2", Promise(leader.promised, 1, []))
     leader.propose([b"a"])
@@ -360,20 +361,20 @@ def test_chosen_slots_beyond_a_gap_are_told_and_fetched() -> None:
     assert sent(follower.effects(), Fetch) == [("n2", Fetch(7, 7))]
 
 
-def test_news_go_with_the_next_accept_and_alone_only_when_none_comes() -> None:
-    """A message is a turn for every node."""
+def test_news_goes_with_the_next_accept_and_by_itself_only_if_there_is_none() -> None:
+    """A separate message would cost every node a turn."""
     leader = replica()
     leader.tick(1_000)
-    (_, ask), *_ = sent(leader.effects(), Ask)
-    assert isinstance(ask, Ask)
-    leader.receive("n2", Answer(ask.ballot, True, NEVER, 0))
+    (_, ask), *_ = sent(leader.effects(), PreVote)
+    assert isinstance(ask, PreVote)
+    leader.receive("n2", PreVoteReply(ask.ballot, True, NEVER, 0))
     leader.persisted(leader.effects().upto)
     leader.receive("n2", Promise(ask.ballot, 1, []))
     leader.urgent_upto = 0
     settle(leader)
 
     def choose(slot: int, now: int) -> list[Message]:
-        """Has it chosen by n1 and n2; returns what n2 hears of it at once."""
+        """Have a value chosen by n1 and n2; returns what n2 hears of it at once."""
         leader.tick(now)
         leader.propose([b"x"])
         leader.persisted(leader.effects().upto)
@@ -397,8 +398,8 @@ def test_a_follower_that_missed_everything_catches_up_also_from_the_log_store() 
     leader = cluster.leader()
     behind = next(name for name in cluster.names if name != leader.node)
     cluster.crash(behind)
-    for moment in range(60):
-        leader.propose([b"%d" % moment])
+    for ms in range(60):
+        leader.propose([b"%d" % ms])
         cluster.run(2)
     assert leader.log_start > 40, "most of the log has left memory"
     cluster.start(behind)
@@ -453,8 +454,8 @@ def test_a_candidate_too_far_behind_is_refused_and_catches_up_first() -> None:
     ahead = replica(chosen_upto=50, promised=B1)
     ahead.tick(1_000)
     ahead.effects()
-    ahead.receive("n3", Ask(B9, 10))
-    answer = sent(ahead.effects(), Answer)[0][1]
+    ahead.receive("n3", PreVote(B9, 10))
+    answer = sent(ahead.effects(), PreVoteReply)[0][1]
     assert (answer.granted, answer.chosen_upto) == (False, 50)  # type: ignore[union-attr]
     ahead.receive("n3", Prepare(B9, 10))
     assert sent(ahead.effects(), Reject) == [("n3", Reject(B9, B1, 50))]
@@ -500,7 +501,7 @@ def test_lost_messages_are_sent_again() -> None:
 
 
 def test_large_values_are_given_more_time_before_they_are_sent_again() -> None:
-    """Sent again before they could arrive, they would keep disks and network so busy that they never do."""
+    """If they were repeated before they could arrive, they would keep disks and network too busy ever to arrive."""
     cluster = Cluster(1)
     leader = cluster.leader()
     sent_again = 0
@@ -631,7 +632,7 @@ def test_what_was_learned_is_not_forgotten_before_it_is_durable() -> None:
 
 @pytest.mark.parametrize("cut_off", [False, True])
 def test_a_follower_whose_disk_stands_still_holds_only_so_much(monkeypatch: pytest.MonkeyPatch, cut_off: bool) -> None:
-    """Whether the values come from the leader at once, or are fetched when the node is back."""
+    """This holds for values that come from the leader at once, and for those fetched after the node was cut off."""
     monkeypatch.setattr("consensus.replica.MAX_HELD_BYTES", 10_000)
     monkeypatch.setattr("consensus.catchup.MAX_ACCEPT_BYTES", 2_000)
     cluster = Cluster(1)
@@ -666,8 +667,8 @@ def test_while_accepts_are_under_way_values_gather_into_the_next() -> None:
     leader = cluster.leader()
     cluster.run(200)
     cluster.delay = (20, 20)
-    for moment in range(30):
-        leader.propose([b"%d" % moment])
+    for ms in range(30):
+        leader.propose([b"%d" % ms])
         cluster.step()
     cluster.run(300)
     assert len(cluster.chosen) == 30
@@ -732,7 +733,7 @@ def test_a_leader_hands_over_to_the_node_that_lacks_least() -> None:
     before = leader.ballot
     leader.heard_chosen = {behind: 1, ahead: 2}
     leader.hand_over()
-    # Well before anybody's time-out: the others have just heard of this leader.
+    # Well before any time-out: the others have just heard of this leader.
     assert cluster.run(50, lambda: cluster.replicas[ahead].role is Role.LEADER)
     cluster.run(100)
     assert cluster.leaders() == [ahead]

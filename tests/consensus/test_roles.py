@@ -1,4 +1,4 @@
-"""Acceptor, candidate, leader, learner, election and read rounds, each alone."""
+"""Acceptor, candidate, leader, learner, election and read rounds, each by itself."""
 
 from __future__ import annotations
 
@@ -125,18 +125,18 @@ accepted_runs = st.lists(
 @given(accepted_runs, accepted_runs)
 def test_adoption_equals_the_definition(mine: list[Run], theirs: list[Run]) -> None:
     phase1 = Phase1(B3, 1, THREE)
-    held: dict[int, list[tuple[Ballot, bytes]]] = {}
+    reported: dict[int, list[tuple[Ballot, bytes]]] = {}
     for sender, runs in (("n1", mine), ("n2", theirs)):
         log = Log(runs=runs)
         phase1.promised(sender, promise(B3, 1, *log.runs(1, 99)))
         for run in log.runs(1, 99):
             for slot, value in enumerate(run.values, run.first):
-                held.setdefault(slot, []).append((run.ballot, value))
+                reported.setdefault(slot, []).append((run.ballot, value))
     adopted = phase1.adopt()
-    assert len(adopted) == max(held, default=0)
+    assert len(adopted) == max(reported, default=0)
     for slot, value in enumerate(adopted, 1):
-        highest = max((ballot for ballot, _ in held.get(slot, [])), default=None)
-        assert value in ({v for ballot, v in held[slot] if ballot == highest} if highest else {NO_OP})
+        highest = max((ballot for ballot, _ in reported.get(slot, [])), default=None)
+        assert value in ({v for ballot, v in reported[slot] if ballot == highest} if highest else {NO_OP})
 
 
 # -- phase 2 --------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from tests.simulation.mutants.patching import patched
 
 DEFAULT = Options("0..3", None, 0, "all", 5.0, 1, None, None, None)
 BUG = next(bug for bug in ALL if bug.bug == "a node teaches everything it has accepted, chosen or not")
-"""In a module that no wheel holds compiled, since compiled functions cannot be patched."""
+"""A bug in a module that is never compiled, since compiled functions cannot be patched."""
 
 
 def kvstore(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -57,6 +57,8 @@ def test_one_seed_and_its_trace(tmp_path: Path) -> None:
         (["--time", "0"], "--time must be from 0.1 to 3600 seconds, not 0"),
         (["--time", "nan"], "--time must be from 0.1 to 3600 seconds, not nan"),
         (["--trace", "t"], "--trace, --keep-faults and --keep-clients belong to a single run: name it with --seed"),
+        (["--seed", "1", "--seeds", "0..9"], "--seed runs one seed and --seeds many: give only one of them"),
+        (["--seed", "0", "--seeds", "0..99"], "--seed runs one seed and --seeds many: give only one of them"),
         (["--seed", "1", "--keep-faults", "1,x"], "--keep-faults takes numbers separated by commas, not '1,x'"),
         (["--seed", "1", "--trace", "/nowhere/t"], "--trace /nowhere/t cannot be written: No such file or directory"),
         (["--nodes", "8"], "--nodes"),
@@ -75,14 +77,14 @@ def test_a_failure_explains_itself_and_can_be_repeated(capsys: pytest.CaptureFix
     with patched(BUG):
         assert run(DEFAULT, "table") == 1 or seed > 3
         capsys.readouterr()
-        assert run(Options("0..0", seed, 0, "all", 5.0, 1, None, None, None), "table") == 1
+        assert run(Options(None, seed, 0, "all", 5.0, 1, None, None, None), "table") == 1
         shown = capsys.readouterr().out
         line = next(line for line in shown.splitlines() if line.startswith("All of it:"))
         again = shlex.split(line.removeprefix("All of it:"))
         option = dict(zip(again[2::2], again[3::2], strict=True))
         assert option["--seed"] == str(seed) and option["--trace"] == "trace.txt"
         faults, clients = option["--keep-faults"], option["--keep-clients"]
-        assert run(Options("", seed, 0, "all", 5.0, 1, None, faults, clients), "json") == 1
+        assert run(Options(None, seed, 0, "all", 5.0, 1, None, faults, clients), "json") == 1
         (failure,) = json.loads(capsys.readouterr().out)["failures"]
     assert f"seed {seed} broke a rule after" in shown
     assert failure["rule"] in shown and failure["found"] in shown
@@ -92,7 +94,7 @@ def test_a_failure_explains_itself_and_can_be_repeated(capsys: pytest.CaptureFix
 
 def test_nothing_begins_that_cannot_be_understood() -> None:
     with pytest.raises(CommandError, match="--keep-clients takes numbers"):
-        run(Options("0..3", 1, 0, "all", 5.0, 1, None, None, "one"), "")
+        run(Options(None, 1, 0, "all", 5.0, 1, None, None, "one"), "")
 
 
 def test_progress_says_how_far_it_is_and_how_fast() -> None:

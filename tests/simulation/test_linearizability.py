@@ -1,4 +1,4 @@
-"""The checker refutes what no store can do, accepts what one can, and agrees with trying every order."""
+"""The checker refutes what no store can do, accepts what a store can do, and agrees with trying every order."""
 
 from __future__ import annotations
 
@@ -11,39 +11,48 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from consensus.simulation.linearizability import NEVER, check
+from consensus.simulation.linearizability import PENDING, check
 from consensus.simulation.linearizability import Operation as AnyOperation
 from tests.system import register
 from tests.system.register import Operation, Request, Saw, Value
 
 
 def write(value: int, called: float, returned: float, client: str = "c1") -> Operation:
-    return Operation(client, called, returned, Request("write", (value,)), None if returned == NEVER else True)
+    return Operation(client, called, returned, Request("write", (value,)), None if returned == PENDING else True)
 
 
 def read(value: Value, called: float, returned: float, client: str = "c1") -> Operation:
-    return Operation(client, called, returned, Request("read"), None if returned == NEVER else Saw(value))
+    return Operation(client, called, returned, Request("read"), None if returned == PENDING else Saw(value))
 
 
 def cas(old: int, new: int, called: float, returned: float, result: bool = True, client: str = "c1") -> Operation:
-    return Operation(client, called, returned, Request("cas", (old, new)), None if returned == NEVER else result)
+    return Operation(client, called, returned, Request("cas", (old, new)), None if returned == PENDING else result)
 
 
 GOOD = {
     "nothing": [],
-    "only what nobody heard of again": [write(1, 0, NEVER), read(None, 1, NEVER), cas(1, 2, 2, NEVER)],
+    "only what nobody heard of again": [
+        write(1, 0, PENDING),
+        read(None, 1, PENDING),
+        cas(1, 2, 2, PENDING),
+    ],
     "one after the other": [write(1, 0, 1), read(1, 2, 3), cas(1, 2, 4, 5), read(2, 6, 7)],
     "a read beside a write sees it or not": [write(1, 0, 1), write(2, 2, 9), read(1, 3, 4), read(2, 5, 6)],
     "called in the moment when another returned": [write(1, 0, 1), write(2, 2, 3), read(1, 3, 4)],
     "the one that returned last was first": [write(1, 0, 9), write(2, 1, 2), read(2, 3, 4)],
-    "unknown write that happened at once": [write(1, 0, 1), write(2, 2, NEVER), read(2, 3, 4)],
-    "unknown write that happened later": [write(2, 0, NEVER), write(1, 1, 2), read(1, 3, 4), read(2, 5, 6)],
-    "unknown write that never happened": [write(1, 0, 1), write(2, 2, NEVER), read(1, 3, 4), read(1, 5, 6)],
-    "unknown write that a cas was waiting for": [write(1, 0, 1), write(2, 2, NEVER), cas(2, 3, 3, 4), read(3, 5, 6)],
-    "unknown cas that happened": [write(1, 0, 1), cas(1, 2, 2, NEVER), read(2, 3, 4)],
+    "unknown write that happened at once": [write(1, 0, 1), write(2, 2, PENDING), read(2, 3, 4)],
+    "unknown write that happened later": [write(2, 0, PENDING), write(1, 1, 2), read(1, 3, 4), read(2, 5, 6)],
+    "unknown write that never happened": [write(1, 0, 1), write(2, 2, PENDING), read(1, 3, 4), read(1, 5, 6)],
+    "unknown write that a cas was waiting for": [
+        write(1, 0, 1),
+        write(2, 2, PENDING),
+        cas(2, 3, 3, 4),
+        read(3, 5, 6),
+    ],
+    "unknown cas that happened": [write(1, 0, 1), cas(1, 2, 2, PENDING), read(2, 3, 4)],
     "two unknown writes, seen in the order opposite to their calls": [
-        write(1, 0, NEVER),
-        write(2, 1, NEVER),
+        write(1, 0, PENDING),
+        write(2, 1, PENDING),
         read(2, 2, 3),
         read(1, 4, 5),
     ],
@@ -80,16 +89,16 @@ BAD = {
     ],
     "new value, then the old one again": [write(1, 0, 1), write(2, 2, 9), read(2, 3, 4, "a"), read(1, 5, 6, "b")],
     "read from the future": [read(1, 0, 1), write(1, 2, 3)],
-    "unknown write before its call": [write(1, 0, 1), read(2, 2, 3), write(2, 4, NEVER)],
+    "unknown write before its call": [write(1, 0, 1), read(2, 2, 3), write(2, 4, PENDING)],
     "unknown write that would have to come before one that returned before its call": [
         cas(3, 4, 0, 10, client="a"),
         write(2, 1, 2, "b"),
-        write(3, 5, NEVER, "b"),
+        write(3, 5, PENDING, "b"),
         read(2, 11, 12, "c"),
     ],
-    "unknown write seen and gone": [write(1, 0, 1), write(2, 2, NEVER), read(2, 3, 4), read(1, 5, 6)],
+    "unknown write seen and gone": [write(1, 0, 1), write(2, 2, PENDING), read(2, 3, 4), read(1, 5, 6)],
     "unknown write that happened twice": [
-        write(2, 0, NEVER),
+        write(2, 0, PENDING),
         read(2, 1, 2),
         write(1, 3, 4),
         read(2, 5, 6),
@@ -137,7 +146,7 @@ def test_an_operation_cannot_return_before_its_call() -> None:
 
 
 def test_who_returned_may_still_have_an_unknown_result() -> None:
-    """It certainly happened, whatever it gave."""
+    """It has happened for certain, whatever its result was."""
     done = Operation("c1", 2, 3, Request("cas", (1, 2)), None)
     assert register.check([write(1, 0, 1), done, read(2, 4, 5)]).linearizable
     assert not register.check([write(1, 0, 1), done, read(1, 4, 5)]).linearizable
@@ -150,7 +159,7 @@ Transfer: TypeAlias = AnyOperation[int | None]
 
 
 def transfer(state: Pair, request: int | None, result: object) -> Iterable[Pair]:
-    """A number moves so much from the first key to the second if that has it; None reads both."""
+    """A number moves this much from the first key to the second, if the first has as much. None reads both."""
     a, b = state
     if request is None:
         return [state] if result is None or result == state else []
@@ -163,7 +172,7 @@ def transfer(state: Pair, request: int | None, result: object) -> Iterable[Pair]
     [((10, 0), True), ((4, 6), True), ((4, 0), False), ((10, 6), False), ((0, 10), False)],
 )
 def test_a_transaction_over_two_keys_is_one_state(seen: Pair, possible: bool) -> None:
-    """Each key alone has a value it may have; together they have not."""
+    """Each key by itself has a possible value, but the two together may not."""
     history: list[Transfer] = [
         Transfer("a", 0, 5, 6, True),
         Transfer("b", 1, 4, None, seen),
@@ -181,7 +190,7 @@ def test_two_transactions_cannot_both_spend_the_same() -> None:
 
 def test_a_request_with_several_possible_outcomes() -> None:
     def draw(state: frozenset[int], request: str, result: object) -> Iterable[frozenset[int]]:
-        """Take anything out; who draws nothing found it empty. Unknown: any of them may be gone."""
+        """Take any one out. If the result is unknown, any one may be gone, or none if there was none."""
         if result is None:
             return [state - {number} for number in sorted(state)] or [state]
         return [state - {result}] if result in state else []
@@ -192,7 +201,7 @@ def test_a_request_with_several_possible_outcomes() -> None:
     balls = frozenset({1, 2, 3})
     assert check([drew(None, 0, 1), drew(2, 2, 3), drew(1, 4, 5)], balls, draw).linearizable
     assert not check([drew(None, 0, 1), drew(2, 2, 3), drew(1, 4, 5), drew(3, 6, 7)], balls, draw).linearizable
-    assert check([drew(None, 0, NEVER), drew(2, 2, 3), drew(1, 4, 5), drew(3, 6, 7)], balls, draw).linearizable
+    assert check([drew(None, 0, PENDING), drew(2, 2, 3), drew(1, 4, 5), drew(3, 6, 7)], balls, draw).linearizable
     assert not check([drew(2, 0, 9), drew(2, 0, 9)], balls, draw).linearizable
 
 
@@ -205,7 +214,7 @@ def histories(draw: st.DrawFn) -> list[Operation]:
     operations = []
     for _ in range(draw(st.integers(0, 6))):
         called = draw(st.integers(0, 12))
-        returned = NEVER if draw(st.integers(0, 3)) == 0 else float(called + draw(st.integers(0, 6)))
+        returned = PENDING if draw(st.integers(0, 3)) == 0 else float(called + draw(st.integers(0, 6)))
         kind = draw(st.sampled_from(["read", "write", "cas"]))
         if kind == "write":
             operations.append(write(draw(values), called, returned))
@@ -219,7 +228,7 @@ def histories(draw: st.DrawFn) -> list[Operation]:
 def explains(order: Iterable[Operation]) -> bool:
     """Whether a register that executes exactly these operations, one after the other, gives their results in time."""
     value: Value = None
-    latest_call = -NEVER
+    latest_call = -PENDING
     for operation in order:
         if operation.returned < latest_call:
             return False
@@ -237,8 +246,8 @@ def subsets(history: list[Operation]) -> Iterable[list[Operation]]:
 
 
 def by_brute_force(history: list[Operation]) -> bool:
-    certain = [operation for operation in history if operation.returned != NEVER]
-    unknown = [operation for operation in history if operation.returned == NEVER]
+    certain = [operation for operation in history if operation.returned != PENDING]
+    unknown = [operation for operation in history if operation.returned == PENDING]
     return any(explains(order) for happened in subsets(unknown) for order in permutations(certain + happened))
 
 
@@ -249,9 +258,9 @@ def test_agrees_with_trying_every_order(history: list[Operation]) -> None:
     verdict = register.check(history)
     assert verdict.linearizable == by_brute_force(history)
     assert explains(verdict.longest)
-    answered = [operation for operation in verdict.longest if operation.returned != NEVER]
+    answered = [operation for operation in verdict.longest if operation.returned != PENDING]
     if verdict.linearizable:
-        assert len(answered) == sum(operation.returned != NEVER for operation in history)
+        assert len(answered) == sum(operation.returned != PENDING for operation in history)
         assert not verdict.stuck
     else:
         assert verdict.stuck
@@ -269,7 +278,7 @@ def test_knowing_what_reads_makes_no_difference(history: list[Operation]) -> Non
 
 
 def long_history(seed: int, unknown: float = 0.0) -> list[Operation]:
-    """200 operations of six clients, each of which happened at one moment between its call and its return."""
+    """200 operations of six clients, each executed at one moment between its call and its return."""
     rng = random.Random(seed)
     spans = []
     for client in [f"c{number}" for number in range(6)]:
@@ -282,7 +291,7 @@ def long_history(seed: int, unknown: float = 0.0) -> list[Operation]:
     history = []
     for number, (_, called, returned, client) in enumerate(sorted(spans)[:200]):
         lost = rng.random() < unknown
-        returned = NEVER if lost else returned
+        returned = PENDING if lost else returned
         dice = rng.random()
         if dice < 0.5:
             history.append(read(value, called, returned, client))
@@ -311,7 +320,7 @@ def test_a_long_history_of_a_register_is_explained(seed: int, unknown: float) ->
 @pytest.mark.parametrize("seed", range(10))
 def test_one_stale_read_in_a_long_history_is_found(seed: int, unknown: float) -> None:
     history = long_history(seed, unknown)
-    reads = [op for op in history if op.request.kind == "read" and op.returned != NEVER]
+    reads = [op for op in history if op.request.kind == "read" and op.returned != PENDING]
     late = max(reads, key=lambda op: op.called)
     first = min(reads, key=lambda op: op.returned)
     history[history.index(late)] = late._replace(result=first.result)

@@ -1,4 +1,4 @@
-"""A run: the same every time, traced, drawn, and made smaller when it fails."""
+"""A run is the same every time; it can be traced, shown as a picture, and made smaller if it fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many runs through the command: every rule holds, and every situation worth having was reached."""
+"""Many runs of the command: every rule holds, and every situation that matters is reached."""
 
 from __future__ import annotations
 
@@ -86,6 +86,6 @@ def test_every_rule_holds_and_every_situation_is_reached() -> None:
     assert report["failures"] == []
     assert (done.returncode, report["seeds"]) == (0, SEEDS)
     missing = [situation for situation in SITUATIONS if situation not in report["exercised"]]
-    assert not missing, "the seeds no longer reach these: make them likelier, or the proof is worth less"
+    assert not missing, "the seeds no longer reach these situations: make them more likely, or the runs prove less"
     unlisted = [situation for situation in report["exercised"] if situation not in SITUATIONS]
-    assert not unlisted, "list what is new here"
+    assert not unlisted, "add what is new to SITUATIONS"

@@ -8,9 +8,10 @@ import pytest
 
 from consensus.ballot import Ballot
 from consensus.messages import Promised, Run, Stored
+from consensus.simulation.action import LEADER
 from consensus.simulation.clocks import EPOCH, Clocks
 from consensus.simulation.disk import Disk, RottenRecord
-from consensus.simulation.faults import LEADER, PRESETS, Rot, schedule
+from consensus.simulation.faults import PRESETS, Rot, schedule
 from consensus.simulation.network import Network, Weather
 from consensus.simulation.timeline import Timeline
 
@@ -47,7 +48,7 @@ def test_weather_changes_only_its_links_while_it_lasts() -> None:
 
 def test_messages_are_lost_repeated_and_overtaken() -> None:
     network = Network(random.Random(1), (1, 9), 0.2, 0.2)
-    copies = [len(network.arrivals("n1", "n2", moment)) for moment in range(1_000)]
+    copies = [len(network.arrivals("n1", "n2", ms)) for ms in range(1_000)]
     assert 120 < copies.count(0) < 280
     assert 100 < copies.count(2) < 220
     assert network.lost == copies.count(0) and network.repeated == copies.count(2)

@@ -1,1 +1,1 @@
-"""Deliberate bugs: each a small patch of the real code, to prove that the simulator would find it."""
+"""Deliberate bugs, each a small patch of the real code, which prove that the simulator would find such bugs."""

@@ -1,10 +1,11 @@
-"""The bugs, by the rule of Multi-Paxos or of the store that they break."""
+"""The bugs, grouped by the rules of Multi-Paxos or of the store that they break."""
 
 from __future__ import annotations
 
 from tests.simulation.mutants.patching import Mutant, mutant
 
 REPLICA = "consensus.replica:Replica."
+HEARTBEATS = "consensus.heartbeats:Heartbeats."
 
 DURABILITY = [
     mutant(
@@ -71,7 +72,7 @@ ACCEPTORS = [
     mutant(
         "slots that have left memory are promised as if they were empty",
         (REPLICA + "_on_prepare", "or prepare.first < self._log.start", ""),
-        (REPLICA + "_on_ask", "and ask.first >= self._log.start", ""),
+        (REPLICA + "_on_pre_vote", "and pre_vote.first >= self._log.start", ""),
     ),
 ]
 
@@ -126,9 +127,8 @@ PHASE_1 = [
         "recovered values are taken as chosen without phase 2",
         (
             REPLICA + "_take_over",
-            "    self._next_beat = self._now",
-            "    self._learner.choose(phase1.first, max(recovered_upto, self.chosen_upto))\n"
-            "    self._next_beat = self._now",
+            "    self._queue.reopen()",
+            "    self._learner.choose(phase1.first, max(recovered_upto, self.chosen_upto))\n    self._queue.reopen()",
         ),
     ),
 ]
@@ -220,7 +220,7 @@ READS = [
         "a leader, stale or not, answers a follower's read index at once",
         (
             REPLICA + "receive",
-            "self._rounds.wait(Reader(sender, message.incarnation), message.read)",
+            "self._heartbeats.wait(Reader(sender, message.incarnation), message.read)",
             "self._send(sender, ReadIndexReply(message.incarnation, message.read, self.chosen_upto))",
         ),
     ),
@@ -235,8 +235,8 @@ READS = [
     mutant(
         "a late answer confirms the newest round",
         (
-            REPLICA + "_on_alive",
-            "self._rounds.answered(sender, alive.round)",
+            HEARTBEATS + "answered",
+            "self._rounds.answered(sender, number)",
             "self._rounds.answered(sender, self._rounds.round)",
         ),
     ),
@@ -274,11 +274,11 @@ LEASES = [
     mutant(
         "a lease counts from when its round was answered, not from when it began",
         (
-            REPLICA + "_confirm_reads",
-            "self._lease.confirmed(self._rounds.confirmed_round)",
-            "begun = self._lease._begun\n"
-            "    self._lease._begun = type(begun)((number, self._now) for number, _ in begun)\n"
-            "    self._lease.confirmed(self._rounds.confirmed_round)",
+            HEARTBEATS + "answered",
+            "self._heard_at[sender] = now",
+            "self._heard_at[sender] = now\n"
+            "    begun = self._lease._begun\n"
+            "    self._lease._begun = type(begun)((number, now) for number, _ in begun)",
         ),
     ),
     mutant(
@@ -287,14 +287,14 @@ LEASES = [
     ),
     mutant(
         "a leader that hands over goes on serving from its lease",
-        (REPLICA + "hand_over", "self._lease.give_up()", "pass"),
+        (HEARTBEATS + "heir", "self._lease.give_up()", "pass"),
     ),
     mutant(
         "a leader serves from its lease before what it recovered is chosen",
         (
             REPLICA + "_serve_by_lease",
-            "self._rounds.answer(self._read_index(phase2))",
-            "self._rounds.answer(self.chosen_upto)",
+            "self._heartbeats.answer_by_lease(self._read_index(phase2))",
+            "self._heartbeats.answer_by_lease(self.chosen_upto)",
         ),
     ),
 ]

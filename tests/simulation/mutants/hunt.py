@@ -1,4 +1,4 @@
-"""How many seeds it takes until the simulator finds a bug. As a program: a table for all of them."""
+"""How many seeds the simulator takes to find a bug. Run as a program it prints a table of all bugs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_SEEDS = 600
 
 
 class Catch(NamedTuple):
-    """The seed that showed the bug (None: no seed did), and the rule that it broke."""
+    """The seed that has shown the bug (None if no seed did), the rule that it broke, and what was found instead."""
 
     seed: int | None
     rule: str
@@ -23,7 +23,7 @@ class Catch(NamedTuple):
 
 
 def hunt(bug: Mutant, seeds: int = MAX_SEEDS) -> Catch:
-    """Run seeds from 0 on until one fails."""
+    """Run the seeds from 0 on until one fails."""
     with patched(bug):
         for seed in range(seeds):
             outcome = simulate(Scenario(seed))

@@ -1,4 +1,4 @@
-"""Changing the source of a function while a test runs."""
+"""Change the source of functions while a test runs."""
 
 from __future__ import annotations
 import __future__
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class Edit(NamedTuple):
-    """In the function ``where`` (``module:Class.method``) replace ``old``, which occurs once, by ``new``."""
+    """Replace ``old``, which must occur once in the function ``where`` (``module:Class.method``), by ``new``."""
 
     where: str
     old: str
@@ -21,7 +21,7 @@ class Edit(NamedTuple):
 
 
 class Mutant(NamedTuple):
-    """A bug: what is wrong, in words, and the edits that make it so."""
+    """A bug: what is wrong, in words, and the edits that cause it."""
 
     bug: str
     edits: tuple[Edit, ...]
@@ -33,7 +33,7 @@ def mutant(bug: str, *edits: tuple[str, str, str]) -> Mutant:
 
 @contextmanager
 def patched(bug: Mutant) -> Iterator[None]:
-    """While it is entered the code has the bug, whoever imported it from wherever."""
+    """Inside this context the code has the bug, also for modules that have imported it already."""
     originals: list[tuple[FunctionType, CodeType]] = []
     try:
         for where in dict.fromkeys(edit.where for edit in bug.edits):
@@ -53,7 +53,7 @@ def _function(where: str) -> FunctionType:
     for name in path.split("."):
         found = inspect.getattr_static(found, name)
     found = found.fget if isinstance(found, property) else found
-    assert isinstance(found, FunctionType), f"{where} is no function"
+    assert isinstance(found, FunctionType), f"{where} is not a function"
     return found
 
 

@@ -1,0 +1,160 @@
+"""What a replica knows, and what its host may ask it without changing anything; what happens to it is in replica."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from enum import Enum
+
+from consensus.acceptor import Acceptor
+from consensus.ballot import NEVER, Ballot
+from consensus.catchup import CatchUp
+from consensus.election import Election, Timing
+from consensus.heartbeats import Heartbeats
+from consensus.invariants import require
+from consensus.journal import Journal
+from consensus.leader import Phase1, Phase2
+from consensus.learner import Learner
+from consensus.lease import Support
+from consensus.log import Log
+from consensus.membership import Configuration
+from consensus.messages import Message, Run
+from consensus.news import News
+from consensus.reads import ReadQueue
+
+
+class Role(Enum):
+    """What a node does at present: it follows, runs a pre-vote, runs phase 1, or leads."""
+
+    FOLLOWER = "follower"
+    ASKING = "asking"
+    PREPARING = "preparing"
+    LEADER = "leader"
+
+
+class ReplicaState:
+    """The state of a :class:`~consensus.replica.Replica`. A host may read it, and set ``urgent_upto``."""
+
+    def __init__(
+        self,
+        node: str,
+        nodes: Iterable[str],
+        *,
+        rng: random.Random,
+        now: int,
+        promised: Ballot = NEVER,
+        chosen_upto: int = 0,
+        accepted: Iterable[Run] = (),
+        timing: Timing | None = None,
+    ) -> None:
+        self.node = node
+        self.configuration = Configuration(nodes)
+        require(node in self.configuration.nodes, f"{node} is not one of the cluster's nodes")
+        self.role = Role.FOLLOWER
+        self._others = [other for other in self.configuration.nodes if other != node]
+        self._timing = timing or Timing()
+        self._now = now
+        self._log = Log(chosen_upto + 1, accepted)
+        self._acceptor = Acceptor(self._log, promised)
+        self._learner = Learner(self._log, chosen_upto)
+        self._election = Election(node, self.configuration, self._timing, rng, now)
+        self._journal = Journal()
+        self._queue = ReadQueue(rng.getrandbits(52), self._timing.resend, now)
+        self._catch_up = CatchUp(self._log, self._learner, self._others, self._timing.resend, now)
+        self._phase1: Phase1 | None = None
+        self._phase2: Phase2 | None = None
+        self._heartbeats = Heartbeats(node, self.configuration, self._timing, now)
+        self._support = Support(self._timing.lease if self._others else 0, now)
+        self.heard_chosen: dict[str, int] = {}
+        """How far each of the others knew the log to be chosen when it last answered this node as its leader."""
+        self._next_resend = now
+        self._news = News(self._learner)
+        self._messages: list[tuple[str, Message]] = []
+        self._fetches: list[tuple[str, int, int]] = []
+
+    @property
+    def leader(self) -> str | None:
+        """The leader, as far as this node knows; None if it knows of none."""
+        return self.node if self.role is Role.LEADER else self._election.leader
+
+    @property
+    def ballot(self) -> Ballot:
+        """The ballot of the leader that this node knows or knew last."""
+        return self._phase2.ballot if self._phase2 else self._election.leader_ballot
+
+    def holds_lease(self, now: int) -> bool:
+        """Whether this node leads and would serve reads without a round when its clock shows this time."""
+        return self._phase2 is not None and self._heartbeats.holds_lease(now)
+
+    @property
+    def now(self) -> int:
+        """The time of the last ``tick``."""
+        return self._now
+
+    @property
+    def promised(self) -> Ballot:
+        return self._acceptor.promised
+
+    @property
+    def chosen_upto(self) -> int:
+        return self._learner.chosen_upto
+
+    @property
+    def log_start(self) -> int:
+        """The first slot in memory; all slots below it are chosen, and only the host's log store has them."""
+        return self._log.start
+
+    @property
+    def last_slot(self) -> int:
+        """The highest slot that holds a value here."""
+        return self._log.last
+
+    @property
+    def memory_bytes(self) -> int:
+        """The size of the values in memory."""
+        return self._log.bytes + (self._phase2.open_bytes if self._phase2 else 0)
+
+    @property
+    def durable_upto(self) -> int:
+        """Every value up to this slot is durable here. What comes of later slots the host must not make durable yet."""
+        first = self._journal.durable_before()
+        return self._log.last if first is None else first - 1
+
+    @property
+    def first_proposal(self) -> int | None:
+        """The slot of the first client value under this leader's ballot; None if there is none, or no leader here."""
+        return self._phase2.first_proposal if self._phase2 else None
+
+    @property
+    def urgent_upto(self) -> int:
+        """Other nodes wait to hear that the slots up to this one are chosen: all slots, unless the host says otherwise.
+
+        A host that knows for whom it proposes sets it, to spare messages; reads of other nodes raise it.
+        """
+        return self._news.urgent_upto
+
+    @urgent_upto.setter
+    def urgent_upto(self, slot: int) -> None:
+        self._news.urgent_upto = slot
+
+    @property
+    def has_effects(self) -> bool:
+        """Whether ``effects`` is certain to bring messages, records or chosen slots; it may bring some in any case."""
+        return bool(self._messages) or self._learner.delivered < self.chosen_upto or self._journal.has_records
+
+    def is_chosen(self, slot: int) -> bool:
+        """Whether this node knows the slot to be chosen."""
+        return self._learner.is_chosen(slot)
+
+    def value(self, slot: int) -> bytes | None:
+        """The value that this node has accepted for a slot in memory, chosen or not; None if there is none."""
+        cell = self._log.at(slot)
+        return cell[1] if cell else None
+
+    def accepted(self, first: int, last: int) -> list[Run]:
+        """What memory holds for the slots first..last."""
+        return self._log.runs(first, last)
+
+    def gaps(self) -> list[tuple[int, int]]:
+        """The ranges without a value below the highest slot that holds one."""
+        return self._log.gaps(self.chosen_upto + 1, self._log.last)
