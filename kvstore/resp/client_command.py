@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from kvstore.resp.encoding import OK, Reply, Verbatim
+from kvstore.resp.encoding import OK, RespValue, Verbatim
 from kvstore.resp.spec import SYNTAX, RequestError, Spec, integer, usage
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ CLIENT = Spec(
 _Filter = Callable[["Connection"], bool]
 
 
-def client(connection: Connection, arguments: list[bytes]) -> Reply:
+def client(connection: Connection, arguments: list[bytes]) -> RespValue:
     """Answer CLIENT."""
     rest = arguments[2:]
     match arguments[1].upper():
@@ -105,7 +105,7 @@ def _of_type(name: bytes) -> _Filter:
     return lambda one: name.lower() == b"normal"
 
 
-def _kill(connection: Connection, arguments: list[bytes]) -> Reply:
+def _kill(connection: Connection, arguments: list[bytes]) -> RespValue:
     """End the connections for which all filters hold, this one only if it is told not to skip itself."""
     if len(arguments) == 1:
         address = arguments[0].decode(errors="replace")

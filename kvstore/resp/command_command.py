@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvstore.glob import matcher
-from kvstore.resp.encoding import Error, Reply, Unordered
+from kvstore.resp.encoding import Error, RespValue, Unordered
 from kvstore.resp.spec import SYNTAX, RequestError, Spec, usage
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ COMMAND = Spec(
 _CATEGORIES = {"generic": "keyspace", "transactions": "transaction"}
 
 
-def command(connection: Connection, arguments: list[bytes]) -> Reply:
+def command(connection: Connection, arguments: list[bytes]) -> RespValue:
     """Answer COMMAND."""
     from kvstore.resp.table import TABLE, find
 
@@ -68,17 +68,17 @@ def _passes(spec: Spec, filters: list[bytes]) -> bool:
             raise RequestError(SYNTAX)
 
 
-def _keys(spec: Spec | None, request: list[bytes]) -> Reply:
+def _keys(spec: Spec | None, request: list[bytes]) -> RespValue:
     if spec is None:
         raise RequestError("ERR Invalid command specified")
     if not spec.keys[0]:
         return Error("ERR The command has no key arguments")
     if not spec.takes(len(request)):
         raise RequestError("ERR Invalid number of arguments specified for command")
-    return list[Reply](spec.keys_of(request))
+    return list[RespValue](spec.keys_of(request))
 
 
-def _info(spec: Spec) -> Reply:
+def _info(spec: Spec) -> RespValue:
     first, last, step = spec.keys
     flags, categories = Unordered(list(spec.flags)), Unordered(_categories(spec))
     return [spec.name, spec.arity, flags, first, last, step, categories, Unordered([]), Unordered([]), []]
@@ -91,5 +91,5 @@ def _categories(spec: Spec) -> list[str]:
     return [*kinds, f"@{_CATEGORIES.get(spec.group, spec.group)}", "@fast" if "fast" in spec.flags else "@slow"]
 
 
-def _docs(spec: Spec) -> dict[str, Reply]:
+def _docs(spec: Spec) -> dict[str, RespValue]:
     return {"summary": spec.summary, "since": "1.0.0", "group": spec.group, "complexity": "O(1) a key"}

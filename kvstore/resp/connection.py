@@ -10,16 +10,16 @@ from kvstore.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES, Done, Found, Get, M
 from kvstore.errors import KvstoreError, Refusal
 from kvstore.node.service import Service
 from kvstore.resp.connection_commands import CLIENTS
-from kvstore.resp.encoding import NULL, OK, OK_BYTES, Error, Reply, encode
+from kvstore.resp.encoding import NULL, OK, OK_BYTES, Error, RespValue, encode
 from kvstore.resp.errors import refusal
 from kvstore.resp.hub import Hub
 from kvstore.resp.kv_commands import OWN, perform
 from kvstore.resp.parser import Parser, ProtocolError
-from kvstore.resp.requests import Data
+from kvstore.resp.requests import Requests
 from kvstore.resp.spec import RequestError, Spec
 from kvstore.resp.table import find
 from kvstore.resp.transaction import Transaction
-from kvstore.store import Reply as StoreReply
+from kvstore.store import Reply
 
 MAX_BACKLOG = 256
 LOW_BACKLOG = 64
@@ -47,33 +47,33 @@ class Place:
         self.data: bytes | None = None
         self.silent = False
 
-    def stored(self, outcome: StoreReply | Refusal) -> None:
+    def stored(self, outcome: Reply | Refusal) -> None:
         """The outcome of a plain SET."""
-        if type(outcome) is StoreReply and type(outcome.result) is Done:
+        if type(outcome) is Reply and type(outcome.result) is Done:
             self.data = OK_BYTES
             self.connection.answered()
         else:
             self._failed(outcome)
 
-    def found(self, outcome: StoreReply | Refusal) -> None:
+    def found(self, outcome: Reply | Refusal) -> None:
         """The outcome of a plain GET."""
-        if type(outcome) is StoreReply and type(outcome.result) is Found:
+        if type(outcome) is Reply and type(outcome.result) is Found:
             data = outcome.result.value.data
             self.data = b"$%d\r\n%b\r\n" % (len(data), data)
             self.connection.answered()
-        elif type(outcome) is StoreReply and type(outcome.result) is Missing:
+        elif type(outcome) is Reply and type(outcome.result) is Missing:
             self.data = NULL[self.connection.version]
             self.connection.answered()
         else:
             self._failed(outcome)
 
-    def _failed(self, outcome: StoreReply | Refusal) -> None:
-        if isinstance(outcome, StoreReply):
+    def _failed(self, outcome: Reply | Refusal) -> None:
+        if isinstance(outcome, Reply):
             self.reply(Error(f"ERR the command gave {type(outcome.result).__name__}"))
         else:
             self.reply(refusal(outcome))
 
-    def reply(self, reply: Reply) -> None:
+    def reply(self, reply: RespValue) -> None:
         """The reply, once."""
         self.data = encode(reply, self.connection.version)
         self.connection.answered()
@@ -131,7 +131,7 @@ class Connection:
         self._mute = False
         self._skip = 0
         self._transaction = Transaction()
-        self._data = Data(service, hub)
+        self._requests = Requests(service, hub)
 
     # -- the host's side ----------------------------------------------------------------------------------------------
 
@@ -261,13 +261,13 @@ class Connection:
         if not self.authenticated and "noauth" not in spec.flags:
             raise RequestError("NOAUTH Authentication required.")
         if spec.group == "transactions" or self._transaction.takes(spec):
-            self._transaction.perform(spec, request, self, self._data, place.reply)
+            self._transaction.perform(spec, request, self, self._requests, place.reply)
         elif spec.name in CLIENTS:
             place.reply(CLIENTS[spec.name][1](self, request))
         elif spec.name in OWN:
             perform(spec, self.service, request, place.reply, locally=self.reads_locally)
         else:
-            self._data.perform(spec, request, place.reply, locally=self.reads_locally)
+            self._requests.perform(spec, request, place.reply, locally=self.reads_locally)
 
     def _place(self, *, looks: bool = True) -> Place:
         place = Place(self)
@@ -324,7 +324,7 @@ class Connection:
 
     # -- what commands about the connection do to it ------------------------------------------------------------------
 
-    def set_reply_mode(self, mode: bytes) -> Reply:
+    def set_reply_mode(self, mode: bytes) -> RespValue:
         """CLIENT REPLY: the command itself is answered when replies are turned on."""
         if mode == b"SKIP":
             self._skip = 1

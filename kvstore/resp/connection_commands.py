@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kvstore.resp.client_command import CLIENT, client, printable
 from kvstore.resp.command_command import COMMAND, command
-from kvstore.resp.encoding import OK, Reply, Status
+from kvstore.resp.encoding import OK, RespValue, SimpleString
 from kvstore.resp.info import REDIS_VERSION, config, info, role
 from kvstore.resp.spec import SYNTAX, RequestError, Spec, integer, usage
 from kvstore.version import own_version
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from kvstore.resp.connection import Connection
 
 
-def _ping(connection: Connection, arguments: list[bytes]) -> Reply:
+def _ping(connection: Connection, arguments: list[bytes]) -> RespValue:
     if len(arguments) > 2:
         raise RequestError("ERR wrong number of arguments for 'ping' command")
-    return arguments[1] if len(arguments) > 1 else Status("PONG")
+    return arguments[1] if len(arguments) > 1 else SimpleString("PONG")
 
 
-def _echo(connection: Connection, arguments: list[bytes]) -> Reply:
+def _echo(connection: Connection, arguments: list[bytes]) -> RespValue:
     return arguments[1]
 
 
-def _select(connection: Connection, arguments: list[bytes]) -> Reply:
+def _select(connection: Connection, arguments: list[bytes]) -> RespValue:
     if integer(arguments[1]) != 0:
         raise RequestError("ERR DB index is out of range")
     return OK
 
 
-def _auth(connection: Connection, arguments: list[bytes]) -> Reply:
+def _auth(connection: Connection, arguments: list[bytes]) -> RespValue:
     if len(arguments) > 3:
         raise RequestError(SYNTAX)
     if len(arguments) == 2 and connection.hub.password is None:
@@ -44,7 +44,7 @@ def _auth(connection: Connection, arguments: list[bytes]) -> Reply:
     return authenticate(connection, user, arguments[-1])
 
 
-def authenticate(connection: Connection, user: bytes, password: bytes) -> Reply:
+def authenticate(connection: Connection, user: bytes, password: bytes) -> RespValue:
     """Let the client in, or raise RequestError. Without a password to be known any will do."""
     hub = connection.hub
     if user != b"default" or not (hub.password is None or hub.is_password(password)):
@@ -53,7 +53,7 @@ def authenticate(connection: Connection, user: bytes, password: bytes) -> Reply:
     return OK
 
 
-def _hello(connection: Connection, arguments: list[bytes]) -> Reply:
+def _hello(connection: Connection, arguments: list[bytes]) -> RespValue:
     options = arguments[1:]
     version = connection.version
     if options:
@@ -90,7 +90,7 @@ def _hello(connection: Connection, arguments: list[bytes]) -> Reply:
     }
 
 
-def _config(connection: Connection, arguments: list[bytes]) -> Reply:
+def _config(connection: Connection, arguments: list[bytes]) -> RespValue:
     match arguments[1].upper():
         case b"GET":
             return config(arguments[2:])
@@ -100,38 +100,38 @@ def _config(connection: Connection, arguments: list[bytes]) -> Reply:
             raise RequestError("ERR settings are given when the node is started: see kvstore serve --help")
 
 
-def _info(connection: Connection, arguments: list[bytes]) -> Reply:
+def _info(connection: Connection, arguments: list[bytes]) -> RespValue:
     return info(connection.service.status(), connection.hub, arguments[1:])
 
 
-def _time(connection: Connection, arguments: list[bytes]) -> Reply:
+def _time(connection: Connection, arguments: list[bytes]) -> RespValue:
     now = connection.service.clock()
     return [str(now // 1_000), str(now % 1_000 * 1_000)]
 
 
-def _role(connection: Connection, arguments: list[bytes]) -> Reply:
+def _role(connection: Connection, arguments: list[bytes]) -> RespValue:
     return role(connection.service.status())
 
 
-def _read_only(wanted: bool) -> Callable[[Connection, list[bytes]], Reply]:
-    def switch(connection: Connection, arguments: list[bytes]) -> Reply:
+def _read_only(wanted: bool) -> Callable[[Connection, list[bytes]], RespValue]:
+    def switch(connection: Connection, arguments: list[bytes]) -> RespValue:
         connection.reads_locally = wanted
         return OK
 
     return switch
 
 
-def _quit(connection: Connection, arguments: list[bytes]) -> Reply:
+def _quit(connection: Connection, arguments: list[bytes]) -> RespValue:
     connection.quit()
     return OK
 
 
-def _reset(connection: Connection, arguments: list[bytes]) -> Reply:
+def _reset(connection: Connection, arguments: list[bytes]) -> RespValue:
     connection.reset()
-    return Status("RESET")
+    return SimpleString("RESET")
 
 
-def _wait(connection: Connection, arguments: list[bytes]) -> Reply:
+def _wait(connection: Connection, arguments: list[bytes]) -> RespValue:
     """Whatever was answered before is on a majority: so many nodes beside one certainly have it."""
     integer(arguments[1])
     if integer(arguments[2], error="ERR timeout is not an integer or out of range") < 0:
@@ -157,7 +157,7 @@ _CONFIG = Spec(
     },
 )
 
-CLIENTS: dict[str, tuple[Spec, Callable[[Connection, list[bytes]], Reply]]] = {
+CLIENTS: dict[str, tuple[Spec, Callable[[Connection, list[bytes]], RespValue]]] = {
     spec.name: (spec, run)
     for spec, run in (
         (_spec("ping", -1, "fast", "Answers PONG."), _ping),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from kvstore.glob import matcher
 from kvstore.node.service import ServerStatus
-from kvstore.resp.encoding import Reply, Verbatim
+from kvstore.resp.encoding import RespValue, Verbatim
 from kvstore.version import is_compiled, own_version
 
 if TYPE_CHECKING:
@@ -32,17 +32,17 @@ CONFIG = {
 }
 
 
-def config(patterns: Iterable[bytes]) -> dict[str, Reply]:
+def config(patterns: Iterable[bytes]) -> dict[str, RespValue]:
     """The settings that clients ask for, by glob patterns."""
     wanted = [matcher(pattern.lower()) for pattern in patterns]
     return {name: value for name, value in CONFIG.items() if any(matches(name.encode()) for matches in wanted)}
 
 
-def role(status: ServerStatus) -> Reply:
+def role(status: ServerStatus) -> RespValue:
     """A leader is a master with the other nodes as its slaves; others are slaves."""
     node = status.status
     if node.role == "leader":
-        slaves: list[Reply] = []
+        slaves: list[RespValue] = []
         for peer in status.peers:
             if peer.connected:
                 host, _, port = peer.address.rpartition(":")

@@ -26,27 +26,27 @@ from kvstore.commands import (
     Walk,
 )
 from kvstore.limits import MAX_TIME, MAX_TTL
-from kvstore.resp.encoding import OK, Error, Reply, Status
+from kvstore.resp.encoding import OK, Error, RespValue, SimpleString
 from kvstore.resp.hub import Cursors
 from kvstore.resp.spec import SYNTAX, Compiled, RequestError, Spec, integer
 
 _SCAN_COUNT = 10
 
 
-def _number(results: Sequence[SimpleResult]) -> Reply:
+def _number(results: Sequence[SimpleResult]) -> RespValue:
     return results[0].number if isinstance(results[0], Integer) else None
 
 
-def _one_if_done(results: Sequence[SimpleResult]) -> Reply:
+def _one_if_done(results: Sequence[SimpleResult]) -> RespValue:
     return int(isinstance(results[0], Done))
 
 
-def _type(results: Sequence[SimpleResult]) -> Reply:
-    return Status("none" if isinstance(results[0], Missing) else "string")
+def _type(results: Sequence[SimpleResult]) -> RespValue:
+    return SimpleString("none" if isinstance(results[0], Missing) else "string")
 
 
 def _time_left(scale: int, absolute: bool) -> Callable[[list[bytes]], Compiled]:
-    def render(results: Sequence[SimpleResult]) -> Reply:
+    def render(results: Sequence[SimpleResult]) -> RespValue:
         if isinstance(results[0], Missing):
             return -2
         assert isinstance(results[0], Integer)
@@ -81,7 +81,7 @@ def _expire(scale: int, absolute: bool) -> Callable[[list[bytes]], Compiled]:
 
 
 def _rename(nx: bool) -> Callable[[list[bytes]], Compiled]:
-    def render(results: Sequence[SimpleResult]) -> Reply:
+    def render(results: Sequence[SimpleResult]) -> RespValue:
         if isinstance(results[0], Missing):
             return Error("ERR no such key")
         return int(isinstance(results[0], Done)) if nx else OK
@@ -117,7 +117,7 @@ def _keys(arguments: list[bytes]) -> Compiled:
     return Compiled([Walk(pattern=arguments[1] or b"[]")], _all_keys)
 
 
-def _all_keys(results: Sequence[SimpleResult]) -> Reply:
+def _all_keys(results: Sequence[SimpleResult]) -> RespValue:
     return list(results[0].keys) if isinstance(results[0], Keys) else []
 
 
@@ -139,7 +139,7 @@ def scan(arguments: list[bytes], cursors: Cursors) -> Compiled:
             case _:
                 raise RequestError(SYNTAX)
 
-    def render(results: Sequence[SimpleResult]) -> Reply:
+    def render(results: Sequence[SimpleResult]) -> RespValue:
         assert isinstance(results[0], Keys)
         cursor = cursors.add(results[0].after) if results[0].after else 0
         return [str(cursor), [] if nothing or not pattern else list(results[0].keys)]

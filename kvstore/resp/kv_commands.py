@@ -11,29 +11,26 @@ from kvstore.commands import MAX_VALUE_BYTES, Command, Exists, is_read_only
 from kvstore.errors import KvstoreError, Refusal
 from kvstore.limits import check
 from kvstore.node.service import ServerStatus, Service
-from kvstore.resp.encoding import OK, Reply
+from kvstore.resp.encoding import OK, OnAnswer, RespValue
 from kvstore.resp.errors import refusal
 from kvstore.resp.spec import RequestError, Spec, integer
 from kvstore.state.entries import UNREADABLE
 from kvstore.state.sql import MAX_BYTES, MAX_ROWS, Table
-from kvstore.store import Reply as StoreReply
-from kvstore.store import SlotReply
+from kvstore.store import Reply, SlotReply
 
 MAX_SESSION_BYTES = 200
 
 _decode = msgspec.msgpack.Decoder(Command).decode
 _encode = msgspec.msgpack.Encoder().encode
 
-Answer = Callable[[Reply], None]
 
-
-def _log(service: Service, arguments: list[bytes], answer: Answer) -> None:
+def _log(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
     first = integer(arguments[1], 1)
     last = integer(arguments[2], 1) if len(arguments) > 2 else None
-    rows: list[Reply] = []
+    rows: list[RespValue] = []
     size = 0
     for row in islice(service.log(first, last), MAX_ROWS):
-        where: list[Reply] = [row.slot, str(row.ballot), row.status]
+        where: list[RespValue] = [row.slot, str(row.ballot), row.status]
         rows.append([*where, row.value, row.session, row.sequence, row.stamp, row.result])
         size += len(row.value)
         if size > MAX_BYTES:
@@ -41,7 +38,7 @@ def _log(service: Service, arguments: list[bytes], answer: Answer) -> None:
     answer(rows)
 
 
-def _propose(service: Service, arguments: list[bytes], answer: Answer) -> None:
+def _propose(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
     slot, value = integer(arguments[1]), arguments[2]
     if len(value) > MAX_VALUE_BYTES:
         raise RequestError(f"ERR the value has {len(value):,} bytes, at most {MAX_VALUE_BYTES:,} are allowed")
@@ -65,13 +62,13 @@ def _as_json(value: bytes) -> bytes:
     return value
 
 
-def _status(service: Service, arguments: list[bytes], answer: Answer) -> None:
+def _status(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
     answer(status_map(service.status()))
 
 
-def status_map(status: ServerStatus) -> dict[str, Reply]:
+def status_map(status: ServerStatus) -> dict[str, RespValue]:
     """All fields side by side; those that are no number or text as JSON."""
-    fields: dict[str, Reply] = {}
+    fields: dict[str, RespValue] = {}
     for part in (status.status, status):
         for name in part.__struct_fields__:
             value = getattr(part, name)
@@ -84,22 +81,22 @@ def status_map(status: ServerStatus) -> dict[str, Reply]:
     return fields
 
 
-def _sql(service: Service, arguments: list[bytes], answer: Answer) -> None:
+def _sql(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
     def done(outcome: Table | KvstoreError) -> None:
         if isinstance(outcome, KvstoreError):
             answer(refusal(outcome))
             return
         columns, rows = outcome
-        answer([list[Reply](columns), *([_cell(value) for value in row] for row in rows)])
+        answer([list[RespValue](columns), *([_cell(value) for value in row] for row in rows)])
 
     service.sql(arguments[1].decode(errors="replace"), done)
 
 
-def _cell(value: object) -> Reply:
+def _cell(value: object) -> RespValue:
     return value if isinstance(value, bytes | str | int | float | None) else str(value)
 
 
-def _execute(service: Service, arguments: list[bytes], answer: Answer) -> None:
+def _execute(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
     _, session, sequence, acknowledged, packed = arguments
     if len(session) > MAX_SESSION_BYTES:
         raise RequestError(f"ERR the session's name has {len(session)} bytes, at most {MAX_SESSION_BYTES} are allowed")
@@ -109,8 +106,8 @@ def _execute(service: Service, arguments: list[bytes], answer: Answer) -> None:
         raise RequestError(f"ERR the command is none that this node knows: {error}") from error
     check(command)
 
-    def done(outcome: StoreReply | Refusal) -> None:
-        answer(_encode(outcome) if isinstance(outcome, StoreReply) else refusal(outcome))
+    def done(outcome: Reply | Refusal) -> None:
+        answer(_encode(outcome) if isinstance(outcome, Reply) else refusal(outcome))
 
     if is_read_only(command):
         service.query(command, done)
@@ -125,11 +122,11 @@ def _execute(service: Service, arguments: list[bytes], answer: Answer) -> None:
     )
 
 
-def _after_reading(service: Service, answer: Answer, go_on: Callable[[], None]) -> None:
+def _after_reading(service: Service, answer: OnAnswer, go_on: Callable[[], None]) -> None:
     """Go on once a quorum has confirmed that all acknowledged before is applied here."""
 
-    def done(outcome: StoreReply | Refusal) -> None:
-        if isinstance(outcome, StoreReply):
+    def done(outcome: Reply | Refusal) -> None:
+        if isinstance(outcome, Reply):
             go_on()
         else:
             answer(refusal(outcome))
@@ -137,24 +134,24 @@ def _after_reading(service: Service, answer: Answer, go_on: Callable[[], None]) 
     service.query(Exists([b"x"]), done)
 
 
-def _session(service: Service, arguments: list[bytes], answer: Answer) -> None:
+def _session(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
     name = arguments[1].decode(errors="backslashreplace")
     _after_reading(service, answer, lambda: answer(service.last_sequence(name)))
 
 
-def _serving(service: Service, arguments: list[bytes], answer: Answer) -> None:
+def _serving(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
     _after_reading(service, answer, lambda: answer(OK))
 
 
-def _keys(service: Service, arguments: list[bytes], answer: Answer) -> None:
-    answer(list[Reply](service.keys(arguments[1], integer(arguments[2], 1, MAX_ROWS))))
+def _keys(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
+    answer(list[RespValue](service.keys(arguments[1], integer(arguments[2], 1, MAX_ROWS))))
 
 
 def _spec(name: str, arity: int, flags: str, summary: str) -> Spec:
     return Spec(name, arity, tuple(flags.split()), (0, 0, 0), "kvstore", summary)
 
 
-def perform(spec: Spec, service: Service, arguments: list[bytes], answer: Answer, *, locally: bool) -> None:
+def perform(spec: Spec, service: Service, arguments: list[bytes], answer: OnAnswer, *, locally: bool) -> None:
     """Execute one request. ``locally``: SQL looks at what this node has applied, however old."""
     run = OWN[spec.name][1]
     if spec.name == "kv.sql" and not locally:
@@ -163,7 +160,7 @@ def perform(spec: Spec, service: Service, arguments: list[bytes], answer: Answer
         run(service, arguments, answer)
 
 
-OWN: dict[str, tuple[Spec, Callable[[Service, list[bytes], Answer], None]]] = {
+OWN: dict[str, tuple[Spec, Callable[[Service, list[bytes], OnAnswer], None]]] = {
     spec.name: (spec, run)
     for spec, run in (
         (_spec("kv.log", -2, "readonly", "KV.LOG from [to]: slots of this node's log."), _log),

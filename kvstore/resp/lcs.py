@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from kvstore.resp.encoding import Error, Reply
+from kvstore.resp.encoding import Error, RespValue
 
 MAX_STEPS = 4_000_000
 """The work grows with the product of the lengths; beyond this other clients would have to wait too long."""
 
 
-def lcs(one: bytes, other: bytes, length: bool, index: bool, *, with_length: bool, least: int) -> Reply:
+def lcs(one: bytes, other: bytes, length: bool, index: bool, *, with_length: bool, least: int) -> RespValue:
     """The subsequence, its length, or where its parts are; an Error for values that are too long."""
     if len(one) * len(other) > MAX_STEPS:
         return Error(f"ERR the product of the lengths must be at most {MAX_STEPS:,}: compare shorter values")
@@ -19,10 +19,10 @@ def lcs(one: bytes, other: bytes, length: bool, index: bool, *, with_length: boo
     found, runs = _trace(one, other, rows, is_turned)
     if not index:
         return found
-    matches: list[Reply] = []
+    matches: list[RespValue] = []
     for first, second, size in runs:
         if size >= least:
-            where: list[Reply] = [[first, first + size - 1], [second, second + size - 1]]
+            where: list[RespValue] = [[first, first + size - 1], [second, second + size - 1]]
             matches.append([*where, size] if with_length else where)
     return {"matches": matches, "len": len(found)}
 

@@ -21,17 +21,15 @@ from kvstore.commands import (
 from kvstore.errors import Refusal
 from kvstore.limits import check
 from kvstore.node.service import Service
-from kvstore.resp.encoding import Error, NullArray, Reply
+from kvstore.resp.encoding import Error, NullArray, OnAnswer, RespValue
 from kvstore.resp.errors import refusal
 from kvstore.resp.hub import Hub
 from kvstore.resp.keys import random_key, scan
 from kvstore.resp.spec import Compiled, RequestError, Spec, failure, rendered
-from kvstore.store import Reply as StoreReply
-
-Answer = Callable[[Reply], None]
+from kvstore.store import Reply
 
 
-class Data:
+class Requests:
     """Compiles requests, hands them to the service, and makes replies of the results."""
 
     def __init__(self, service: Service, hub: Hub) -> None:
@@ -53,7 +51,7 @@ class Data:
             check(command)
         return compiled
 
-    def perform(self, spec: Spec, request: list[bytes], answer: Answer, *, locally: bool) -> None:
+    def perform(self, spec: Spec, request: list[bytes], answer: OnAnswer, *, locally: bool) -> None:
         """Execute one request. ``locally``: a read looks at what this node has applied, however old."""
         compiled = self.compile(spec, request)
         is_single = len(compiled.commands) == 1
@@ -66,17 +64,17 @@ class Data:
             answer(rendered(compiled, results(self._service.look(command))))
             return
 
-        def done(outcome: StoreReply | Refusal) -> None:
-            answer(rendered(compiled, results(outcome.result)) if isinstance(outcome, StoreReply) else refusal(outcome))
+        def done(outcome: Reply | Refusal) -> None:
+            answer(rendered(compiled, results(outcome.result)) if isinstance(outcome, Reply) else refusal(outcome))
 
         self.send(command, done, size=sum(map(len, request)))
 
     def transact(
         self,
-        parts: Sequence[Compiled | Reply],
+        parts: Sequence[Compiled | RespValue],
         conditions: list[Condition],
         size: int,
-        answer: Answer,
+        answer: OnAnswer,
         *,
         locally: bool,
     ) -> None:
@@ -89,8 +87,8 @@ class Data:
         command = Txn(commands or [Get(conditions[0].key)], conditions, partial=True)
         check(command)
 
-        def done(outcome: StoreReply | Refusal) -> None:
-            if not isinstance(outcome, StoreReply):
+        def done(outcome: Reply | Refusal) -> None:
+            if not isinstance(outcome, Reply):
                 answer(refusal(outcome))
             elif isinstance(outcome.result, Outcomes):
                 answer(_replies(parts, outcome.result) if outcome.result.succeeded else NullArray())
@@ -102,11 +100,11 @@ class Data:
         if conditions:
             self._service.execute(command, done, size=size)
         elif locally and is_read_only(command):
-            done(StoreReply(self._service.look(command)))
+            done(Reply(self._service.look(command)))
         else:
             self.send(command, done, size=size)
 
-    def send(self, command: Command, done: Callable[[StoreReply | Refusal], None], *, size: int) -> None:
+    def send(self, command: Command, done: Callable[[Reply | Refusal], None], *, size: int) -> None:
         """A read to a quorum, a write to the log."""
         if is_read_only(command):
             self._service.query(command, done)
@@ -114,8 +112,8 @@ class Data:
             self._service.execute(command, done, size=size)
 
 
-def _replies(parts: Sequence[Compiled | Reply], outcomes: Outcomes) -> list[Reply]:
-    replies: list[Reply] = []
+def _replies(parts: Sequence[Compiled | RespValue], outcomes: Outcomes) -> list[RespValue]:
+    replies: list[RespValue] = []
     at = 0
     for part in parts:
         if isinstance(part, Compiled):

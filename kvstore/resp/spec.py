@@ -16,7 +16,7 @@ from kvstore.commands import (
     Simple,
     SimpleResult,
 )
-from kvstore.resp.encoding import Error, Reply, Status
+from kvstore.resp.encoding import Error, RespValue, SimpleString
 
 
 class RequestError(Exception):
@@ -37,7 +37,7 @@ _FAILURES = {
 }
 """What clients know as the reasons why commands fail."""
 
-Render: TypeAlias = Callable[[Sequence[SimpleResult]], Reply]
+Render: TypeAlias = Callable[[Sequence[SimpleResult]], RespValue]
 """Raises nothing: it is called while slots are applied, and what it raised would end the node."""
 
 
@@ -94,11 +94,12 @@ def _takes(arity: int, count: int) -> bool:
     return count == arity if arity > 0 else count >= -arity
 
 
-def usage(spec: Spec) -> Reply:
+def usage(spec: Spec) -> RespValue:
     """What HELP says about a command with subcommands."""
     assert spec.subcommands is not None
     lines = [f"{spec.name.upper()} <subcommand> [<argument> ...]. Subcommands are:"]
-    return [Status(line) for line in (*lines, *(f"{name} {text}" for name, (_, text) in spec.subcommands.items()))]
+    lines += [f"{name} {text}" for name, (_, text) in spec.subcommands.items()]
+    return [SimpleString(line) for line in lines]
 
 
 def failure(result: Failed) -> Error:
@@ -106,7 +107,7 @@ def failure(result: Failed) -> Error:
     return Error(_FAILURES.get(result.reason, f"ERR {result.reason}"))
 
 
-def rendered(compiled: Compiled, results: Sequence[SimpleResult]) -> Reply:
+def rendered(compiled: Compiled, results: Sequence[SimpleResult]) -> RespValue:
     """The reply to a request."""
     for result in results:
         if isinstance(result, Failed):

@@ -25,7 +25,7 @@ from kvstore.commands import (
 )
 from kvstore.decimal_text import decimal_of
 from kvstore.limits import MAX_TIME, MAX_TTL
-from kvstore.resp.encoding import OK, Reply
+from kvstore.resp.encoding import OK, RespValue
 from kvstore.resp.lcs import lcs
 from kvstore.resp.spec import SYNTAX, Compiled, RequestError, Spec, integer
 
@@ -37,27 +37,27 @@ def held(result: SimpleResult) -> bytes | None:
     return result.value.data if isinstance(result, Found) else None
 
 
-def _held(results: Sequence[SimpleResult]) -> Reply:
+def _held(results: Sequence[SimpleResult]) -> RespValue:
     return held(results[0])
 
 
-def _all_held(results: Sequence[SimpleResult]) -> Reply:
+def _all_held(results: Sequence[SimpleResult]) -> RespValue:
     return [held(result) for result in results]
 
 
-def _number(results: Sequence[SimpleResult]) -> Reply:
+def _number(results: Sequence[SimpleResult]) -> RespValue:
     return results[0].number if isinstance(results[0], Integer) else None
 
 
-def _ok(results: Sequence[SimpleResult]) -> Reply:
+def _ok(results: Sequence[SimpleResult]) -> RespValue:
     return OK
 
 
-def _ok_or_null(results: Sequence[SimpleResult]) -> Reply:
+def _ok_or_null(results: Sequence[SimpleResult]) -> RespValue:
     return None if isinstance(results[0], NotMet) else OK
 
 
-def _one_if_done(results: Sequence[SimpleResult]) -> Reply:
+def _one_if_done(results: Sequence[SimpleResult]) -> RespValue:
     return int(isinstance(results[0], Done))
 
 
@@ -156,7 +156,7 @@ def _strlen(arguments: list[bytes]) -> Compiled:
 def _getrange(arguments: list[bytes]) -> Compiled:
     start, end = integer(arguments[2]), integer(arguments[3])
 
-    def render(results: Sequence[SimpleResult]) -> Reply:
+    def render(results: Sequence[SimpleResult]) -> RespValue:
         data = held(results[0]) or b""
         if end < start < 0:
             return b""

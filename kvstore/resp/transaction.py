@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from kvstore.commands import MAX_TXN_COMMANDS, READ_ONLY, Condition, Found, Get, Outcomes, Txn
 from kvstore.errors import Refusal
 from kvstore.limits import MAX_COMMAND_BYTES, check
 from kvstore.resp.connection_commands import CLIENTS
-from kvstore.resp.encoding import OK, Error, Reply, Status
+from kvstore.resp.encoding import OK, Error, OnAnswer, RespValue, SimpleString
 from kvstore.resp.errors import refusal
 from kvstore.resp.kv_commands import OWN
-from kvstore.resp.requests import Data
+from kvstore.resp.requests import Requests
 from kvstore.resp.spec import Compiled, RequestError, Spec
-from kvstore.store import Reply as StoreReply
+from kvstore.store import Reply
 
 if TYPE_CHECKING:
     from kvstore.resp.connection import Connection
 
-Answer = Callable[[Reply], None]
 _NOT_QUEUED = ("quit", "reset")
 
 
@@ -75,7 +73,9 @@ class Transaction:
         if self._queue is not None:
             self._queue, self._broken = [], True
 
-    def perform(self, spec: Spec, request: list[bytes], connection: Connection, data: Data, answer: Answer) -> None:
+    def perform(
+        self, spec: Spec, request: list[bytes], connection: Connection, requests: Requests, answer: OnAnswer
+    ) -> None:
         """MULTI, EXEC, DISCARD, WATCH, UNWATCH, or any other request to be queued."""
         match spec.name:
             case "multi":
@@ -88,7 +88,7 @@ class Transaction:
                 self._close("DISCARD")
                 answer(OK)
             case "exec":
-                self._execute(connection, data, answer)
+                self._execute(connection, requests, answer)
             case "watch":
                 if self._queue is not None:
                     answer(Error("ERR WATCH inside MULTI is not allowed"))
@@ -100,17 +100,17 @@ class Transaction:
                 self._watched = {}
                 answer(OK)
             case _:
-                self._enqueue(spec, request, data)
-                answer(Status("QUEUED"))
+                self._enqueue(spec, request, requests)
+                answer(SimpleString("QUEUED"))
 
-    def _enqueue(self, spec: Spec, request: list[bytes], data: Data) -> None:
+    def _enqueue(self, spec: Spec, request: list[bytes], requests: Requests) -> None:
         assert self._queue is not None
         if spec.name in OWN:
             raise RequestError(f"ERR {spec.name.upper()} is not allowed within MULTI")
         meaning: Compiled | Error | None = None
         if spec.name not in CLIENTS and spec.name != "unwatch":
             try:
-                meaning = data.compile(spec, request)
+                meaning = requests.compile(spec, request)
             except RequestError as error:  # told by EXEC, in its place: the other requests are executed all the same
                 meaning = Error(str(error))
         if self._broken:
@@ -134,11 +134,11 @@ class Transaction:
         self._queue, self._watched = None, {}
         return queue, watched
 
-    def _execute(self, connection: Connection, data: Data, answer: Answer) -> None:
+    def _execute(self, connection: Connection, requests: Requests, answer: OnAnswer) -> None:
         queue, watched = self._close("EXEC")
         if self._broken:
             raise RequestError("EXECABORT Transaction discarded because of previous errors.")
-        parts: list[Compiled | Reply] = []
+        parts: list[Compiled | RespValue] = []
         for spec, request, meaning in queue:
             if meaning is not None:
                 parts.append(meaning)
@@ -150,9 +150,9 @@ class Transaction:
                 except RequestError as error:
                     parts.append(Error(str(error)))
         conditions = [Condition("slot", key, "=", number=slot) for key, slot in watched.items()]
-        data.transact(parts, conditions, self._size, answer, locally=connection.reads_locally)
+        requests.transact(parts, conditions, self._size, answer, locally=connection.reads_locally)
 
-    def _watch(self, keys: list[bytes], connection: Connection, answer: Answer) -> None:
+    def _watch(self, keys: list[bytes], connection: Connection, answer: OnAnswer) -> None:
         """Remember which slots last changed the keys: EXEC compares when it is applied."""
         command = Txn([Get(key) for key in keys])
         check(command)
@@ -161,9 +161,9 @@ class Transaction:
         watched = self._watched  # what UNWATCH, EXEC or DISCARD have ended by then gets no keys any more
         self._asking += 1
 
-        def done(outcome: StoreReply | Refusal) -> None:
+        def done(outcome: Reply | Refusal) -> None:
             self._asking -= 1
-            if not isinstance(outcome, StoreReply):
+            if not isinstance(outcome, Reply):
                 answer(refusal(outcome))
                 return
             assert isinstance(outcome.result, Outcomes)

@@ -10,8 +10,7 @@ from kvstore.commands import Command, Done, Found, Integer, Result, Set, Value
 from kvstore.errors import Refusal
 from kvstore.node.service import ServerStatus
 from kvstore.resp.connection import Connection
-from kvstore.resp.encoding import OK, Error, encode
-from kvstore.resp.encoding import Reply as RespReply
+from kvstore.resp.encoding import OK, Error, RespValue, encode
 from kvstore.resp.hub import Hub
 from kvstore.resp.parser import Parser
 from kvstore.store import LogRow, Reply, SlotReply
@@ -48,7 +47,7 @@ def parse(units: int, directory: Path) -> Iterator[Body]:
 
 @benchmark("resp/replies of six kinds encoded", unit="reply", units=60_000)
 def replies(units: int, directory: Path) -> Iterator[Body]:
-    kinds: list[RespReply] = [OK, VALUE, 12, None, Error("ERR syntax error"), [VALUE] * 10]
+    kinds: list[RespValue] = [OK, VALUE, 12, None, Error("ERR syntax error"), [VALUE] * 10]
 
     def body() -> None:
         for _ in range(units // len(kinds)):
