@@ -9,14 +9,13 @@ from collections.abc import Callable
 from kvstore.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES, Done, Found, Get, Missing, Set, Value
 from kvstore.errors import KvstoreError, Refusal
 from kvstore.node.service import Service
-from kvstore.resp.connection_commands import CLIENTS
-from kvstore.resp.encoding import NULL, OK, OK_BYTES, Error, RespValue, encode
-from kvstore.resp.errors import refusal
-from kvstore.resp.hub import Hub
-from kvstore.resp.kv_commands import OWN, perform
+from kvstore.resp.encoding import NULL, OK_BYTES, Error, RespValue, encode
+from kvstore.resp.errors import RequestError, refusal
+from kvstore.resp.hub import Client, Hub
+from kvstore.resp.kv_commands import perform
 from kvstore.resp.parser import Parser, ProtocolError
 from kvstore.resp.requests import Requests
-from kvstore.resp.spec import RequestError, Spec
+from kvstore.resp.spec import NEITHER, READS, Effect, InMulti, OnClient, OnData, OnNode, OnServer, OnWalk, Spec
 from kvstore.resp.table import find
 from kvstore.resp.transaction import Transaction
 from kvstore.store import Reply
@@ -28,10 +27,6 @@ MAX_UNSENT = 8 * 1_048_576
 """About how many bytes the replies to the requests under way may have, and as many those that wait to be sent: a slow
 reader of large values cannot fill the memory. How long a reply is shows when it is there: the largest of late is what
 the next ones are taken for."""
-_WRITES = ("kv.execute", "kv.propose")
-_LONG = ("keys", "lcs", "randomkey", "scan")
-"""They may take long. Reads that were started together are executed in one turn of the event loop, so of these a
-connection has one at a time: others get their turn in between, and a leader that of sending heartbeats."""
 _HTTP = (b"post", b"host:")
 """What a browser sends before anything that a page can choose. In the body of a request a page could give commands to a
 node that only its reader can reach."""
@@ -62,7 +57,7 @@ class Place:
             self.data = b"$%d\r\n%b\r\n" % (len(data), data)
             self.connection.answered()
         elif type(outcome) is Reply and type(outcome.result) is Missing:
-            self.data = NULL[self.connection.version]
+            self.data = NULL[self.connection.client.version]
             self.connection.answered()
         else:
             self._failed(outcome)
@@ -75,13 +70,13 @@ class Place:
 
     def reply(self, reply: RespValue) -> None:
         """The reply, once."""
-        self.data = encode(reply, self.connection.version)
+        self.data = encode(reply, self.connection.client.version)
         self.connection.answered()
 
 
 class Connection:
     """What one client says and hears. ``write`` takes bytes; ``close`` ends the connection once they are sent;
-    ``pause`` stops and resumes reading from the client. ``peer`` and ``own`` are the two ends' addresses.
+    ``pause`` stops and resumes reading from the client. ``peer`` and ``local`` are the two ends' addresses.
 
     Writes are started together, pipelined. A request that reads is started when all writes before it are answered, and
     writes behind it wait for it, so that a client which sends without waiting sees what it wrote.
@@ -96,21 +91,11 @@ class Connection:
         close: Callable[[], None],
         pause: Callable[[bool], None],
         peer: str = "",
-        own: str = "",
+        local: str = "",
     ) -> None:
         self.service = service
         self.hub = hub
-        self.peer = peer
-        self.own = own
-        self.number = hub.join(self)
-        self.authenticated = hub.password is None
-        self.version = 2
-        self.name = b""
-        self.library: dict[str, bytes] = {}
-        self.reads_locally = False
-        self._born = time.monotonic()
-        self._heard_at = self._born
-        self._last = ""
+        self.client = Client(hub, self, peer, local)
         self._write = write
         self._close = close
         self._pause = pause
@@ -139,7 +124,7 @@ class Connection:
         """Bytes from the client: starts the requests in them."""
         if self._ended or self._leaving:
             return
-        self._heard_at = time.monotonic()
+        self.client.heard_at = time.monotonic()
         self._parser.feed(data)
         self._take()
         if self._out:
@@ -172,7 +157,7 @@ class Connection:
     def lost(self) -> None:
         """The client went away; what it asked for goes on, but nobody hears of it."""
         self._ended = True
-        self.hub.leave(self.number)
+        self.hub.leave(self.client.number)
         self._unstarted.clear()
         self._places.clear()
         self._out = []
@@ -197,8 +182,8 @@ class Connection:
 
     def _start(self, request: list[bytes]) -> bool:
         """Start a request; False when it has to wait for those before it."""
-        name = request[0]
-        if self._transaction.is_open or not self.authenticated or self._mute or self._skip:
+        client, name = self.client, request[0]
+        if self._transaction.is_open or not client.authenticated or self._mute or self._skip:
             return self._start_any(request)
         if name == b"SET" and len(request) == 3:
             key, value = request[1], request[2]
@@ -211,7 +196,12 @@ class Connection:
                 except KvstoreError as error:
                     place.reply(refusal(error))
                 return True
-        elif name == b"GET" and len(request) == 2 and not self.reads_locally and 0 < len(request[1]) <= MAX_KEY_BYTES:
+        elif (
+            name == b"GET"
+            and len(request) == 2
+            and not self.client.reads_locally
+            and 0 < len(request[1]) <= MAX_KEY_BYTES
+        ):
             if self._running and not self._looking:
                 return False
             place = self._place(looks=True)
@@ -221,10 +211,12 @@ class Connection:
 
     def _start_any(self, request: list[bytes]) -> bool:
         spec = find(request[0])
-        looks = spec is not None and self._looks(spec, request)
-        if self._running and (looks not in (None, self._looking) or (spec is not None and spec.name in _LONG)):
-            return False
-        place = self._place(looks=self._looking if looks is None else looks)
+        effect = NEITHER if spec is None else self._effect(spec, request)
+        if self._running:
+            is_reading = effect is READS
+            if (effect is not NEITHER and is_reading != self._looking) or (spec is not None and spec.is_slow):
+                return False
+        place = self._place(looks=self._looking if effect is NEITHER else effect is READS)
         place.silent = self._mute or self._skip == 1
         self._skip = max(self._skip - 1, 0)
         try:
@@ -237,37 +229,38 @@ class Connection:
             place.reply(refusal(error))
         return True
 
-    def _looks(self, spec: Spec, request: list[bytes]) -> bool | None:
-        """Whether a request reads what earlier ones may write; None if it does neither."""
-        if spec.name == "exec":
-            return self._transaction.is_read_only
-        if self._transaction.is_open or spec.name in ("multi", "discard", "unwatch"):
-            return None
-        if spec.name in CLIENTS:
-            return True if spec.name in ("wait", "info", "role") else None
-        if spec.name in OWN:
-            return not (spec.name in _WRITES and (len(request) < 2 or request[1] != b""))
-        return "write" not in spec.flags or (spec.name == "getex" and len(request) == 2)
+    def _effect(self, spec: Spec, request: list[bytes]) -> Effect:
+        effect = spec.effect_of(request)
+        if effect is Effect.AS_QUEUED:
+            return self._transaction.effect
+        return NEITHER if self._transaction.is_open else effect
 
     def _perform(self, spec: Spec | None, request: list[bytes], place: Place) -> None:
         if spec is None:
             if request[0].lower() in _HTTP:
-                self.end()
+                self.kill()
                 return
             raise RequestError(_unknown(request))
-        self._last = spec.name
+        client = self.client
+        client.last_command = spec.name
         if wrong := spec.complaint(request):
-            raise RequestError(self._transaction.refuse(wrong) if spec.name == "exec" else f"ERR {wrong}")
-        if not self.authenticated and "noauth" not in spec.flags:
+            raise RequestError(self._transaction.refuse(wrong) if spec.effect is Effect.AS_QUEUED else f"ERR {wrong}")
+        if not client.authenticated and not spec.needs_no_password:
             raise RequestError("NOAUTH Authentication required.")
-        if spec.group == "transactions" or self._transaction.takes(spec):
-            self._transaction.perform(spec, request, self, self._requests, place.reply)
-        elif spec.name in CLIENTS:
-            place.reply(CLIENTS[spec.name][1](self, request))
-        elif spec.name in OWN:
-            perform(spec, self.service, request, place.reply, locally=self.reads_locally)
+        if self._transaction.is_open and spec.in_multi is not InMulti.AT_ONCE:
+            place.reply(self._transaction.queue(spec, request, self._requests))
+            return
+        performer = spec.performer
+        if isinstance(performer, OnData | OnWalk):
+            self._requests.perform(performer, request, place.reply, locally=client.reads_locally)
+        elif isinstance(performer, OnClient):
+            place.reply(performer.run(client, request))
+        elif isinstance(performer, OnServer):
+            place.reply(performer.run(client, self.service, request))
+        elif isinstance(performer, OnNode):
+            perform(performer, self.service, request, place.reply, locally=client.reads_locally)
         else:
-            self._requests.perform(spec, request, place.reply, locally=self.reads_locally)
+            self._transaction.perform(performer, request, client, self.service, self._requests, place.reply)
 
     def _place(self, *, looks: bool = True) -> Place:
         place = Place(self)
@@ -324,20 +317,19 @@ class Connection:
 
     # -- what commands about the connection do to it ------------------------------------------------------------------
 
-    def set_reply_mode(self, mode: bytes) -> RespValue:
+    def set_reply_mode(self, mode: bytes) -> None:
         """CLIENT REPLY: the command itself is answered when replies are turned on."""
         if mode == b"SKIP":
             self._skip = 1
         else:
             self._mute = mode == b"OFF"
         self._places[-1].silent = mode != b"ON"
-        return OK
 
-    def quit(self) -> None:
+    def leave(self) -> None:
         """End once everything is answered."""
         self._leaving = True
 
-    def end(self) -> None:
+    def kill(self) -> None:
         """End now: somebody has this client killed."""
         self._leaving = True
         self._unstarted.clear()
@@ -349,23 +341,13 @@ class Connection:
     def reset(self) -> None:
         """As if the client had just come."""
         self._transaction = Transaction()
-        self.version, self.name, self.reads_locally = 2, b"", False
         if self._mute:
             self._places[-1].silent = False
         self._mute, self._skip = False, 0
-        self.authenticated = self.hub.password is None
 
-    def describe(self) -> str:
-        """A line about this client, as CLIENT LIST has it."""
-        now = time.monotonic()
-        library = {name: value.decode() for name, value in self.library.items()}
-        return (
-            f"id={self.number} addr={self.peer} laddr={self.own} fd=0 name={self.name.decode()}"
-            f" age={int(now - self._born)} idle={int(now - self._heard_at)} flags={self._transaction.flag}"
-            f" db=0 sub=0 psub=0 multi={self._transaction.length} watch={self._transaction.watching} cmd={self._last}"
-            f" user=default resp={self.version} lib-name={library.get('lib-name', '')}"
-            f" lib-ver={library.get('lib-ver', '')}"
-        )
+    def transaction_counts(self) -> tuple[int, int]:
+        """How many requests MULTI has queued (-1 outside a transaction), and how many keys are watched."""
+        return self._transaction.length, self._transaction.watching
 
 
 def _unknown(request: list[bytes]) -> str:

@@ -2,8 +2,35 @@
 
 from __future__ import annotations
 
+from kvstore.commands import (
+    NOT_A_NUMBER,
+    NOT_AN_INTEGER,
+    NOT_TEXT,
+    OUT_OF_RANGE,
+    OVERFLOW,
+    TOO_LARGE,
+    Failed,
+)
 from kvstore.errors import DataDirError, KvstoreError, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.resp.encoding import Error
+
+SYNTAX = "ERR syntax error"
+NOT_INTEGER = "ERR value is not an integer or out of range"
+WRONG_TYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
+
+_FAILURES = {
+    NOT_AN_INTEGER: NOT_INTEGER,
+    OVERFLOW: "ERR increment or decrement would overflow",
+    NOT_A_NUMBER: "ERR value is not a valid float",
+    OUT_OF_RANGE: "ERR increment would produce NaN or Infinity",
+    NOT_TEXT: WRONG_TYPE,
+    TOO_LARGE: "ERR string exceeds maximum allowed size (1048576 bytes)",
+}
+"""The store's reasons why a command failed, as Redis words them."""
+
+
+class RequestError(Exception):
+    """A request that cannot be performed as it stands. Its text is the reply, and begins with the error's code."""
 
 
 def refusal(error: KvstoreError) -> Error:
@@ -20,3 +47,8 @@ def refusal(error: KvstoreError) -> Error:
             return Error(f"UNKNOWN {error}")
         case _:
             return Error(f"ERR {error}")
+
+
+def failure(result: Failed) -> Error:
+    """A failed command's error, as Redis words it."""
+    return Error(_FAILURES.get(result.reason, f"ERR {result.reason}"))

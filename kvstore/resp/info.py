@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from kvstore.glob import matcher
 from kvstore.node.service import ServerStatus
 from kvstore.resp.encoding import RespValue, Verbatim
+from kvstore.resp.hub import Hub
 from kvstore.version import is_compiled, own_version
-
-if TYPE_CHECKING:
-    from kvstore.resp.hub import Hub
 
 REDIS_VERSION = "7.2.0"
 """The version whose commands and errors clients can expect."""

@@ -12,8 +12,8 @@ from kvstore.errors import KvstoreError, Refusal
 from kvstore.limits import check
 from kvstore.node.service import ServerStatus, Service
 from kvstore.resp.encoding import OK, OnAnswer, RespValue
-from kvstore.resp.errors import refusal
-from kvstore.resp.spec import RequestError, Spec, integer
+from kvstore.resp.errors import RequestError, refusal
+from kvstore.resp.spec import READS, WRITES, Effect, InMulti, OnNode, Spec, integer
 from kvstore.state.entries import UNREADABLE
 from kvstore.state.sql import MAX_BYTES, MAX_ROWS, Table
 from kvstore.store import Reply, SlotReply
@@ -147,29 +147,47 @@ def _keys(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
     answer(list[RespValue](service.keys(arguments[1], integer(arguments[2], 1, MAX_ROWS))))
 
 
-def _spec(name: str, arity: int, flags: str, summary: str) -> Spec:
-    return Spec(name, arity, tuple(flags.split()), (0, 0, 0), "kvstore", summary)
+def _spec(
+    name: str,
+    arity: int,
+    effect: Effect,
+    summary: str,
+    run: Callable[[Service, list[bytes], OnAnswer], None],
+    *,
+    reads_if: Callable[[list[bytes]], bool] | None = None,
+    confirms: bool = False,
+) -> Spec:
+    performer = OnNode(run, confirms)
+    return Spec(name, arity, effect, (), "kvstore", summary, performer, reads_if=reads_if, in_multi=InMulti.REFUSED)
 
 
-def perform(spec: Spec, service: Service, arguments: list[bytes], answer: OnAnswer, *, locally: bool) -> None:
-    """Execute one request. ``locally``: SQL looks at what this node has applied, however old."""
-    run = OWN[spec.name][1]
-    if spec.name == "kv.sql" and not locally:
-        _after_reading(service, answer, lambda: run(service, arguments, answer))
+def _has_no_session(arguments: list[bytes]) -> bool:
+    """Clients name a session only for a command that changes something."""
+    return arguments[1:2] == [b""]
+
+
+def perform(performer: OnNode, service: Service, arguments: list[bytes], answer: OnAnswer, *, locally: bool) -> None:
+    """Execute one request. ``locally``: it sees what this node has applied, however old."""
+    if performer.confirms and not locally:
+        _after_reading(service, answer, lambda: performer.run(service, arguments, answer))
     else:
-        run(service, arguments, answer)
+        performer.run(service, arguments, answer)
 
 
-OWN: dict[str, tuple[Spec, Callable[[Service, list[bytes], OnAnswer], None]]] = {
-    spec.name: (spec, run)
-    for spec, run in (
-        (_spec("kv.log", -2, "readonly", "KV.LOG from [to]: slots of this node's log."), _log),
-        (_spec("kv.propose", 3, "write", "KV.PROPOSE slot value: propose a value for a slot by name."), _propose),
-        (_spec("kv.status", 1, "readonly", "KV.STATUS: where this node stands."), _status),
-        (_spec("kv.sql", 2, "readonly", "KV.SQL query: a query that reads."), _sql),
-        (_spec("kv.execute", 5, "write", "KV.EXECUTE session sequence acknowledged command."), _execute),
-        (_spec("kv.session", 2, "readonly", "KV.SESSION name: the last sequence executed."), _session),
-        (_spec("kv.keys", 3, "readonly", "KV.KEYS prefix limit: keys as applied here."), _keys),
-        (_spec("kv.serving", 1, "readonly", "KV.SERVING: OK if this node can serve linearizable requests."), _serving),
-    )
-}
+KV_COMMANDS: list[Spec] = [
+    _spec("kv.log", -2, READS, "KV.LOG from [to]: slots of this node's log.", _log),
+    _spec("kv.propose", 3, WRITES, "KV.PROPOSE slot value: propose a value for a slot by name.", _propose),
+    _spec("kv.status", 1, READS, "KV.STATUS: where this node stands.", _status),
+    _spec("kv.sql", 2, READS, "KV.SQL query: a query that reads.", _sql, confirms=True),
+    _spec(
+        "kv.execute",
+        5,
+        WRITES,
+        "KV.EXECUTE session sequence acknowledged command.",
+        _execute,
+        reads_if=_has_no_session,
+    ),
+    _spec("kv.session", 2, READS, "KV.SESSION name: the last sequence executed.", _session),
+    _spec("kv.keys", 3, READS, "KV.KEYS prefix limit: keys as applied here.", _keys),
+    _spec("kv.serving", 1, READS, "KV.SERVING: OK if this node can serve linearizable requests.", _serving),
+]

@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 from kvstore.commands import (
     Command,
     Condition,
-    Count,
     Failed,
     Get,
-    Integer,
     Outcomes,
     Result,
     Simple,
@@ -22,10 +20,9 @@ from kvstore.errors import Refusal
 from kvstore.limits import check
 from kvstore.node.service import Service
 from kvstore.resp.encoding import Error, NullArray, OnAnswer, RespValue
-from kvstore.resp.errors import refusal
+from kvstore.resp.errors import failure, refusal
 from kvstore.resp.hub import Hub
-from kvstore.resp.keys import random_key, scan
-from kvstore.resp.spec import Compiled, RequestError, Spec, failure, rendered
+from kvstore.resp.spec import Compiled, OnData, OnWalk, rendered
 from kvstore.store import Reply
 
 
@@ -36,24 +33,19 @@ class Requests:
         self._service = service
         self._cursors = hub.cursors
 
-    def compile(self, spec: Spec, request: list[bytes]) -> Compiled:
+    def compile(self, performer: OnData | OnWalk, request: list[bytes]) -> Compiled:
         """A request as commands of the store. Raises RequestError or CommandError."""
-        if spec.compile is not None:
-            compiled = spec.compile(request)
-        elif spec.name == "scan":
-            compiled = scan(request, self._cursors)
-        elif spec.name == "randomkey":
-            size = self._service.look(Count())
-            compiled = random_key(size.number if isinstance(size, Integer) else 0)
+        if isinstance(performer, OnData):
+            compiled = performer.compile(request)
         else:
-            raise RequestError(f"ERR '{spec.name}' is not allowed here")
+            compiled = performer.compile(request, self._cursors, self._service)
         for command in compiled.commands:
             check(command)
         return compiled
 
-    def perform(self, spec: Spec, request: list[bytes], answer: OnAnswer, *, locally: bool) -> None:
+    def perform(self, performer: OnData | OnWalk, request: list[bytes], answer: OnAnswer, *, locally: bool) -> None:
         """Execute one request. ``locally``: a read looks at what this node has applied, however old."""
-        compiled = self.compile(spec, request)
+        compiled = self.compile(performer, request)
         is_single = len(compiled.commands) == 1
         command: Command = compiled.commands[0] if is_single else Txn(list(compiled.commands), partial=True)
 

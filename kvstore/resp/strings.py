@@ -26,8 +26,9 @@ from kvstore.commands import (
 from kvstore.decimal_text import decimal_of
 from kvstore.limits import MAX_TIME, MAX_TTL
 from kvstore.resp.encoding import OK, RespValue
+from kvstore.resp.errors import SYNTAX, RequestError
 from kvstore.resp.lcs import lcs
-from kvstore.resp.spec import SYNTAX, Compiled, RequestError, Spec, integer
+from kvstore.resp.spec import READS, WRITES, Compiled, Effect, OnData, Spec, integer
 
 _LIFETIMES = (b"EX", b"PX", b"EXAT", b"PXAT")
 
@@ -105,6 +106,10 @@ def _setex(unit: bytes, name: str) -> Callable[[list[bytes]], Compiled]:
         return Compiled([Set(key, Value(value), _expiry(unit, time, name)[0])], _ok)
 
     return compile_setex
+
+
+def _getdel(arguments: list[bytes]) -> Compiled:
+    return Compiled([GetDelete(arguments[1])], _held)
 
 
 def _getex(arguments: list[bytes]) -> Compiled:
@@ -206,62 +211,73 @@ def _lcs(arguments: list[bytes]) -> Compiled:
 def _spec(
     name: str,
     arity: int,
-    flags: str,
+    effect: Effect,
+    traits: str,
     summary: str,
     compile: Callable[[list[bytes]], Compiled],
     keys: tuple[int, int, int] = (1, 1, 1),
+    *,
+    reads_if: Callable[[list[bytes]], bool] | None = None,
+    is_slow: bool = False,
 ) -> Spec:
-    return Spec(name, arity, tuple(flags.split()), keys, "string", summary, compile)
+    performer = OnData(compile)
+    return Spec(
+        name, arity, effect, tuple(traits.split()), "string", summary, performer, keys, reads_if, is_slow=is_slow
+    )
 
 
 STRINGS: list[Spec] = [
-    _spec("set", -3, "write denyoom", "Store a value.", _set),
-    _spec("get", 2, "readonly fast", "Read a value.", lambda a: Compiled([Get(a[1])], _held)),
+    _spec("set", -3, WRITES, "denyoom", "Store a value.", _set),
+    _spec("get", 2, READS, "fast", "Read a value.", lambda a: Compiled([Get(a[1])], _held)),
     _spec(
         "setnx",
         3,
-        "write denyoom fast",
+        WRITES,
+        "denyoom fast",
         "Store a value if the key does not exist.",
         lambda a: Compiled([Set(a[1], Value(a[2]), when="nx")], _one_if_done),
     ),
-    _spec("setex", 4, "write denyoom", "Store a value that expires in seconds.", _setex(b"EX", "setex")),
-    _spec("psetex", 4, "write denyoom", "Store a value that expires in ms.", _setex(b"PX", "psetex")),
+    _spec("setex", 4, WRITES, "denyoom", "Store a value that expires in seconds.", _setex(b"EX", "setex")),
+    _spec("psetex", 4, WRITES, "denyoom", "Store a value that expires in ms.", _setex(b"PX", "psetex")),
     _spec(
         "getset",
         3,
-        "write denyoom fast",
+        WRITES,
+        "denyoom fast",
         "Store a value and return the one before.",
         lambda a: Compiled([Set(a[1], Value(a[2]), get=True)], _held),
     ),
-    _spec("getdel", 2, "write fast", "Read a value and delete its key.", lambda a: Compiled([GetDelete(a[1])], _held)),
-    _spec("getex", -2, "write fast", "Read a value and change its expiry.", _getex),
+    _spec("getdel", 2, WRITES, "fast", "Read a value and delete its key.", _getdel),
+    _spec("getex", -2, WRITES, "fast", "Read a value and change its expiry.", _getex, reads_if=lambda a: len(a) == 2),
     _spec(
         "mget",
         -2,
-        "readonly fast",
+        READS,
+        "fast",
         "Read several values.",
         lambda a: Compiled([Get(key) for key in a[1:]], _all_held),
         (1, -1, 1),
     ),
-    _spec("mset", -3, "write denyoom", "Store several values.", lambda a: _mset(a, False), (1, -1, 2)),
+    _spec("mset", -3, WRITES, "denyoom", "Store several values.", lambda a: _mset(a, False), (1, -1, 2)),
     _spec(
-        "msetnx", -3, "write denyoom", "Store several values if no key exists.", lambda a: _mset(a, True), (1, -1, 2)
+        "msetnx", -3, WRITES, "denyoom", "Store several values if no key exists.", lambda a: _mset(a, True), (1, -1, 2)
     ),
-    _spec("incr", 2, "write denyoom fast", "Add 1 to a number.", _incr(1)),
-    _spec("decr", 2, "write denyoom fast", "Subtract 1 from a number.", _incr(-1)),
-    _spec("incrby", 3, "write denyoom fast", "Add to a number.", _incr(1)),
-    _spec("decrby", 3, "write denyoom fast", "Subtract from a number.", _incr(-1)),
-    _spec("incrbyfloat", 3, "write denyoom fast", "Add to a decimal number.", _incrbyfloat),
+    _spec("incr", 2, WRITES, "denyoom fast", "Add 1 to a number.", _incr(1)),
+    _spec("decr", 2, WRITES, "denyoom fast", "Subtract 1 from a number.", _incr(-1)),
+    _spec("incrby", 3, WRITES, "denyoom fast", "Add to a number.", _incr(1)),
+    _spec("decrby", 3, WRITES, "denyoom fast", "Subtract from a number.", _incr(-1)),
+    _spec("incrbyfloat", 3, WRITES, "denyoom fast", "Add to a decimal number.", _incrbyfloat),
     _spec(
         "append",
         3,
-        "write denyoom fast",
+        WRITES,
+        "denyoom fast",
         "Append to a value.",
         lambda a: Compiled([Append(a[1], a[2])], _number),
     ),
-    _spec("strlen", 2, "readonly fast", "The length of a value.", _strlen),
-    _spec("getrange", 4, "readonly", "Part of a value.", _getrange),
-    _spec("substr", 4, "readonly", "Part of a value.", _getrange),
-    _spec("setrange", 4, "write denyoom", "Overwrite part of a value.", _setrange),
-    _spec("lcs", -3, "readonly", "The longest common subsequence of two values.", _lcs, (1, 2, 1)),
+    _spec("strlen", 2, READS, "fast", "The length of a value.", _strlen),
+    _spec("getrange", 4, READS, "", "Part of a value.", _getrange),
+    _spec("substr", 4, READS, "", "Part of a value.", _getrange),
+    _spec("setrange", 4, WRITES, "denyoom", "Overwrite part of a value.", _setrange),
+    _spec("lcs", -3, READS, "", "The longest common subsequence of two values.", _lcs, (1, 2, 1), is_slow=True),
 ]

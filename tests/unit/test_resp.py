@@ -301,7 +301,7 @@ def test_what_can_never_be_executed_is_not_kept() -> None:
     said = [client.ask(large) for _ in range(40)]
     assert said[0] == b"+QUEUED\r\n"
     assert any(one.startswith(b"-ERR a transaction has at most") for one in said)
-    assert "multi=0 " in client.connection.describe()
+    assert "multi=0 " in client.connection.client.describe()
     assert client.ask("EXEC").startswith(b"-EXECABORT")
 
 
@@ -444,7 +444,7 @@ def test_no_request_ends_the_node(sent: list[tuple[bytes, list[bytes]]]) -> None
             continue
         client.connection.received(wire([name, *words]))
         client.turn()
-    client.connection.describe()
+    client.connection.client.describe()
 
 
 def test_quit_answers_all_before_it_ends() -> None:
