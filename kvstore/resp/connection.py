@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 
 from kvstore.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES, Done, Found, Get, Missing, Set, Value
 from kvstore.errors import KvstoreError, Refusal
+from kvstore.node.client_order import ClientOrder, PendingReply
 from kvstore.node.service import Service
 from kvstore.resp.encoding import NULL, OK_BYTES, Error, RespValue, encode
 from kvstore.resp.errors import RequestError, refusal
@@ -16,37 +16,58 @@ from kvstore.resp.kv_commands import perform
 from kvstore.resp.parser import Parser, ProtocolError
 from kvstore.resp.requests import Requests
 from kvstore.resp.spec import NEITHER, READS, Effect, InMulti, OnClient, OnData, OnNode, OnServer, OnWalk, Spec
+from kvstore.resp.states import (
+    ALL_SENT,
+    ENDED,
+    FEW_PENDING,
+    FULL,
+    KILL,
+    KILLED,
+    LEAVE,
+    LEAVING,
+    LOST,
+    MANY_PENDING,
+    OFF,
+    ON,
+    OPEN,
+    READING,
+    STOPPED_TAKING,
+    TAKES_AGAIN,
+    ConnectionEvent,
+    ModeEvent,
+    after,
+    mode_after,
+)
 from kvstore.resp.table import find
 from kvstore.resp.transaction import Transaction
 from kvstore.store import Reply
 
 MAX_BACKLOG = 256
 LOW_BACKLOG = 64
-"""A client that sends so many requests without taking their answers is not read from until few are left."""
+"""A client with this many requests that are not answered is not read from until few are left."""
 MAX_UNSENT = 8 * 1_048_576
-"""About how many bytes the replies to the requests under way may have, and as many those that wait to be sent: a slow
-reader of large values cannot fill the memory. How long a reply is shows when it is there: the largest of late is what
-the next ones are taken for."""
+"""About how many bytes the replies to the requests under way may have, and as many those that wait to be sent, so that
+a slow reader of large values cannot fill the memory. A reply's length is not known before it is there; until then it is
+taken to be as long as the longest of late."""
 _HTTP = (b"post", b"host:")
 """What a browser sends before anything that a page can choose. In the body of a request a page could give commands to a
 node that only its reader can reach."""
 
 
-class Place:
-    """Where a request's reply goes: in the line of its connection, whenever it comes."""
+class ClientReply(PendingReply[bytes]):
+    """The reply to one request of a connection. ``silent``: the client does not want to hear it."""
 
-    __slots__ = ("connection", "data", "silent")
+    __slots__ = ("connection", "silent")
 
     def __init__(self, connection: Connection) -> None:
+        self.value: bytes | None = None
         self.connection = connection
-        self.data: bytes | None = None
         self.silent = False
 
     def stored(self, outcome: Reply | Refusal) -> None:
         """The outcome of a plain SET."""
         if type(outcome) is Reply and type(outcome.result) is Done:
-            self.data = OK_BYTES
-            self.connection.answered()
+            self.connection.answered(self, OK_BYTES)
         else:
             self._failed(outcome)
 
@@ -54,11 +75,9 @@ class Place:
         """The outcome of a plain GET."""
         if type(outcome) is Reply and type(outcome.result) is Found:
             data = outcome.result.value.data
-            self.data = b"$%d\r\n%b\r\n" % (len(data), data)
-            self.connection.answered()
+            self.connection.answered(self, b"$%d\r\n%b\r\n" % (len(data), data))
         elif type(outcome) is Reply and type(outcome.result) is Missing:
-            self.data = NULL[self.connection.client.version]
-            self.connection.answered()
+            self.connection.answered(self, NULL[self.connection.client.version])
         else:
             self._failed(outcome)
 
@@ -70,16 +89,14 @@ class Place:
 
     def reply(self, reply: RespValue) -> None:
         """The reply, once."""
-        self.data = encode(reply, self.connection.client.version)
-        self.connection.answered()
+        self.connection.answered(self, b"" if self.silent else encode(reply, self.connection.client.version))
 
 
 class Connection:
-    """What one client says and hears. ``write`` takes bytes; ``close`` ends the connection once they are sent;
-    ``pause`` stops and resumes reading from the client. ``peer`` and ``local`` are the two ends' addresses.
+    """What one client says and hears.
 
-    Writes are started together, pipelined. A request that reads is started when all writes before it are answered, and
-    writes behind it wait for it, so that a client which sends without waiting sees what it wrote.
+    ``write`` takes bytes; ``close`` ends the connection once they are sent; ``pause`` stops and resumes reading from
+    the client. ``peer`` and ``local`` are the two ends' addresses. Its states are in :mod:`kvstore.resp.states`.
     """
 
     def __init__(
@@ -100,134 +117,145 @@ class Connection:
         self._close = close
         self._pause = pause
         self._parser = Parser()
-        self._places: deque[Place] = deque()
-        self._unstarted: deque[list[bytes]] = deque()
-        self._running = 0
-        self._looking = False
-        self._starting = False
+        self._order: ClientOrder[list[bytes], bytes] = ClientOrder(self._start_waiting)
+        self._state = READING
+        self._mode = ON
+        self._transaction = Transaction()
+        self._requests = Requests(service, hub)
+        self._performing: ClientReply | None = None
+        self._is_plain = self._finds_plain()
         self._out: list[bytes] = []
         self._unsent = 0
         self._expected = MAX_VALUE_BYTES
-        self._marked = False
-        self._paused = False
-        self._blocked = False
-        self._leaving = False
-        self._ended = False
-        self._mute = False
-        self._skip = 0
-        self._transaction = Transaction()
-        self._requests = Requests(service, hub)
+        self._asked_for_flush = False
+
+    def _move(self, event: ConnectionEvent) -> None:
+        """Follow the table of states, and stop reading from the client where that is due."""
+        was, self._state = self._state, after(self._state, event)
+        if was is READING and self._state in OPEN:
+            self._pause(True)
 
     # -- the host's side ----------------------------------------------------------------------------------------------
 
     def received(self, data: bytes) -> None:
         """Bytes from the client: starts the requests in them."""
-        if self._ended or self._leaving:
+        if self._state not in OPEN:
             return
         self.client.heard_at = time.monotonic()
         self._parser.feed(data)
-        self._take()
+        self._read_requests()
         if self._out:
             self.flush()
 
     def flush(self) -> None:
         """Send the replies that are ready."""
-        self._marked = False
-        if self._ended:
+        self._asked_for_flush = False
+        if self._state is ENDED:
             return
         if self._out:
             data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
             self._out = []
             self._unsent = 0
             self._write(data)
-        if self._leaving and not self._places:
-            self._ended = True
+        if self._state is KILLED or (self._state is LEAVING and not self._order.unsent):
+            self._move(ALL_SENT)
             self._close()
 
     def writable(self, wanted: bool) -> None:
         """Whether the client takes its replies quickly enough; if not, no further request is started."""
-        self._blocked = not wanted
-        if wanted:
-            self._go_on()
-            if self._out:
-                self.flush()
-        else:
-            self._stop_reading()
+        if not wanted:
+            self._move(STOPPED_TAKING)
+            return
+        self._move(TAKES_AGAIN)
+        self._resume()
+        if self._out:
+            self.flush()
 
     def lost(self) -> None:
-        """The client went away; what it asked for goes on, but nobody hears of it."""
-        self._ended = True
+        """The client went away. Its requests are finished all the same, but nobody hears of it."""
+        self._move(LOST)
         self.hub.leave(self.client.number)
-        self._unstarted.clear()
-        self._places.clear()
+        self._order.forget()
         self._out = []
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
-    def _take(self) -> None:
-        while not (self._paused or self._leaving):
+    def _read_requests(self) -> None:
+        order = self._order
+        reading = READING
+        while self._state is reading:
             try:
                 request = self._parser.next()
             except ProtocolError as error:
-                self._place().reply(Error(f"ERR Protocol error: {error}"))
-                self._leaving = True
+                reply = ClientReply(self)
+                order.begin(reply, None)
+                reply.reply(Error(f"ERR Protocol error: {error}"))
+                self._move(LEAVE)
                 return
             if request is None:
                 return
             self.hub.commands += 1
-            if self._unstarted or self._is_full or not self._start(request):
-                self._unstarted.append(request)
-            if len(self._places) + len(self._unstarted) >= MAX_BACKLOG:
-                self._stop_reading()
+            if order.waiting or len(order.unsent) * self._expected > MAX_UNSENT or not self._start(request):
+                order.waiting.append(request)
+            if len(order.unsent) + len(order.waiting) >= MAX_BACKLOG and self._state is reading:
+                self._move(MANY_PENDING)
+
+    def _start_waiting(self, request: list[bytes]) -> bool:
+        """Start a request that waited; False when it has to wait on."""
+        if self._state is not READING and self._state is not FULL:
+            return False
+        return len(self._order.unsent) * self._expected <= MAX_UNSENT and self._start(request)
 
     def _start(self, request: list[bytes]) -> bool:
         """Start a request; False when it has to wait for those before it."""
-        client, name = self.client, request[0]
-        if self._transaction.is_open or not client.authenticated or self._mute or self._skip:
+        name = request[0]
+        if not self._is_plain:
             return self._start_any(request)
         if name == b"SET" and len(request) == 3:
             key, value = request[1], request[2]
             if 0 < len(key) <= MAX_KEY_BYTES and len(value) <= MAX_VALUE_BYTES:
-                if self._running and self._looking:
+                reply = ClientReply(self)
+                if not self._order.begin(reply, False):
                     return False
-                place = self._place(looks=False)
                 try:
-                    self.service.execute(Set(key, Value(value)), place.stored, size=len(key) + len(value))
+                    self.service.execute(Set(key, Value(value)), reply.stored, size=len(key) + len(value))
                 except KvstoreError as error:
-                    place.reply(refusal(error))
+                    reply.reply(refusal(error))
                 return True
-        elif (
-            name == b"GET"
-            and len(request) == 2
-            and not self.client.reads_locally
-            and 0 < len(request[1]) <= MAX_KEY_BYTES
-        ):
-            if self._running and not self._looking:
-                return False
-            place = self._place(looks=True)
-            self.service.query(Get(request[1]), place.found)
-            return True
-        return self._start_any(request)
+            return self._start_any(request)
+        if name != b"GET" or len(request) != 2 or self.client.reads_locally or not 0 < len(request[1]) <= MAX_KEY_BYTES:
+            return self._start_any(request)
+        reply = ClientReply(self)
+        if not self._order.begin(reply, True):
+            return False
+        self.service.query(Get(request[1]), reply.found)
+        return True
 
     def _start_any(self, request: list[bytes]) -> bool:
         spec = find(request[0])
         effect = NEITHER if spec is None else self._effect(spec, request)
-        if self._running:
-            is_reading = effect is READS
-            if (effect is not NEITHER and is_reading != self._looking) or (spec is not None and spec.is_slow):
-                return False
-        place = self._place(looks=self._looking if effect is NEITHER else effect is READS)
-        place.silent = self._mute or self._skip == 1
-        self._skip = max(self._skip - 1, 0)
+        reply = ClientReply(self)
+        reads = None if effect is NEITHER else effect is READS
+        if not self._order.begin(reply, reads, spec is not None and spec.is_slow):
+            return False
+        reply.silent = self._mode is not ON
+        self._mode = mode_after(self._mode, ModeEvent.REQUEST_BEGINS)
+        self._performing = reply
         try:
-            self._perform(spec, request, place)
+            self._perform(spec, request, reply)
         except RequestError as wrong:
             self._transaction.break_off()
-            place.reply(Error(str(wrong)))
+            reply.reply(Error(str(wrong)))
         except KvstoreError as error:
             self._transaction.break_off()
-            place.reply(refusal(error))
+            reply.reply(refusal(error))
+        self._performing = None
+        self._is_plain = self._finds_plain()
         return True
+
+    def _finds_plain(self) -> bool:
+        """Whether a request is simply executed and answered. Only what ``_start_any`` performs changes that."""
+        return self.client.authenticated and self._mode is ON and not self._transaction.is_open
 
     def _effect(self, spec: Spec, request: list[bytes]) -> Effect:
         effect = spec.effect_of(request)
@@ -235,7 +263,7 @@ class Connection:
             return self._transaction.effect
         return NEITHER if self._transaction.is_open else effect
 
-    def _perform(self, spec: Spec | None, request: list[bytes], place: Place) -> None:
+    def _perform(self, spec: Spec | None, request: list[bytes], reply: ClientReply) -> None:
         if spec is None:
             if request[0].lower() in _HTTP:
                 self.kill()
@@ -248,102 +276,82 @@ class Connection:
         if not client.authenticated and not spec.needs_no_password:
             raise RequestError("NOAUTH Authentication required.")
         if self._transaction.is_open and spec.in_multi is not InMulti.AT_ONCE:
-            place.reply(self._transaction.queue(spec, request, self._requests))
+            reply.reply(self._transaction.queue(spec, request, self._requests))
             return
         performer = spec.performer
         if isinstance(performer, OnData | OnWalk):
-            self._requests.perform(performer, request, place.reply, locally=client.reads_locally)
+            self._requests.perform(performer, request, reply.reply, locally=client.reads_locally)
         elif isinstance(performer, OnClient):
-            place.reply(performer.run(client, request))
+            reply.reply(performer.run(client, request))
         elif isinstance(performer, OnServer):
-            place.reply(performer.run(client, self.service, request))
+            reply.reply(performer.run(client, self.service, request))
         elif isinstance(performer, OnNode):
-            perform(performer, self.service, request, place.reply, locally=client.reads_locally)
+            perform(performer, self.service, request, reply.reply, locally=client.reads_locally)
         else:
-            self._transaction.perform(performer, request, client, self.service, self._requests, place.reply)
-
-    def _place(self, *, looks: bool = True) -> Place:
-        place = Place(self)
-        self._places.append(place)
-        self._running += 1
-        self._looking = looks
-        return place
+            self._transaction.perform(performer, request, client, self.service, self._requests, reply.reply)
 
     # -- replies ------------------------------------------------------------------------------------------------------
 
-    def answered(self) -> None:
+    def answered(self, reply: ClientReply, data: bytes) -> None:
         """A reply has come: those at the head of the line can be sent, and perhaps more requests be started."""
-        self._running -= 1
-        places = self._places
-        while places and (data := places[0].data) is not None:
-            size = len(data)
+        order = self._order
+        order.answer(reply, data)
+        while (ready := order.next_answer()) is not None:
+            size = len(ready)
             self._expected = size if size > self._expected else self._expected - (self._expected >> 4)
-            if not places.popleft().silent:
-                self._out.append(data)
+            if size:
+                self._out.append(ready)
                 self._unsent += size
         if self._unsent > MAX_UNSENT:
             self.flush()
-        elif not self._marked and not self._ended:
-            self._marked = True
+        elif not self._asked_for_flush:
+            self._ask_for_flush()
+        if order.waiting or self._state is FULL:
+            self._resume()
+
+    def _ask_for_flush(self) -> None:
+        if not self._asked_for_flush and self._state is not ENDED:
+            self._asked_for_flush = True
             self.hub.wants_flush(self)
-        if self._unstarted or self._paused:
-            self._go_on()
 
-    @property
-    def _is_full(self) -> bool:
-        return len(self._places) * self._expected > MAX_UNSENT
-
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         """Start what waited, and read on once little is left."""
-        if self._starting or self._ended or self._blocked:
+        order = self._order
+        if not order.advance():
             return
-        self._starting = True  # a request that is answered at once must not start the next on top of its own stack
-        while self._unstarted and not (self._leaving or self._blocked or self._is_full):
-            request = self._unstarted.popleft()
-            if not self._start(request):
-                self._unstarted.appendleft(request)
-                break
-        if self._paused and not self._unstarted and len(self._places) <= LOW_BACKLOG:
-            self._paused = False
-            self._take()
-            if not self._paused:
-                self._pause(False)
-        self._starting = False
+        if self._state is FULL and not order.waiting and len(order.unsent) <= LOW_BACKLOG:
+            self._move(FEW_PENDING)
+            self._read_requests()  # those that have arrived already, which may be too many again
+            self._read_on()
 
-    def _stop_reading(self) -> None:
-        if not self._paused:
-            self._paused = True
-            self._pause(True)
+    def _read_on(self) -> None:
+        if self._state is READING:
+            self._pause(False)
 
     # -- what commands about the connection do to it ------------------------------------------------------------------
 
     def set_reply_mode(self, mode: bytes) -> None:
         """CLIENT REPLY: the command itself is answered when replies are turned on."""
-        if mode == b"SKIP":
-            self._skip = 1
-        else:
-            self._mute = mode == b"OFF"
-        self._places[-1].silent = mode != b"ON"
+        self._mode = mode_after(self._mode, ModeEvent(mode))
+        if self._performing is not None:
+            self._performing.silent = mode != b"ON"
 
     def leave(self) -> None:
-        """End once everything is answered."""
-        self._leaving = True
+        """Start no further request; end once those under way are answered."""
+        self._move(LEAVE)
 
     def kill(self) -> None:
-        """End now: somebody has this client killed."""
-        self._leaving = True
-        self._unstarted.clear()
-        self._places.clear()
-        if not self._marked:
-            self._marked = True
-            self.hub.wants_flush(self)
+        """End without answering what is under way."""
+        self._move(KILL)
+        self._order.forget()
+        self._ask_for_flush()
 
     def reset(self) -> None:
-        """As if the client had just come."""
+        """Forget the transaction and answer requests again."""
         self._transaction = Transaction()
-        if self._mute:
-            self._places[-1].silent = False
-        self._mute, self._skip = False, 0
+        if self._mode is OFF and self._performing is not None:
+            self._performing.silent = False
+        self._mode = mode_after(self._mode, ModeEvent.RESETS)
 
     def transaction_counts(self) -> tuple[int, int]:
         """How many requests MULTI has queued (-1 outside a transaction), and how many keys are watched."""
