@@ -49,6 +49,7 @@ MAX_UNSENT = 8 * 1_048_576
 """About how many bytes the replies to the requests under way may have, and as many those that wait to be sent, so that
 a slow reader of large values cannot fill the memory. A reply's length is not known before it is there; until then it is
 taken to be as long as the longest of late."""
+_ON_STORE = (OnData, OnWalk)
 _HTTP = (b"post", b"host:")
 """What a browser sends before anything that a page can choose. In the body of a request a page could give commands to a
 node that only its reader can reach."""
@@ -238,8 +239,9 @@ class Connection:
         reads = None if effect is NEITHER else effect is READS
         if not self._order.begin(reply, reads, spec is not None and spec.is_slow):
             return False
-        reply.silent = self._mode is not ON
-        self._mode = mode_after(self._mode, ModeEvent.REQUEST_BEGINS)
+        if self._mode is not ON:
+            reply.silent = True
+            self._mode = mode_after(self._mode, ModeEvent.REQUEST_BEGINS)
         self._performing = reply
         try:
             self._perform(spec, request, reply)
@@ -279,7 +281,7 @@ class Connection:
             reply.reply(self._transaction.queue(spec, request, self._requests))
             return
         performer = spec.performer
-        if isinstance(performer, OnData | OnWalk):
+        if isinstance(performer, _ON_STORE):
             self._requests.perform(performer, request, reply.reply, locally=client.reads_locally)
         elif isinstance(performer, OnClient):
             reply.reply(performer.run(client, request))

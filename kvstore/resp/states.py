@@ -145,11 +145,11 @@ MOVES: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
 ON, OFF, SKIP = ReplyMode.ON, ReplyMode.OFF, ReplyMode.SKIP
 
 MODES: dict[ReplyMode, dict[ModeEvent, ReplyMode]] = {
+    # That a request begins is not told to a client which is answered: it would change nothing.
     ON: {
         ModeEvent.TURNED_ON: ON,
         ModeEvent.TURNED_OFF: OFF,
         ModeEvent.SKIPS: SKIP,
-        ModeEvent.REQUEST_BEGINS: ON,
         ModeEvent.RESETS: ON,
     },
     OFF: {
