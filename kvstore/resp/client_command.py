@@ -1,4 +1,4 @@
-"""CLIENT: who is connected, and what a connection says about itself."""
+"""CLIENT: which clients are connected, and what each says about itself."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _run(client: Client, arguments: list[bytes]) -> RespValue:
 
 
 def printable(text: bytes, what: str) -> bytes:
-    """A text that a line about a connection can hold. Raises RequestError."""
+    """Return the text if CLIENT LIST can show it. Raises RequestError."""
     if any(not 33 <= byte <= 126 for byte in text):
         raise RequestError(f"ERR {what} cannot contain spaces, newlines or special characters.")
     return text
@@ -90,14 +90,14 @@ def _listed(filters: list[bytes]) -> _Filter:
 
 
 def _of_type(name: bytes) -> _Filter:
-    """All that connect here are ordinary clients: nodes have a protocol and a port of their own."""
+    """Everybody who connects here is an ordinary client: nodes have a protocol and a port of their own."""
     if name.lower() not in (b"normal", b"master", b"replica", b"slave", b"pubsub"):
         raise RequestError(f"ERR Unknown client type '{name.decode(errors='replace')}'")
     return lambda one: name.lower() == b"normal"
 
 
 def _kill(client: Client, arguments: list[bytes]) -> RespValue:
-    """End the connections for which all filters hold, this one only if it is told not to skip itself."""
+    """End the connections for which all filters hold; this one only with SKIPME no, or by its address."""
     if len(arguments) == 1:
         address = arguments[0].decode(errors="replace")
         if not _end(client, [lambda one: one.peer == address]):
@@ -139,7 +139,7 @@ def _end(client: Client, filters: list[_Filter]) -> int:
     found = [one for one in client.hub.clients.values() if all(holds(one) for holds in filters)]
     for one in found:
         if one is client:
-            one.connection.leave()  # it hears the answer first
+            one.connection.leave()  # which answers this request first
         else:
             one.connection.kill()
     return len(found)

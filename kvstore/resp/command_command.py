@@ -15,7 +15,7 @@ _SUBCOMMANDS = {
     "DOCS": (-2, "[<name> ...] -- what they do"),
     "GETKEYS": (-4, "<command> <argument> [...] -- which of the arguments are keys"),
     "HELP": (2, "-- this text"),
-    "INFO": (-2, "[<name> ...] -- their arguments and kinds"),
+    "INFO": (-2, "[<name> ...] -- their arities, flags and keys"),
     "LIST": (-2, "[FILTERBY ACLCAT <category> | PATTERN <glob> | MODULE <name>] -- their names"),
 }
 _CATEGORIES = {"generic": "keyspace", "transactions": "transaction"}
@@ -27,7 +27,7 @@ def command(table: Mapping[bytes, Spec]) -> Spec:
     def run(client: Client, arguments: list[bytes]) -> RespValue:
         return _run(table, arguments)
 
-    return Spec("command", -1, NEITHER, (), "server", "About commands.", OnClient(run), subcommands=_SUBCOMMANDS)
+    return Spec("command", -1, NEITHER, (), "server", "Facts about commands.", OnClient(run), subcommands=_SUBCOMMANDS)
 
 
 def _run(table: Mapping[bytes, Spec], arguments: list[bytes]) -> RespValue:

@@ -61,7 +61,7 @@ class ClientReply(PendingReply[bytes]):
     __slots__ = ("connection", "silent")
 
     def __init__(self, connection: Connection) -> None:
-        self.value: bytes | None = None
+        self.value = None
         self.connection = connection
         self.silent = False
 

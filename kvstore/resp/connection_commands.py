@@ -43,7 +43,7 @@ def _auth(client: Client, arguments: list[bytes]) -> RespValue:
 
 
 def authenticate(client: Client, user: bytes, password: bytes) -> RespValue:
-    """Let the client in, or raise RequestError. Without a password to be known any will do."""
+    """Let the client in. Raises RequestError for a wrong password; where none is configured any is right."""
     hub = client.hub
     if user != b"default" or not (hub.password is None or hub.is_password(password)):
         raise RequestError("WRONGPASS invalid username-password pair or user is disabled.")
@@ -130,7 +130,7 @@ def _reset(client: Client, arguments: list[bytes]) -> RespValue:
 
 
 def _wait(client: Client, service: Service, arguments: list[bytes]) -> RespValue:
-    """Whatever was answered before is on a majority: so many nodes beside one certainly have it."""
+    """Whatever was answered before is on a majority, so at least this many nodes besides one have it."""
     integer(arguments[1])
     if integer(arguments[2], error="ERR timeout is not an integer or out of range") < 0:
         raise RequestError("ERR timeout is negative")
@@ -161,25 +161,30 @@ CONNECTION_COMMANDS: list[Spec] = [
     _spec("ping", -1, "fast", "Answers PONG.", OnClient(_ping)),
     _spec("echo", 2, "fast", "Answers its argument.", OnClient(_echo)),
     _spec("select", 2, "fast", "Chooses database 0.", OnClient(_select)),
-    _spec("auth", -2, "noauth fast", "Lets a client in.", OnClient(_auth)),
+    _spec("auth", -2, "noauth fast", "Authenticates the client.", OnClient(_auth)),
     _spec("hello", -1, "noauth fast", "Chooses the version of the protocol.", OnClient(_hello)),
     _spec("quit", -1, "noauth fast", "Ends the connection.", OnClient(_quit), in_multi=InMulti.AT_ONCE),
     _spec(
         "reset",
         1,
         "noauth fast",
-        "Puts the connection back to its beginning.",
+        "Resets the connection.",
         OnClient(_reset),
         in_multi=InMulti.AT_ONCE,
     ),
     CLIENT,
     Spec("config", -2, NEITHER, ("admin",), "server", "Settings.", OnClient(_config), subcommands=_CONFIG),
-    _spec("info", -1, "", "About the server.", OnServer(_info), "server", READS),
-    _spec("time", 1, "fast", "The server's clock.", OnServer(_time), "server"),
+    _spec("info", -1, "", "Facts about the server.", OnServer(_info), "server", READS),
+    _spec("time", 1, "fast", "The time of the server's clock.", OnServer(_time), "server"),
     _spec("role", 1, "fast", "Whether this node leads.", OnServer(_role), "server", READS),
     _spec("wait", 3, "", "How many other nodes hold what was written before.", OnServer(_wait), "generic", READS),
     _spec(
-        "readonly", 1, "fast", "Read what this node has applied, perhaps old.", OnClient(_read_only(True)), "cluster"
+        "readonly",
+        1,
+        "fast",
+        "Let reads see what this node has applied.",
+        OnClient(_read_only(True)),
+        "cluster",
     ),
-    _spec("readwrite", 1, "fast", "Read linearizably again.", OnClient(_read_only(False)), "cluster"),
+    _spec("readwrite", 1, "fast", "Let reads be linearizable again.", OnClient(_read_only(False)), "cluster"),
 ]

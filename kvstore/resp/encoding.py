@@ -21,7 +21,7 @@ class Error(msgspec.Struct, frozen=True):
 
 
 class NullArray(msgspec.Struct, frozen=True):
-    """No array: what EXEC answers when a watched key has changed."""
+    """A null array: the reply to EXEC when a watched key has changed."""
 
 
 class Verbatim(msgspec.Struct, frozen=True):
@@ -52,7 +52,7 @@ _NULL_ARRAY = {2: b"*-1\r\n", 3: b"_\r\n"}
 
 
 def encode(reply: RespValue, version: int) -> bytes:
-    """A reply for a client that speaks this version, 2 or 3."""
+    """A reply as bytes, for a client that speaks this version of the protocol, 2 or 3."""
     if isinstance(reply, bytes):
         return b"$%d\r\n%b\r\n" % (len(reply), reply)
     parts: list[bytes] = []
@@ -103,5 +103,5 @@ def _encode(reply: RespValue, version: int, parts: list[bytes]) -> None:
 
 
 def _line(text: str) -> bytes:
-    """One line: nothing in it may look like the end of the reply."""
+    """The text as one line: a line break within it would end the reply."""
     return text.replace("\r", " ").replace("\n", " ").encode("utf-8", "backslashreplace")

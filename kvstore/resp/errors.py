@@ -1,4 +1,4 @@
-"""Errors of the store in the words of the Redis protocol."""
+"""Errors as Redis clients know them."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ class RequestError(Exception):
 
 
 def refusal(error: KvstoreError) -> Error:
-    """An error's code says whether the request may be sent again.
+    """The error to reply. Its code says whether the request may be sent again.
 
-    ``CLUSTERDOWN``, ``MISCONF``: it certainly did not happen; ``UNKNOWN``: it may have; ``ERR``: it never will.
+    ``CLUSTERDOWN`` and ``MISCONF``: it was certainly not executed; ``UNKNOWN``: it may have been, or may be yet;
+    ``ERR``: it never will be.
     """
     match error:
         case StorageFullError():

@@ -47,6 +47,10 @@ def _type(results: Sequence[SimpleResult]) -> RespValue:
     return SimpleString("none" if isinstance(results[0], Missing) else "string")
 
 
+def _exists(arguments: list[bytes]) -> Compiled:
+    return Compiled([Exists(arguments[1:])], _number)
+
+
 def _time_left(scale: int, absolute: bool) -> Callable[[list[bytes]], Compiled]:
     def render(results: Sequence[SimpleResult]) -> RespValue:
         if isinstance(results[0], Missing):
@@ -69,13 +73,13 @@ def _expire(scale: int, absolute: bool) -> Callable[[list[bytes]], Compiled]:
             raise RequestError("ERR NX and XX, GT or LT options at the same time are not compatible")
         if {b"GT", b"LT"} <= wanted:
             raise RequestError("ERR GT and LT options at the same time are not compatible")
-        # XX adds nothing to GT, which no key without an expiry passes; but LT does let such a key pass.
+        # XX adds nothing to GT, which never holds for a key without an expiry; LT does hold for such a key.
         wanted -= {b"XX"} if b"GT" in wanted else set()
         when = cast(ExpireWhen, b" ".join(sorted(wanted, reverse=True)).decode().lower())
         number = integer(text) * scale
         if number < -(2**63) or number > (MAX_TIME if absolute else MAX_TTL):
             raise RequestError(f"ERR invalid expire time in '{name.decode().lower()}' command")
-        # However long ago, the key goes now.
+        # A time in the past, however long ago, deletes the key now.
         command = Expire(key, 0, max(number, 1), when) if absolute else Expire(key, max(number, 0), 0, when)
         return Compiled([command], _one_if_done)
 
@@ -115,7 +119,7 @@ def _flush(arguments: list[bytes]) -> Compiled:
 
 
 def _keys(arguments: list[bytes]) -> Compiled:
-    # No key is empty, so an empty pattern matches none, and one for a single byte of no kind stands in for it.
+    # No key is empty, so an empty pattern matches none; neither does this one, which the store takes.
     return Compiled([Walk(pattern=arguments[1] or b"[]")], _all_keys)
 
 
@@ -175,9 +179,23 @@ KEYS: list[Spec] = [
     _spec("del", -2, WRITES, "", "Delete keys.", lambda a: Compiled([Delete(a[1:])], _number), (1, -1, 1)),
     _spec("unlink", -2, WRITES, "fast", "Delete keys.", lambda a: Compiled([Delete(a[1:])], _number), (1, -1, 1)),
     _spec(
-        "exists", -2, READS, "fast", "How many keys exist.", lambda a: Compiled([Exists(a[1:])], _number), (1, -1, 1)
+        "exists",
+        -2,
+        READS,
+        "fast",
+        "How many of the keys exist.",
+        _exists,
+        (1, -1, 1),
     ),
-    _spec("touch", -2, READS, "fast", "How many keys exist.", lambda a: Compiled([Exists(a[1:])], _number), (1, -1, 1)),
+    _spec(
+        "touch",
+        -2,
+        READS,
+        "fast",
+        "How many of the keys exist.",
+        _exists,
+        (1, -1, 1),
+    ),
     _spec("type", 2, READS, "fast", "What a key holds.", lambda a: Compiled([Get(a[1])], _type)),
     _spec("ttl", 2, READS, "fast", "Seconds until a key expires.", _time_left(1_000, False)),
     _spec("pttl", 2, READS, "fast", "Milliseconds until a key expires.", _time_left(1, False)),
@@ -189,12 +207,12 @@ KEYS: list[Spec] = [
     _spec("pexpireat", -3, WRITES, "fast", "Let a key expire at a time in ms since 1970.", _expire(1, True)),
     _spec("persist", 2, WRITES, "fast", "Drop a key's expiry.", lambda a: Compiled([Persist(a[1])], _one_if_done)),
     _spec("rename", 3, WRITES, "", "Give a key another name.", _rename(False), (1, 2, 1)),
-    _spec("renamenx", 3, WRITES, "fast", "Give a key another name that is free.", _rename(True), (1, 2, 1)),
+    _spec("renamenx", 3, WRITES, "fast", "Give a key another name, unless that exists.", _rename(True), (1, 2, 1)),
     _spec("copy", -3, WRITES, "denyoom", "Copy a key.", _copy, (1, 2, 1)),
-    _spec("dbsize", 1, READS, "fast", "How many keys there are.", lambda a: Compiled([Count()], _number), (0, 0, 0)),
+    _spec("dbsize", 1, READS, "fast", "The number of keys.", lambda a: Compiled([Count()], _number), (0, 0, 0)),
     _spec("flushdb", -1, WRITES, "", "Delete every key.", _flush, (0, 0, 0), "server"),
     _spec("flushall", -1, WRITES, "", "Delete every key.", _flush, (0, 0, 0), "server"),
-    Spec("keys", 2, READS, (), "generic", "All keys that match.", OnData(_keys), is_slow=True),
+    Spec("keys", 2, READS, (), "generic", "All keys that match a pattern.", OnData(_keys), is_slow=True),
     Spec("scan", -2, READS, (), "generic", "Walk through the keys.", OnWalk(_scan), is_slow=True),
-    Spec("randomkey", 1, READS, (), "generic", "Some key.", OnWalk(_random_key), is_slow=True),
+    Spec("randomkey", 1, READS, (), "generic", "A random key.", OnWalk(_random_key), is_slow=True),
 ]

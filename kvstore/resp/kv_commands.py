@@ -1,4 +1,4 @@
-"""The commands that Redis has no word for: the log, slots by name, SQL, and any command of the store."""
+"""The commands that Redis does not have: the log, slots by name, SQL, and any command of the store."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def _propose(service: Service, arguments: list[bytes], answer: OnAnswer) -> None
 
 
 def _as_json(value: bytes) -> bytes:
-    """JSON as it is, anything else as a JSON string."""
+    """JSON stays as it is; any other text becomes a JSON string."""
     try:
-        value.decode()  # text inside of strings is not looked at by the next line
+        value.decode()  # the next line does not check the text inside strings
         msgspec.json.decode(value, type=msgspec.Raw)
     except UNREADABLE:
         return msgspec.json.encode(value.decode(errors="backslashreplace"))
@@ -67,7 +67,7 @@ def _status(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
 
 
 def status_map(status: ServerStatus) -> dict[str, RespValue]:
-    """All fields side by side; those that are no number or text as JSON."""
+    """The fields of both structs in one map. Fields that are neither numbers nor text are JSON."""
     fields: dict[str, RespValue] = {}
     for part in (status.status, status):
         for name in part.__struct_fields__:
@@ -103,7 +103,7 @@ def _execute(service: Service, arguments: list[bytes], answer: OnAnswer) -> None
     try:
         command = _decode(packed)
     except UNREADABLE as error:
-        raise RequestError(f"ERR the command is none that this node knows: {error}") from error
+        raise RequestError(f"ERR this node does not know the command: {error}") from error
     check(command)
 
     def done(outcome: Reply | Refusal) -> None:
@@ -122,12 +122,12 @@ def _execute(service: Service, arguments: list[bytes], answer: OnAnswer) -> None
     )
 
 
-def _after_reading(service: Service, answer: OnAnswer, go_on: Callable[[], None]) -> None:
-    """Go on once a quorum has confirmed that all acknowledged before is applied here."""
+def _after_reading(service: Service, answer: OnAnswer, proceed: Callable[[], None]) -> None:
+    """Call ``proceed`` once a quorum has confirmed that every write acknowledged so far is applied here."""
 
     def done(outcome: Reply | Refusal) -> None:
         if isinstance(outcome, Reply):
-            go_on()
+            proceed()
         else:
             answer(refusal(outcome))
 
@@ -177,8 +177,8 @@ def perform(performer: OnNode, service: Service, arguments: list[bytes], answer:
 KV_COMMANDS: list[Spec] = [
     _spec("kv.log", -2, READS, "KV.LOG from [to]: slots of this node's log.", _log),
     _spec("kv.propose", 3, WRITES, "KV.PROPOSE slot value: propose a value for a slot by name.", _propose),
-    _spec("kv.status", 1, READS, "KV.STATUS: where this node stands.", _status),
-    _spec("kv.sql", 2, READS, "KV.SQL query: a query that reads.", _sql, confirms=True),
+    _spec("kv.status", 1, READS, "KV.STATUS: the state of this node.", _status),
+    _spec("kv.sql", 2, READS, "KV.SQL query: a read-only query.", _sql, confirms=True),
     _spec(
         "kv.execute",
         5,
@@ -187,7 +187,7 @@ KV_COMMANDS: list[Spec] = [
         _execute,
         reads_if=_has_no_session,
     ),
-    _spec("kv.session", 2, READS, "KV.SESSION name: the last sequence executed.", _session),
-    _spec("kv.keys", 3, READS, "KV.KEYS prefix limit: keys as applied here.", _keys),
+    _spec("kv.session", 2, READS, "KV.SESSION name: the last sequence executed in a session.", _session),
+    _spec("kv.keys", 3, READS, "KV.KEYS prefix limit: keys that this node has applied.", _keys),
     _spec("kv.serving", 1, READS, "KV.SERVING: OK if this node can serve linearizable requests.", _serving),
 ]

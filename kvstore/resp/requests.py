@@ -1,4 +1,4 @@
-"""Commands about data, on their way to the store and back."""
+"""Requests on data: compiled to commands of the store, executed, and their results made into replies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from kvstore.store import Reply
 
 
 class Requests:
-    """Compiles requests, hands them to the service, and makes replies of the results."""
+    """Performs the requests on data of one connection."""
 
     def __init__(self, service: Service, hub: Hub) -> None:
         self._service = service
@@ -44,7 +44,10 @@ class Requests:
         return compiled
 
     def perform(self, performer: OnData | OnWalk, request: list[bytes], answer: OnAnswer, *, locally: bool) -> None:
-        """Execute one request. ``locally``: a read looks at what this node has applied, however old."""
+        """Execute one request. ``locally``: a read sees what this node has applied, however old.
+
+        Raises RequestError and KvstoreError when the request is refused at once; ``answer`` is not called then.
+        """
         compiled = self.compile(performer, request)
         is_single = len(compiled.commands) == 1
         command: Command = compiled.commands[0] if is_single else Txn(list(compiled.commands), partial=True)
@@ -70,12 +73,15 @@ class Requests:
         *,
         locally: bool,
     ) -> None:
-        """Execute several requests as one slot; what needs no store has its reply in its place already."""
+        """Execute several requests as one slot. Parts that need no store are replies already.
+
+        ``conditions``: what must hold when the slot is applied. Raises KvstoreError as ``perform`` does.
+        """
         commands: list[Simple] = [command for part in parts if isinstance(part, Compiled) for command in part.commands]
         if not commands and not conditions:
             answer([part for part in parts if not isinstance(part, Compiled)])
             return
-        # With nothing to execute, whether the watched keys stayed has to be found out all the same.
+        # Even with nothing to execute, EXEC has to tell whether the watched keys have changed.
         command = Txn(commands or [Get(conditions[0].key)], conditions, partial=True)
         check(command)
 
@@ -97,7 +103,7 @@ class Requests:
             self.send(command, done, size=size)
 
     def send(self, command: Command, done: Callable[[Reply | Refusal], None], *, size: int) -> None:
-        """A read to a quorum, a write to the log."""
+        """Confirm a read with a quorum, or put a write through the log."""
         if is_read_only(command):
             self._service.query(command, done)
         else:

@@ -54,13 +54,13 @@ class OnData(NamedTuple):
 
 
 class OnWalk(NamedTuple):
-    """Performed by the store too, but compiled with where scans stopped and what this node has applied."""
+    """Performed by the store too; to compile it takes the positions of scans and what this node has applied."""
 
     compile: Callable[[list[bytes], Cursors, Service], Compiled]
 
 
 class OnClient(NamedTuple):
-    """Performed at once, on what is known of the client. ``run`` raises RequestError."""
+    """Performed at once, on the client's own settings. ``run`` raises RequestError."""
 
     run: Callable[[Client, list[bytes]], RespValue]
 

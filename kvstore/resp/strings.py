@@ -33,17 +33,17 @@ from kvstore.resp.spec import READS, WRITES, Compiled, Effect, OnData, Spec, int
 _LIFETIMES = (b"EX", b"PX", b"EXAT", b"PXAT")
 
 
-def held(result: SimpleResult) -> bytes | None:
-    """The value that a key held, None if it did not exist."""
+def value_of(result: SimpleResult) -> bytes | None:
+    """The value that a command found, None if the key did not exist."""
     return result.value.data if isinstance(result, Found) else None
 
 
-def _held(results: Sequence[SimpleResult]) -> RespValue:
-    return held(results[0])
+def _value(results: Sequence[SimpleResult]) -> RespValue:
+    return value_of(results[0])
 
 
-def _all_held(results: Sequence[SimpleResult]) -> RespValue:
-    return [held(result) for result in results]
+def _all_values(results: Sequence[SimpleResult]) -> RespValue:
+    return [value_of(result) for result in results]
 
 
 def _number(results: Sequence[SimpleResult]) -> RespValue:
@@ -63,7 +63,7 @@ def _one_if_done(results: Sequence[SimpleResult]) -> RespValue:
 
 
 def _expiry(unit: bytes, text: bytes, command: str) -> tuple[int, int]:
-    """A ttl in ms and a time in ms since 1970, of which one is 0."""
+    """A lifetime in ms and a time in ms since 1970; one of them is 0. Raises RequestError."""
     scale = 1_000 if unit.startswith(b"EX") else 1
     absolute = unit.endswith(b"AT")
     number = integer(text) * scale
@@ -97,7 +97,7 @@ def _set(arguments: list[bytes]) -> Compiled:
     keep_ttl = unit == b"KEEPTTL"
     ttl, expires = _expiry(unit, time, "set") if unit and not keep_ttl else (0, 0)
     command = Set(key, Value(value), ttl, when, ifeq, expires, keep_ttl, get)
-    return Compiled([command], _held if get else _ok_or_null)
+    return Compiled([command], _value if get else _ok_or_null)
 
 
 def _setex(unit: bytes, name: str) -> Callable[[list[bytes]], Compiled]:
@@ -109,7 +109,7 @@ def _setex(unit: bytes, name: str) -> Callable[[list[bytes]], Compiled]:
 
 
 def _getdel(arguments: list[bytes]) -> Compiled:
-    return Compiled([GetDelete(arguments[1])], _held)
+    return Compiled([GetDelete(arguments[1])], _value)
 
 
 def _getex(arguments: list[bytes]) -> Compiled:
@@ -124,10 +124,10 @@ def _getex(arguments: list[bytes]) -> Compiled:
         else:
             raise RequestError(SYNTAX)
     if not unit:
-        return Compiled([Get(key)], _held)
+        return Compiled([Get(key)], _value)
     if unit == b"PERSIST":
-        return Compiled([GetExpire(key, persist=True)], _held)
-    return Compiled([GetExpire(key, *_expiry(unit, time, "getex"))], _held)
+        return Compiled([GetExpire(key, persist=True)], _value)
+    return Compiled([GetExpire(key, *_expiry(unit, time, "getex"))], _value)
 
 
 def _mset(arguments: list[bytes], nx: bool) -> Compiled:
@@ -151,21 +151,21 @@ def _incr(sign: int) -> Callable[[list[bytes]], Compiled]:
 def _incrbyfloat(arguments: list[bytes]) -> Compiled:
     if decimal_of(arguments[2]) is None:
         raise RequestError("ERR value is not a valid float")
-    return Compiled([IncrFloat(arguments[1], arguments[2])], _held)
+    return Compiled([IncrFloat(arguments[1], arguments[2])], _value)
 
 
 def _strlen(arguments: list[bytes]) -> Compiled:
-    return Compiled([Get(arguments[1])], lambda results: len(held(results[0]) or b""))
+    return Compiled([Get(arguments[1])], lambda results: len(value_of(results[0]) or b""))
 
 
 def _getrange(arguments: list[bytes]) -> Compiled:
     start, end = integer(arguments[2]), integer(arguments[3])
 
     def render(results: Sequence[SimpleResult]) -> RespValue:
-        data = held(results[0]) or b""
+        data = value_of(results[0]) or b""
         if end < start < 0:
             return b""
-        # What lies before the value counts as its first byte, even as the end: GETRANGE 0 -100 is that byte.
+        # A position before the value means its first byte, even as the end: GETRANGE 0 -100 is that byte.
         first = max(start + len(data), 0) if start < 0 else start
         last = max(end + len(data), 0) if end < 0 else end
         # Compiled, a slice of bytes whose end lies before its start raises SystemError.
@@ -178,7 +178,7 @@ def _setrange(arguments: list[bytes]) -> Compiled:
     offset = integer(arguments[2])
     if offset < 0:
         raise RequestError("ERR offset is out of range")
-    # Further out any text makes the value too large, and no text changes nothing.
+    # Beyond this offset any text makes the value too large, and an empty text changes nothing at any offset.
     return Compiled([SetRange(arguments[1], min(offset, MAX_VALUE_BYTES), arguments[3])], _number)
 
 
@@ -203,7 +203,12 @@ def _lcs(arguments: list[bytes]) -> Compiled:
     return Compiled(
         [Get(one), Get(other)],
         lambda results: lcs(
-            held(results[0]) or b"", held(results[1]) or b"", length, index, with_length=with_length, least=least
+            value_of(results[0]) or b"",
+            value_of(results[1]) or b"",
+            length,
+            index,
+            with_length=with_length,
+            least=least,
         ),
     )
 
@@ -228,7 +233,7 @@ def _spec(
 
 STRINGS: list[Spec] = [
     _spec("set", -3, WRITES, "denyoom", "Store a value.", _set),
-    _spec("get", 2, READS, "fast", "Read a value.", lambda a: Compiled([Get(a[1])], _held)),
+    _spec("get", 2, READS, "fast", "Read a value.", lambda a: Compiled([Get(a[1])], _value)),
     _spec(
         "setnx",
         3,
@@ -244,8 +249,8 @@ STRINGS: list[Spec] = [
         3,
         WRITES,
         "denyoom fast",
-        "Store a value and return the one before.",
-        lambda a: Compiled([Set(a[1], Value(a[2]), get=True)], _held),
+        "Store a value and return the previous one.",
+        lambda a: Compiled([Set(a[1], Value(a[2]), get=True)], _value),
     ),
     _spec("getdel", 2, WRITES, "fast", "Read a value and delete its key.", _getdel),
     _spec("getex", -2, WRITES, "fast", "Read a value and change its expiry.", _getex, reads_if=lambda a: len(a) == 2),
@@ -255,7 +260,7 @@ STRINGS: list[Spec] = [
         READS,
         "fast",
         "Read several values.",
-        lambda a: Compiled([Get(key) for key in a[1:]], _all_held),
+        lambda a: Compiled([Get(key) for key in a[1:]], _all_values),
         (1, -1, 1),
     ),
     _spec("mset", -3, WRITES, "denyoom", "Store several values.", lambda a: _mset(a, False), (1, -1, 2)),

@@ -38,7 +38,7 @@ class _Queued(NamedTuple):
 
 
 class Transaction:
-    """What a client has queued, and the keys that it watches with the slots that last changed them."""
+    """The requests that a client has queued, and the keys that it watches, each with the slot that last changed it."""
 
     def __init__(self) -> None:
         self._queue: list[_Queued] | None = None
@@ -178,7 +178,7 @@ class Transaction:
                 return
             assert isinstance(outcome.result, Outcomes)
             for key, result in zip(keys, outcome.result.results, strict=True):
-                # A key that is watched already keeps the slot it had then.
+                # A key that was watched already keeps the earlier slot.
                 watched.setdefault(key, result.slot if isinstance(result, Found) else 0)
             answer(OK)
 
@@ -206,7 +206,7 @@ TRANSACTIONS: list[Spec] = [
         OnTransaction.WATCH,
         -2,
         "fast",
-        "Execute the next transaction only if these keys stay.",
+        "Execute the next transaction only if these keys do not change.",
         READS,
         (1, -1, 1),
     ),

@@ -120,5 +120,5 @@ class Client:
 
 
 def packed(request: str) -> bytes:
-    words = request.encode().split(b" ")
-    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+    arguments = request.encode().split(b" ")
+    return b"*%d\r\n" % len(arguments) + b"".join(b"$%d\r\n%b\r\n" % (len(one), one) for one in arguments)

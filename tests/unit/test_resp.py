@@ -344,7 +344,7 @@ def test_what_is_no_command_is_refused() -> None:
         client.said = b""
         client.connection.received(wire(request))
         client.turn()
-        assert client.said.startswith(b"-ERR the command is none that this node knows"), rubbish[:9]
+        assert client.said.startswith(b"-ERR this node does not know the command"), rubbish[:9]
 
 
 def test_the_log_is_shown_a_part_at_a_time() -> None:
