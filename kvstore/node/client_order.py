@@ -51,7 +51,7 @@ class ClientOrder(Generic[Q, A]):
         ``reads``: whether it reads or writes; None for a request that does neither and runs beside both. ``alone``: it
         waits for reads too.
         """
-        if self._running and (alone or (reads is not None and reads != self._reads)):
+        if self._running and (alone or (reads is not None and reads is not self._reads)):
             return False
         if reads is not None:
             self._reads = reads

@@ -35,8 +35,8 @@ def _rows(short: bytes, long: bytes) -> list[int]:
     """Row i: the lengths for the first i bytes of ``short`` and every prefix of ``long``.
 
     Bit j is 1 where byte j makes the subsequence longer, so the length for the first j bytes is the number of ones
-    below bit j. Each row follows from the previous one by a few operations on long integers (Hyyrö, "Bit-parallel LCS-length
-    computation revisited"), which is about a hundred times as fast as going byte by byte.
+    below bit j. Each row follows from the previous one by a few operations on long integers (Hyyrö, "Bit-parallel
+    LCS-length computation revisited"), which is about a hundred times as fast as going byte by byte.
     """
     everywhere = (1 << len(long)) - 1
     positions = {}

@@ -95,7 +95,7 @@ KILL: Final = ConnectionEvent.KILL
 ALL_SENT: Final = ConnectionEvent.ALL_SENT
 LOST: Final = ConnectionEvent.LOST
 
-OPEN = (READING, FULL, BLOCKED)
+OPEN: Final = (READING, FULL, BLOCKED)
 
 MOVES: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
     READING: {
@@ -142,7 +142,9 @@ MOVES: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
     },
 }
 
-ON, OFF, SKIP = ReplyMode.ON, ReplyMode.OFF, ReplyMode.SKIP
+ON: Final = ReplyMode.ON
+OFF: Final = ReplyMode.OFF
+SKIP: Final = ReplyMode.SKIP
 
 MODES: dict[ReplyMode, dict[ModeEvent, ReplyMode]] = {
     # That a request begins is not told to a client which is answered: it would change nothing.
