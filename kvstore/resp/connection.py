@@ -1,4 +1,4 @@
-"""One client's connection: its requests in, its replies out in the same order, and what it has set for itself."""
+"""One client's connection: its requests come in, and its replies go out in the same order."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from kvstore.store import Reply
 
 MAX_BACKLOG = 256
 LOW_BACKLOG = 64
-"""A client with this many requests that are not answered is not read from until few are left."""
+"""A client with ``MAX_BACKLOG`` unanswered requests is not read from until ``LOW_BACKLOG`` are left."""
 MAX_UNSENT = 8 * 1_048_576
 """About how many bytes the replies to the requests under way may have, and as many those that wait to be sent, so that
 a slow reader of large values cannot fill the memory. A reply's length is not known before it is there; until then it is
@@ -55,7 +55,7 @@ _HTTP = (b"post", b"host:")
 node that only its reader can reach."""
 
 
-class ClientReply(PendingReply[bytes]):
+class PipelinedReply(PendingReply[bytes]):
     """The reply to one request of a connection. ``silent``: the client does not want to hear it."""
 
     __slots__ = ("connection", "silent")
@@ -89,12 +89,12 @@ class ClientReply(PendingReply[bytes]):
             self.reply(refusal(outcome))
 
     def reply(self, reply: RespValue) -> None:
-        """The reply, once."""
+        """Any reply. To be called once."""
         self.connection.answered(self, b"" if self.silent else encode(reply, self.connection.client.version))
 
 
 class Connection:
-    """What one client says and hears.
+    """One client's side of the Redis protocol: its requests from bytes, its replies to bytes.
 
     ``write`` takes bytes; ``close`` ends the connection once they are sent; ``pause`` stops and resumes reading from
     the client. ``peer`` and ``local`` are the two ends' addresses. Its states are in :mod:`kvstore.resp.states`.
@@ -123,7 +123,7 @@ class Connection:
         self._mode = ON
         self._transaction = Transaction()
         self._requests = Requests(service, hub)
-        self._performing: ClientReply | None = None
+        self._performing: PipelinedReply | None = None
         self._is_plain = self._finds_plain()
         self._out: list[bytes] = []
         self._unsent = 0
@@ -131,7 +131,7 @@ class Connection:
         self._asked_for_flush = False
 
     def _move(self, event: ConnectionEvent) -> None:
-        """Follow the table of states, and stop reading from the client where that is due."""
+        """Follow the table of states; stop reading from the client when the state is no longer READING."""
         was, self._state = self._state, after(self._state, event)
         if was is READING and self._state in OPEN:
             self._pause(True)
@@ -139,7 +139,7 @@ class Connection:
     # -- the host's side ----------------------------------------------------------------------------------------------
 
     def received(self, data: bytes) -> None:
-        """Bytes from the client: starts the requests in them."""
+        """Take bytes from the client, and start the requests in them."""
         if self._state not in OPEN:
             return
         self.client.heard_at = time.monotonic()
@@ -163,7 +163,10 @@ class Connection:
             self._close()
 
     def writable(self, wanted: bool) -> None:
-        """Whether the client takes its replies quickly enough; if not, no further request is started."""
+        """Told by the transport: whether the client takes its replies quickly enough.
+
+        While it does not, no further request is started.
+        """
         if not wanted:
             self._move(STOPPED_TAKING)
             return
@@ -188,7 +191,7 @@ class Connection:
             try:
                 request = self._parser.next()
             except ProtocolError as error:
-                reply = ClientReply(self)
+                reply = PipelinedReply(self)
                 order.begin(reply, None)
                 reply.reply(Error(f"ERR Protocol error: {error}"))
                 self._move(LEAVE)
@@ -202,20 +205,20 @@ class Connection:
                 self._move(MANY_PENDING)
 
     def _start_waiting(self, request: list[bytes]) -> bool:
-        """Start a request that waited; False when it has to wait on."""
+        """Start a request that waited; returns False when it has to wait longer."""
         if self._state is not READING and self._state is not FULL:
             return False
         return len(self._order.unsent) * self._expected <= MAX_UNSENT and self._start(request)
 
     def _start(self, request: list[bytes]) -> bool:
-        """Start a request; False when it has to wait for those before it."""
+        """Start a request; returns False when it has to wait for those before it."""
         name = request[0]
         if not self._is_plain:
             return self._start_any(request)
         if name == b"SET" and len(request) == 3:
             key, value = request[1], request[2]
             if 0 < len(key) <= MAX_KEY_BYTES and len(value) <= MAX_VALUE_BYTES:
-                reply = ClientReply(self)
+                reply = PipelinedReply(self)
                 if not self._order.begin(reply, False):
                     return False
                 try:
@@ -226,7 +229,7 @@ class Connection:
             return self._start_any(request)
         if name != b"GET" or len(request) != 2 or self.client.reads_locally or not 0 < len(request[1]) <= MAX_KEY_BYTES:
             return self._start_any(request)
-        reply = ClientReply(self)
+        reply = PipelinedReply(self)
         if not self._order.begin(reply, True):
             return False
         self.service.query(Get(request[1]), reply.found)
@@ -235,7 +238,7 @@ class Connection:
     def _start_any(self, request: list[bytes]) -> bool:
         spec = find(request[0])
         effect = NEITHER if spec is None else self._effect(spec, request)
-        reply = ClientReply(self)
+        reply = PipelinedReply(self)
         reads = None if effect is NEITHER else effect is READS
         if not self._order.begin(reply, reads, spec is not None and spec.is_slow):
             return False
@@ -256,7 +259,7 @@ class Connection:
         return True
 
     def _finds_plain(self) -> bool:
-        """Whether a request is simply executed and answered. Only what ``_start_any`` performs changes that."""
+        """Whether SET and GET may take their fast path. Only requests that ``_start_any`` performs change this."""
         return self.client.authenticated and self._mode is ON and not self._transaction.is_open
 
     def _effect(self, spec: Spec, request: list[bytes]) -> Effect:
@@ -265,7 +268,7 @@ class Connection:
             return self._transaction.effect
         return NEITHER if self._transaction.is_open else effect
 
-    def _perform(self, spec: Spec | None, request: list[bytes], reply: ClientReply) -> None:
+    def _perform(self, spec: Spec | None, request: list[bytes], reply: PipelinedReply) -> None:
         if spec is None:
             if request[0].lower() in _HTTP:
                 self.kill()
@@ -294,8 +297,8 @@ class Connection:
 
     # -- replies ------------------------------------------------------------------------------------------------------
 
-    def answered(self, reply: ClientReply, data: bytes) -> None:
-        """A reply has come: those at the head of the line can be sent, and perhaps more requests be started."""
+    def answered(self, reply: PipelinedReply, data: bytes) -> None:
+        """A reply is there: send those that are next in order, and perhaps start more requests."""
         order = self._order
         order.answer(reply, data)
         while (ready := order.next_answer()) is not None:
@@ -317,7 +320,7 @@ class Connection:
             self.hub.wants_flush(self)
 
     def _resume(self) -> None:
-        """Start what waited, and read on once little is left."""
+        """Start the requests that waited, and read on once few are left."""
         order = self._order
         if not order.advance():
             return
@@ -333,7 +336,7 @@ class Connection:
     # -- what commands about the connection do to it ------------------------------------------------------------------
 
     def set_reply_mode(self, mode: bytes) -> None:
-        """CLIENT REPLY: the command itself is answered when replies are turned on."""
+        """CLIENT REPLY. With ON the command itself is answered."""
         self._mode = mode_after(self._mode, ModeEvent(mode))
         if self._performing is not None:
             self._performing.silent = mode != b"ON"

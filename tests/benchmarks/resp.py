@@ -1,4 +1,4 @@
-"""What the Redis face costs: requests from bytes, replies to bytes, and a connection with nothing behind it."""
+"""The cost of the Redis face: parsing requests, encoding replies, and a connection without a store behind it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kvstore.resp.parser import Parser
 from kvstore.store import LogRow, Reply, SlotReply
 from tests.benchmarks.registry import VALUE_BYTES, Body, benchmark
 
-if TYPE_CHECKING:  # which older versions to compare with may not have
+if TYPE_CHECKING:  # older versions that are compared with may lack these
     from kvstore.errors import KvstoreError
     from kvstore.state.sql import Table
 
@@ -58,7 +58,7 @@ def replies(units: int, directory: Path) -> Iterator[Body]:
 
 
 class Service:
-    """Answers everything at the end of the turn, with what costs least."""
+    """Answers every request at the end of the turn, with the cheapest result."""
 
     def __init__(self) -> None:
         self.waiting: list[tuple[Callable[[Reply | Refusal], None], Reply]] = []
@@ -143,5 +143,5 @@ def get_100(units: int, directory: Path) -> Iterator[Body]:
 
 @benchmark("resp/connection, 100 incrs a turn", unit="request", units=20_000)
 def incr_100(units: int, directory: Path) -> Iterator[Body]:
-    """Not one of the two requests that have a short way of their own."""
+    """A request other than the two, SET and GET, that have a fast path."""
     yield _connection(units, _request(b"INCR", b"counter:1") * PIPELINED, PIPELINED)
