@@ -21,7 +21,7 @@ from kvstore.limits import check
 from kvstore.maelstrom import wire
 from kvstore.maelstrom.pipes import Pipes, report
 from kvstore.maelstrom.wire import NoMessageError, RequestError
-from kvstore.node.client_order import Lane
+from kvstore.node.client_order import ClientOrder, PendingReply
 from kvstore.node.node import Node
 from kvstore.node.peer_messages import PeerMessage
 from kvstore.state.machine import StateMachine
@@ -66,7 +66,7 @@ class Host:
         self._data_dir: DataDir | None = None
         self._node: Node | None = None
         self._init: wire.Init | None = None
-        self._lanes: dict[str, Lane[tuple[wire.Message, Answer]]] = {}
+        self._orders: dict[str, ClientOrder[wire.Message, tuple[wire.Message, Answer]]] = {}
         self._sent = 0
         self._disk: ThreadPoolExecutor | None = None
         self._writing = False
@@ -168,17 +168,25 @@ class Host:
         # A node alone answers everybody in one order, so that what it prints depends on what it read only.
         alone = self._node is None or self._node.is_alone
         name = "" if alone else message.src
-        lane = self._lanes.setdefault(name, Lane(self._send))
-        looks = message.kind in ("read", "multi_paxos_log", "init")
+        if name not in self._orders:
+            self._orders[name] = self._new_order(name)
+        self._orders[name].add(message)
 
-        def start(take: Callable[[tuple[wire.Message, Answer]], None]) -> None:
+    def _new_order(self, name: str) -> ClientOrder[wire.Message, tuple[wire.Message, Answer]]:
+        def start(message: wire.Message) -> bool:
+            reply = PendingReply[tuple[wire.Message, Answer]]()
+            if not order.begin(reply, message.kind in ("read", "multi_paxos_log", "init")):
+                return False
             self._moved = True
 
             def answered(answer: Answer) -> None:
                 self._moved = True
-                take((message, answer))
-                if lane.is_idle:  # any number of clients may come and go
-                    self._lanes.pop(name, None)
+                order.answer(reply, (message, answer))
+                while (ready := order.next_answer()) is not None:
+                    self._send(ready)
+                order.advance()
+                if order.is_idle:  # any number of clients may come and go
+                    self._orders.pop(name, None)
 
             try:
                 self._serve_request(message, answered)
@@ -188,8 +196,10 @@ class Host:
                 answered(_error(wire.UNAVAILABLE, str(error)))
             except CommandError as error:
                 answered(_error(wire.MALFORMED, str(error)))
+            return True
 
-        lane.add(looks, start)
+        order: ClientOrder[wire.Message, tuple[wire.Message, Answer]] = ClientOrder(start)
+        return order
 
     def _send(self, reply: tuple[wire.Message, Answer]) -> None:
         message, (kind, fields) = reply

@@ -1,4 +1,9 @@
-"""Lanes: the requests of one client, started when they may be and answered in their order."""
+"""The order of one client's requests: which of them run together, and when each reply goes out.
+
+Writes are started together, pipelined. A request that reads is started when all writes before it are answered, and
+writes behind it wait for it: so a client that sends without waiting sees what it wrote. Replies go out in the order of
+the requests, whichever comes first.
+"""
 
 from __future__ import annotations
 
@@ -6,52 +11,90 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-Reply = TypeVar("Reply")
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 
-class Lane(Generic[Reply]):
-    """One client's requests.
+class PendingReply(Generic[A]):
+    """The reply to a request that was started; ``value`` is None until the reply is there."""
 
-    Writes are started together, pipelined. A request that looks at the store is started when all writes before it are
-    answered, and writes behind it wait for it: so a client that sends without waiting sees what it wrote.
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: A | None = None
+
+
+class ClientOrder(Generic[Q, A]):
+    """One client's requests (Q), those that wait and those under way, and its replies (A) that are still to go out.
+
+    ``start`` takes a request and either begins it (see :meth:`begin`) and returns True, or returns False because it has
+    to wait.
     """
 
-    def __init__(self, send: Callable[[Reply], None]) -> None:
-        self._send = send
-        self._waiting: deque[tuple[bool, Callable[[Callable[[Reply], None]], None], list[Reply]]] = deque()
-        self._unanswered: deque[list[Reply]] = deque()
+    def __init__(self, start: Callable[[Q], bool]) -> None:
+        self.waiting: deque[Q] = deque()
+        self.unsent: deque[PendingReply[A]] = deque()
+        """Of the requests that were started, oldest first."""
+        self._start = start
         self._running = 0
-        self._looking = False
+        self._reads = False  # what those that run do; they all do the same
         self._advancing = False
 
-    def add(self, looks: bool, start: Callable[[Callable[[Reply], None]], None]) -> None:
-        """Queue a request; ``start`` is called with what takes its reply, once."""
-        place: list[Reply] = []
-        self._waiting.append((looks, start, place))
-        self._unanswered.append(place)
-        self._advance()
+    def add(self, request: Q) -> None:
+        """Start a request, or let it wait behind those before it."""
+        if self.waiting or not self._start(request):
+            self.waiting.append(request)
+
+    def begin(self, reply: PendingReply[A], reads: bool | None, alone: bool = False) -> bool:
+        """Let a request run and put its reply in line, or return False if it has to wait for those that run.
+
+        ``reads``: whether it reads or writes; None for a request that does neither and runs beside both. ``alone``: it
+        waits for reads too.
+        """
+        if self._running and (alone or (reads is not None and reads is not self._reads)):
+            return False
+        if reads is not None:
+            self._reads = reads
+        self._running += 1
+        self.unsent.append(reply)
+        return True
+
+    def answer(self, reply: PendingReply[A], value: A) -> None:
+        """Note the reply to a request that ran. What can go out now is to be taken, and ``advance`` to be called."""
+        reply.value = value
+        self._running -= 1
+
+    def next_answer(self) -> A | None:
+        """Take the reply that goes out next; None when it is not there yet."""
+        if self.unsent:
+            value = self.unsent[0].value
+            if value is not None:
+                self.unsent.popleft()
+                return value
+        return None
+
+    def advance(self) -> bool:
+        """Start as many of the waiting requests as may be. Returns False from within a call of itself.
+
+        A request that is answered at once must not start the next one on top of its own stack.
+        """
+        if self._advancing:
+            return False
+        self._advancing = True
+        while self.waiting:
+            request = self.waiting.popleft()
+            if not self._start(request):
+                self.waiting.appendleft(request)
+                break
+        self._advancing = False
+        return True
 
     @property
     def is_idle(self) -> bool:
         """Whether every request was answered."""
-        return not self._unanswered
+        return not (self.unsent or self.waiting)
 
-    def _advance(self) -> None:
-        if self._advancing:  # a request answered at once must not start the next one on top of its own stack
-            return
-        self._advancing = True
-        while self._waiting and (not self._running or self._waiting[0][0] == self._looking):
-            self._looking, start, place = self._waiting.popleft()
-            self._running += 1
-            start(self._taker(place))
-        self._advancing = False
-
-    def _taker(self, place: list[Reply]) -> Callable[[Reply], None]:
-        def take(reply: Reply) -> None:
-            place.append(reply)
-            self._running -= 1
-            while self._unanswered and self._unanswered[0]:
-                self._send(self._unanswered.popleft()[0])
-            self._advance()
-
-        return take
+    def forget(self) -> None:
+        """Drop what waits, and the replies to what is under way."""
+        self.waiting.clear()
+        self.unsent.clear()

@@ -1,40 +1,40 @@
-"""COMMAND: what commands there are, and where their keys stand."""
+"""COMMAND: which commands exist, and which of their arguments are keys."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from kvstore.glob import matcher
-from kvstore.resp.encoding import Error, Reply, Unordered
-from kvstore.resp.spec import SYNTAX, RequestError, Spec, usage
+from kvstore.resp.encoding import Error, RespValue, Unordered
+from kvstore.resp.errors import SYNTAX, RequestError
+from kvstore.resp.hub import Client
+from kvstore.resp.spec import NEITHER, OnClient, Spec, usage
 
-if TYPE_CHECKING:
-    from kvstore.resp.connection import Connection
-
-COMMAND = Spec(
-    "command",
-    -1,
-    (),
-    (0, 0, 0),
-    "server",
-    "About commands.",
-    subcommands={
-        "COUNT": (2, "-- how many there are"),
-        "DOCS": (-2, "[<name> ...] -- what they do"),
-        "GETKEYS": (-4, "<command> <argument> [...] -- which of the arguments are keys"),
-        "HELP": (2, "-- this text"),
-        "INFO": (-2, "[<name> ...] -- their arguments and kinds"),
-        "LIST": (-2, "[FILTERBY ACLCAT <category> | PATTERN <glob> | MODULE <name>] -- their names"),
-    },
-)
+_SUBCOMMANDS = {
+    "COUNT": (2, "-- the number of commands"),
+    "DOCS": (-2, "[<name> ...] -- what they do"),
+    "GETKEYS": (-4, "<command> <argument> [...] -- which of the arguments are keys"),
+    "HELP": (2, "-- this text"),
+    "INFO": (-2, "[<name> ...] -- their arities, flags and keys"),
+    "LIST": (-2, "[FILTERBY ACLCAT <category> | PATTERN <glob> | MODULE <name>] -- their names"),
+}
 _CATEGORIES = {"generic": "keyspace", "transactions": "transaction"}
 
 
-def command(connection: Connection, arguments: list[bytes]) -> Reply:
-    """Answer COMMAND."""
-    from kvstore.resp.table import TABLE, find
+def command(table: Mapping[bytes, Spec]) -> Spec:
+    """COMMAND's row, for a table of all commands by name in small letters."""
 
-    specs = {spec.name: spec for spec in TABLE.values()}
+    def run(client: Client, arguments: list[bytes]) -> RespValue:
+        return _run(table, arguments)
+
+    return Spec("command", -1, NEITHER, (), "server", "Facts about commands.", OnClient(run), subcommands=_SUBCOMMANDS)
+
+
+def _run(table: Mapping[bytes, Spec], arguments: list[bytes]) -> RespValue:
+    def find(name: bytes) -> Spec | None:
+        return table.get(name.lower())
+
+    specs = {spec.name: spec for spec in table.values()}
     match arguments[1].upper() if len(arguments) > 1 else b"":
         case b"COUNT":
             return len(specs)
@@ -46,7 +46,7 @@ def command(connection: Connection, arguments: list[bytes]) -> Reply:
         case b"GETKEYS":
             return _keys(find(arguments[2]), arguments[2:])
         case b"HELP":
-            return usage(COMMAND)
+            return usage("command", _SUBCOMMANDS)
         case _:
             asked = list(map(find, arguments[2:])) or list(specs.values())
             return [None if found is None else _info(found) for found in asked]
@@ -68,17 +68,17 @@ def _passes(spec: Spec, filters: list[bytes]) -> bool:
             raise RequestError(SYNTAX)
 
 
-def _keys(spec: Spec | None, request: list[bytes]) -> Reply:
+def _keys(spec: Spec | None, request: list[bytes]) -> RespValue:
     if spec is None:
         raise RequestError("ERR Invalid command specified")
     if not spec.keys[0]:
         return Error("ERR The command has no key arguments")
     if not spec.takes(len(request)):
         raise RequestError("ERR Invalid number of arguments specified for command")
-    return list[Reply](spec.keys_of(request))
+    return list[RespValue](spec.keys_of(request))
 
 
-def _info(spec: Spec) -> Reply:
+def _info(spec: Spec) -> RespValue:
     first, last, step = spec.keys
     flags, categories = Unordered(list(spec.flags)), Unordered(_categories(spec))
     return [spec.name, spec.arity, flags, first, last, step, categories, Unordered([]), Unordered([]), []]
@@ -91,5 +91,5 @@ def _categories(spec: Spec) -> list[str]:
     return [*kinds, f"@{_CATEGORIES.get(spec.group, spec.group)}", "@fast" if "fast" in spec.flags else "@slow"]
 
 
-def _docs(spec: Spec) -> dict[str, Reply]:
+def _docs(spec: Spec) -> dict[str, RespValue]:
     return {"summary": spec.summary, "since": "1.0.0", "group": spec.group, "complexity": "O(1) a key"}

@@ -1,90 +1,103 @@
-"""One client's connection: its requests in, its replies out in the same order, and what it has set for itself."""
+"""One client's connection: its requests come in, and its replies go out in the same order."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 
 from kvstore.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES, Done, Found, Get, Missing, Set, Value
 from kvstore.errors import KvstoreError, Refusal
+from kvstore.node.client_order import ClientOrder, PendingReply
 from kvstore.node.service import Service
-from kvstore.resp.connection_commands import CLIENTS
-from kvstore.resp.encoding import NULL, OK, OK_BYTES, Error, Reply, encode
-from kvstore.resp.errors import refusal
-from kvstore.resp.hub import Hub
-from kvstore.resp.kv_commands import OWN, perform
+from kvstore.resp.encoding import NULL, OK_BYTES, Error, RespValue, encode
+from kvstore.resp.errors import RequestError, refusal
+from kvstore.resp.hub import Client, Hub
+from kvstore.resp.kv_commands import perform
 from kvstore.resp.parser import Parser, ProtocolError
-from kvstore.resp.requests import Data
-from kvstore.resp.spec import RequestError, Spec
+from kvstore.resp.requests import Requests
+from kvstore.resp.spec import NEITHER, READS, Effect, InMulti, OnClient, OnData, OnNode, OnServer, OnWalk, Spec
+from kvstore.resp.states import (
+    ALL_SENT,
+    ENDED,
+    FEW_PENDING,
+    FULL,
+    KILL,
+    KILLED,
+    LEAVE,
+    LEAVING,
+    LOST,
+    MANY_PENDING,
+    OFF,
+    ON,
+    OPEN,
+    READING,
+    STOPPED_TAKING,
+    TAKES_AGAIN,
+    ConnectionEvent,
+    ModeEvent,
+    after,
+    mode_after,
+)
 from kvstore.resp.table import find
 from kvstore.resp.transaction import Transaction
-from kvstore.store import Reply as StoreReply
+from kvstore.store import Reply
 
 MAX_BACKLOG = 256
 LOW_BACKLOG = 64
-"""A client that sends so many requests without taking their answers is not read from until few are left."""
+"""A client with ``MAX_BACKLOG`` unanswered requests is not read from until ``LOW_BACKLOG`` are left."""
 MAX_UNSENT = 8 * 1_048_576
-"""About how many bytes the replies to the requests under way may have, and as many those that wait to be sent: a slow
-reader of large values cannot fill the memory. How long a reply is shows when it is there: the largest of late is what
-the next ones are taken for."""
-_WRITES = ("kv.execute", "kv.propose")
-_LONG = ("keys", "lcs", "randomkey", "scan")
-"""They may take long. Reads that were started together are executed in one turn of the event loop, so of these a
-connection has one at a time: others get their turn in between, and a leader that of sending heartbeats."""
+"""About how many bytes the replies to the requests under way may have, and as many those that wait to be sent, so that
+a slow reader of large values cannot fill the memory. A reply's length is not known before it is there; until then it is
+taken to be as long as the longest of late."""
+_ON_STORE = (OnData, OnWalk)
 _HTTP = (b"post", b"host:")
 """What a browser sends before anything that a page can choose. In the body of a request a page could give commands to a
 node that only its reader can reach."""
 
 
-class Place:
-    """Where a request's reply goes: in the line of its connection, whenever it comes."""
+class PipelinedReply(PendingReply[bytes]):
+    """The reply to one request of a connection. ``silent``: the client does not want to hear it."""
 
-    __slots__ = ("connection", "data", "silent")
+    __slots__ = ("connection", "silent")
 
     def __init__(self, connection: Connection) -> None:
+        self.value = None
         self.connection = connection
-        self.data: bytes | None = None
         self.silent = False
 
-    def stored(self, outcome: StoreReply | Refusal) -> None:
+    def stored(self, outcome: Reply | Refusal) -> None:
         """The outcome of a plain SET."""
-        if type(outcome) is StoreReply and type(outcome.result) is Done:
-            self.data = OK_BYTES
-            self.connection.answered()
+        if type(outcome) is Reply and type(outcome.result) is Done:
+            self.connection.answered(self, OK_BYTES)
         else:
             self._failed(outcome)
 
-    def found(self, outcome: StoreReply | Refusal) -> None:
+    def found(self, outcome: Reply | Refusal) -> None:
         """The outcome of a plain GET."""
-        if type(outcome) is StoreReply and type(outcome.result) is Found:
+        if type(outcome) is Reply and type(outcome.result) is Found:
             data = outcome.result.value.data
-            self.data = b"$%d\r\n%b\r\n" % (len(data), data)
-            self.connection.answered()
-        elif type(outcome) is StoreReply and type(outcome.result) is Missing:
-            self.data = NULL[self.connection.version]
-            self.connection.answered()
+            self.connection.answered(self, b"$%d\r\n%b\r\n" % (len(data), data))
+        elif type(outcome) is Reply and type(outcome.result) is Missing:
+            self.connection.answered(self, NULL[self.connection.client.version])
         else:
             self._failed(outcome)
 
-    def _failed(self, outcome: StoreReply | Refusal) -> None:
-        if isinstance(outcome, StoreReply):
+    def _failed(self, outcome: Reply | Refusal) -> None:
+        if isinstance(outcome, Reply):
             self.reply(Error(f"ERR the command gave {type(outcome.result).__name__}"))
         else:
             self.reply(refusal(outcome))
 
-    def reply(self, reply: Reply) -> None:
-        """The reply, once."""
-        self.data = encode(reply, self.connection.version)
-        self.connection.answered()
+    def reply(self, reply: RespValue) -> None:
+        """Any reply. To be called once."""
+        self.connection.answered(self, b"" if self.silent else encode(reply, self.connection.client.version))
 
 
 class Connection:
-    """What one client says and hears. ``write`` takes bytes; ``close`` ends the connection once they are sent;
-    ``pause`` stops and resumes reading from the client. ``peer`` and ``own`` are the two ends' addresses.
+    """One client's side of the Redis protocol: its requests from bytes, its replies to bytes.
 
-    Writes are started together, pipelined. A request that reads is started when all writes before it are answered, and
-    writes behind it wait for it, so that a client which sends without waiting sees what it wrote.
+    ``write`` takes bytes; ``close`` ends the connection once they are sent; ``pause`` stops and resumes reading from
+    the client. ``peer`` and ``local`` are the two ends' addresses. Its states are in :mod:`kvstore.resp.states`.
     """
 
     def __init__(
@@ -96,276 +109,258 @@ class Connection:
         close: Callable[[], None],
         pause: Callable[[bool], None],
         peer: str = "",
-        own: str = "",
+        local: str = "",
     ) -> None:
         self.service = service
         self.hub = hub
-        self.peer = peer
-        self.own = own
-        self.number = hub.join(self)
-        self.authenticated = hub.password is None
-        self.version = 2
-        self.name = b""
-        self.library: dict[str, bytes] = {}
-        self.reads_locally = False
-        self._born = time.monotonic()
-        self._heard_at = self._born
-        self._last = ""
+        self.client = Client(hub, self, peer, local)
         self._write = write
         self._close = close
         self._pause = pause
         self._parser = Parser()
-        self._places: deque[Place] = deque()
-        self._unstarted: deque[list[bytes]] = deque()
-        self._running = 0
-        self._looking = False
-        self._starting = False
+        self._order: ClientOrder[list[bytes], bytes] = ClientOrder(self._start_waiting)
+        self._state = READING
+        self._mode = ON
+        self._transaction = Transaction()
+        self._requests = Requests(service, hub)
+        self._performing: PipelinedReply | None = None
+        self._is_plain = self._finds_plain()
         self._out: list[bytes] = []
         self._unsent = 0
         self._expected = MAX_VALUE_BYTES
-        self._marked = False
-        self._paused = False
-        self._blocked = False
-        self._leaving = False
-        self._ended = False
-        self._mute = False
-        self._skip = 0
-        self._transaction = Transaction()
-        self._data = Data(service, hub)
+        self._asked_for_flush = False
+
+    def _move(self, event: ConnectionEvent) -> None:
+        """Follow the table of states; stop reading from the client when the state is no longer READING."""
+        was, self._state = self._state, after(self._state, event)
+        if was is READING and self._state in OPEN:
+            self._pause(True)
 
     # -- the host's side ----------------------------------------------------------------------------------------------
 
     def received(self, data: bytes) -> None:
-        """Bytes from the client: starts the requests in them."""
-        if self._ended or self._leaving:
+        """Take bytes from the client, and start the requests in them."""
+        if self._state not in OPEN:
             return
-        self._heard_at = time.monotonic()
+        self.client.heard_at = time.monotonic()
         self._parser.feed(data)
-        self._take()
+        self._read_requests()
         if self._out:
             self.flush()
 
     def flush(self) -> None:
         """Send the replies that are ready."""
-        self._marked = False
-        if self._ended:
+        self._asked_for_flush = False
+        if self._state is ENDED:
             return
         if self._out:
             data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
             self._out = []
             self._unsent = 0
             self._write(data)
-        if self._leaving and not self._places:
-            self._ended = True
+        if self._state is KILLED or (self._state is LEAVING and not self._order.unsent):
+            self._move(ALL_SENT)
             self._close()
 
     def writable(self, wanted: bool) -> None:
-        """Whether the client takes its replies quickly enough; if not, no further request is started."""
-        self._blocked = not wanted
-        if wanted:
-            self._go_on()
-            if self._out:
-                self.flush()
-        else:
-            self._stop_reading()
+        """Told by the transport: whether the client takes its replies quickly enough.
+
+        While it does not, no further request is started.
+        """
+        if not wanted:
+            self._move(STOPPED_TAKING)
+            return
+        self._move(TAKES_AGAIN)
+        self._resume()
+        if self._out:
+            self.flush()
 
     def lost(self) -> None:
-        """The client went away; what it asked for goes on, but nobody hears of it."""
-        self._ended = True
-        self.hub.leave(self.number)
-        self._unstarted.clear()
-        self._places.clear()
+        """The client went away. Its requests are finished all the same, but nobody hears of it."""
+        self._move(LOST)
+        self.hub.leave(self.client.number)
+        self._order.forget()
         self._out = []
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
-    def _take(self) -> None:
-        while not (self._paused or self._leaving):
+    def _read_requests(self) -> None:
+        order = self._order
+        reading = READING
+        while self._state is reading:
             try:
                 request = self._parser.next()
             except ProtocolError as error:
-                self._place().reply(Error(f"ERR Protocol error: {error}"))
-                self._leaving = True
+                reply = PipelinedReply(self)
+                order.begin(reply, None)
+                reply.reply(Error(f"ERR Protocol error: {error}"))
+                self._move(LEAVE)
                 return
             if request is None:
                 return
             self.hub.commands += 1
-            if self._unstarted or self._is_full or not self._start(request):
-                self._unstarted.append(request)
-            if len(self._places) + len(self._unstarted) >= MAX_BACKLOG:
-                self._stop_reading()
+            if order.waiting or len(order.unsent) * self._expected > MAX_UNSENT or not self._start(request):
+                order.waiting.append(request)
+            if len(order.unsent) + len(order.waiting) >= MAX_BACKLOG and self._state is reading:
+                self._move(MANY_PENDING)
+
+    def _start_waiting(self, request: list[bytes]) -> bool:
+        """Start a request that waited; returns False when it has to wait longer."""
+        if self._state is not READING and self._state is not FULL:
+            return False
+        return len(self._order.unsent) * self._expected <= MAX_UNSENT and self._start(request)
 
     def _start(self, request: list[bytes]) -> bool:
-        """Start a request; False when it has to wait for those before it."""
+        """Start a request; returns False when it has to wait for those before it."""
         name = request[0]
-        if self._transaction.is_open or not self.authenticated or self._mute or self._skip:
+        if not self._is_plain:
             return self._start_any(request)
         if name == b"SET" and len(request) == 3:
             key, value = request[1], request[2]
             if 0 < len(key) <= MAX_KEY_BYTES and len(value) <= MAX_VALUE_BYTES:
-                if self._running and self._looking:
+                reply = PipelinedReply(self)
+                if not self._order.begin(reply, False):
                     return False
-                place = self._place(looks=False)
                 try:
-                    self.service.execute(Set(key, Value(value)), place.stored, size=len(key) + len(value))
+                    self.service.execute(Set(key, Value(value)), reply.stored, size=len(key) + len(value))
                 except KvstoreError as error:
-                    place.reply(refusal(error))
+                    reply.reply(refusal(error))
                 return True
-        elif name == b"GET" and len(request) == 2 and not self.reads_locally and 0 < len(request[1]) <= MAX_KEY_BYTES:
-            if self._running and not self._looking:
-                return False
-            place = self._place(looks=True)
-            self.service.query(Get(request[1]), place.found)
-            return True
-        return self._start_any(request)
+            return self._start_any(request)
+        if name != b"GET" or len(request) != 2 or self.client.reads_locally or not 0 < len(request[1]) <= MAX_KEY_BYTES:
+            return self._start_any(request)
+        reply = PipelinedReply(self)
+        if not self._order.begin(reply, True):
+            return False
+        self.service.query(Get(request[1]), reply.found)
+        return True
 
     def _start_any(self, request: list[bytes]) -> bool:
         spec = find(request[0])
-        looks = spec is not None and self._looks(spec, request)
-        if self._running and (looks not in (None, self._looking) or (spec is not None and spec.name in _LONG)):
+        effect = NEITHER if spec is None else self._effect(spec, request)
+        reply = PipelinedReply(self)
+        reads = None if effect is NEITHER else effect is READS
+        if not self._order.begin(reply, reads, spec is not None and spec.is_slow):
             return False
-        place = self._place(looks=self._looking if looks is None else looks)
-        place.silent = self._mute or self._skip == 1
-        self._skip = max(self._skip - 1, 0)
+        if self._mode is not ON:
+            reply.silent = True
+            self._mode = mode_after(self._mode, ModeEvent.REQUEST_BEGINS)
+        self._performing = reply
         try:
-            self._perform(spec, request, place)
+            self._perform(spec, request, reply)
         except RequestError as wrong:
             self._transaction.break_off()
-            place.reply(Error(str(wrong)))
+            reply.reply(Error(str(wrong)))
         except KvstoreError as error:
             self._transaction.break_off()
-            place.reply(refusal(error))
+            reply.reply(refusal(error))
+        self._performing = None
+        self._is_plain = self._finds_plain()
         return True
 
-    def _looks(self, spec: Spec, request: list[bytes]) -> bool | None:
-        """Whether a request reads what earlier ones may write; None if it does neither."""
-        if spec.name == "exec":
-            return self._transaction.is_read_only
-        if self._transaction.is_open or spec.name in ("multi", "discard", "unwatch"):
-            return None
-        if spec.name in CLIENTS:
-            return True if spec.name in ("wait", "info", "role") else None
-        if spec.name in OWN:
-            return not (spec.name in _WRITES and (len(request) < 2 or request[1] != b""))
-        return "write" not in spec.flags or (spec.name == "getex" and len(request) == 2)
+    def _finds_plain(self) -> bool:
+        """Whether SET and GET may take their fast path. Only requests that ``_start_any`` performs change this."""
+        return self.client.authenticated and self._mode is ON and not self._transaction.is_open
 
-    def _perform(self, spec: Spec | None, request: list[bytes], place: Place) -> None:
+    def _effect(self, spec: Spec, request: list[bytes]) -> Effect:
+        effect = spec.effect_of(request)
+        if effect is Effect.AS_QUEUED:
+            return self._transaction.effect
+        return NEITHER if self._transaction.is_open else effect
+
+    def _perform(self, spec: Spec | None, request: list[bytes], reply: PipelinedReply) -> None:
         if spec is None:
             if request[0].lower() in _HTTP:
-                self.end()
+                self.kill()
                 return
             raise RequestError(_unknown(request))
-        self._last = spec.name
+        client = self.client
+        client.last_command = spec.name
         if wrong := spec.complaint(request):
-            raise RequestError(self._transaction.refuse(wrong) if spec.name == "exec" else f"ERR {wrong}")
-        if not self.authenticated and "noauth" not in spec.flags:
+            raise RequestError(self._transaction.refuse(wrong) if spec.effect is Effect.AS_QUEUED else f"ERR {wrong}")
+        if not client.authenticated and not spec.needs_no_password:
             raise RequestError("NOAUTH Authentication required.")
-        if spec.group == "transactions" or self._transaction.takes(spec):
-            self._transaction.perform(spec, request, self, self._data, place.reply)
-        elif spec.name in CLIENTS:
-            place.reply(CLIENTS[spec.name][1](self, request))
-        elif spec.name in OWN:
-            perform(spec, self.service, request, place.reply, locally=self.reads_locally)
+        if self._transaction.is_open and spec.in_multi is not InMulti.AT_ONCE:
+            reply.reply(self._transaction.queue(spec, request, self._requests))
+            return
+        performer = spec.performer
+        if isinstance(performer, _ON_STORE):
+            self._requests.perform(performer, request, reply.reply, locally=client.reads_locally)
+        elif isinstance(performer, OnClient):
+            reply.reply(performer.run(client, request))
+        elif isinstance(performer, OnServer):
+            reply.reply(performer.run(client, self.service, request))
+        elif isinstance(performer, OnNode):
+            perform(performer, self.service, request, reply.reply, locally=client.reads_locally)
         else:
-            self._data.perform(spec, request, place.reply, locally=self.reads_locally)
-
-    def _place(self, *, looks: bool = True) -> Place:
-        place = Place(self)
-        self._places.append(place)
-        self._running += 1
-        self._looking = looks
-        return place
+            self._transaction.perform(performer, request, client, self.service, self._requests, reply.reply)
 
     # -- replies ------------------------------------------------------------------------------------------------------
 
-    def answered(self) -> None:
-        """A reply has come: those at the head of the line can be sent, and perhaps more requests be started."""
-        self._running -= 1
-        places = self._places
-        while places and (data := places[0].data) is not None:
-            size = len(data)
+    def answered(self, reply: PipelinedReply, data: bytes) -> None:
+        """A reply is there: send those that are next in order, and perhaps start more requests."""
+        order = self._order
+        order.answer(reply, data)
+        while (ready := order.next_answer()) is not None:
+            size = len(ready)
             self._expected = size if size > self._expected else self._expected - (self._expected >> 4)
-            if not places.popleft().silent:
-                self._out.append(data)
+            if size:
+                self._out.append(ready)
                 self._unsent += size
         if self._unsent > MAX_UNSENT:
             self.flush()
-        elif not self._marked and not self._ended:
-            self._marked = True
+        elif not self._asked_for_flush:
+            self._ask_for_flush()
+        if order.waiting or self._state is FULL:
+            self._resume()
+
+    def _ask_for_flush(self) -> None:
+        if not self._asked_for_flush and self._state is not ENDED:
+            self._asked_for_flush = True
             self.hub.wants_flush(self)
-        if self._unstarted or self._paused:
-            self._go_on()
 
-    @property
-    def _is_full(self) -> bool:
-        return len(self._places) * self._expected > MAX_UNSENT
-
-    def _go_on(self) -> None:
-        """Start what waited, and read on once little is left."""
-        if self._starting or self._ended or self._blocked:
+    def _resume(self) -> None:
+        """Start the requests that waited, and read on once few are left."""
+        order = self._order
+        if not order.advance():
             return
-        self._starting = True  # a request that is answered at once must not start the next on top of its own stack
-        while self._unstarted and not (self._leaving or self._blocked or self._is_full):
-            request = self._unstarted.popleft()
-            if not self._start(request):
-                self._unstarted.appendleft(request)
-                break
-        if self._paused and not self._unstarted and len(self._places) <= LOW_BACKLOG:
-            self._paused = False
-            self._take()
-            if not self._paused:
-                self._pause(False)
-        self._starting = False
+        if self._state is FULL and not order.waiting and len(order.unsent) <= LOW_BACKLOG:
+            self._move(FEW_PENDING)
+            self._read_requests()  # those that have arrived already, which may be too many again
+            self._read_on()
 
-    def _stop_reading(self) -> None:
-        if not self._paused:
-            self._paused = True
-            self._pause(True)
+    def _read_on(self) -> None:
+        if self._state is READING:
+            self._pause(False)
 
     # -- what commands about the connection do to it ------------------------------------------------------------------
 
-    def set_reply_mode(self, mode: bytes) -> Reply:
-        """CLIENT REPLY: the command itself is answered when replies are turned on."""
-        if mode == b"SKIP":
-            self._skip = 1
-        else:
-            self._mute = mode == b"OFF"
-        self._places[-1].silent = mode != b"ON"
-        return OK
+    def set_reply_mode(self, mode: bytes) -> None:
+        """CLIENT REPLY. With ON the command itself is answered."""
+        self._mode = mode_after(self._mode, ModeEvent(mode))
+        if self._performing is not None:
+            self._performing.silent = mode != b"ON"
 
-    def quit(self) -> None:
-        """End once everything is answered."""
-        self._leaving = True
+    def leave(self) -> None:
+        """Start no further request; end once those under way are answered."""
+        self._move(LEAVE)
 
-    def end(self) -> None:
-        """End now: somebody has this client killed."""
-        self._leaving = True
-        self._unstarted.clear()
-        self._places.clear()
-        if not self._marked:
-            self._marked = True
-            self.hub.wants_flush(self)
+    def kill(self) -> None:
+        """End without answering what is under way."""
+        self._move(KILL)
+        self._order.forget()
+        self._ask_for_flush()
 
     def reset(self) -> None:
-        """As if the client had just come."""
+        """Forget the transaction and answer requests again."""
         self._transaction = Transaction()
-        self.version, self.name, self.reads_locally = 2, b"", False
-        if self._mute:
-            self._places[-1].silent = False
-        self._mute, self._skip = False, 0
-        self.authenticated = self.hub.password is None
+        if self._mode is OFF and self._performing is not None:
+            self._performing.silent = False
+        self._mode = mode_after(self._mode, ModeEvent.RESETS)
 
-    def describe(self) -> str:
-        """A line about this client, as CLIENT LIST has it."""
-        now = time.monotonic()
-        library = {name: value.decode() for name, value in self.library.items()}
-        return (
-            f"id={self.number} addr={self.peer} laddr={self.own} fd=0 name={self.name.decode()}"
-            f" age={int(now - self._born)} idle={int(now - self._heard_at)} flags={self._transaction.flag}"
-            f" db=0 sub=0 psub=0 multi={self._transaction.length} watch={self._transaction.watching} cmd={self._last}"
-            f" user=default resp={self.version} lib-name={library.get('lib-name', '')}"
-            f" lib-ver={library.get('lib-ver', '')}"
-        )
+    def transaction_counts(self) -> tuple[int, int]:
+        """How many requests MULTI has queued (-1 outside a transaction), and how many keys are watched."""
+        return self._transaction.length, self._transaction.watching
 
 
 def _unknown(request: list[bytes]) -> str:

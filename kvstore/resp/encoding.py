@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 import msgspec
 
 
-class Status(msgspec.Struct, frozen=True):
+class SimpleString(msgspec.Struct, frozen=True):
     """A short text such as ``OK``, sent as a simple string."""
 
     text: str
@@ -20,7 +21,7 @@ class Error(msgspec.Struct, frozen=True):
 
 
 class NullArray(msgspec.Struct, frozen=True):
-    """No array: what EXEC answers when a watched key has changed."""
+    """A null array: the reply to EXEC when a watched key has changed."""
 
 
 class Verbatim(msgspec.Struct, frozen=True):
@@ -35,20 +36,23 @@ class Unordered(msgspec.Struct, frozen=True):
     items: list[str]
 
 
-Reply: TypeAlias = (
-    "Status | Error | NullArray | Verbatim | Unordered | bytes | str | int | float"
-    " | list[Reply] | dict[str, Reply] | None"
+RespValue: TypeAlias = (
+    "SimpleString | Error | NullArray | Verbatim | Unordered | bytes | str | int | float"
+    " | list[RespValue] | dict[str, RespValue] | None"
 )
 """``bytes`` and ``str`` are bulk strings, a ``dict`` is a map (a flat array in version 2)."""
 
-OK = Status("OK")
+OnAnswer: TypeAlias = Callable[[RespValue], None]
+"""Called once with the reply to a request, at once or later."""
+
+OK = SimpleString("OK")
 OK_BYTES = b"+OK\r\n"
 NULL = {2: b"$-1\r\n", 3: b"_\r\n"}
 _NULL_ARRAY = {2: b"*-1\r\n", 3: b"_\r\n"}
 
 
-def encode(reply: Reply, version: int) -> bytes:
-    """A reply for a client that speaks this version, 2 or 3."""
+def encode(reply: RespValue, version: int) -> bytes:
+    """A reply as bytes, for a client that speaks this version of the protocol, 2 or 3."""
     if isinstance(reply, bytes):
         return b"$%d\r\n%b\r\n" % (len(reply), reply)
     parts: list[bytes] = []
@@ -56,9 +60,9 @@ def encode(reply: Reply, version: int) -> bytes:
     return b"".join(parts)
 
 
-def _encode(reply: Reply, version: int, parts: list[bytes]) -> None:
+def _encode(reply: RespValue, version: int, parts: list[bytes]) -> None:
     match reply:
-        case Status(text):
+        case SimpleString(text):
             parts.append(b"+%b\r\n" % _line(text))
         case Error(text):
             parts.append(b"-%b\r\n" % _line(text))
@@ -99,5 +103,5 @@ def _encode(reply: Reply, version: int, parts: list[bytes]) -> None:
 
 
 def _line(text: str) -> bytes:
-    """One line: nothing in it may look like the end of the reply."""
+    """The text as one line: a line break within it would end the reply."""
     return text.replace("\r", " ").replace("\n", " ").encode("utf-8", "backslashreplace")

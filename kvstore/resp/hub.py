@@ -1,77 +1,118 @@
-"""What the connections of one server share: who is there, the password, and where scans stopped."""
+"""What the connections of one server share: its clients, the password, and where scans stopped."""
 
 from __future__ import annotations
 
 import hmac
-import random
-from collections import OrderedDict
+import time
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from kvstore.resp.spec import RequestError
-
-if TYPE_CHECKING:
-    from kvstore.resp.connection import Connection
-
-MAX_CURSORS = 100_000
+from kvstore.resp.cursors import Cursors
 
 
-class Cursors:
-    """Where scans stopped: cursors are numbers for clients, and stand for keys."""
+class ClientConnection(Protocol):
+    """What a client's connection does when a command asks for it."""
 
-    def __init__(self) -> None:
-        self._keys: OrderedDict[int, bytes] = OrderedDict()
+    def flush(self) -> None:
+        """Send the replies that are ready."""
+        ...
 
-    def add(self, key: bytes) -> int:
-        """A cursor for going on after this key; the oldest ones are forgotten."""
-        cursor = random.getrandbits(63) | 1  # another node must not take it for one of its own
-        self._keys[cursor] = key
-        if len(self._keys) > MAX_CURSORS:
-            self._keys.popitem(last=False)
-        return cursor
+    def leave(self) -> None:
+        """Start no further request; end once those under way are answered."""
+        ...
 
-    def key(self, cursor: int) -> bytes:
-        """The key to go on after, b"" for cursor 0. Raises RequestError for one that is not known."""
-        if cursor == 0:
-            return b""
-        if cursor not in self._keys:
-            raise RequestError("ERR invalid cursor: another node gave it, or long ago; start again at 0")
-        return self._keys[cursor]
+    def kill(self) -> None:
+        """End without answering what is under way."""
+        ...
+
+    def reset(self) -> None:
+        """Forget the transaction and answer requests again."""
+        ...
+
+    def set_reply_mode(self, mode: bytes) -> None:
+        """CLIENT REPLY ON, OFF or SKIP."""
+        ...
+
+    def transaction_counts(self) -> tuple[int, int]:
+        """How many requests MULTI has queued (-1 outside a transaction), and how many keys are watched."""
+        ...
+
+
+class Client:
+    """One client: who it is, what it has chosen, and the connection through which it leaves.
+
+    ``peer`` and ``local`` are the addresses of the connection's two ends. ``reads_locally``: reads see what this node
+    has applied, however old; otherwise they are linearizable. ``version`` is that of the Redis protocol, 2 or 3.
+    """
+
+    def __init__(self, hub: Hub, connection: ClientConnection, peer: str, local: str) -> None:
+        self.hub = hub
+        self.connection = connection
+        self.peer = peer
+        self.local = local
+        self.number = hub.join(self)
+        self.authenticated = hub.password is None
+        self.version = 2
+        self.name = b""
+        self.library: dict[str, bytes] = {}
+        self.reads_locally = False
+        self.last_command = ""
+        self._connected_at = time.monotonic()
+        self.heard_at = self._connected_at
+
+    def reset(self) -> None:
+        """Return to the state of a client that has just connected."""
+        self.version, self.name, self.reads_locally = 2, b"", False
+        self.authenticated = self.hub.password is None
+        self.connection.reset()
+
+    def describe(self) -> str:
+        """A line about this client, as CLIENT LIST shows it."""
+        now = time.monotonic()
+        library = {name: value.decode() for name, value in self.library.items()}
+        queued, watched = self.connection.transaction_counts()
+        return (
+            f"id={self.number} addr={self.peer} laddr={self.local} fd=0 name={self.name.decode()}"
+            f" age={int(now - self._connected_at)} idle={int(now - self.heard_at)} flags={'N' if queued < 0 else 'x'}"
+            f" db=0 sub=0 psub=0 multi={queued} watch={watched} cmd={self.last_command}"
+            f" user=default resp={self.version} lib-name={library.get('lib-name', '')}"
+            f" lib-ver={library.get('lib-ver', '')}"
+        )
 
 
 class Hub:
-    """All connections by id, and those that have something to send at the end of the turn."""
+    """All clients by number, and those that have something to send at the end of the turn."""
 
     def __init__(self, password: str | None = None) -> None:
         self.password = password
-        self.clients: dict[int, Connection] = {}
+        self.clients: dict[int, Client] = {}
         self.cursors = Cursors()
         self.accepted = 0
         self.commands = 0
-        self._ids = count(1)
-        self._to_flush: list[Connection] = []
+        self._numbers = count(1)
+        self._to_flush: list[ClientConnection] = []
 
-    def join(self, connection: Connection) -> int:
-        """A client came; returns its id."""
+    def join(self, client: Client) -> int:
+        """Add a client and return its number."""
         self.accepted += 1
-        number = next(self._ids)
-        self.clients[number] = connection
+        number = next(self._numbers)
+        self.clients[number] = client
         return number
 
     def leave(self, number: int) -> None:
-        """A client went."""
+        """Remove a client."""
         self.clients.pop(number, None)
 
-    def wants_flush(self, connection: Connection) -> None:
-        """Called once until its next ``flush``."""
+    def wants_flush(self, connection: ClientConnection) -> None:
+        """Note that a connection has something to send. Each asks once until its next ``flush``."""
         self._to_flush.append(connection)
 
     def flush(self) -> None:
-        """Send what the turn brought, one write for each connection."""
+        """Send what the turn brought, in one write for each connection."""
         connections, self._to_flush = self._to_flush, []
         for connection in connections:
             connection.flush()
 
     def is_password(self, given: bytes) -> bool:
-        """Whether it is the password; takes as long whatever is wrong with it."""
+        """Whether it is the password; compared in constant time."""
         return self.password is not None and hmac.compare_digest(self.password.encode(), given)

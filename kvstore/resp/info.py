@@ -1,22 +1,19 @@
-"""What a node tells about itself in Redis' own forms: INFO, ROLE, CONFIG GET."""
+"""What INFO, ROLE and CONFIG GET say about a node."""
 
 from __future__ import annotations
 
 import os
 import platform
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from kvstore.glob import matcher
 from kvstore.node.service import ServerStatus
-from kvstore.resp.encoding import Reply, Verbatim
+from kvstore.resp.encoding import RespValue, Verbatim
+from kvstore.resp.hub import Hub
 from kvstore.version import is_compiled, own_version
 
-if TYPE_CHECKING:
-    from kvstore.resp.hub import Hub
-
 REDIS_VERSION = "7.2.0"
-"""The version whose commands and errors clients can expect."""
+"""The version of Redis whose commands and errors clients can expect."""
 
 CONFIG = {
     "appendfsync": "always",
@@ -32,17 +29,17 @@ CONFIG = {
 }
 
 
-def config(patterns: Iterable[bytes]) -> dict[str, Reply]:
-    """The settings that clients ask for, by glob patterns."""
+def config(patterns: Iterable[bytes]) -> dict[str, RespValue]:
+    """The settings whose names match one of the glob patterns."""
     wanted = [matcher(pattern.lower()) for pattern in patterns]
     return {name: value for name, value in CONFIG.items() if any(matches(name.encode()) for matches in wanted)}
 
 
-def role(status: ServerStatus) -> Reply:
-    """A leader is a master with the other nodes as its slaves; others are slaves."""
+def role(status: ServerStatus) -> RespValue:
+    """The reply to ROLE: a leader is a master whose slaves are the connected nodes; any other node is a slave."""
     node = status.status
     if node.role == "leader":
-        slaves: list[Reply] = []
+        slaves: list[RespValue] = []
         for peer in status.peers:
             if peer.connected:
                 host, _, port = peer.address.rpartition(":")
@@ -54,7 +51,7 @@ def role(status: ServerStatus) -> Reply:
 
 
 def info(status: ServerStatus, hub: Hub, wanted: Iterable[bytes]) -> Verbatim:
-    """INFO's sections, all of them or those that are wanted."""
+    """The reply to INFO: all sections, or those that are wanted."""
     names = {name.decode(errors="replace").lower() for name in wanted}
     is_all = not names or bool(names & {"all", "default", "everything"})
     lines: list[str] = []

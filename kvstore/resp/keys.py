@@ -26,27 +26,33 @@ from kvstore.commands import (
     Walk,
 )
 from kvstore.limits import MAX_TIME, MAX_TTL
-from kvstore.resp.encoding import OK, Error, Reply, Status
-from kvstore.resp.hub import Cursors
-from kvstore.resp.spec import SYNTAX, Compiled, RequestError, Spec, integer
+from kvstore.node.service import Service
+from kvstore.resp.cursors import Cursors
+from kvstore.resp.encoding import OK, Error, RespValue, SimpleString
+from kvstore.resp.errors import SYNTAX, RequestError
+from kvstore.resp.spec import READS, WRITES, Compiled, Effect, OnData, OnWalk, Spec, integer
 
 _SCAN_COUNT = 10
 
 
-def _number(results: Sequence[SimpleResult]) -> Reply:
+def _number(results: Sequence[SimpleResult]) -> RespValue:
     return results[0].number if isinstance(results[0], Integer) else None
 
 
-def _one_if_done(results: Sequence[SimpleResult]) -> Reply:
+def _one_if_done(results: Sequence[SimpleResult]) -> RespValue:
     return int(isinstance(results[0], Done))
 
 
-def _type(results: Sequence[SimpleResult]) -> Reply:
-    return Status("none" if isinstance(results[0], Missing) else "string")
+def _type(results: Sequence[SimpleResult]) -> RespValue:
+    return SimpleString("none" if isinstance(results[0], Missing) else "string")
+
+
+def _exists(arguments: list[bytes]) -> Compiled:
+    return Compiled([Exists(arguments[1:])], _number)
 
 
 def _time_left(scale: int, absolute: bool) -> Callable[[list[bytes]], Compiled]:
-    def render(results: Sequence[SimpleResult]) -> Reply:
+    def render(results: Sequence[SimpleResult]) -> RespValue:
         if isinstance(results[0], Missing):
             return -2
         assert isinstance(results[0], Integer)
@@ -67,13 +73,13 @@ def _expire(scale: int, absolute: bool) -> Callable[[list[bytes]], Compiled]:
             raise RequestError("ERR NX and XX, GT or LT options at the same time are not compatible")
         if {b"GT", b"LT"} <= wanted:
             raise RequestError("ERR GT and LT options at the same time are not compatible")
-        # XX adds nothing to GT, which no key without an expiry passes; but LT does let such a key pass.
+        # XX adds nothing to GT, which never holds for a key without an expiry; LT does hold for such a key.
         wanted -= {b"XX"} if b"GT" in wanted else set()
         when = cast(ExpireWhen, b" ".join(sorted(wanted, reverse=True)).decode().lower())
         number = integer(text) * scale
         if number < -(2**63) or number > (MAX_TIME if absolute else MAX_TTL):
             raise RequestError(f"ERR invalid expire time in '{name.decode().lower()}' command")
-        # However long ago, the key goes now.
+        # A time in the past, however long ago, deletes the key now.
         command = Expire(key, 0, max(number, 1), when) if absolute else Expire(key, max(number, 0), 0, when)
         return Compiled([command], _one_if_done)
 
@@ -81,7 +87,7 @@ def _expire(scale: int, absolute: bool) -> Callable[[list[bytes]], Compiled]:
 
 
 def _rename(nx: bool) -> Callable[[list[bytes]], Compiled]:
-    def render(results: Sequence[SimpleResult]) -> Reply:
+    def render(results: Sequence[SimpleResult]) -> RespValue:
         if isinstance(results[0], Missing):
             return Error("ERR no such key")
         return int(isinstance(results[0], Done)) if nx else OK
@@ -113,16 +119,15 @@ def _flush(arguments: list[bytes]) -> Compiled:
 
 
 def _keys(arguments: list[bytes]) -> Compiled:
-    # No key is empty, so an empty pattern matches none, and one for a single byte of no kind stands in for it.
+    # No key is empty, so an empty pattern matches none; neither does this one, which the store takes.
     return Compiled([Walk(pattern=arguments[1] or b"[]")], _all_keys)
 
 
-def _all_keys(results: Sequence[SimpleResult]) -> Reply:
+def _all_keys(results: Sequence[SimpleResult]) -> RespValue:
     return list(results[0].keys) if isinstance(results[0], Keys) else []
 
 
-def scan(arguments: list[bytes], cursors: Cursors) -> Compiled:
-    """SCAN: its cursors stand for the key where the last call stopped."""
+def _scan(arguments: list[bytes], cursors: Cursors, service: Service) -> Compiled:
     after = cursors.key(integer(arguments[1], 0, 2**64 - 1, "ERR invalid cursor"))
     options = arguments[2:]
     pattern, count, nothing = b"*", _SCAN_COUNT, False
@@ -139,7 +144,7 @@ def scan(arguments: list[bytes], cursors: Cursors) -> Compiled:
             case _:
                 raise RequestError(SYNTAX)
 
-    def render(results: Sequence[SimpleResult]) -> Reply:
+    def render(results: Sequence[SimpleResult]) -> RespValue:
         assert isinstance(results[0], Keys)
         cursor = cursors.add(results[0].after) if results[0].after else 0
         return [str(cursor), [] if nothing or not pattern else list(results[0].keys)]
@@ -147,48 +152,67 @@ def scan(arguments: list[bytes], cursors: Cursors) -> Compiled:
     return Compiled([Walk(after, count, pattern)], render)
 
 
-def random_key(size: int) -> Compiled:
-    """RANDOMKEY, among so many keys."""
-    skip = random.randrange(size) if size else 0
-    return Compiled([Walk(count=1, skip=skip)], lambda results: next(iter(cast(list[bytes], _all_keys(results))), None))
+def _random_key(arguments: list[bytes], cursors: Cursors, service: Service) -> Compiled:
+    size = service.look(Count())
+    skip = random.randrange(size.number) if isinstance(size, Integer) and size.number else 0
+    return Compiled([Walk(count=1, skip=skip)], _first_key)
+
+
+def _first_key(results: Sequence[SimpleResult]) -> RespValue:
+    return results[0].keys[0] if isinstance(results[0], Keys) and results[0].keys else None
 
 
 def _spec(
     name: str,
     arity: int,
-    flags: str,
+    effect: Effect,
+    traits: str,
     summary: str,
     compile: Callable[[list[bytes]], Compiled],
     keys: tuple[int, int, int] = (1, 1, 1),
     group: str = "generic",
 ) -> Spec:
-    return Spec(name, arity, tuple(flags.split()), keys, group, summary, compile)
+    return Spec(name, arity, effect, tuple(traits.split()), group, summary, OnData(compile), keys)
 
 
 KEYS: list[Spec] = [
-    _spec("del", -2, "write", "Delete keys.", lambda a: Compiled([Delete(a[1:])], _number), (1, -1, 1)),
-    _spec("unlink", -2, "write fast", "Delete keys.", lambda a: Compiled([Delete(a[1:])], _number), (1, -1, 1)),
+    _spec("del", -2, WRITES, "", "Delete keys.", lambda a: Compiled([Delete(a[1:])], _number), (1, -1, 1)),
+    _spec("unlink", -2, WRITES, "fast", "Delete keys.", lambda a: Compiled([Delete(a[1:])], _number), (1, -1, 1)),
     _spec(
-        "exists", -2, "readonly fast", "How many keys exist.", lambda a: Compiled([Exists(a[1:])], _number), (1, -1, 1)
+        "exists",
+        -2,
+        READS,
+        "fast",
+        "How many of the keys exist.",
+        _exists,
+        (1, -1, 1),
     ),
     _spec(
-        "touch", -2, "readonly fast", "How many keys exist.", lambda a: Compiled([Exists(a[1:])], _number), (1, -1, 1)
+        "touch",
+        -2,
+        READS,
+        "fast",
+        "How many of the keys exist.",
+        _exists,
+        (1, -1, 1),
     ),
-    _spec("type", 2, "readonly fast", "What a key holds.", lambda a: Compiled([Get(a[1])], _type)),
-    _spec("ttl", 2, "readonly fast", "Seconds until a key expires.", _time_left(1_000, False)),
-    _spec("pttl", 2, "readonly fast", "Milliseconds until a key expires.", _time_left(1, False)),
-    _spec("expiretime", 2, "readonly fast", "When a key expires, in s since 1970.", _time_left(1_000, True)),
-    _spec("pexpiretime", 2, "readonly fast", "When a key expires, in ms since 1970.", _time_left(1, True)),
-    _spec("expire", -3, "write fast", "Let a key expire in seconds.", _expire(1_000, False)),
-    _spec("pexpire", -3, "write fast", "Let a key expire in ms.", _expire(1, False)),
-    _spec("expireat", -3, "write fast", "Let a key expire at a time in s since 1970.", _expire(1_000, True)),
-    _spec("pexpireat", -3, "write fast", "Let a key expire at a time in ms since 1970.", _expire(1, True)),
-    _spec("persist", 2, "write fast", "Drop a key's expiry.", lambda a: Compiled([Persist(a[1])], _one_if_done)),
-    _spec("rename", 3, "write", "Give a key another name.", _rename(False), (1, 2, 1)),
-    _spec("renamenx", 3, "write fast", "Give a key another name that is free.", _rename(True), (1, 2, 1)),
-    _spec("copy", -3, "write denyoom", "Copy a key.", _copy, (1, 2, 1)),
-    _spec("keys", 2, "readonly", "All keys that match.", _keys, (0, 0, 0)),
-    _spec("dbsize", 1, "readonly fast", "How many keys there are.", lambda a: Compiled([Count()], _number), (0, 0, 0)),
-    _spec("flushdb", -1, "write", "Delete every key.", _flush, (0, 0, 0), "server"),
-    _spec("flushall", -1, "write", "Delete every key.", _flush, (0, 0, 0), "server"),
+    _spec("type", 2, READS, "fast", "What a key holds.", lambda a: Compiled([Get(a[1])], _type)),
+    _spec("ttl", 2, READS, "fast", "Seconds until a key expires.", _time_left(1_000, False)),
+    _spec("pttl", 2, READS, "fast", "Milliseconds until a key expires.", _time_left(1, False)),
+    _spec("expiretime", 2, READS, "fast", "When a key expires, in s since 1970.", _time_left(1_000, True)),
+    _spec("pexpiretime", 2, READS, "fast", "When a key expires, in ms since 1970.", _time_left(1, True)),
+    _spec("expire", -3, WRITES, "fast", "Let a key expire in seconds.", _expire(1_000, False)),
+    _spec("pexpire", -3, WRITES, "fast", "Let a key expire in ms.", _expire(1, False)),
+    _spec("expireat", -3, WRITES, "fast", "Let a key expire at a time in s since 1970.", _expire(1_000, True)),
+    _spec("pexpireat", -3, WRITES, "fast", "Let a key expire at a time in ms since 1970.", _expire(1, True)),
+    _spec("persist", 2, WRITES, "fast", "Drop a key's expiry.", lambda a: Compiled([Persist(a[1])], _one_if_done)),
+    _spec("rename", 3, WRITES, "", "Give a key another name.", _rename(False), (1, 2, 1)),
+    _spec("renamenx", 3, WRITES, "fast", "Give a key another name, unless that exists.", _rename(True), (1, 2, 1)),
+    _spec("copy", -3, WRITES, "denyoom", "Copy a key.", _copy, (1, 2, 1)),
+    _spec("dbsize", 1, READS, "fast", "The number of keys.", lambda a: Compiled([Count()], _number), (0, 0, 0)),
+    _spec("flushdb", -1, WRITES, "", "Delete every key.", _flush, (0, 0, 0), "server"),
+    _spec("flushall", -1, WRITES, "", "Delete every key.", _flush, (0, 0, 0), "server"),
+    Spec("keys", 2, READS, (), "generic", "All keys that match a pattern.", OnData(_keys), is_slow=True),
+    Spec("scan", -2, READS, (), "generic", "Walk through the keys.", OnWalk(_scan), is_slow=True),
+    Spec("randomkey", 1, READS, (), "generic", "A random key.", OnWalk(_random_key), is_slow=True),
 ]

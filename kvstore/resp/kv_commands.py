@@ -1,4 +1,4 @@
-"""The commands that Redis has no word for: the log, slots by name, SQL, and any command of the store."""
+"""The commands that Redis does not have: the log, slots by name, SQL, and any command of the store."""
 
 from __future__ import annotations
 
@@ -11,29 +11,26 @@ from kvstore.commands import MAX_VALUE_BYTES, Command, Exists, is_read_only
 from kvstore.errors import KvstoreError, Refusal
 from kvstore.limits import check
 from kvstore.node.service import ServerStatus, Service
-from kvstore.resp.encoding import OK, Reply
-from kvstore.resp.errors import refusal
-from kvstore.resp.spec import RequestError, Spec, integer
+from kvstore.resp.encoding import OK, OnAnswer, RespValue
+from kvstore.resp.errors import RequestError, refusal
+from kvstore.resp.spec import READS, WRITES, Effect, InMulti, OnNode, Spec, integer
 from kvstore.state.entries import UNREADABLE
 from kvstore.state.sql import MAX_BYTES, MAX_ROWS, Table
-from kvstore.store import Reply as StoreReply
-from kvstore.store import SlotReply
+from kvstore.store import Reply, SlotReply
 
 MAX_SESSION_BYTES = 200
 
 _decode = msgspec.msgpack.Decoder(Command).decode
 _encode = msgspec.msgpack.Encoder().encode
 
-Answer = Callable[[Reply], None]
 
-
-def _log(service: Service, arguments: list[bytes], answer: Answer) -> None:
+def _log(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
     first = integer(arguments[1], 1)
     last = integer(arguments[2], 1) if len(arguments) > 2 else None
-    rows: list[Reply] = []
+    rows: list[RespValue] = []
     size = 0
     for row in islice(service.log(first, last), MAX_ROWS):
-        where: list[Reply] = [row.slot, str(row.ballot), row.status]
+        where: list[RespValue] = [row.slot, str(row.ballot), row.status]
         rows.append([*where, row.value, row.session, row.sequence, row.stamp, row.result])
         size += len(row.value)
         if size > MAX_BYTES:
@@ -41,7 +38,7 @@ def _log(service: Service, arguments: list[bytes], answer: Answer) -> None:
     answer(rows)
 
 
-def _propose(service: Service, arguments: list[bytes], answer: Answer) -> None:
+def _propose(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
     slot, value = integer(arguments[1]), arguments[2]
     if len(value) > MAX_VALUE_BYTES:
         raise RequestError(f"ERR the value has {len(value):,} bytes, at most {MAX_VALUE_BYTES:,} are allowed")
@@ -56,22 +53,22 @@ def _propose(service: Service, arguments: list[bytes], answer: Answer) -> None:
 
 
 def _as_json(value: bytes) -> bytes:
-    """JSON as it is, anything else as a JSON string."""
+    """JSON stays as it is; any other text becomes a JSON string."""
     try:
-        value.decode()  # text inside of strings is not looked at by the next line
+        value.decode()  # the next line does not check the text inside strings
         msgspec.json.decode(value, type=msgspec.Raw)
     except UNREADABLE:
         return msgspec.json.encode(value.decode(errors="backslashreplace"))
     return value
 
 
-def _status(service: Service, arguments: list[bytes], answer: Answer) -> None:
+def _status(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
     answer(status_map(service.status()))
 
 
-def status_map(status: ServerStatus) -> dict[str, Reply]:
-    """All fields side by side; those that are no number or text as JSON."""
-    fields: dict[str, Reply] = {}
+def status_map(status: ServerStatus) -> dict[str, RespValue]:
+    """The fields of both structs in one map. Fields that are neither numbers nor text are JSON."""
+    fields: dict[str, RespValue] = {}
     for part in (status.status, status):
         for name in part.__struct_fields__:
             value = getattr(part, name)
@@ -84,33 +81,33 @@ def status_map(status: ServerStatus) -> dict[str, Reply]:
     return fields
 
 
-def _sql(service: Service, arguments: list[bytes], answer: Answer) -> None:
+def _sql(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
     def done(outcome: Table | KvstoreError) -> None:
         if isinstance(outcome, KvstoreError):
             answer(refusal(outcome))
             return
         columns, rows = outcome
-        answer([list[Reply](columns), *([_cell(value) for value in row] for row in rows)])
+        answer([list[RespValue](columns), *([_cell(value) for value in row] for row in rows)])
 
     service.sql(arguments[1].decode(errors="replace"), done)
 
 
-def _cell(value: object) -> Reply:
+def _cell(value: object) -> RespValue:
     return value if isinstance(value, bytes | str | int | float | None) else str(value)
 
 
-def _execute(service: Service, arguments: list[bytes], answer: Answer) -> None:
+def _execute(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
     _, session, sequence, acknowledged, packed = arguments
     if len(session) > MAX_SESSION_BYTES:
         raise RequestError(f"ERR the session's name has {len(session)} bytes, at most {MAX_SESSION_BYTES} are allowed")
     try:
         command = _decode(packed)
     except UNREADABLE as error:
-        raise RequestError(f"ERR the command is none that this node knows: {error}") from error
+        raise RequestError(f"ERR this node does not know the command: {error}") from error
     check(command)
 
-    def done(outcome: StoreReply | Refusal) -> None:
-        answer(_encode(outcome) if isinstance(outcome, StoreReply) else refusal(outcome))
+    def done(outcome: Reply | Refusal) -> None:
+        answer(_encode(outcome) if isinstance(outcome, Reply) else refusal(outcome))
 
     if is_read_only(command):
         service.query(command, done)
@@ -125,54 +122,72 @@ def _execute(service: Service, arguments: list[bytes], answer: Answer) -> None:
     )
 
 
-def _after_reading(service: Service, answer: Answer, go_on: Callable[[], None]) -> None:
-    """Go on once a quorum has confirmed that all acknowledged before is applied here."""
+def _after_reading(service: Service, answer: OnAnswer, proceed: Callable[[], None]) -> None:
+    """Call ``proceed`` once a quorum has confirmed that every write acknowledged so far is applied here."""
 
-    def done(outcome: StoreReply | Refusal) -> None:
-        if isinstance(outcome, StoreReply):
-            go_on()
+    def done(outcome: Reply | Refusal) -> None:
+        if isinstance(outcome, Reply):
+            proceed()
         else:
             answer(refusal(outcome))
 
     service.query(Exists([b"x"]), done)
 
 
-def _session(service: Service, arguments: list[bytes], answer: Answer) -> None:
+def _session(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
     name = arguments[1].decode(errors="backslashreplace")
     _after_reading(service, answer, lambda: answer(service.last_sequence(name)))
 
 
-def _serving(service: Service, arguments: list[bytes], answer: Answer) -> None:
+def _serving(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
     _after_reading(service, answer, lambda: answer(OK))
 
 
-def _keys(service: Service, arguments: list[bytes], answer: Answer) -> None:
-    answer(list[Reply](service.keys(arguments[1], integer(arguments[2], 1, MAX_ROWS))))
+def _keys(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
+    answer(list[RespValue](service.keys(arguments[1], integer(arguments[2], 1, MAX_ROWS))))
 
 
-def _spec(name: str, arity: int, flags: str, summary: str) -> Spec:
-    return Spec(name, arity, tuple(flags.split()), (0, 0, 0), "kvstore", summary)
+def _spec(
+    name: str,
+    arity: int,
+    effect: Effect,
+    summary: str,
+    run: Callable[[Service, list[bytes], OnAnswer], None],
+    *,
+    reads_if: Callable[[list[bytes]], bool] | None = None,
+    confirms: bool = False,
+) -> Spec:
+    performer = OnNode(run, confirms)
+    return Spec(name, arity, effect, (), "kvstore", summary, performer, reads_if=reads_if, in_multi=InMulti.REFUSED)
 
 
-def perform(spec: Spec, service: Service, arguments: list[bytes], answer: Answer, *, locally: bool) -> None:
-    """Execute one request. ``locally``: SQL looks at what this node has applied, however old."""
-    run = OWN[spec.name][1]
-    if spec.name == "kv.sql" and not locally:
-        _after_reading(service, answer, lambda: run(service, arguments, answer))
+def _has_no_session(arguments: list[bytes]) -> bool:
+    """Clients name a session only for a command that changes something."""
+    return arguments[1:2] == [b""]
+
+
+def perform(performer: OnNode, service: Service, arguments: list[bytes], answer: OnAnswer, *, locally: bool) -> None:
+    """Execute one request. ``locally``: it sees what this node has applied, however old."""
+    if performer.confirms and not locally:
+        _after_reading(service, answer, lambda: performer.run(service, arguments, answer))
     else:
-        run(service, arguments, answer)
+        performer.run(service, arguments, answer)
 
 
-OWN: dict[str, tuple[Spec, Callable[[Service, list[bytes], Answer], None]]] = {
-    spec.name: (spec, run)
-    for spec, run in (
-        (_spec("kv.log", -2, "readonly", "KV.LOG from [to]: slots of this node's log."), _log),
-        (_spec("kv.propose", 3, "write", "KV.PROPOSE slot value: propose a value for a slot by name."), _propose),
-        (_spec("kv.status", 1, "readonly", "KV.STATUS: where this node stands."), _status),
-        (_spec("kv.sql", 2, "readonly", "KV.SQL query: a query that reads."), _sql),
-        (_spec("kv.execute", 5, "write", "KV.EXECUTE session sequence acknowledged command."), _execute),
-        (_spec("kv.session", 2, "readonly", "KV.SESSION name: the last sequence executed."), _session),
-        (_spec("kv.keys", 3, "readonly", "KV.KEYS prefix limit: keys as applied here."), _keys),
-        (_spec("kv.serving", 1, "readonly", "KV.SERVING: OK if this node can serve linearizable requests."), _serving),
-    )
-}
+KV_COMMANDS: list[Spec] = [
+    _spec("kv.log", -2, READS, "KV.LOG from [to]: slots of this node's log.", _log),
+    _spec("kv.propose", 3, WRITES, "KV.PROPOSE slot value: propose a value for a slot by name.", _propose),
+    _spec("kv.status", 1, READS, "KV.STATUS: the state of this node.", _status),
+    _spec("kv.sql", 2, READS, "KV.SQL query: a read-only query.", _sql, confirms=True),
+    _spec(
+        "kv.execute",
+        5,
+        WRITES,
+        "KV.EXECUTE session sequence acknowledged command.",
+        _execute,
+        reads_if=_has_no_session,
+    ),
+    _spec("kv.session", 2, READS, "KV.SESSION name: the last sequence executed in a session.", _session),
+    _spec("kv.keys", 3, READS, "KV.KEYS prefix limit: keys that this node has applied.", _keys),
+    _spec("kv.serving", 1, READS, "KV.SERVING: OK if this node can serve linearizable requests.", _serving),
+]

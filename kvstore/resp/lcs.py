@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from kvstore.resp.encoding import Error, Reply
+from kvstore.resp.encoding import Error, RespValue
 
 MAX_STEPS = 4_000_000
-"""The work grows with the product of the lengths; beyond this other clients would have to wait too long."""
+"""The work grows with the product of the lengths. With a larger product other clients would wait too long."""
 
 
-def lcs(one: bytes, other: bytes, length: bool, index: bool, *, with_length: bool, least: int) -> Reply:
-    """The subsequence, its length, or where its parts are; an Error for values that are too long."""
+def lcs(one: bytes, other: bytes, length: bool, index: bool, *, with_length: bool, least: int) -> RespValue:
+    """The subsequence, its length (``length``), or the positions of its parts (``index``).
+
+    ``least``: parts shorter than this are left out; ``with_length``: each part comes with its length. Returns an Error
+    for values that are too long.
+    """
     if len(one) * len(other) > MAX_STEPS:
         return Error(f"ERR the product of the lengths must be at most {MAX_STEPS:,}: compare shorter values")
     is_turned = len(one) > len(other)
@@ -19,41 +23,41 @@ def lcs(one: bytes, other: bytes, length: bool, index: bool, *, with_length: boo
     found, runs = _trace(one, other, rows, is_turned)
     if not index:
         return found
-    matches: list[Reply] = []
+    matches: list[RespValue] = []
     for first, second, size in runs:
         if size >= least:
-            where: list[Reply] = [[first, first + size - 1], [second, second + size - 1]]
+            where: list[RespValue] = [[first, first + size - 1], [second, second + size - 1]]
             matches.append([*where, size] if with_length else where)
     return {"matches": matches, "len": len(found)}
 
 
 def _rows(short: bytes, long: bytes) -> list[int]:
-    """Row i: the lengths for the first i bytes of ``short`` and each beginning of ``long``.
+    """Row i: the lengths for the first i bytes of ``short`` and every prefix of ``long``.
 
-    Bit j is 1 where the length grows with byte j, so that the length for the first j bytes is the number of ones below
-    it. A row is made of the one before by a few operations on long integers (Hyyrö, "Bit-parallel LCS-length
-    computation revisited"), some hundred times as fast as byte by byte.
+    Bit j is 1 where byte j makes the subsequence longer, so the length for the first j bytes is the number of ones
+    below bit j. Each row follows from the previous one by a few operations on long integers (Hyyrö, "Bit-parallel
+    LCS-length computation revisited"), which is about a hundred times as fast as going byte by byte.
     """
     everywhere = (1 << len(long)) - 1
-    places = {}
+    positions = {}
     for byte in set(short):
         ones = bytearray(b"0" * 256)
         ones[byte] = ord("1")
-        places[byte] = int(long.translate(ones)[::-1] or b"0", 2)
+        positions[byte] = int(long.translate(ones)[::-1] or b"0", 2)
     flat = everywhere
     rows = [0]
     for byte in short:
-        met = flat & places[byte]
+        met = flat & positions[byte]
         flat = ((flat + met) | (flat - met)) & everywhere
         rows.append(flat ^ everywhere)
     return rows
 
 
 def _trace(one: bytes, other: bytes, rows: list[int], is_turned: bool) -> tuple[bytes, list[tuple[int, int, int]]]:
-    """The subsequence, and its runs (place in one, place in the other, length) from the last to the first.
+    """The subsequence, and its runs (position in ``one``, position in ``other``, length), the last run first.
 
-    Of several subsequences the one that Redis finds: from the end, a byte of ``one`` is left out rather than one of
-    ``other`` only if that leaves the longer one.
+    Where several subsequences are longest, this is the one that Redis finds: going back from the end, it drops a byte
+    of ``one`` rather than of ``other`` only if a longer subsequence remains.
     """
     short, long = (other, one) if is_turned else (one, other)
     found = bytearray()
@@ -83,7 +87,7 @@ def _trace(one: bytes, other: bytes, rows: list[int], is_turned: bool) -> tuple[
 
 
 class _Row:
-    """A row while it is walked to the left; ``length`` is that for the bytes which are left."""
+    """A row that is walked from right to left; ``length`` is the one for the bytes that remain."""
 
     __slots__ = ("_bits", "length")
 
@@ -92,5 +96,5 @@ class _Row:
         self._bits = bits.to_bytes(width // 8 + 1, "little")
         self.length = bits.bit_count()
 
-    def grows_at(self, place: int) -> int:
-        return self._bits[place >> 3] >> (place & 7) & 1
+    def grows_at(self, position: int) -> int:
+        return self._bits[position >> 3] >> (position & 7) & 1

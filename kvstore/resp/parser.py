@@ -1,4 +1,4 @@
-"""Requests from bytes: arrays of bulk strings by hiredis, and commands typed on a line."""
+"""Requests from bytes: arrays of bulk strings, parsed by hiredis, and commands typed on a line."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import hiredis
 MAX_ELEMENTS = 1_048_576
 MAX_REQUEST_BYTES = 64 * 1_048_576
 MAX_LINE_BYTES = 65_536
-"""Bounds on one request. A client that exceeds one is told so and disconnected, as Redis does."""
+"""Bounds on one request. A client that exceeds one gets an error and is disconnected, as by Redis."""
 REBASE_BYTES = 1_048_576
+"""At most about this many bytes of requests that were parsed already are kept."""
 
-# hiredis makes room for as many elements as an array's header announces, and needs seconds to give it back.
-# Two patterns: each begins with a byte that is quickly found.
+# hiredis allocates as many elements as an array's header announces, and takes seconds to free a million of them.
+# These are two patterns because each begins with a byte of its own, which is quickly searched for.
 _MANY_ELEMENTS = re.compile(rb"\*\d{7}").search
 _LONG_ELEMENT = re.compile(rb"\$\d{8}").search
 _TAIL = 16
@@ -22,19 +23,19 @@ _ESCAPES = {ord("n"): b"\n", ord("r"): b"\r", ord("t"): b"\t", ord("b"): b"\b", 
 
 
 class ProtocolError(Exception):
-    """What arrived is no request; nothing after it can be understood."""
+    """What arrived is not a request, and nothing after it can be understood."""
 
 
 class Parser:
-    """Takes bytes as they come, and gives the requests in them: lists of arguments, never empty.
+    """Takes bytes as they arrive, and returns the requests in them: lists of arguments, never empty.
 
-    hiredis parses what looks like ordinary requests. What could harm it, and what is typed on a line, goes to
-    ``_Careful``; since hiredis does not tell how far it got, what it was given since the last end of a request is kept.
+    hiredis parses what looks like ordinary requests. Input that could harm it, and lines that somebody typed, go to
+    ``_CarefulParser``. hiredis does not tell how far it got, so the bytes since the last end of a request are kept.
     """
 
     def __init__(self) -> None:
         self._reader = hiredis.Reader()
-        self._careful: _Careful | None = None
+        self._careful: _CarefulParser | None = None
         self._given: list[bytes] = []
         self._given_bytes = 0
         self._rebase_at = REBASE_BYTES
@@ -57,7 +58,7 @@ class Parser:
         self._reader.feed(data)
 
     def next(self) -> list[bytes] | None:
-        """The next request, None when there is no whole one. Raises ProtocolError."""
+        """The next request, None while it is incomplete. Raises ProtocolError."""
         while self._careful is None:
             try:
                 request = self._reader.gets()
@@ -65,7 +66,7 @@ class Parser:
                 self._be_careful()
                 continue
             if request is False:
-                self._look_where()
+                self._forget_taken()
                 return None
             self._taken += 1
             if type(request) is not list:
@@ -74,7 +75,7 @@ class Parser:
             for argument in request:
                 if type(argument) is not bytes:
                     self._taken -= 1
-                    self._be_careful()  # which says what is wrong
+                    self._be_careful()  # the careful parser says what is wrong
                     break
                 length = len(argument)
                 size += length + (6 if length < 10 else 7 if length < 100 else 5 + len(str(length)))
@@ -84,7 +85,7 @@ class Parser:
                     return request
         return self._next_careful(self._careful)
 
-    def _next_careful(self, careful: _Careful) -> list[bytes] | None:
+    def _next_careful(self, careful: _CarefulParser) -> list[bytes] | None:
         while True:
             request = careful.next()
             if request is None and careful.is_empty:
@@ -92,11 +93,12 @@ class Parser:
             if request is None or request:
                 return request
 
-    def _look_where(self) -> None:
-        """Everything whole was taken: forget what it came from.
+    def _forget_taken(self) -> None:
+        """Every complete request was taken: forget the bytes that they came from.
 
-        Where nothing is left over is known from the size of what was taken. A client that writes its numbers in another
-        way than all others looks as if there were, and is caught up with now and then.
+        The size of the taken requests tells whether anything is left over. It is computed for numbers as every client
+        writes them; with a client that writes them differently something always seems left over, so once in a while the
+        rest is found by parsing again.
         """
         if self._taken_bytes == self._given_bytes:
             self._given, self._given_bytes, self._tail = [], 0, b""
@@ -104,7 +106,7 @@ class Parser:
         elif self._given_bytes > self._rebase_at:
             rest = self._rest()
             if len(rest) > MAX_REQUEST_BYTES:
-                raise ProtocolError(f"a request of more than {MAX_REQUEST_BYTES} bytes: split it")
+                raise ProtocolError(f"the request has more than {MAX_REQUEST_BYTES} bytes: split it")
             self._given, self._given_bytes = [rest] if rest else [], len(rest)
             self._rebase_at = 2 * len(rest) + REBASE_BYTES
         else:
@@ -112,15 +114,15 @@ class Parser:
         self._taken = self._taken_bytes = 0
 
     def _rest(self) -> bytes:
-        """What hiredis was given and has not made a request of."""
-        careful = _Careful()
+        """The bytes that hiredis has and that are not a complete request yet."""
+        careful = _CarefulParser()
         careful.feed(b"".join(self._given))
         for _ in range(self._taken):
             careful.next()
         return careful.rest()
 
     def _be_careful(self) -> None:
-        careful = _Careful()
+        careful = _CarefulParser()
         careful.feed(b"".join(self._given))
         for _ in range(self._taken):
             careful.next()
@@ -129,8 +131,8 @@ class Parser:
         self._given, self._given_bytes, self._taken, self._taken_bytes, self._tail = [], 0, 0, 0, b""
 
 
-class _Careful:
-    """The same by hand, step by step: nothing is made room for before it has arrived."""
+class _CarefulParser:
+    """Parses step by step, and allocates nothing before it has arrived."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -150,11 +152,11 @@ class _Careful:
         return self._at == len(self._buffer) and not self._missing
 
     def rest(self) -> bytes:
-        """What no whole request was made of yet."""
+        """The bytes that are not a complete request yet."""
         return bytes(self._buffer[self._begun_at :])
 
     def next(self) -> list[bytes] | None:
-        """The next request, perhaps empty; None when there is no whole one."""
+        """The next request, which may be empty; None while it is incomplete. Raises ProtocolError."""
         if not self._missing:
             if self._at == len(self._buffer):
                 return None
@@ -171,7 +173,7 @@ class _Careful:
             argument = self._bulk()
             if argument is None:
                 if len(self._buffer) - self._begun_at > MAX_REQUEST_BYTES:
-                    raise ProtocolError(f"a request of more than {MAX_REQUEST_BYTES} bytes: split it")
+                    raise ProtocolError(f"the request has more than {MAX_REQUEST_BYTES} bytes: split it")
                 return None
             self._arguments.append(argument)
             self._missing -= 1
@@ -179,7 +181,7 @@ class _Careful:
         return self._arguments
 
     def _number(self, what: str, most: int) -> int | None:
-        """The number on the line that begins here with ``*`` or ``$``."""
+        """The number on the line that begins here with ``*`` or ``$``; None while it is incomplete."""
         end = self._buffer.find(b"\r\n", self._at, self._at + 32)
         if end < 0:
             if len(self._buffer) - self._at >= 32:
@@ -208,7 +210,7 @@ class _Careful:
             return None
         data = bytes(self._buffer[self._at : end])
         if self._buffer[end : end + 2] != b"\r\n":
-            raise ProtocolError("a bulk string does not end where its length says")
+            raise ProtocolError("a bulk string is not as long as its header says")
         self._at = end + 2
         return data
 
@@ -224,29 +226,29 @@ class _Careful:
 
 
 def split_line(line: bytes) -> list[bytes]:
-    """The words of a typed line, with quotes as a Redis client's prompt has them. Raises ProtocolError."""
-    words: list[bytes] = []
+    """The arguments on a typed line, quoted as in redis-cli. Raises ProtocolError."""
+    arguments: list[bytes] = []
     at = 0
     while True:
         while at < len(line) and line[at] in _SPACE:
             at += 1
         if at == len(line):
-            return words
-        word = bytearray()
+            return arguments
+        argument = bytearray()
         while at < len(line) and line[at] not in _SPACE:
             if line[at] in b"\"'":
                 part, at = _quoted(line, at)
-                word += part
+                argument += part
                 if at < len(line) and line[at] not in _SPACE:
                     raise ProtocolError("unbalanced quotes in request")
             else:
-                word.append(line[at])
+                argument.append(line[at])
                 at += 1
-        words.append(bytes(word))
+        arguments.append(bytes(argument))
 
 
 def _quoted(line: bytes, at: int) -> tuple[bytes, int]:
-    """What is between the quote at ``at`` and its partner, and where the line goes on."""
+    """The text between the quote at ``at`` and its partner, and the position after the latter. Raises ProtocolError."""
     quote = line[at]
     part = bytearray()
     at += 1

@@ -1,4 +1,4 @@
-"""Commands about data, on their way to the store and back."""
+"""Requests on data: compiled to commands of the store, executed, and their results made into replies."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 from kvstore.commands import (
     Command,
     Condition,
-    Count,
     Failed,
     Get,
-    Integer,
     Outcomes,
     Result,
     Simple,
@@ -21,41 +19,36 @@ from kvstore.commands import (
 from kvstore.errors import Refusal
 from kvstore.limits import check
 from kvstore.node.service import Service
-from kvstore.resp.encoding import Error, NullArray, Reply
-from kvstore.resp.errors import refusal
+from kvstore.resp.encoding import Error, NullArray, OnAnswer, RespValue
+from kvstore.resp.errors import failure, refusal
 from kvstore.resp.hub import Hub
-from kvstore.resp.keys import random_key, scan
-from kvstore.resp.spec import Compiled, RequestError, Spec, failure, rendered
-from kvstore.store import Reply as StoreReply
-
-Answer = Callable[[Reply], None]
+from kvstore.resp.spec import Compiled, OnData, OnWalk, rendered
+from kvstore.store import Reply
 
 
-class Data:
-    """Compiles requests, hands them to the service, and makes replies of the results."""
+class Requests:
+    """Performs the requests on data of one connection."""
 
     def __init__(self, service: Service, hub: Hub) -> None:
         self._service = service
         self._cursors = hub.cursors
 
-    def compile(self, spec: Spec, request: list[bytes]) -> Compiled:
+    def compile(self, performer: OnData | OnWalk, request: list[bytes]) -> Compiled:
         """A request as commands of the store. Raises RequestError or CommandError."""
-        if spec.compile is not None:
-            compiled = spec.compile(request)
-        elif spec.name == "scan":
-            compiled = scan(request, self._cursors)
-        elif spec.name == "randomkey":
-            size = self._service.look(Count())
-            compiled = random_key(size.number if isinstance(size, Integer) else 0)
+        if isinstance(performer, OnData):
+            compiled = performer.compile(request)
         else:
-            raise RequestError(f"ERR '{spec.name}' is not allowed here")
+            compiled = performer.compile(request, self._cursors, self._service)
         for command in compiled.commands:
             check(command)
         return compiled
 
-    def perform(self, spec: Spec, request: list[bytes], answer: Answer, *, locally: bool) -> None:
-        """Execute one request. ``locally``: a read looks at what this node has applied, however old."""
-        compiled = self.compile(spec, request)
+    def perform(self, performer: OnData | OnWalk, request: list[bytes], answer: OnAnswer, *, locally: bool) -> None:
+        """Execute one request. ``locally``: a read sees what this node has applied, however old.
+
+        Raises RequestError and KvstoreError when the request is refused at once; ``answer`` is not called then.
+        """
+        compiled = self.compile(performer, request)
         is_single = len(compiled.commands) == 1
         command: Command = compiled.commands[0] if is_single else Txn(list(compiled.commands), partial=True)
 
@@ -66,31 +59,34 @@ class Data:
             answer(rendered(compiled, results(self._service.look(command))))
             return
 
-        def done(outcome: StoreReply | Refusal) -> None:
-            answer(rendered(compiled, results(outcome.result)) if isinstance(outcome, StoreReply) else refusal(outcome))
+        def done(outcome: Reply | Refusal) -> None:
+            answer(rendered(compiled, results(outcome.result)) if isinstance(outcome, Reply) else refusal(outcome))
 
         self.send(command, done, size=sum(map(len, request)))
 
     def transact(
         self,
-        parts: Sequence[Compiled | Reply],
+        parts: Sequence[Compiled | RespValue],
         conditions: list[Condition],
         size: int,
-        answer: Answer,
+        answer: OnAnswer,
         *,
         locally: bool,
     ) -> None:
-        """Execute several requests as one slot; what needs no store has its reply in its place already."""
+        """Execute several requests as one slot. Parts that need no store are replies already.
+
+        ``conditions``: what must hold when the slot is applied. Raises KvstoreError as ``perform`` does.
+        """
         commands: list[Simple] = [command for part in parts if isinstance(part, Compiled) for command in part.commands]
         if not commands and not conditions:
             answer([part for part in parts if not isinstance(part, Compiled)])
             return
-        # With nothing to execute, whether the watched keys stayed has to be found out all the same.
+        # Even with nothing to execute, EXEC has to tell whether the watched keys have changed.
         command = Txn(commands or [Get(conditions[0].key)], conditions, partial=True)
         check(command)
 
-        def done(outcome: StoreReply | Refusal) -> None:
-            if not isinstance(outcome, StoreReply):
+        def done(outcome: Reply | Refusal) -> None:
+            if not isinstance(outcome, Reply):
                 answer(refusal(outcome))
             elif isinstance(outcome.result, Outcomes):
                 answer(_replies(parts, outcome.result) if outcome.result.succeeded else NullArray())
@@ -102,20 +98,20 @@ class Data:
         if conditions:
             self._service.execute(command, done, size=size)
         elif locally and is_read_only(command):
-            done(StoreReply(self._service.look(command)))
+            done(Reply(self._service.look(command)))
         else:
             self.send(command, done, size=size)
 
-    def send(self, command: Command, done: Callable[[StoreReply | Refusal], None], *, size: int) -> None:
-        """A read to a quorum, a write to the log."""
+    def send(self, command: Command, done: Callable[[Reply | Refusal], None], *, size: int) -> None:
+        """Confirm a read with a quorum, or put a write through the log."""
         if is_read_only(command):
             self._service.query(command, done)
         else:
             self._service.execute(command, done, size=size)
 
 
-def _replies(parts: Sequence[Compiled | Reply], outcomes: Outcomes) -> list[Reply]:
-    replies: list[Reply] = []
+def _replies(parts: Sequence[Compiled | RespValue], outcomes: Outcomes) -> list[RespValue]:
+    replies: list[RespValue] = []
     at = 0
     for part in parts:
         if isinstance(part, Compiled):

@@ -1,71 +1,142 @@
-"""What a command of the Redis protocol is: its name and arguments, and how it becomes commands of the store."""
+"""What a command of the Redis protocol is: one row, from which everything about the command follows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import NamedTuple, TypeAlias
 
-from kvstore.commands import (
-    NOT_A_NUMBER,
-    NOT_AN_INTEGER,
-    NOT_TEXT,
-    OUT_OF_RANGE,
-    OVERFLOW,
-    TOO_LARGE,
-    Failed,
-    Simple,
-    SimpleResult,
-)
-from kvstore.resp.encoding import Error, Reply, Status
+from kvstore.commands import Failed, Simple, SimpleResult
+from kvstore.node.service import Service
+from kvstore.resp.cursors import Cursors
+from kvstore.resp.encoding import OnAnswer, RespValue, SimpleString
+from kvstore.resp.errors import NOT_INTEGER, RequestError, failure
+from kvstore.resp.hub import Client
 
-
-class RequestError(Exception):
-    """A request that cannot be understood; its text begins with the error's code."""
-
-
-SYNTAX = "ERR syntax error"
-NOT_INTEGER = "ERR value is not an integer or out of range"
-WRONG_TYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
-
-_FAILURES = {
-    NOT_AN_INTEGER: NOT_INTEGER,
-    OVERFLOW: "ERR increment or decrement would overflow",
-    NOT_A_NUMBER: "ERR value is not a valid float",
-    OUT_OF_RANGE: "ERR increment would produce NaN or Infinity",
-    NOT_TEXT: WRONG_TYPE,
-    TOO_LARGE: "ERR string exceeds maximum allowed size (1048576 bytes)",
-}
-"""What clients know as the reasons why commands fail."""
-
-Render: TypeAlias = Callable[[Sequence[SimpleResult]], Reply]
-"""Raises nothing: it is called while slots are applied, and what it raised would end the node."""
+Render: TypeAlias = Callable[[Sequence[SimpleResult]], RespValue]
+"""Raises nothing: it is called while slots are applied, and an exception there would end the node."""
 
 
 class Compiled(NamedTuple):
-    """A request as commands of the store, and what makes its reply of their results."""
+    """A request as commands of the store, and the function that makes its reply from their results."""
 
     commands: list[Simple]
     render: Render
 
 
-class Spec(NamedTuple):
-    """One command. ``arity`` counts the name, and is negative for a minimum.
+class Effect(Enum):
+    """What a request does to the store, and so which requests of its client it may run beside."""
 
-    ``keys``: where the keys are, as first, last and step (0 = none). Commands that are about data have ``compile``;
-    those about the connection are done by it. ``subcommands``: their arity, name and all, and what they take and do.
+    READS = "reads"
+    """It sees what earlier requests wrote: it waits for the writes before it, and writes behind it wait for it."""
+    WRITES = "writes"
+    NEITHER = "neither"
+    """It runs beside reads and beside writes."""
+    AS_QUEUED = "as queued"
+    """EXEC: what the requests that MULTI queued do."""
+
+
+READS, WRITES, NEITHER = Effect.READS, Effect.WRITES, Effect.NEITHER
+
+
+class InMulti(Enum):
+    """What happens to a request between MULTI and EXEC."""
+
+    QUEUED = "queued"
+    AT_ONCE = "performed at once"
+    REFUSED = "refused"
+
+
+class OnData(NamedTuple):
+    """Performed by the store. ``compile`` raises RequestError when the arguments are wrong."""
+
+    compile: Callable[[list[bytes]], Compiled]
+
+
+class OnWalk(NamedTuple):
+    """Performed by the store too; to compile it takes the positions of scans and what this node has applied."""
+
+    compile: Callable[[list[bytes], Cursors, Service], Compiled]
+
+
+class OnClient(NamedTuple):
+    """Performed at once, on the client's own settings. ``run`` raises RequestError."""
+
+    run: Callable[[Client, list[bytes]], RespValue]
+
+
+class OnServer(NamedTuple):
+    """Performed at once, by asking the node about itself. ``run`` raises RequestError."""
+
+    run: Callable[[Client, Service, list[bytes]], RespValue]
+
+
+class OnNode(NamedTuple):
+    """Performed by the node, outside Redis' own commands. ``run`` raises RequestError and KvstoreError.
+
+    ``confirms``: unless the client reads locally, a quorum is asked first whether this node is up to date.
+    """
+
+    run: Callable[[Service, list[bytes], OnAnswer], None]
+    confirms: bool = False
+
+
+class OnTransaction(Enum):
+    """Performed by the client's transaction."""
+
+    MULTI = "multi"
+    EXEC = "exec"
+    DISCARD = "discard"
+    WATCH = "watch"
+    UNWATCH = "unwatch"
+
+
+Performer: TypeAlias = OnData | OnWalk | OnClient | OnServer | OnNode | OnTransaction
+
+
+class Spec(NamedTuple):
+    """The row of one command.
+
+    ``arity`` counts the name, and is negative for a minimum. ``traits``: the flags that COMMAND INFO shows beside those
+    that follow from the rest of the row. ``keys``: where the keys are, as first, last and step (0 = none).
+    ``reads_if``: of a command that WRITES, whether a request with these arguments only reads. ``is_slow``: it may take
+    long, and so runs with none of its client's earlier requests. Reads that were started together are executed in one
+    turn of the event loop; this way other clients get their turn in between, and a leader sends its heartbeats.
+    ``subcommands``: the arity of each, both names included, and its description.
     """
 
     name: str
     arity: int
-    flags: tuple[str, ...]
-    keys: tuple[int, int, int]
+    effect: Effect
+    traits: tuple[str, ...]
     group: str
     summary: str
-    compile: Callable[[list[bytes]], Compiled] | None = None
+    performer: Performer
+    keys: tuple[int, int, int] = (0, 0, 0)
+    reads_if: Callable[[list[bytes]], bool] | None = None
+    is_slow: bool = False
+    in_multi: InMulti = InMulti.QUEUED
     subcommands: dict[str, tuple[int, str]] | None = None
 
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """As COMMAND INFO shows them: a command on data says whether it reads or writes."""
+        if not isinstance(self.performer, OnData | OnWalk | OnNode):
+            return self.traits
+        return ("write" if self.effect is WRITES else "readonly", *self.traits)
+
+    @property
+    def needs_no_password(self) -> bool:
+        return "noauth" in self.traits
+
+    def effect_of(self, request: list[bytes]) -> Effect:
+        """What this request does to the store."""
+        if self.reads_if is not None and self.reads_if(request):
+            return READS
+        return self.effect
+
     def takes(self, count: int) -> bool:
-        """Whether so many arguments, the name among them, are right."""
+        """Whether a request may have this many arguments, the name included."""
         return _takes(self.arity, count)
 
     def complaint(self, request: list[bytes]) -> str:
@@ -94,19 +165,14 @@ def _takes(arity: int, count: int) -> bool:
     return count == arity if arity > 0 else count >= -arity
 
 
-def usage(spec: Spec) -> Reply:
+def usage(name: str, subcommands: dict[str, tuple[int, str]]) -> RespValue:
     """What HELP says about a command with subcommands."""
-    assert spec.subcommands is not None
-    lines = [f"{spec.name.upper()} <subcommand> [<argument> ...]. Subcommands are:"]
-    return [Status(line) for line in (*lines, *(f"{name} {text}" for name, (_, text) in spec.subcommands.items()))]
+    lines = [f"{name.upper()} <subcommand> [<argument> ...]. Subcommands are:"]
+    lines += [f"{subcommand} {text}" for subcommand, (_, text) in subcommands.items()]
+    return [SimpleString(line) for line in lines]
 
 
-def failure(result: Failed) -> Error:
-    """A failed command's error, in the words that clients know."""
-    return Error(_FAILURES.get(result.reason, f"ERR {result.reason}"))
-
-
-def rendered(compiled: Compiled, results: Sequence[SimpleResult]) -> Reply:
+def rendered(compiled: Compiled, results: Sequence[SimpleResult]) -> RespValue:
     """The reply to a request."""
     for result in results:
         if isinstance(result, Failed):

@@ -25,44 +25,45 @@ from kvstore.commands import (
 )
 from kvstore.decimal_text import decimal_of
 from kvstore.limits import MAX_TIME, MAX_TTL
-from kvstore.resp.encoding import OK, Reply
+from kvstore.resp.encoding import OK, RespValue
+from kvstore.resp.errors import SYNTAX, RequestError
 from kvstore.resp.lcs import lcs
-from kvstore.resp.spec import SYNTAX, Compiled, RequestError, Spec, integer
+from kvstore.resp.spec import READS, WRITES, Compiled, Effect, OnData, Spec, integer
 
 _LIFETIMES = (b"EX", b"PX", b"EXAT", b"PXAT")
 
 
-def held(result: SimpleResult) -> bytes | None:
-    """The value that a key held, None if it did not exist."""
+def value_of(result: SimpleResult) -> bytes | None:
+    """The value that a command found, None if the key did not exist."""
     return result.value.data if isinstance(result, Found) else None
 
 
-def _held(results: Sequence[SimpleResult]) -> Reply:
-    return held(results[0])
+def _value(results: Sequence[SimpleResult]) -> RespValue:
+    return value_of(results[0])
 
 
-def _all_held(results: Sequence[SimpleResult]) -> Reply:
-    return [held(result) for result in results]
+def _all_values(results: Sequence[SimpleResult]) -> RespValue:
+    return [value_of(result) for result in results]
 
 
-def _number(results: Sequence[SimpleResult]) -> Reply:
+def _number(results: Sequence[SimpleResult]) -> RespValue:
     return results[0].number if isinstance(results[0], Integer) else None
 
 
-def _ok(results: Sequence[SimpleResult]) -> Reply:
+def _ok(results: Sequence[SimpleResult]) -> RespValue:
     return OK
 
 
-def _ok_or_null(results: Sequence[SimpleResult]) -> Reply:
+def _ok_or_null(results: Sequence[SimpleResult]) -> RespValue:
     return None if isinstance(results[0], NotMet) else OK
 
 
-def _one_if_done(results: Sequence[SimpleResult]) -> Reply:
+def _one_if_done(results: Sequence[SimpleResult]) -> RespValue:
     return int(isinstance(results[0], Done))
 
 
 def _expiry(unit: bytes, text: bytes, command: str) -> tuple[int, int]:
-    """A ttl in ms and a time in ms since 1970, of which one is 0."""
+    """A lifetime in ms and a time in ms since 1970; one of them is 0. Raises RequestError."""
     scale = 1_000 if unit.startswith(b"EX") else 1
     absolute = unit.endswith(b"AT")
     number = integer(text) * scale
@@ -96,7 +97,7 @@ def _set(arguments: list[bytes]) -> Compiled:
     keep_ttl = unit == b"KEEPTTL"
     ttl, expires = _expiry(unit, time, "set") if unit and not keep_ttl else (0, 0)
     command = Set(key, Value(value), ttl, when, ifeq, expires, keep_ttl, get)
-    return Compiled([command], _held if get else _ok_or_null)
+    return Compiled([command], _value if get else _ok_or_null)
 
 
 def _setex(unit: bytes, name: str) -> Callable[[list[bytes]], Compiled]:
@@ -105,6 +106,10 @@ def _setex(unit: bytes, name: str) -> Callable[[list[bytes]], Compiled]:
         return Compiled([Set(key, Value(value), _expiry(unit, time, name)[0])], _ok)
 
     return compile_setex
+
+
+def _getdel(arguments: list[bytes]) -> Compiled:
+    return Compiled([GetDelete(arguments[1])], _value)
 
 
 def _getex(arguments: list[bytes]) -> Compiled:
@@ -119,10 +124,10 @@ def _getex(arguments: list[bytes]) -> Compiled:
         else:
             raise RequestError(SYNTAX)
     if not unit:
-        return Compiled([Get(key)], _held)
+        return Compiled([Get(key)], _value)
     if unit == b"PERSIST":
-        return Compiled([GetExpire(key, persist=True)], _held)
-    return Compiled([GetExpire(key, *_expiry(unit, time, "getex"))], _held)
+        return Compiled([GetExpire(key, persist=True)], _value)
+    return Compiled([GetExpire(key, *_expiry(unit, time, "getex"))], _value)
 
 
 def _mset(arguments: list[bytes], nx: bool) -> Compiled:
@@ -146,21 +151,21 @@ def _incr(sign: int) -> Callable[[list[bytes]], Compiled]:
 def _incrbyfloat(arguments: list[bytes]) -> Compiled:
     if decimal_of(arguments[2]) is None:
         raise RequestError("ERR value is not a valid float")
-    return Compiled([IncrFloat(arguments[1], arguments[2])], _held)
+    return Compiled([IncrFloat(arguments[1], arguments[2])], _value)
 
 
 def _strlen(arguments: list[bytes]) -> Compiled:
-    return Compiled([Get(arguments[1])], lambda results: len(held(results[0]) or b""))
+    return Compiled([Get(arguments[1])], lambda results: len(value_of(results[0]) or b""))
 
 
 def _getrange(arguments: list[bytes]) -> Compiled:
     start, end = integer(arguments[2]), integer(arguments[3])
 
-    def render(results: Sequence[SimpleResult]) -> Reply:
-        data = held(results[0]) or b""
+    def render(results: Sequence[SimpleResult]) -> RespValue:
+        data = value_of(results[0]) or b""
         if end < start < 0:
             return b""
-        # What lies before the value counts as its first byte, even as the end: GETRANGE 0 -100 is that byte.
+        # A position before the value means its first byte, even as the end: GETRANGE 0 -100 is that byte.
         first = max(start + len(data), 0) if start < 0 else start
         last = max(end + len(data), 0) if end < 0 else end
         # Compiled, a slice of bytes whose end lies before its start raises SystemError.
@@ -173,7 +178,7 @@ def _setrange(arguments: list[bytes]) -> Compiled:
     offset = integer(arguments[2])
     if offset < 0:
         raise RequestError("ERR offset is out of range")
-    # Further out any text makes the value too large, and no text changes nothing.
+    # Beyond this offset any text makes the value too large, and an empty text changes nothing at any offset.
     return Compiled([SetRange(arguments[1], min(offset, MAX_VALUE_BYTES), arguments[3])], _number)
 
 
@@ -198,7 +203,12 @@ def _lcs(arguments: list[bytes]) -> Compiled:
     return Compiled(
         [Get(one), Get(other)],
         lambda results: lcs(
-            held(results[0]) or b"", held(results[1]) or b"", length, index, with_length=with_length, least=least
+            value_of(results[0]) or b"",
+            value_of(results[1]) or b"",
+            length,
+            index,
+            with_length=with_length,
+            least=least,
         ),
     )
 
@@ -206,62 +216,73 @@ def _lcs(arguments: list[bytes]) -> Compiled:
 def _spec(
     name: str,
     arity: int,
-    flags: str,
+    effect: Effect,
+    traits: str,
     summary: str,
     compile: Callable[[list[bytes]], Compiled],
     keys: tuple[int, int, int] = (1, 1, 1),
+    *,
+    reads_if: Callable[[list[bytes]], bool] | None = None,
+    is_slow: bool = False,
 ) -> Spec:
-    return Spec(name, arity, tuple(flags.split()), keys, "string", summary, compile)
+    performer = OnData(compile)
+    return Spec(
+        name, arity, effect, tuple(traits.split()), "string", summary, performer, keys, reads_if, is_slow=is_slow
+    )
 
 
 STRINGS: list[Spec] = [
-    _spec("set", -3, "write denyoom", "Store a value.", _set),
-    _spec("get", 2, "readonly fast", "Read a value.", lambda a: Compiled([Get(a[1])], _held)),
+    _spec("set", -3, WRITES, "denyoom", "Store a value.", _set),
+    _spec("get", 2, READS, "fast", "Read a value.", lambda a: Compiled([Get(a[1])], _value)),
     _spec(
         "setnx",
         3,
-        "write denyoom fast",
+        WRITES,
+        "denyoom fast",
         "Store a value if the key does not exist.",
         lambda a: Compiled([Set(a[1], Value(a[2]), when="nx")], _one_if_done),
     ),
-    _spec("setex", 4, "write denyoom", "Store a value that expires in seconds.", _setex(b"EX", "setex")),
-    _spec("psetex", 4, "write denyoom", "Store a value that expires in ms.", _setex(b"PX", "psetex")),
+    _spec("setex", 4, WRITES, "denyoom", "Store a value that expires in seconds.", _setex(b"EX", "setex")),
+    _spec("psetex", 4, WRITES, "denyoom", "Store a value that expires in ms.", _setex(b"PX", "psetex")),
     _spec(
         "getset",
         3,
-        "write denyoom fast",
-        "Store a value and return the one before.",
-        lambda a: Compiled([Set(a[1], Value(a[2]), get=True)], _held),
+        WRITES,
+        "denyoom fast",
+        "Store a value and return the previous one.",
+        lambda a: Compiled([Set(a[1], Value(a[2]), get=True)], _value),
     ),
-    _spec("getdel", 2, "write fast", "Read a value and delete its key.", lambda a: Compiled([GetDelete(a[1])], _held)),
-    _spec("getex", -2, "write fast", "Read a value and change its expiry.", _getex),
+    _spec("getdel", 2, WRITES, "fast", "Read a value and delete its key.", _getdel),
+    _spec("getex", -2, WRITES, "fast", "Read a value and change its expiry.", _getex, reads_if=lambda a: len(a) == 2),
     _spec(
         "mget",
         -2,
-        "readonly fast",
+        READS,
+        "fast",
         "Read several values.",
-        lambda a: Compiled([Get(key) for key in a[1:]], _all_held),
+        lambda a: Compiled([Get(key) for key in a[1:]], _all_values),
         (1, -1, 1),
     ),
-    _spec("mset", -3, "write denyoom", "Store several values.", lambda a: _mset(a, False), (1, -1, 2)),
+    _spec("mset", -3, WRITES, "denyoom", "Store several values.", lambda a: _mset(a, False), (1, -1, 2)),
     _spec(
-        "msetnx", -3, "write denyoom", "Store several values if no key exists.", lambda a: _mset(a, True), (1, -1, 2)
+        "msetnx", -3, WRITES, "denyoom", "Store several values if no key exists.", lambda a: _mset(a, True), (1, -1, 2)
     ),
-    _spec("incr", 2, "write denyoom fast", "Add 1 to a number.", _incr(1)),
-    _spec("decr", 2, "write denyoom fast", "Subtract 1 from a number.", _incr(-1)),
-    _spec("incrby", 3, "write denyoom fast", "Add to a number.", _incr(1)),
-    _spec("decrby", 3, "write denyoom fast", "Subtract from a number.", _incr(-1)),
-    _spec("incrbyfloat", 3, "write denyoom fast", "Add to a decimal number.", _incrbyfloat),
+    _spec("incr", 2, WRITES, "denyoom fast", "Add 1 to a number.", _incr(1)),
+    _spec("decr", 2, WRITES, "denyoom fast", "Subtract 1 from a number.", _incr(-1)),
+    _spec("incrby", 3, WRITES, "denyoom fast", "Add to a number.", _incr(1)),
+    _spec("decrby", 3, WRITES, "denyoom fast", "Subtract from a number.", _incr(-1)),
+    _spec("incrbyfloat", 3, WRITES, "denyoom fast", "Add to a decimal number.", _incrbyfloat),
     _spec(
         "append",
         3,
-        "write denyoom fast",
+        WRITES,
+        "denyoom fast",
         "Append to a value.",
         lambda a: Compiled([Append(a[1], a[2])], _number),
     ),
-    _spec("strlen", 2, "readonly fast", "The length of a value.", _strlen),
-    _spec("getrange", 4, "readonly", "Part of a value.", _getrange),
-    _spec("substr", 4, "readonly", "Part of a value.", _getrange),
-    _spec("setrange", 4, "write denyoom", "Overwrite part of a value.", _setrange),
-    _spec("lcs", -3, "readonly", "The longest common subsequence of two values.", _lcs, (1, 2, 1)),
+    _spec("strlen", 2, READS, "fast", "The length of a value.", _strlen),
+    _spec("getrange", 4, READS, "", "Part of a value.", _getrange),
+    _spec("substr", 4, READS, "", "Part of a value.", _getrange),
+    _spec("setrange", 4, WRITES, "denyoom", "Overwrite part of a value.", _setrange),
+    _spec("lcs", -3, READS, "", "The longest common subsequence of two values.", _lcs, (1, 2, 1), is_slow=True),
 ]

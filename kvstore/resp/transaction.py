@@ -1,38 +1,44 @@
-"""MULTI, EXEC and WATCH: requests that wait to become one slot."""
+"""MULTI, EXEC and WATCH: requests that are queued and then executed as one slot."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, assert_never
 
-from kvstore.commands import MAX_TXN_COMMANDS, READ_ONLY, Condition, Found, Get, Outcomes, Txn
+from kvstore.commands import MAX_TXN_COMMANDS, Condition, Found, Get, Outcomes, Txn, is_read_only
 from kvstore.errors import Refusal
 from kvstore.limits import MAX_COMMAND_BYTES, check
-from kvstore.resp.connection_commands import CLIENTS
-from kvstore.resp.encoding import OK, Error, Reply, Status
-from kvstore.resp.errors import refusal
-from kvstore.resp.kv_commands import OWN
-from kvstore.resp.requests import Data
-from kvstore.resp.spec import Compiled, RequestError, Spec
-from kvstore.store import Reply as StoreReply
+from kvstore.node.service import Service
+from kvstore.resp.encoding import OK, Error, OnAnswer, RespValue, SimpleString
+from kvstore.resp.errors import RequestError, refusal
+from kvstore.resp.hub import Client
+from kvstore.resp.requests import Requests
+from kvstore.resp.spec import (
+    NEITHER,
+    READS,
+    WRITES,
+    Compiled,
+    Effect,
+    InMulti,
+    OnClient,
+    OnNode,
+    OnServer,
+    OnTransaction,
+    Spec,
+)
+from kvstore.store import Reply
 
-if TYPE_CHECKING:
-    from kvstore.resp.connection import Connection
-
-Answer = Callable[[Reply], None]
-_NOT_QUEUED = ("quit", "reset")
+_QUEUED = SimpleString("QUEUED")
 
 
 class _Queued(NamedTuple):
-    """``meaning``: an Error where the arguments are wrong, None for what is no request to the store."""
+    """``meaning``: what the store or the client is to do, or an Error where the arguments are wrong."""
 
-    spec: Spec
     request: list[bytes]
-    meaning: Compiled | Error | None
+    meaning: Compiled | OnClient | OnServer | OnTransaction | Error
 
 
 class Transaction:
-    """What a client has queued, and the keys that it watches with the slots that last changed them."""
+    """The requests that a client has queued, and the keys that it watches, each with the slot that last changed it."""
 
     def __init__(self) -> None:
         self._queue: list[_Queued] | None = None
@@ -55,75 +61,77 @@ class Transaction:
         return len(self._watched)
 
     @property
-    def flag(self) -> str:
-        """As CLIENT LIST shows it."""
-        return "N" if self._queue is None else "x"
-
-    @property
-    def is_read_only(self) -> bool:
-        """Whether what is queued needs no slot."""
+    def effect(self) -> Effect:
+        """What EXEC would do to the store: READS when what is queued needs no slot."""
+        if self._watched or self._asking:
+            return WRITES
         meanings = [queued.meaning for queued in self._queue or () if isinstance(queued.meaning, Compiled)]
-        is_watching = self._watched or self._asking
-        return not is_watching and all(isinstance(one, READ_ONLY) for each in meanings for one in each.commands)
-
-    def takes(self, spec: Spec) -> bool:
-        """Whether a request is queued rather than done."""
-        return self._queue is not None and spec.name not in _NOT_QUEUED
+        only_reads = all(is_read_only(command) for meaning in meanings for command in meaning.commands)
+        return READS if only_reads else WRITES
 
     def break_off(self) -> None:
-        """A request could not be queued: EXEC will refuse."""
+        """A request could not be queued: EXEC will refuse the transaction."""
         if self._queue is not None:
             self._queue, self._broken = [], True
 
-    def perform(self, spec: Spec, request: list[bytes], connection: Connection, data: Data, answer: Answer) -> None:
-        """MULTI, EXEC, DISCARD, WATCH, UNWATCH, or any other request to be queued."""
-        match spec.name:
-            case "multi":
-                if self._queue is not None:
-                    answer(Error("ERR MULTI calls can not be nested"))
-                    return
-                self._queue, self._broken, self._size = [], False, 0
-                answer(OK)
-            case "discard":
-                self._close("DISCARD")
-                answer(OK)
-            case "exec":
-                self._execute(connection, data, answer)
-            case "watch":
-                if self._queue is not None:
-                    answer(Error("ERR WATCH inside MULTI is not allowed"))
-                    return
-                if len(self._watched) + len(request) - 1 > MAX_TXN_COMMANDS:
-                    raise RequestError(f"ERR at most {MAX_TXN_COMMANDS:,} keys can be watched")
-                self._watch(request[1:], connection, answer)
-            case "unwatch" if self._queue is None:
-                self._watched = {}
-                answer(OK)
-            case _:
-                self._enqueue(spec, request, data)
-                answer(Status("QUEUED"))
-
-    def _enqueue(self, spec: Spec, request: list[bytes], data: Data) -> None:
+    def queue(self, spec: Spec, request: list[bytes], requests: Requests) -> RespValue:
+        """Keep a request until EXEC, and return the reply to it. Raises RequestError and CommandError."""
         assert self._queue is not None
-        if spec.name in OWN:
+        if spec.in_multi is InMulti.REFUSED or isinstance(spec.performer, OnNode):
             raise RequestError(f"ERR {spec.name.upper()} is not allowed within MULTI")
-        meaning: Compiled | Error | None = None
-        if spec.name not in CLIENTS and spec.name != "unwatch":
+        meaning: Compiled | OnClient | OnServer | OnTransaction | Error
+        if isinstance(spec.performer, OnClient | OnServer | OnTransaction):
+            meaning = spec.performer
+        else:
             try:
-                meaning = data.compile(spec, request)
-            except RequestError as error:  # told by EXEC, in its place: the other requests are executed all the same
+                meaning = requests.compile(spec.performer, request)
+            except RequestError as error:  # EXEC tells of it: the other requests are executed all the same
                 meaning = Error(str(error))
         if self._broken:
-            return  # none of it will be executed, so there is nothing to keep
+            return _QUEUED  # none of it will be executed, so there is nothing to keep
         self._size += sum(map(len, request))
         if len(self._queue) == MAX_TXN_COMMANDS or self._size > MAX_COMMAND_BYTES:
             raise RequestError(
                 f"ERR a transaction has at most {MAX_TXN_COMMANDS:,} commands and {MAX_COMMAND_BYTES:,} bytes: split it"
             )
-        self._queue.append(_Queued(spec, request, meaning))
+        self._queue.append(_Queued(request, meaning))
+        return _QUEUED
+
+    def perform(
+        self,
+        command: OnTransaction,
+        request: list[bytes],
+        client: Client,
+        service: Service,
+        requests: Requests,
+        answer: OnAnswer,
+    ) -> None:
+        """Perform MULTI, EXEC, DISCARD, WATCH or UNWATCH. Raises RequestError and KvstoreError."""
+        match command:
+            case OnTransaction.MULTI:
+                if self._queue is not None:
+                    answer(Error("ERR MULTI calls can not be nested"))
+                    return
+                self._queue, self._broken, self._size = [], False, 0
+                answer(OK)
+            case OnTransaction.DISCARD:
+                self._close("DISCARD")
+                answer(OK)
+            case OnTransaction.EXEC:
+                self._execute(client, service, requests, answer)
+            case OnTransaction.WATCH:
+                if self._queue is not None:
+                    answer(Error("ERR WATCH inside MULTI is not allowed"))
+                    return
+                self._watch(request[1:], service, answer)
+            case OnTransaction.UNWATCH:
+                self._watched = {}
+                answer(OK)
+            case _:
+                assert_never(command)
 
     def refuse(self, reason: str) -> str:
-        """EXEC itself was wrong: the transaction is gone. Returns what to answer."""
+        """Drop the transaction because EXEC itself was wrong; returns the text of the reply."""
         self._queue, self._watched = None, {}
         return f"EXECABORT Transaction discarded because of: {reason}"
 
@@ -134,42 +142,73 @@ class Transaction:
         self._queue, self._watched = None, {}
         return queue, watched
 
-    def _execute(self, connection: Connection, data: Data, answer: Answer) -> None:
+    def _execute(self, client: Client, service: Service, requests: Requests, answer: OnAnswer) -> None:
         queue, watched = self._close("EXEC")
         if self._broken:
             raise RequestError("EXECABORT Transaction discarded because of previous errors.")
-        parts: list[Compiled | Reply] = []
-        for spec, request, meaning in queue:
-            if meaning is not None:
-                parts.append(meaning)
-            elif spec.name == "unwatch":
-                parts.append(OK)
-            else:
-                try:
-                    parts.append(CLIENTS[spec.name][1](connection, request))
-                except RequestError as error:
-                    parts.append(Error(str(error)))
+        parts: list[Compiled | RespValue] = []
+        for request, meaning in queue:
+            try:
+                if isinstance(meaning, OnClient):
+                    parts.append(meaning.run(client, request))
+                elif isinstance(meaning, OnServer):
+                    parts.append(meaning.run(client, service, request))
+                elif isinstance(meaning, OnTransaction):  # UNWATCH: EXEC has forgotten the watched keys already
+                    parts.append(OK)
+                else:
+                    parts.append(meaning)
+            except RequestError as error:
+                parts.append(Error(str(error)))
         conditions = [Condition("slot", key, "=", number=slot) for key, slot in watched.items()]
-        data.transact(parts, conditions, self._size, answer, locally=connection.reads_locally)
+        requests.transact(parts, conditions, self._size, answer, locally=client.reads_locally)
 
-    def _watch(self, keys: list[bytes], connection: Connection, answer: Answer) -> None:
-        """Remember which slots last changed the keys: EXEC compares when it is applied."""
-        command = Txn([Get(key) for key in keys])
-        check(command)
+    def _watch(self, keys: list[bytes], service: Service, answer: OnAnswer) -> None:
+        """Remember which slots last changed the keys, which are compared when EXEC is applied."""
         if len(self._watched) + len(keys) > MAX_TXN_COMMANDS:
             raise RequestError(f"ERR at most {MAX_TXN_COMMANDS:,} keys can be watched: unwatch some")
-        watched = self._watched  # what UNWATCH, EXEC or DISCARD have ended by then gets no keys any more
+        command = Txn([Get(key) for key in keys])
+        check(command)
+        watched = self._watched  # the next transaction has another: a late answer adds nothing to it
         self._asking += 1
 
-        def done(outcome: StoreReply | Refusal) -> None:
+        def done(outcome: Reply | Refusal) -> None:
             self._asking -= 1
-            if not isinstance(outcome, StoreReply):
+            if not isinstance(outcome, Reply):
                 answer(refusal(outcome))
                 return
             assert isinstance(outcome.result, Outcomes)
             for key, result in zip(keys, outcome.result.results, strict=True):
-                # A key that is watched already keeps the slot it had then.
+                # A key that was watched already keeps the earlier slot.
                 watched.setdefault(key, result.slot if isinstance(result, Found) else 0)
             answer(OK)
 
-        connection.service.query(command, done)
+        service.query(command, done)
+
+
+def _spec(
+    command: OnTransaction,
+    arity: int,
+    traits: str,
+    summary: str,
+    effect: Effect = NEITHER,
+    keys: tuple[int, int, int] = (0, 0, 0),
+    in_multi: InMulti = InMulti.AT_ONCE,
+) -> Spec:
+    flags = tuple(traits.split())
+    return Spec(command.value, arity, effect, flags, "transactions", summary, command, keys, in_multi=in_multi)
+
+
+TRANSACTIONS: list[Spec] = [
+    _spec(OnTransaction.MULTI, 1, "fast", "Begin a transaction."),
+    _spec(OnTransaction.EXEC, 1, "", "Execute a transaction as one slot.", Effect.AS_QUEUED),
+    _spec(OnTransaction.DISCARD, 1, "fast", "Forget a transaction."),
+    _spec(
+        OnTransaction.WATCH,
+        -2,
+        "fast",
+        "Execute the next transaction only if these keys do not change.",
+        READS,
+        (1, -1, 1),
+    ),
+    _spec(OnTransaction.UNWATCH, 1, "fast", "Forget watched keys.", in_multi=InMulti.QUEUED),
+]

@@ -164,7 +164,7 @@ class ClientProtocol(asyncio.Protocol):
             close=transport.close,
             pause=self._pause,
             peer=address_text(transport.get_extra_info("peername")),
-            own=address_text(transport.get_extra_info("sockname")),
+            local=address_text(transport.get_extra_info("sockname")),
         )
 
     def data_received(self, data: bytes) -> None:

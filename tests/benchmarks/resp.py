@@ -1,4 +1,4 @@
-"""What the Redis face costs: requests from bytes, replies to bytes, and a connection with nothing behind it."""
+"""The cost of the Redis face: parsing requests, encoding replies, and a connection without a store behind it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from kvstore.commands import Command, Done, Found, Integer, Result, Set, Value
 from kvstore.errors import Refusal
 from kvstore.node.service import ServerStatus
 from kvstore.resp.connection import Connection
-from kvstore.resp.encoding import OK, Error, encode
-from kvstore.resp.encoding import Reply as RespReply
+from kvstore.resp.encoding import OK, Error, RespValue, encode
 from kvstore.resp.hub import Hub
 from kvstore.resp.parser import Parser
 from kvstore.store import LogRow, Reply, SlotReply
 from tests.benchmarks.registry import VALUE_BYTES, Body, benchmark
 
-if TYPE_CHECKING:  # which older versions to compare with may not have
+if TYPE_CHECKING:  # older versions that are compared with may lack these
     from kvstore.errors import KvstoreError
     from kvstore.state.sql import Table
 
@@ -48,7 +47,7 @@ def parse(units: int, directory: Path) -> Iterator[Body]:
 
 @benchmark("resp/replies of six kinds encoded", unit="reply", units=60_000)
 def replies(units: int, directory: Path) -> Iterator[Body]:
-    kinds: list[RespReply] = [OK, VALUE, 12, None, Error("ERR syntax error"), [VALUE] * 10]
+    kinds: list[RespValue] = [OK, VALUE, 12, None, Error("ERR syntax error"), [VALUE] * 10]
 
     def body() -> None:
         for _ in range(units // len(kinds)):
@@ -59,7 +58,7 @@ def replies(units: int, directory: Path) -> Iterator[Body]:
 
 
 class Service:
-    """Answers everything at the end of the turn, with what costs least."""
+    """Answers every request at the end of the turn, with the cheapest result."""
 
     def __init__(self) -> None:
         self.waiting: list[tuple[Callable[[Reply | Refusal], None], Reply]] = []
@@ -144,5 +143,5 @@ def get_100(units: int, directory: Path) -> Iterator[Body]:
 
 @benchmark("resp/connection, 100 incrs a turn", unit="request", units=20_000)
 def incr_100(units: int, directory: Path) -> Iterator[Body]:
-    """Not one of the two requests that have a short way of their own."""
+    """A request other than the two, SET and GET, that have a fast path."""
     yield _connection(units, _request(b"INCR", b"counter:1") * PIPELINED, PIPELINED)

@@ -1,4 +1,4 @@
-"""A client of the Redis face without a socket, and a node behind it that answers when it is told to."""
+"""A client of the Redis face without a socket, and a node behind it that answers when a test says so."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kvstore.store import LogRow, Reply, SlotReply
 
 
 class Node:
-    """A service on a state machine in memory, which answers when it is told to."""
+    """A service on a state machine in memory; requests are answered when the test says so."""
 
     def __init__(self) -> None:
         self.state = StateMachine(None)
@@ -77,7 +77,7 @@ class Node:
 
 
 class Client:
-    """One connection, whose transport notes what it is told."""
+    """One connection, with a transport that records what it is asked to do."""
 
     def __init__(
         self, node: Node | None = None, password: str | None = None, hub: Hub | None = None, peer: str = "1.2.3.4:5"
@@ -85,7 +85,7 @@ class Client:
         self.node = node or Node()
         self.hub = hub or Hub(password)
         self.said = b""
-        self.takes: int | None = None  # that many bytes more until the transport finds its buffer too full
+        self.takes: int | None = None  # the size in bytes from which the transport calls its buffer full
         self.closed = False
         self.paused = False
         self.connection = Connection(
@@ -104,7 +104,7 @@ class Client:
         self.paused = wanted
 
     def turn(self) -> None:
-        """Let the node answer what it has."""
+        """Let the node answer every request that it has."""
         while self.node.waiting:
             waiting, self.node.waiting = self.node.waiting, []
             for answer in waiting:
@@ -112,7 +112,7 @@ class Client:
         self.hub.flush()
 
     def ask(self, *requests: str) -> bytes:
-        """What a client hears that sends these requests at once."""
+        """Send these requests at once, and return all that the client hears."""
         before = len(self.said)
         self.connection.received(b"".join(map(packed, requests)))
         self.turn()
@@ -120,5 +120,5 @@ class Client:
 
 
 def packed(request: str) -> bytes:
-    words = request.encode().split(b" ")
-    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+    arguments = request.encode().split(b" ")
+    return b"*%d\r\n" % len(arguments) + b"".join(b"$%d\r\n%b\r\n" % (len(one), one) for one in arguments)

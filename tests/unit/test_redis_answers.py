@@ -1,4 +1,4 @@
-"""The Redis face beside Redis: the requests that are easily answered otherwise, with what Redis 7.0 answers to them."""
+"""The Redis face compared with Redis: requests whose answers are easily got wrong, with those of Redis 7.0."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOO_LARGE = b"-ERR string exceeds maximum allowed size"
 
 
 def answer(*requests: str) -> bytes:
-    """What a new client of an empty store hears to the last of these requests."""
+    """The reply to the last of these requests, from a new client of an empty store."""
     client = Client()
     for request in requests[:-1]:
         client.ask(request)
@@ -79,7 +79,7 @@ def answer(*requests: str) -> bytes:
         ("SCAN 0 MATCH  COUNT 100", b"*2\r\n$1\r\n0\r\n*0\r\n"),
     ],
 )
-def test_arguments_are_taken_as_redis_takes_them(request_: str, expected: bytes) -> None:
+def test_arguments_mean_what_they_mean_to_redis(request_: str, expected: bytes) -> None:
     client = Client()
     client.ask(
         "MSET t 10 one 1 padded 01 negative_zero -0 beyond 9223372036854775808 before -9223372036854775809"
@@ -168,11 +168,11 @@ def test_transactions_end_as_in_redis(requests: list[str], expected: bytes) -> N
         ("FOO bar", b"-ERR unknown command 'FOO', with args beginning with: 'bar' \r\n"),
     ],
 )
-def test_what_is_asked_about_the_connection_is_answered_as_in_redis(request_: str, expected: bytes) -> None:
+def test_requests_about_the_connection_are_answered_as_by_redis(request_: str, expected: bytes) -> None:
     assert answer(request_).startswith(expected)
 
 
-def test_texts_for_people_and_sets_are_such_in_version_3() -> None:
+def test_version_3_has_types_of_its_own_for_verbatim_text_and_sets() -> None:
     client = Client()
     assert client.ask("CLIENT INFO").startswith(b"$")
     assert client.ask("COMMAND INFO get").startswith(b"*1\r\n*10\r\n$3\r\nget\r\n:2\r\n*2\r\n+readonly\r\n+fast\r\n")
@@ -208,28 +208,27 @@ def test_only_the_clients_for_which_every_filter_holds_are_listed_or_killed() ->
 
 
 ASKS_THE_SERVER = (b"info", b"role", b"wait", b"kv.status")
-WORDS = b"""
+ARGUMENTS = b"""
 a b nokey x get mset default string 0 1 -1 2 3 10 1.5 nan 1e308 1e400 * [ \\
 9223372036854775807 -9223372036854775808 99999999999999999999
 NX XX GT LT GET IFEQ EX PX EXAT PXAT KEEPTTL PERSIST MATCH COUNT TYPE LEN IDX MINMATCHLEN WITHMATCHLEN REPLACE DB
 LIST ID INFO ADDR USER SKIPME SETNAME GETNAME SETINFO LIB-NAME NO-EVICT AUTH DOCS GETKEYS FILTERBY PATTERN ACLCAT
 HELP SYNC
 """
-words = st.sampled_from([*WORDS.split(), b"", b"\xff\xfe", b"x" * 1_025, b"a\r\nb", b"SELECT 1"])
+some_arguments = st.sampled_from([*ARGUMENTS.split(), b"", b"\xff\xfe", b"x" * 1_025, b"a\r\nb", b"SELECT 1"])
 names = st.sampled_from(
     [name for name in TABLE if name not in (*ASKS_THE_SERVER, b"quit", b"client")]
 ) | st.sampled_from([b"multi", b"exec", b"watch", b"discard", b"reset", b"CLIENT"])
 
 
-@given(st.lists(st.tuples(names, st.lists(words, max_size=6)), max_size=12), st.booleans())
+@given(st.lists(st.tuples(names, st.lists(some_arguments, max_size=6)), max_size=12), st.booleans())
 @settings(max_examples=300, deadline=None)
 def test_every_request_has_one_answer_and_none_ends_the_node(
     sent: list[tuple[bytes, list[bytes]]], at_once: bool
 ) -> None:
     client = Client()
     packed = [
-        b"*%d\r\n" % (len(arguments) + 1)
-        + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in (name, *arguments))
+        b"*%d\r\n" % (len(arguments) + 1) + b"".join(b"$%d\r\n%b\r\n" % (len(one), one) for one in (name, *arguments))
         for name, arguments in sent
     ]
     for piece in [b"".join(packed)] if at_once and packed else packed:

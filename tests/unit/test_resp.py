@@ -1,4 +1,4 @@
-"""The Redis face without a socket: any bytes in any pieces, replies in order, and clients that read slowly."""
+"""The Redis face without a socket: bytes cut anywhere, replies in order, and clients that read slowly."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.unit.resp_client import Client, packed
 # -- parsing ----------------------------------------------------------------------------------------------------------
 
 requests = st.lists(
-    st.lists(st.binary(max_size=30), min_size=1, max_size=4).filter(lambda words: len(words) > 0), max_size=6
+    st.lists(st.binary(max_size=30), min_size=1, max_size=4).filter(lambda arguments: len(arguments) > 0), max_size=6
 )
 
 
@@ -128,13 +128,13 @@ def test_what_exceeds_a_bound_is_refused(data: bytes) -> None:
         (b"*1\r\n$4\r\nPING\r\n*1\r\n:5\r\n", "expected '$', got ':'"),
     ],
 )
-def test_what_is_wrong_is_said_as_redis_says_it(data: bytes, what: str) -> None:
+def test_protocol_errors_are_worded_as_by_redis(data: bytes, what: str) -> None:
     with pytest.raises(ProtocolError) as raised:
         parse([data])
     assert str(raised.value) == what
 
 
-def test_words_on_a_line() -> None:
+def test_a_typed_line_is_split_as_in_redis_cli() -> None:
     assert split_line(b"set  k 'it\\'s' \"\\x00\\t\" a\\b") == [b"set", b"k", b"it's", b"\0\t", b"a\\b"]
 
 
@@ -202,7 +202,7 @@ def test_a_client_that_sends_too_much_is_not_read_from() -> None:
     assert client.said == b"".join(b":%d\r\n" % number for number in range(1, MAX_BACKLOG * 3 + 1))
 
 
-def test_a_client_that_does_not_read_its_replies_is_not_served_on() -> None:
+def test_no_further_request_is_started_for_a_client_that_does_not_read_its_replies() -> None:
     client = Client()
     client.connection.writable(False)
     client.connection.received(packed("INCR a") * 3)
@@ -294,19 +294,19 @@ def test_a_transaction_is_queued_and_executed_as_one() -> None:
     assert client.ask("GET a") == b"$1\r\n1\r\n"
 
 
-def test_what_can_never_be_executed_is_not_kept() -> None:
+def test_requests_that_can_never_be_executed_are_not_kept() -> None:
     client = Client()
     client.ask("MULTI")
     large = "SET a " + "x" * MAX_VALUE_BYTES
     said = [client.ask(large) for _ in range(40)]
     assert said[0] == b"+QUEUED\r\n"
     assert any(one.startswith(b"-ERR a transaction has at most") for one in said)
-    assert "multi=0 " in client.connection.describe()
+    assert "multi=0 " in client.connection.client.describe()
     assert client.ask("EXEC").startswith(b"-EXECABORT")
 
 
 def test_a_watch_that_is_not_answered_yet_belongs_to_its_transaction() -> None:
-    """All of it sent at once: the next EXEC must wait for it, and those after it must not meet it."""
+    """Everything is sent at once: the next EXEC must wait for the WATCH, and later ones must not see its keys."""
     client = Client()
     other = Client(client.node)
     client.connection.received(packed("WATCH a") + packed("MULTI") + packed("GET b") + packed("EXEC"))
@@ -336,7 +336,7 @@ def test_what_is_queued_and_watched_is_bounded() -> None:
     assert client.ask("WATCH another").startswith(b"-ERR at most 16,384 keys")
 
 
-def test_what_is_no_command_is_refused() -> None:
+def test_what_is_not_a_command_is_refused() -> None:
     client = Client()
     packed = entries.encode(Set(b"k", Value(b"v")))
     for rubbish in (b"", b"\xc1", packed.replace(b"set", b"s\xfft"), packed + b"1", b"\x91" * 9_000):
@@ -344,7 +344,7 @@ def test_what_is_no_command_is_refused() -> None:
         client.said = b""
         client.connection.received(wire(request))
         client.turn()
-        assert client.said.startswith(b"-ERR the command is none that this node knows"), rubbish[:9]
+        assert client.said.startswith(b"-ERR this node does not know the command"), rubbish[:9]
 
 
 def test_the_log_is_shown_a_part_at_a_time() -> None:
@@ -361,7 +361,7 @@ def test_watched_keys_are_compared_when_the_transaction_is_applied() -> None:
     client.connection.received(packed("MULTI") + packed("SET a 2"))
     client.connection.received(packed("EXEC"))
     before = len(client.said)
-    # Chosen before the transaction although it was sent later.
+    # This write is chosen before the transaction, although it is sent later.
     other.connection.received(packed("SET b 5"))
     client.node.waiting.reverse()
     client.turn()
@@ -373,7 +373,7 @@ def test_watched_keys_are_compared_when_the_transaction_is_applied() -> None:
     assert client.ask("WATCH c", "MULTI", "EXEC") == b"+OK\r\n+OK\r\n*0\r\n"
 
 
-def test_every_command_that_is_told_of_exists_and_checks_its_arguments() -> None:
+def test_every_command_in_the_table_exists_and_checks_its_arguments() -> None:
     for spec in TABLE.values():
         client = Client()
         if spec.arity not in (1, -1):
@@ -381,7 +381,7 @@ def test_every_command_that_is_told_of_exists_and_checks_its_arguments() -> None
             assert said.startswith(b"-ERR wrong number of arguments"), (spec.name, said)
         arguments = [f"{spec.name} " + " ".join(["1"] * (abs(spec.arity) - 1 + extra)) for extra in range(3)]
         for request in arguments:
-            if spec.name not in ("info", "role", "wait", "kv.status"):  # these ask the server
+            if spec.name not in ("info", "role", "wait", "kv.status"):  # which need a server to ask
                 client.ask(request.strip())
         assert not client.node.waiting
 
@@ -416,8 +416,8 @@ def test_a_page_in_a_browser_cannot_give_commands(head: bytes) -> None:
         Txn([Get(b"a")], [Condition("value", b"a", "=", Value(b"NaN", True))]),
     ],
 )
-def test_what_says_that_it_is_json_and_is_none_does_not_reach_the_log(command: Command) -> None:
-    """Executing a command on it later would end every replica, again after each start."""
+def test_invalid_json_does_not_reach_the_log(command: Command) -> None:
+    """A later command on such a value would end every replica, and again after each restart."""
     client = Client()
     packed_command = msgspec.msgpack.encode(command)
     client.connection.received(wire([b"KV.EXECUTE", b"session", b"1", b"0", packed_command]))
@@ -437,14 +437,14 @@ arguments = st.one_of(
 @given(st.lists(st.tuples(st.sampled_from(sorted(TABLE)), st.lists(arguments, max_size=6)), min_size=1, max_size=6))
 @settings(max_examples=500, deadline=None)
 def test_no_request_ends_the_node(sent: list[tuple[bytes, list[bytes]]]) -> None:
-    """What is wrong with a request is told to its client; an exception beyond that would stop the whole node."""
+    """A wrong request gets an error as its reply; an exception that nobody catches would stop the whole node."""
     client = Client()
-    for name, words in sent:
-        if name in (b"info", b"role", b"wait", b"kv.status"):  # these ask the server
+    for name, rest in sent:
+        if name in (b"info", b"role", b"wait", b"kv.status"):  # which need a server to ask
             continue
-        client.connection.received(wire([name, *words]))
+        client.connection.received(wire([name, *rest]))
         client.turn()
-    client.connection.describe()
+    client.connection.client.describe()
 
 
 def test_quit_answers_all_before_it_ends() -> None:
@@ -499,7 +499,7 @@ def test_a_common_subsequence_is_one_and_none_is_longer(one: bytes, other: bytes
     assert parts == found
 
 
-def test_long_values_are_compared_in_no_time_that_an_election_would_notice() -> None:
+def test_comparing_long_values_is_too_quick_to_disturb_an_election() -> None:
     one, other = (bytes(Random(seed).choices(b"ab", k=2_000)) for seed in (1, 2))
     began = monotonic()
     lcs(one, other, False, True, with_length=True, least=0)
