@@ -9,7 +9,7 @@ from cli.exits import OK, UNMET, USAGE, complain, write_bytes, write_lines
 from cli.interrupts import Interrupts
 from cli.render import log_lines, result_lines, status_lines, table_lines, trouble, visible
 from cli.target import Target
-from kvstore.commands import READ_ONLY, Command, Found, Get, Integer, Outcomes, Result, Value
+from kvstore.commands import Command, Found, Get, Integer, Outcomes, Result, Value, is_read_only
 from kvstore.errors import CommandError
 from kvstore.language.parser import parse
 from kvstore.limits import check
@@ -102,7 +102,7 @@ def query(text: str, at: Target, output: str) -> int:
 
 def _reply(command: Command, at: Target) -> Reply:
     check(command)
-    if isinstance(command, READ_ONLY) and not at.connect:
+    if is_read_only(command) and not at.connect:
         # A look at a directory without a store must not leave an empty one there.
         DataDir.read_only(at.data_dir).close()
     with Interrupts(at_once=bool(at.connect)), at.open(f"kvstore {type(command).__name__.lower()}") as store:

@@ -7,7 +7,8 @@ many of them, so that the garbage collector is told to leave them alone.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, assert_never, get_args
 
 import msgspec
 
@@ -229,40 +230,52 @@ class Tick(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="tick"):
     """Only moves the log's clock on, so that keys expire though nobody writes. Proposed by the leader."""
 
 
-Simple: TypeAlias = (
-    Set
-    | SetMany
-    | Get
-    | GetDelete
-    | GetExpire
-    | Delete
-    | Exists
-    | Cas
-    | Incr
-    | IncrFloat
-    | Append
-    | SetRange
-    | Push
-    | Scan
-    | Walk
-    | Count
-    | Rename
-    | Copy
-    | Clear
-    | Expire
-    | Ttl
-    | Persist
-)
+Read: TypeAlias = Get | Exists | Scan | Walk | Count | Ttl
+"""Commands that change nothing, so that outside of a transaction they need no slot, only a linearizable read."""
+Fallible: TypeAlias = Incr | IncrFloat | Append | SetRange | Push
+"""Commands whose result is Failed where a key holds what they cannot work on, or would hold too much."""
+Infallible: TypeAlias = Set | SetMany | GetDelete | GetExpire | Delete | Cas | Rename | Copy | Clear | Expire | Persist
+"""Commands that change the store and never fail. The type checker proves it of what executes them."""
+Write: TypeAlias = Infallible | Fallible
+Simple: TypeAlias = Read | Write
+"""What a transaction may consist of. A new command is added to exactly one of Read, Fallible and Infallible."""
 Command: TypeAlias = Simple | Txn | Tick
-READ_ONLY = (Get, Exists, Scan, Walk, Count, Ttl)
-"""Commands that change nothing: outside a transaction they need no slot, only a linearizable read."""
+
+_READS = frozenset(get_args(Read))
+_FALLIBLE = frozenset(get_args(Fallible))
 
 
 def is_read_only(command: Command) -> bool:
-    """Whether a command changes nothing, and so needs no slot: a transaction of reads is a read of one moment."""
+    """Whether a command changes nothing, and so needs no slot; a transaction of reads is one read of all its keys."""
+    if type(command) is Txn:
+        return all(type(part) in _READS for part in (*command.then, *command.otherwise))
+    return type(command) in _READS
+
+
+def may_fail(command: Command) -> bool:
+    """Whether the result of a command can be Failed; that of a partial transaction never is."""
     if isinstance(command, Txn):
-        return all(isinstance(part, READ_ONLY) for part in (*command.then, *command.otherwise))
-    return isinstance(command, READ_ONLY)
+        return not command.partial and any(type(part) in _FALLIBLE for part in (*command.then, *command.otherwise))
+    return type(command) in _FALLIBLE
+
+
+def keys_written(command: Write) -> Sequence[bytes] | None:
+    """The keys that a command may change; None if that is every key there is."""
+    match command:
+        case SetMany() | Delete():
+            return command.keys
+        case Rename():
+            return command.key, command.to
+        case Copy():
+            return (command.to,)
+        case Clear():
+            return None
+        case Set() | Cas() | GetDelete() | GetExpire() | Expire() | Persist():
+            return (command.key,)
+        case Incr() | IncrFloat() | Append() | SetRange() | Push():
+            return (command.key,)
+        case _:
+            assert_never(command)
 
 
 class Opaque(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="json"):
@@ -373,5 +386,6 @@ class Expired(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="expir
     """The request was executed before and its result acknowledged, so it is no longer recorded; nothing was done."""
 
 
-SimpleResult: TypeAlias = Done | Found | Missing | NotMet | Integer | Rows | Keys | Failed
-Result: TypeAlias = Done | Found | Missing | NotMet | Integer | Rows | Keys | Failed | Outcomes | NotACommand | Expired
+InfallibleResult: TypeAlias = Done | Found | Missing | NotMet | Integer | Rows | Keys
+SimpleResult: TypeAlias = InfallibleResult | Failed
+Result: TypeAlias = SimpleResult | Outcomes | NotACommand | Expired

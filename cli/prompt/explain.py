@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kvstore.commands import READ_ONLY, Command, Set, Txn
+from kvstore.commands import Command, Set, Txn, is_read_only
 from kvstore.language.canonical import format as canonical
 from kvstore.language.parser import parse
 from kvstore.store import Status
@@ -17,7 +17,7 @@ def explain(text: str, status: Status) -> Iterator[str]:
     yield f"meaning     {_meaning(command)}"
     quorum = len(status.nodes) // 2 + 1
     of = f"{quorum} of {len(status.nodes)} node{'s' if len(status.nodes) > 1 else ''}"
-    if isinstance(command, READ_ONLY):
+    if is_read_only(command):
         yield "slot        none: a read changes nothing, so the log does not need it"
         yield f"quorum      {of} must confirm, after the read arrived, that ballot {status.ballot} still leads"
         yield f"then        once slot {status.chosen_upto} is applied, the answer comes from the state database"
@@ -34,12 +34,15 @@ def explain(text: str, status: Status) -> Iterator[str]:
 
 
 def _meaning(command: Command) -> str:
-    if isinstance(command, READ_ONLY):
-        return "a linearizable read"
     if isinstance(command, Txn):
         count = len(command.then) + len(command.otherwise)
         tests = f"{len(command.conditions)} conditions decide between two branches, " if command.conditions else ""
-        return f"a transaction: {tests}{count} commands in one slot, all or nothing"
+        if is_read_only(command):
+            return f"a linearizable read: {tests}{count} commands that all see the same state"
+        together = "a command that fails changes nothing" if command.partial else "all or nothing"
+        return f"a transaction: {tests}{count} commands in one slot, {together}"
+    if is_read_only(command):
+        return "a linearizable read"
     if isinstance(command, Set) and (command.when or command.ifeq is not None):
-        return "a conditional write: it takes a slot also when its condition turns out not to hold"
+        return "a conditional write: it takes a slot even if its condition turns out not to hold"
     return "a write: every replica executes it, in the order of the slots"

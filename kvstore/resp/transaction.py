@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from kvstore.commands import MAX_TXN_COMMANDS, READ_ONLY, Condition, Found, Get, Outcomes, Txn
+from kvstore.commands import MAX_TXN_COMMANDS, Condition, Found, Get, Outcomes, Txn, is_read_only
 from kvstore.errors import Refusal
 from kvstore.limits import MAX_COMMAND_BYTES, check
 from kvstore.resp.connection_commands import CLIENTS
@@ -64,7 +64,7 @@ class Transaction:
         """Whether what is queued needs no slot."""
         meanings = [queued.meaning for queued in self._queue or () if isinstance(queued.meaning, Compiled)]
         is_watching = self._watched or self._asking
-        return not is_watching and all(isinstance(one, READ_ONLY) for each in meanings for one in each.commands)
+        return not is_watching and all(is_read_only(one) for each in meanings for one in each.commands)
 
     def takes(self, spec: Spec) -> bool:
         """Whether a request is queued rather than done."""
