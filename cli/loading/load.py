@@ -27,7 +27,7 @@ from cli.loading.summary import Summary, many, summary_lines
 from cli.progress import Progress
 from cli.render import visible
 from cli.target import Target
-from kvstore.commands import Append, Command, Done, Failed, Incr, Missing, NotMet, Outcomes, Push, Txn
+from kvstore.commands import Command, Done, Failed, Missing, NotMet, Outcomes, may_fail
 from kvstore.errors import CommandError, KvstoreError
 from kvstore.store import Reply, Store
 
@@ -202,7 +202,7 @@ class Load:
         """At the last line executed before. If it failed it still ends the load, until --keep-going accepts that."""
         self.summary.skipped = self._done
         self.summary.last_line = line
-        if self._store and not self._keep_going and isinstance(content, Incr | Append | Push | Txn):
+        if self._store and not self._keep_going and isinstance(content, Command) and may_fail(content):
             # The same sequence again: the recorded result is given, and nothing is executed.
             reply = self._store.execute_batch([content], session=self._session, first_sequence=self._done)[0]
             if isinstance(reply.result, Failed):

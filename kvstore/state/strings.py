@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from decimal import Decimal
 
 from kvstore.commands import (
@@ -24,19 +23,16 @@ from kvstore.commands import (
     SimpleResult,
     Value,
 )
-from kvstore.decimal_text import add, decimal_of
+from kvstore.decimal_text import INTEGER, add, decimal_of
 from kvstore.state.cell import Held
 from kvstore.state.context import Moment, write
-
-_INTEGER = re.compile(rb"0|-?[1-9]\d{0,18}")
-"""As INCR itself writes numbers, so that one that it takes is never rewritten in another form."""
 
 
 def incr(command: Incr, moment: Moment) -> SimpleResult:
     before = moment.keys.get(command.key)
     number = 0
     if before is not None:
-        if before.value.json or not _INTEGER.fullmatch(before.value.data):
+        if before.value.json or not INTEGER.fullmatch(before.value.data):
             return Failed(NOT_AN_INTEGER)
         number = int(before.value.data)
         if not _fits(number):
