@@ -8,7 +8,7 @@ many of them, so that the garbage collector is told to leave them alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias, assert_never, get_args
+from typing import Literal, TypeAlias, assert_never, final, get_args
 
 import msgspec
 
@@ -30,6 +30,7 @@ class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
     json: bool = False
 
 
+@final
 class Set(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="set"):
     """Store a value. ``ttl`` in milliseconds from the entry's stamp, 0 = for ever (an earlier expiry is dropped).
 
@@ -47,6 +48,7 @@ class Set(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="set"):
     get: bool = False
 
 
+@final
 class SetMany(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="mset"):
     """Store ``values`` under ``keys``, one each, for ever; with ``nx`` all of them or, if any key exists, none."""
 
@@ -55,20 +57,24 @@ class SetMany(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="mset"
     nx: bool = False
 
 
+@final
 class Get(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="get"):
     key: bytes
 
 
+@final
 class Delete(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="delete"):
     keys: list[bytes]
 
 
+@final
 class GetDelete(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="getdel"):
     """Delete a key; the result is what it held."""
 
     key: bytes
 
 
+@final
 class GetExpire(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="getex"):
     """Read a key and change its expiry: to ``ttl`` ms from the entry's stamp, or the time ``expires`` (ms since 1970),
     or none (``persist``); with neither it stays."""
@@ -79,10 +85,12 @@ class GetExpire(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="get
     persist: bool = False
 
 
+@final
 class Exists(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="exists"):
     keys: list[bytes]
 
 
+@final
 class Cas(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="cas"):
     """Replace ``old`` by ``new``, keeping the key's expiry; with ``create``, a missing key is set to ``new``."""
 
@@ -92,6 +100,7 @@ class Cas(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="cas"):
     create: bool = False
 
 
+@final
 class Incr(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="incr"):
     """Add ``by`` to a decimal integer (a missing key counts as 0), keeping the key's expiry."""
 
@@ -99,6 +108,7 @@ class Incr(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="incr"):
     by: int = 1
 
 
+@final
 class IncrFloat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="incrbyfloat"):
     """Add a decimal number, given as text, to another; exact in decimal. The result is Found: the new value."""
 
@@ -106,6 +116,7 @@ class IncrFloat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="inc
     by: bytes
 
 
+@final
 class Append(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="append"):
     """Append bytes to the value (a missing key counts as empty), keeping the key's expiry."""
 
@@ -113,6 +124,7 @@ class Append(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="append
     data: bytes
 
 
+@final
 class SetRange(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="setrange"):
     """Overwrite a part of the value, which is filled up with NULs where it was shorter; keeps the key's expiry."""
 
@@ -121,6 +133,7 @@ class SetRange(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="setr
     data: bytes
 
 
+@final
 class Push(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="push"):
     """Append an item to the JSON list that the key holds (a missing key counts as an empty list)."""
 
@@ -128,6 +141,7 @@ class Push(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="push"):
     item: Value
 
 
+@final
 class Scan(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="scan"):
     """Keys with this prefix in byte order, with their values; ``limit`` 0 = all."""
 
@@ -135,10 +149,12 @@ class Scan(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="scan"):
     limit: int = 0
 
 
+@final
 class Count(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="count"):
     prefix: bytes = b""
 
 
+@final
 class Walk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="walk"):
     """The keys after ``after`` in byte order, ``skip`` of them left out, ``count`` of them looked at (0 = all): those
     that match the glob ``pattern`` (b"" = all). The result is Keys."""
@@ -149,6 +165,7 @@ class Walk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="walk"):
     skip: int = 0
 
 
+@final
 class Rename(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="rename"):
     """Give a key's value and expiry another name, whatever that held; with ``nx`` only if it held nothing."""
 
@@ -157,6 +174,7 @@ class Rename(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="rename
     nx: bool = False
 
 
+@final
 class Copy(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="copy"):
     """Copy a key's value and expiry to another key, which must not exist, or which is replaced."""
 
@@ -165,6 +183,7 @@ class Copy(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="copy"):
     replace: bool = False
 
 
+@final
 class Clear(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="clear"):
     """Delete every key; the result is their number."""
 
@@ -172,6 +191,7 @@ class Clear(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="clear")
 ExpireWhen: TypeAlias = Literal["", "nx", "xx", "gt", "lt", "xx lt"]
 
 
+@final
 class Expire(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="expire"):
     """Let a key expire ``ttl`` milliseconds after the entry's stamp; 0 or less deletes it now.
 
@@ -185,6 +205,7 @@ class Expire(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="expire
     when: ExpireWhen = ""
 
 
+@final
 class Ttl(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="ttl"):
     """The time until a key expires in ms; ``absolute``: the time when it does, in ms since 1970. -1 = never."""
 
@@ -192,6 +213,7 @@ class Ttl(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="ttl"):
     absolute: bool = False
 
 
+@final
 class Persist(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="persist"):
     key: bytes
 
@@ -213,6 +235,7 @@ class Condition(msgspec.Struct, frozen=True, array_like=True, gc=False):
     number: int = 0
 
 
+@final
 class Txn(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="txn"):
     """Several commands as one slot: all conditions hold -> ``then``, else ``otherwise``; all or nothing.
 
@@ -226,6 +249,7 @@ class Txn(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="txn"):
     partial: bool = False
 
 
+@final
 class Tick(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="tick"):
     """Only moves the log's clock on, so that keys expire though nobody writes. Proposed by the leader."""
 

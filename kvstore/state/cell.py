@@ -1,4 +1,4 @@
-"""What a key holds."""
+"""A cell: what one key holds, with where it came from and when it expires."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from kvstore.commands import Value
 
 
-class Held(msgspec.Struct, frozen=True, gc=False):
+class Cell(msgspec.Struct, frozen=True, gc=False):
     """What a key holds. ``slot``: the one that last changed it; ``expires``: ms since 1970, 0 = never.
 
     ``created`` is the slot that created the key, and ``version`` counts the changes since. Where nobody has looked yet
@@ -27,7 +27,7 @@ class Held(msgspec.Struct, frozen=True, gc=False):
         """Whether it was stored without a look at what the key held before."""
         return self.created < 0
 
-    def over(self, before: Held | None) -> Held:
+    def over(self, before: Cell | None) -> Cell:
         """The same, now that it is known what the key held before: None if it did not exist."""
         if before is None:
             return replace(self, created=-self.created)
