@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from prompt_toolkit import PromptSession, print_formatted_text
@@ -21,13 +20,14 @@ from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import get_cwidth
 
 from cli.interrupts import Interrupts
+from cli.prompt.completion import suggestions
 from cli.prompt.session import META, Leave, Session
 from cli.prompt.toolbar import Toolbar
-from cli.render import OUTPUTS, visible
+from cli.render import visible
 from cli.target import Target
 from kvstore.errors import CommandError, IncompleteCommand, KvstoreError
-from kvstore.language.lexer import quote, split
-from kvstore.language.parser import COMMANDS, parse, tokens
+from kvstore.language.highlight import tokens
+from kvstore.language.parser import parse
 from kvstore.store import Store
 
 TICK = 0.1
@@ -52,22 +52,6 @@ STYLE = Style.from_dict(
         "bottom-toolbar": "noreverse ansibrightblack",
     }
 )
-
-_OPTIONS = {
-    "set": ["EX", "PX", "NX", "XX", "IFEQ", "JSON"],
-    "cas": ["CREATE", "JSON"],
-    "push": ["JSON"],
-    "expire": ["PX"],
-    "help": [*COMMANDS, *META],
-    "output": list(OUTPUTS),
-    "timing": ["on", "off"],
-}
-_TAKES_KEYS = {"delete", "del", "exists"}
-_SUMMARIES = {
-    **{name: entry.summary for name, entry in COMMANDS.items()},
-    **{name: entry.summary for name, entry in META.items()},
-}
-_NO_KEY = {"txn", "tick", *META}
 
 
 def interact(store: Store, at: Target, output: str) -> None:
@@ -205,32 +189,15 @@ class _Highlighter(Lexer):
 
 
 class _Completer(Completer):
-    """Commands first, then existing keys, then options."""
-
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
-        text = document.text_before_cursor
+        for text, replaces, summary in suggestions(document.text_before_cursor, self._keys):
+            yield Completion(text, -replaces, display_meta=summary)
+
+    def _keys(self, prefix: bytes) -> Iterable[bytes]:
         try:
-            words = split(text)
-        except CommandError:
-            return  # within quotes
-        fresh = not text or text[-1].isspace()
-        current = "" if fresh or not words else text[words[-1].start :]
-        typed = [word.text.lower() for word in (words if fresh else words[:-1])]
-        if not typed:
-            for name, about in _SUMMARIES.items():
-                if name.startswith(current.lower()):
-                    yield Completion(name, -len(current), display_meta=about)
-            return
-        name = typed[0]
-        if name not in _NO_KEY and (len(typed) == 1 or name in _TAKES_KEYS):
-            prefix = b"" if fresh or not words else words[-1].data
-            with suppress(KvstoreError):  # a cluster that does not answer has no keys to offer
-                for key in self._store.keys(prefix, MAX_COMPLETIONS):
-                    yield Completion(quote(key), -len(current))
-        else:
-            for option in _OPTIONS.get(name, []):
-                if option.lower().startswith(current.lower()):
-                    yield Completion(option, -len(current))
+            return self._store.keys(prefix, MAX_COMPLETIONS)
+        except KvstoreError:
+            return []  # a cluster that does not answer has no keys to offer
