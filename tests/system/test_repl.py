@@ -91,7 +91,7 @@ def test_a_session(terminal: Terminal, tmp_path: Path) -> None:
     terminal.expect(r"OK  slot 2, ballot 1\.n1, phase 1 skipped, \d+\.\d ms")
     terminal.expect(r"n1 leader  ballot 1\.n1  chosen 2  applied 2  gaps none")
     terminal.type("get us\t")
-    terminal.expect("user:ann")
+    terminal.expect("get user:ann")
     terminal.type("\r")
     terminal.expect(r"\n1\s")
     terminal.type('set poem "first\r')
