@@ -31,7 +31,7 @@ from kvstore.commands import (
 )
 from kvstore.errors import CommandError, KvstoreError
 from kvstore.state.context import Context
-from kvstore.state.entries import Applied, decode
+from kvstore.state.entries import UNREADABLE, Applied, decode
 from kvstore.state.executor import execute
 from kvstore.state.keyspace import Changes, Keyspace
 from kvstore.state.sessions import SessionRow, Sessions, write_sessions
@@ -120,7 +120,10 @@ class StateMachine:
     # -- the log's side -----------------------------------------------------------------------------------------------
 
     def apply(self, first: int, values: Sequence[bytes]) -> list[Applied]:
-        """Execute the next slots, from ``first`` on. No value makes it fail: what is no command does nothing."""
+        """Execute the next slots, from ``first`` on. A value that no entry can be read from is executed as nothing.
+
+        Raises StorageFullError or DamagedError when the database fails.
+        """
         require(first == self.applied_upto + 1, f"slot {first} is applied after slot {self.applied_upto}")
         applied: list[Applied] = []
         context = Context(self._keys, 0, 0)
@@ -130,7 +133,7 @@ class StateMachine:
                 for slot, value in enumerate(values, first):
                     try:
                         entry = decode(value)
-                    except (msgspec.DecodeError, UnicodeDecodeError):
+                    except UNREADABLE:
                         applied.append(_NO_OP_APPLIED if value == NO_OP else _NO_COMMAND_APPLIED)
                         continue
                     if entry.stamp > self.clock:
@@ -326,7 +329,7 @@ def _parsed(opaque: Opaque) -> Command | None:
     try:
         text = msgspec.json.decode(opaque.json, type=str)
         return parse(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, CommandError):
+    except (*UNREADABLE, CommandError):
         return None
 
 

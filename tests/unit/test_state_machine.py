@@ -188,6 +188,8 @@ def test_limits_hold_when_values_grow(machine: Machine) -> None:
     "value",
     [
         *(b"\xff", b"rubbish", entry(Get(b"k")).replace(b"get", b"g\xfft")),
+        # One field more than an entry has, nested deeper than can be read.
+        b"\x96" + entry(Get(b"k"))[1:] + b"\x91" * 100_000 + b"\xc0",
         *(entry(Opaque(b'{"a": 1}')), entry(Opaque(b'"cmd1"')), entry(Opaque(b'"\xff"'))),
     ],
 )
