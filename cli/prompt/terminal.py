@@ -70,7 +70,7 @@ class _Prompt:
             "kvstore> ",
             completer=_Completer(store),
             complete_while_typing=False,
-            lexer=_Highlighter(),
+            lexer=Highlighter(),
             history=_history(at.history),
             auto_suggest=AutoSuggestFromHistory(),
             bottom_toolbar=toolbar.text,
@@ -168,18 +168,21 @@ def _is_incomplete(text: str) -> bool:
     return False
 
 
-class _Highlighter(Lexer):
+class Highlighter(Lexer):
     def lex_document(self, document: Document) -> Callable[[int], StyleAndTextTuples]:
         text = document.text
-        first = text.split(maxsplit=1)[0].lower() if text.strip() else ""
+        begins = len(text) - len(text.lstrip())
+        ends = begins + len(text.split(maxsplit=1)[0]) if text.strip() else begins
+        first = text[begins:ends].lower()
         if len(text) > MAX_HIGHLIGHTED or first.startswith("#"):
             return lambda number: [("", document.lines[number])]
         styles = [""] * len(text)
-        for token in tokens(text):
-            kind = "command" if token.start == text.find(first) and first in META else token.kind
-            if first in META and token.start > 0 and first != "explain":
-                kind = "value"
-            styles[token.start : token.end] = [f"class:{kind}"] * (token.end - token.start)
+        if first in META:
+            styles[begins:] = ["class:command"] * (ends - begins) + ["class:value"] * (len(text) - ends)
+        if first not in META or first == "explain":
+            offset = ends if first == "explain" else 0
+            for token in tokens(text[offset:]):
+                styles[offset + token.start : offset + token.end] = [f"class:{token.kind}"] * (token.end - token.start)
         starts = [0]
         for line in document.lines:
             starts.append(starts[-1] + len(line) + 1)

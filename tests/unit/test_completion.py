@@ -7,9 +7,11 @@ from typing import get_args
 
 import pytest
 from hypothesis import given
+from prompt_toolkit.document import Document
 
 from cli.prompt.completion import suggestions
 from cli.prompt.session import META
+from cli.prompt.terminal import Highlighter
 from kvstore.commands import Command, Simple, Tick, Txn
 from kvstore.language.arguments import Definition
 from kvstore.language.canonical import format as canonical
@@ -155,3 +157,8 @@ def test_what_is_offered(text: str, words: set[str]) -> None:
 )
 def test_what_is_highlighted(text: str, kinds: str) -> None:
     assert " ".join(token.kind for token in tokens(text)) == kinds
+    for first in ("explain ", " EXPLAIN  "):
+        styles = "".join(f"{style} " for style, *_ in Highlighter().lex_document(Document(first + text))(0))
+        told = [style.removeprefix("class:") for style in dict.fromkeys(styles.split())]
+        assert told[0] == "command"
+        assert set(told) == {"command", "value", *kinds.split()}
