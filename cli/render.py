@@ -76,6 +76,11 @@ def quoted(key: bytes) -> str:
     return f"'{visible(key)}'"
 
 
+def counted(number: int, thing: str) -> str:
+    """``1 line``, ``2,000 lines``."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def provenance(reply: Reply) -> str:
     """How a write came about: ``slot 7, ballot 1.n1, phase 1 skipped``; "" for a read, which needs no slot."""
     if not reply.slot:

@@ -22,10 +22,10 @@ from cli.exits import INTERRUPTED, OK, UNMET, USAGE, complain, status_of, write_
 from cli.interrupts import Interrupts
 from cli.loading.foresight import Foresight
 from cli.loading.formats import Content
+from cli.loading.progress import Progress
 from cli.loading.source import Source, UnreadableError
-from cli.loading.summary import Summary, many, summary_lines
-from cli.progress import Progress
-from cli.render import visible
+from cli.loading.summary import Summary, summary_lines
+from cli.render import counted, visible
 from cli.target import Target
 from kvstore.commands import Command, Done, Failed, Missing, NotMet, Outcomes, may_fail
 from kvstore.errors import CommandError, KvstoreError
@@ -36,7 +36,7 @@ BATCH_BYTES = 4 * 1_048_576
 """A batch is executed when it has so many commands, or its lines so many bytes: that bounds memory."""
 
 
-class Options(msgspec.Struct, frozen=True):
+class LoadOptions(msgspec.Struct, frozen=True):
     at: Target
     format: str = ""
     keep_going: bool = False
@@ -44,7 +44,7 @@ class Options(msgspec.Struct, frozen=True):
     again: bool = False
 
 
-def run(files: Sequence[str], options: Options, output: str) -> int:
+def run(files: Sequence[str], options: LoadOptions, output: str) -> int:
     """Load files one after another until one has a bad line; prints the summary, and returns the exit status."""
     for name in files:
         if reason := _why_unreadable(name):
@@ -79,7 +79,7 @@ def _why_unreadable(name: str) -> str:
 def _load_files(
     files: Sequence[str],
     store: Store | None,
-    options: Options,
+    options: LoadOptions,
     output: str,
     interrupts: Interrupts,
     summaries: list[Summary],
@@ -113,7 +113,7 @@ class Load:
     """One file being loaded into a store, or only checked if there is none."""
 
     def __init__(
-        self, source: Source, store: Store | None, options: Options, output: str, interrupts: Interrupts
+        self, source: Source, store: Store | None, options: LoadOptions, output: str, interrupts: Interrupts
     ) -> None:
         self._source = source
         self._store = store
@@ -214,7 +214,7 @@ class Load:
             self._progress.begin(self._source.position())
             self.summary.resumed_at_line = line
             if self._output != "json":  # there the summary tells it
-                self._tell(f"{self._name}: going on at line {line}; {many(self._done, 'command')} executed before")
+                self._tell(f"{self._name}: going on at line {line}; {counted(self._done, 'command')} executed before")
         if isinstance(content, CommandError):
             self._flush()
             self._bad_line(line, content)

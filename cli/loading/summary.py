@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from cli.render import table_lines, visible
+from cli.render import counted, table_lines, visible
 
 
 class Summary(msgspec.Struct):
@@ -50,9 +50,9 @@ def summary_lines(summaries: Sequence[Summary], output: str) -> Iterator[str]:
 def _sentence(summary: Summary) -> str:
     name = visible(summary.file)
     if summary.state == "loaded before":
-        return f"{name}: already loaded ({many(summary.skipped, 'command')}); --again loads it once more"
+        return f"{name}: already loaded ({counted(summary.skipped, 'command')}); --again loads it once more"
     did = "understood" if summary.state == "checked" else "executed"
-    parts = [f"{many(summary.commands, 'command')} {did} in {summary.seconds:.2f} s"]
+    parts = [f"{counted(summary.commands, 'command')} {did} in {summary.seconds:.2f} s"]
     if summary.commands:
         parts.append(f"{summary.commands_per_second:,}/s")
     if summary.first_slot:
@@ -60,17 +60,12 @@ def _sentence(summary: Summary) -> str:
         parts.append(f"slot {summary.first_slot}" if alone else f"slots {summary.first_slot} to {summary.last_slot}")
     counts = [
         (summary.skipped, f"{summary.skipped:,} executed before"),
-        (summary.not_met, f"{many(summary.not_met, 'condition')} not met"),
-        (summary.missing, f"{many(summary.missing, 'missing key')}"),
-        (summary.bad_lines, f"{many(summary.bad_lines, 'bad line')}"),
+        (summary.not_met, f"{counted(summary.not_met, 'condition')} not met"),
+        (summary.missing, f"{counted(summary.missing, 'missing key')}"),
+        (summary.bad_lines, f"{counted(summary.bad_lines, 'bad line')}"),
     ]
     text = f"{name}: {', '.join(parts + [told for count, told in counts if count])}"
     if summary.state in ("stopped", "interrupted"):
         place = f"after line {summary.last_line}" if summary.last_line else "before the first command"
         text += f"; {summary.state} {place}"
     return text
-
-
-def many(count: int, thing: str) -> str:
-    """``1 line``, ``2,000 lines``."""
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"

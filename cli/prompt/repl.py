@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from cli.exits import OK, UNMET, complain, write_lines
 from cli.interrupts import Interrupts
-from cli.prompt.session import Leave, Session
+from cli.prompt.session import Leave, ReplSession
 from cli.target import Target
 from kvstore.errors import IncompleteCommand, KvstoreError
 
@@ -24,7 +24,7 @@ def run(at: Target, output: str = "") -> int:
 
             interact(store, at, output)
             return OK
-        session = Session(store, output, interactive=False)
+        session = ReplSession(store, output, interactive=False)
         with Interrupts(at_once=bool(at.connect)) as interrupts:
             read_commands(session, _lines(sys.stdin.buffer, interrupts))
         return UNMET if session.failed else OK
@@ -39,7 +39,7 @@ def _lines(file: BinaryIO, interrupts: Interrupts) -> Iterator[bytes]:
         yield line
 
 
-def read_commands(session: Session, lines: Iterable[bytes]) -> None:
+def read_commands(session: ReplSession, lines: Iterable[bytes]) -> None:
     """Execute commands one a line; a line that ends within quotes or braces goes on in the next."""
     pending = ""
     first_number = 0
@@ -63,6 +63,6 @@ def read_commands(session: Session, lines: Iterable[bytes]) -> None:
         _fail(session, first_number, "the input ends within quotes or braces")
 
 
-def _fail(session: Session, number: int, message: str) -> None:
+def _fail(session: ReplSession, number: int, message: str) -> None:
     session.failed = True
     complain(f"line {number}: {message}", session.output, line=number)

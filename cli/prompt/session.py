@@ -37,7 +37,7 @@ class Leave(Exception):
     """The person asked to leave."""
 
 
-class Session:
+class ReplSession:
     """Executes lines against one store; remembers the chosen output and whether to show times."""
 
     def __init__(self, store: Store, output: str, *, interactive: bool) -> None:

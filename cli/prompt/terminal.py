@@ -21,7 +21,7 @@ from prompt_toolkit.utils import get_cwidth
 
 from cli.interrupts import Interrupts
 from cli.prompt.completion import suggestions
-from cli.prompt.session import META, Leave, Session
+from cli.prompt.session import META, Leave, ReplSession
 from cli.prompt.toolbar import Toolbar
 from cli.render import visible
 from cli.target import Target
@@ -64,7 +64,7 @@ class _Prompt:
     def __init__(self, store: Store, at: Target, toolbar: Toolbar, output: str) -> None:
         self._store = store
         self._is_remote = bool(at.connect)
-        self._session = Session(store, output, interactive=True)
+        self._session = ReplSession(store, output, interactive=True)
         self._colours = None if "NO_COLOR" not in os.environ else ColorDepth.DEPTH_1_BIT
         self._prompt: PromptSession[str] = PromptSession(
             "kvstore> ",

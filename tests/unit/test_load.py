@@ -20,9 +20,9 @@ from cli.interrupts import Interrupts
 from cli.loading import formats as load_formats
 from cli.loading.foresight import Foresight, Shape
 from cli.loading.formats import READERS, Content, Lines, format_of
-from cli.loading.load import Load, Options, run
+from cli.loading.load import Load, LoadOptions, run
+from cli.loading.progress import progress_text
 from cli.loading.source import Source
-from cli.progress import progress_text
 from cli.target import Target
 from kvstore.commands import Command, Entry, Failed, Found, Get, Set, Value
 from kvstore.decimal_text import INTEGER, decimal_of
@@ -99,7 +99,7 @@ def store() -> Iterator[MemoryStore]:
 def load(
     store: MemoryStore | None, path: Path | str, keep_going: bool = False, again: bool = False
 ) -> tuple[int, Load]:
-    options = Options(Target(Path("unused")), keep_going=keep_going, again=again, dry_run=store is None)
+    options = LoadOptions(Target(Path("unused")), keep_going=keep_going, again=again, dry_run=store is None)
     with Interrupts() as interrupts:
         source = Source(str(path), "", interrupts)
         try:
@@ -381,7 +381,7 @@ def test_a_command_that_failed_stops_the_load_again_until_it_is_accepted(
 
 def test_a_dry_run_reports_every_line_and_touches_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = written(tmp_path, "set a 1\nbad\nset b 2\nworse\n")
-    assert run([str(path)], Options(Target(tmp_path / "data"), dry_run=True), "") == 1
+    assert run([str(path)], LoadOptions(Target(tmp_path / "data"), dry_run=True), "") == 1
     output = capsys.readouterr()
     assert "2 commands understood" in output.out
     assert [line.split(":")[2] for line in output.err.splitlines()] == ["2", "4"]
@@ -390,7 +390,7 @@ def test_a_dry_run_reports_every_line_and_touches_nothing(tmp_path: Path, capsys
 
 def test_a_wrong_name_is_found_before_anything_is_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = written(tmp_path, "set a 1\n")
-    assert run([str(path), str(tmp_path / "none")], Options(Target(tmp_path / "data")), "") == 2
+    assert run([str(path), str(tmp_path / "none")], LoadOptions(Target(tmp_path / "data")), "") == 2
     assert "there is no such file" in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
 
@@ -479,7 +479,7 @@ def test_the_same_bytes_in_another_format_are_another_load(tmp_path: Path, store
     load(store, written(tmp_path, "key,value\na,1\n", "f.csv"))
     with Interrupts() as interrupts:
         source = Source(str(tmp_path / "f.csv"), "commands", interrupts)
-        one = Load(source, store, Options(Target(tmp_path)), "", interrupts)
+        one = Load(source, store, LoadOptions(Target(tmp_path)), "", interrupts)
         assert one.run() == 1
         source.close()
 
@@ -537,10 +537,10 @@ def test_batches_are_bounded_in_bytes(tmp_path: Path, store: MemoryStore) -> Non
 
 def test_a_real_store_keeps_what_was_loaded(tmp_path: Path) -> None:
     path = written(tmp_path, "set a 1\nincr a\nset b 'x y'\n")
-    assert run([str(path)], Options(Target(tmp_path / "data")), "json") == 0
+    assert run([str(path)], LoadOptions(Target(tmp_path / "data")), "json") == 0
     with EmbeddedStore.open(tmp_path / "data", "test") as store:
         assert store.execute(Get(b"a")).result == Found(Value(b"2"), 2, 1, 2)
-    assert run([str(path)], Options(Target(tmp_path / "data")), "json") == 0
+    assert run([str(path)], LoadOptions(Target(tmp_path / "data")), "json") == 0
     with EmbeddedStore.open(tmp_path / "data", "test") as store:
         assert store.status().last_slot == 3
 
