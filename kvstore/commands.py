@@ -1,8 +1,8 @@
 """The commands, their results, and the entry that carries a command through the log.
 
-This file is the vocabulary; :mod:`kvstore.language.parser` turns commands into text and back, and
-:mod:`kvstore.state.machine` executes them. None of these values can be part of a reference cycle, and there are very
-many of them, so that the garbage collector is told to leave them alone.
+This file is the vocabulary. :mod:`kvstore.language.parser` turns text into commands, :mod:`kvstore.language.canonical`
+turns commands into text, and :mod:`kvstore.state.machine` executes them. There are very many of these values, and none
+of them can be part of a reference cycle, so the garbage collector is told to leave them alone (``gc=False``).
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ MAX_KEY_BYTES = 1_024
 MAX_VALUE_BYTES = 1_048_576
 MAX_TXN_COMMANDS = 16_384
 MAX_INTEGER = 2**63 - 1
-"""Integers of ``incr`` are signed 64-bit, as in Redis."""
+"""The largest integer that ``incr`` works on: they are signed 64-bit integers, as in Redis."""
 
 
 class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a key holds: bytes, and whether they are JSON text whose type must be kept.
 
-    ``json`` is set only where the bytes alone would be read back as something else: a string that looks like a number,
-    an object, a list, true, false, null. Numbers and all other strings are plain (see :mod:`kvstore.values`).
+    ``json`` is set only where the bytes alone would be read back as a value of another type: for a string that looks
+    like a number, an object, a list, true, false and null. Numbers and all other strings are plain bytes (see
+    :mod:`kvstore.values`).
     """
 
     data: bytes
@@ -32,10 +33,11 @@ class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 @final
 class Set(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="set"):
-    """Store a value. ``ttl`` in milliseconds from the entry's stamp, 0 = for ever (an earlier expiry is dropped).
+    """Store a value. It expires ``ttl`` ms after the entry's stamp, with 0 never; an earlier expiry is dropped.
 
-    ``expires``: a time in ms since 1970 in place of a ttl (one that has passed deletes the key); ``keep_ttl``: an
-    earlier expiry stays. With ``get`` the result is what the key held before, Found or Missing, stored or not.
+    ``expires`` is a time in ms since 1970 in place of a ttl; one that has passed deletes the key. With ``keep_ttl`` an
+    earlier expiry stays. With ``get`` the result is what the key held before, as Found or Missing, whether the new
+    value was stored or not.
     """
 
     key: bytes
@@ -50,7 +52,10 @@ class Set(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="set"):
 
 @final
 class SetMany(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="mset"):
-    """Store ``values`` under ``keys``, one each, for ever; with ``nx`` all of them or, if any key exists, none."""
+    """Store each of ``values`` under the key at its place in ``keys``, without an expiry.
+
+    With ``nx`` nothing is stored if any of the keys exists.
+    """
 
     keys: list[bytes]
     values: list[Value]
@@ -69,15 +74,15 @@ class Delete(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="delete
 
 @final
 class GetDelete(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="getdel"):
-    """Delete a key; the result is what it held."""
+    """Delete a key; the result is what the key held."""
 
     key: bytes
 
 
 @final
 class GetExpire(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="getex"):
-    """Read a key and change its expiry: to ``ttl`` ms from the entry's stamp, or the time ``expires`` (ms since 1970),
-    or none (``persist``); with neither it stays."""
+    """Read a key and change its expiry: to ``ttl`` ms after the entry's stamp, to the time ``expires`` (ms since 1970),
+    or with ``persist`` to none. With none of the three the expiry stays as it is."""
 
     key: bytes
     ttl: int = 0
@@ -92,7 +97,7 @@ class Exists(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="exists
 
 @final
 class Cas(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="cas"):
-    """Replace ``old`` by ``new``, keeping the key's expiry; with ``create``, a missing key is set to ``new``."""
+    """Replace ``old`` by ``new``, keeping the key's expiry. With ``create`` a missing key is set to ``new``."""
 
     key: bytes
     old: Value
@@ -110,7 +115,10 @@ class Incr(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="incr"):
 
 @final
 class IncrFloat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="incrbyfloat"):
-    """Add a decimal number, given as text, to another; exact in decimal. The result is Found: the new value."""
+    """Add a decimal number, given as text, to the one that the key holds. The result is Found, with the new value.
+
+    The sum is calculated in decimal and rounded to 17 digits, so it is the same on every replica.
+    """
 
     key: bytes
     by: bytes
@@ -126,7 +134,7 @@ class Append(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="append
 
 @final
 class SetRange(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="setrange"):
-    """Overwrite a part of the value, which is filled up with NULs where it was shorter; keeps the key's expiry."""
+    """Overwrite the bytes from ``offset`` on, keeping the key's expiry. A shorter value is first padded with NULs."""
 
     key: bytes
     offset: int
@@ -143,7 +151,7 @@ class Push(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="push"):
 
 @final
 class Scan(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="scan"):
-    """Keys with this prefix in byte order, with their values; ``limit`` 0 = all."""
+    """The keys with this prefix in byte order, with their values: at most ``limit`` of them, with 0 all."""
 
     prefix: bytes = b""
     limit: int = 0
@@ -156,8 +164,10 @@ class Count(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="count")
 
 @final
 class Walk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="walk"):
-    """The keys after ``after`` in byte order, ``skip`` of them left out, ``count`` of them looked at (0 = all): those
-    that match the glob ``pattern`` (b"" = all). The result is Keys."""
+    """Of the keys after ``after``, in byte order, pass over ``skip`` and look at the next ``count``, with 0 at all.
+
+    The result is Keys: those of them that match the glob ``pattern``; b"" matches every key.
+    """
 
     after: bytes = b""
     count: int = 0
@@ -167,7 +177,10 @@ class Walk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="walk"):
 
 @final
 class Rename(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="rename"):
-    """Give a key's value and expiry another name, whatever that held; with ``nx`` only if it held nothing."""
+    """Move a key's value and expiry to the key ``to``, replacing what that one held; with ``nx`` only if it is missing.
+
+    The old key is gone afterwards.
+    """
 
     key: bytes
     to: bytes
@@ -176,7 +189,7 @@ class Rename(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="rename
 
 @final
 class Copy(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="copy"):
-    """Copy a key's value and expiry to another key, which must not exist, or which is replaced."""
+    """Copy a key's value and expiry to the key ``to``, which must be missing unless ``replace`` is set."""
 
     key: bytes
     to: bytes
@@ -185,7 +198,7 @@ class Copy(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="copy"):
 
 @final
 class Clear(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="clear"):
-    """Delete every key; the result is their number."""
+    """Delete every key; the result is the number of keys deleted."""
 
 
 ExpireWhen: TypeAlias = Literal["", "nx", "xx", "gt", "lt", "xx lt"]
@@ -195,8 +208,9 @@ ExpireWhen: TypeAlias = Literal["", "nx", "xx", "gt", "lt", "xx lt"]
 class Expire(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="expire"):
     """Let a key expire ``ttl`` milliseconds after the entry's stamp; 0 or less deletes it now.
 
-    ``expires``: a time in ms since 1970 in place of a ttl. ``when``: only if it has no expiry (nx), has one (xx), the
-    new one is later (gt) or earlier (lt); no expiry counts as the latest, unless there has to be one (xx lt).
+    ``expires`` is a time in ms since 1970 in place of a ttl. ``when`` says on which condition: the key has no expiry
+    (nx), has one (xx), the new one is later (gt), the new one is earlier (lt). A key without an expiry counts as one
+    that expires last, unless it must have one (xx lt).
     """
 
     key: bytes
@@ -207,7 +221,7 @@ class Expire(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="expire
 
 @final
 class Ttl(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="ttl"):
-    """The time until a key expires in ms; ``absolute``: the time when it does, in ms since 1970. -1 = never."""
+    """How many ms are left until a key expires or, with ``absolute``, when it does, in ms since 1970; -1 for never."""
 
     key: bytes
     absolute: bool = False
@@ -223,9 +237,9 @@ Comparison: TypeAlias = Literal["=", "!=", "<", "<=", ">", ">="]
 
 
 class Condition(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A test in a transaction. A missing key has version 0 and slot 0, and no value: only ``!=`` holds for it.
+    """A test in a transaction. A missing key has version 0, slot 0 and no value, which differs from every value.
 
-    ``value`` compares with ``operand`` by = and != only; ``version`` and ``slot`` compare with ``number``.
+    The subject "value" is compared with ``operand``, by = and != only; "version" and "slot" with ``number``.
     """
 
     subject: Subject
@@ -237,10 +251,10 @@ class Condition(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 @final
 class Txn(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="txn"):
-    """Several commands as one slot: all conditions hold -> ``then``, else ``otherwise``; all or nothing.
+    """Several commands as one slot: ``then`` if all conditions hold, else ``otherwise``.
 
-    A branch whose command fails (for example incr on text) changes nothing at all; with ``partial`` only that command
-    changes nothing and the others stand, which is what Redis' MULTI means.
+    If one of the commands fails (for example incr on text), none of them changes anything. With ``partial`` only the
+    failing command changes nothing and the others take effect, which is what MULTI means in Redis.
     """
 
     then: list[Simple]
@@ -251,7 +265,7 @@ class Txn(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="txn"):
 
 @final
 class Tick(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="tick"):
-    """Only moves the log's clock on, so that keys expire though nobody writes. Proposed by the leader."""
+    """Only moves the log's clock on, so that keys expire while nobody writes. The leader proposes it."""
 
 
 Read: TypeAlias = Get | Exists | Scan | Walk | Count | Ttl
@@ -303,9 +317,9 @@ def keys_written(command: Write) -> Sequence[bytes] | None:
 
 
 class Opaque(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="json"):
-    """Any JSON value proposed to a slot by name, as the text it was given in.
+    """Any JSON value that was proposed for a slot of a given number, as the text that it was given in.
 
-    A string in the command language is executed; anything else is chosen, kept, and executed as nothing.
+    If it is a string in the command language, that command is executed; any other value is kept and does nothing.
     """
 
     json: bytes
@@ -314,8 +328,9 @@ class Opaque(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="json")
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What one slot holds, as MessagePack.
 
-    ``session`` and ``sequence`` identify a client's request across retries ("" = not retried); the client has received
-    the results of all its sequences below ``acknowledged``. ``stamp`` is the leader's clock in milliseconds since 1970.
+    ``session`` and ``sequence`` identify a client's request across retries; a request without a session ("") is never
+    retried. The client has received the results of all sequences below ``acknowledged``. ``stamp`` is the leader's
+    clock in milliseconds since 1970.
     """
 
     session: str
@@ -329,11 +344,11 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="done"):
-    """The command took effect and has nothing more to say."""
+    """The command took effect, and there is nothing more to tell."""
 
 
 class Found(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="found"):
-    """A key's value, the slots that last changed and that created it, and the number of changes since."""
+    """A key's value, the slot that last changed it, the slot that created it, and its number of changes since then."""
 
     value: Value
     slot: int
@@ -342,7 +357,7 @@ class Found(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="found")
 
 
 class Missing(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="missing"):
-    """The key does not exist (get, cas, expire, ttl, persist)."""
+    """The key does not exist."""
 
 
 class NotMet(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="not_met"):
@@ -373,7 +388,7 @@ class Rows(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="rows"):
 
 
 class Keys(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="keys"):
-    """Keys of a walk; ``after``: where the next one goes on, b"" when all were looked at."""
+    """The keys that a walk found; ``after``: where the next walk goes on, b"" if no key is left to look at."""
 
     keys: list[bytes]
     after: bytes
@@ -386,28 +401,28 @@ OUT_OF_RANGE = "the result would be beyond 1e308"
 NOT_TEXT = "the value is JSON, and this takes text: use push on a list, or set"
 NOT_A_LIST = "the value is not a JSON list"
 TOO_LARGE = f"the value would be over {MAX_VALUE_BYTES} bytes: keep values smaller, or split them over keys"
-"""Why commands fail on a key; the Redis face has words of its own for these."""
+"""Why commands fail on a key; Redis clients are told the same in the words of Redis."""
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="failed"):
-    """The command cannot be executed on the key as it is (incr on text, over a limit); nothing changed."""
+    """The command cannot be executed on what the key holds (incr on text, a value over a limit); nothing changed."""
 
     reason: str
 
 
 class Outcomes(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="outcomes"):
-    """A transaction's: whether its conditions held, and the results of the branch that ran, in order."""
+    """What a transaction gave: whether its conditions held, and the results of the commands that ran, in order."""
 
     succeeded: bool
     results: list[SimpleResult]
 
 
 class NotACommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="not_a_command"):
-    """The slot's value is kept in the log, but is no command: executing it did nothing."""
+    """The slot's value is kept in the log, but it is not a command, so executing it did nothing."""
 
 
 class Expired(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="expired"):
-    """The request was executed before and its result acknowledged, so it is no longer recorded; nothing was done."""
+    """The request was executed before, and its result is no longer recorded, as the client had acknowledged it."""
 
 
 InfallibleResult: TypeAlias = Done | Found | Missing | NotMet | Integer | Rows | Keys

@@ -1,4 +1,4 @@
-"""The bounds of every command, enforced before it reaches the log."""
+"""The bounds of every command, checked before it reaches the log."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ from kvstore.errors import CommandError
 from kvstore.values import from_json
 
 MAX_TTL = 100 * 366 * 24 * 3_600_000
-"""A hundred years in ms."""
+"""The longest time to live: a hundred years in ms."""
 MAX_TIME = 2**53 - 1
-"""In ms since 1970; any JSON reader takes it exactly."""
+"""The latest time of an expiry, in ms since 1970: the largest integer that every JSON reader reads exactly."""
 MAX_COMMAND_BYTES = 16 * 1_048_576
-"""Of one slot: a transaction, or several values at once."""
+"""The most that a transaction, or an mset, may take in its slot."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -125,7 +125,7 @@ def _check_values(command: SetMany | Cas | IncrFloat | Append | SetRange | Push)
             _check_value("new value", new)
         case IncrFloat(_, by):
             if decimal_of(by) is None:
-                raise CommandError(f"the number {by[:40]!r} must be a decimal one, at most 1e308: as in -0.5")
+                raise CommandError(f"the number {by[:40]!r} must be a decimal number of at most 1e308, such as -0.5")
         case Append(_, data):
             _check_size("text", data, MAX_VALUE_BYTES)
         case SetRange(_, offset, data):
@@ -190,7 +190,8 @@ def _check_key(key: bytes) -> None:
 
 def _check_value(name: str, value: Value) -> None:
     _check_size(name, value.data, MAX_VALUE_BYTES)
-    if value.json:  # a client of KV.EXECUTE says so itself; every replica parses it when it is compared or changed
+    if value.json:
+        # A client of KV.EXECUTE may claim so of any bytes, and every replica has to parse them later.
         from_json(value.data)
 
 

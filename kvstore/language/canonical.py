@@ -1,4 +1,4 @@
-"""Commands to their canonical text: one line that parses back to the same command."""
+"""Turns commands into their canonical text: one line that parses back to the same command."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _format_on_keys(command: _OnKeys) -> str:
 
 
 def _values(*values: Value | None) -> tuple[list[str], list[str]]:
-    """Values as words, and the JSON option if one of them needs it: then all are written as JSON."""
+    """Values as words, and the JSON option if one of them needs it; then all of them are written as JSON."""
     given = [value for value in values if value is not None]
     if any(value.json for value in given):
         return [quote(to_json(value)) for value in given], [JSON.name]
@@ -161,7 +161,7 @@ def _getex(command: GetExpire) -> str:
 def _walk(command: Walk) -> str:
     words = ["keys"]
     if command.pattern:
-        # Quoted where it would be read as one of the options.
+        # A pattern that reads like an option is quoted.
         pattern = quote(command.pattern)
         words.append(f'"{pattern}"' if pattern.upper() in (AFTER.name, COUNT.name, SKIP.name) else pattern)
     if command.after:

@@ -130,7 +130,7 @@ COPY = Definition(
     ("copy a b",),
 )
 CLEAR = Definition(
-    Syntax("clear", ""), lambda arguments: Clear(), "delete every key; says how many there were", "", ("clear",)
+    Syntax("clear", ""), lambda arguments: Clear(), "delete every key; says how many existed", "", ("clear",)
 )
 EXPIRE = Definition(
     Syntax("expire", "KEY SECONDS", (NX, XX_LT, GT, LT), instead=LIFETIMES),

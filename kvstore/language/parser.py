@@ -50,7 +50,7 @@ def definition_of(word: Word) -> Definition | None:
 
 
 def _command(words: list[Word], end: int) -> Command:
-    """The command that some words mean, which are at least one; ``end``: where their text ends."""
+    """The command that these words mean; there is at least one. ``end`` is the position where their text ends."""
     name = words[0]
     definition = definition_of(name)
     if definition is None:
@@ -75,11 +75,11 @@ _SIMPLE_COMMANDS: dict[str, Callable[[bytes], Command]] = {
 
 
 def parse(text: str) -> Command:
-    """The command that a text means, within all limits.
+    """The command that a text means, checked against all limits.
 
-    Raises CommandError with the position where it went wrong, IncompleteCommand where more text may complete it.
+    Raises CommandError with the position of what is wrong, IncompleteCommand if more text may complete the command.
     """
-    # Nine lines of ten in a file to load look like this, and it is five times as fast as splitting words.
+    # Nine of ten lines in a file to load look like this, and matching them is five times as fast as splitting words.
     simple = _SIMPLE_SET.fullmatch(text)
     if simple and len(text) < 1_000:
         return Set(simple[1].encode(), Value(simple[2].encode()))
@@ -90,7 +90,7 @@ def parse(text: str) -> Command:
 
 
 def parse_words(text: str) -> Command:
-    """The same as ``parse``, without its shortcut for plain commands."""
+    """The same as ``parse``, but without the shortcut for plain commands."""
     words = split(text)
     if not words:
         raise CommandError("there is no command", 0)

@@ -1,6 +1,6 @@
-"""A second, naive opinion on what commands do: a dictionary, no expiry index, no overlay, no SQL.
+"""A second, naive implementation of the commands: a dictionary without an index of expiries, layers or SQL.
 
-The state machine is compared with it slot by slot, and what clients saw is explained by it.
+The state machine is compared with it slot by slot, and what clients saw must be explained by it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from kvstore.errors import CommandError
 from kvstore.language.parser import parse
 
 Seen: TypeAlias = Hashable
-"""A result, reduced to what the model knows of: see ``seen``."""
+"""A result, reduced to what the model can tell; see ``seen``."""
 DONE, NOT_MET, FAILED, EXPIRED, NOTHING = "done", "not met", "failed", "expired", "no command"
 
 
@@ -54,7 +54,7 @@ class ModelCell(msgspec.Struct, frozen=True):
 
 
 class Model:
-    """The keyspace after some slots, and the requests that were executed so far."""
+    """The keys and values after some slots, and the requests that were executed so far."""
 
     def __init__(self) -> None:
         self.cells: dict[bytes, ModelCell] = {}
@@ -62,7 +62,7 @@ class Model:
         self.executed: dict[tuple[str, int], tuple[int, Seen]] = {}
 
     def apply(self, slot: int, entry: Entry) -> tuple[int, Seen]:
-        """Execute an entry, or recall what it gave; returns the slot that really executed it, and what came out."""
+        """Execute an entry, or recall its result; returns the slot that really executed it, and its result."""
         if entry.stamp > self.clock:
             self.clock = entry.stamp
             self.cells = {key: cell for key, cell in self.cells.items() if not 0 < cell.expires <= self.clock}
@@ -176,7 +176,7 @@ def _transact(cells: dict[bytes, ModelCell], txn: Txn, clock: int) -> Seen:
 
 
 def seen(result: Result | None) -> Seen:
-    """A real result in the model's terms."""
+    """A result of the state machine in the model's terms."""
     match result:
         case Done():
             return DONE
@@ -207,9 +207,9 @@ EMPTY: ModelState = ()
 
 
 def step(state: ModelState, request: Command, result: object) -> Iterable[ModelState]:
-    """For the linearizability checker: the states after a command with this result; any result where it is unknown.
+    """For the linearizability checker: the states that may follow a command with this result.
 
-    A result is wrapped in a tuple of one, so that None is told apart from "unknown".
+    A known result is wrapped in a tuple of one item. None means that the result is unknown, so that any result will do.
     """
     cells = {key: ModelCell(data) for key, data in state}
     given = execute(cells, request, 0)

@@ -54,7 +54,7 @@ def expire(command: Expire, context: Context) -> Done | Missing | NotMet:
 
 
 def _unmet(command: Expire, before: int, expires: int) -> str:
-    """Why an expiry is not to be changed; none at all counts as the latest."""
+    """Why an expiry must not be changed, "" if it may be; a key without one counts as the one that expires last."""
     match command.when:
         case "nx" if before:
             return "the key has an expiry"

@@ -67,7 +67,7 @@ def set_value(command: Set, context: Context) -> Done | Found | Missing | NotMet
 
 
 def _unmet(command: Set, before: Cell | None) -> str:
-    """Why a value is not to be stored."""
+    """Why the value must not be stored, "" if it may be."""
     if command.when == "nx" and before is not None:
         return "the key exists"
     if before is None and (command.when == "xx" or command.ifeq is not None):
@@ -194,7 +194,7 @@ def push(command: Push, context: Context) -> Integer | Failed:
         if not isinstance(parsed, list):
             return Failed(NOT_A_LIST)
         items = parsed
-    # The text is put together, not written anew, so that every item keeps the form it was given in.
+    # The new item is appended to the text of the list, so that every item keeps the form it was given in.
     item = to_json(command.item)
     old = before.value.data.rstrip()[:-1].rstrip() if before else b"["
     data = old + (b", " if items else b"") + item + b"]"
