@@ -1,4 +1,4 @@
-"""The subcommands of ``kvstore``: how they are called, and nothing else. Each imports what it needs when it runs."""
+"""The subcommands of ``kvstore``: only how they are called. Each imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ KeyArgument = Annotated[str, typer.Argument(metavar="KEY")]
 KeysArgument = Annotated[list[str], typer.Argument(metavar="KEY...")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Values are JSON texts; they keep their type.")]
 NEGATIVE_NUMBERS = {"ignore_unknown_options": True}
-"""Lets ``incr k -5`` pass: -5 is no option there."""
+"""With this, -5 in ``incr k -5`` does not count as an option."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -187,7 +187,7 @@ def _assignment(key: str, text: str | None, json: bool, stdin: bool) -> tuple[st
 def delete(
     keys: KeysArgument, data_dir: DataDirOption = None, connect: ConnectOption = None, output: OutputOption = None
 ) -> int:
-    """Delete keys, and print how many there were. Exit status 1 if one did not exist."""
+    """Delete keys, and print how many of them existed. Exit status 1 if one did not."""
     from cli import oneshot
     from kvstore.commands import Delete
 
@@ -525,7 +525,7 @@ def simulate(
 
 @app.command("node")
 def node(
-    # Not KVSTORE_DATA_DIR: several nodes started from one shell would fight over one directory.
+    # KVSTORE_DATA_DIR does not count here: several nodes started from one shell would fight over one directory.
     data_dir: Annotated[
         Path | None, typer.Option("--data-dir", "-d", metavar="DIR", help="Survive restarts.", show_default="in memory")
     ] = None,

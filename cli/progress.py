@@ -8,18 +8,19 @@ import time
 from collections.abc import Callable
 
 INTERVAL = 0.1
+"""The line is redrawn no more often than once in this many seconds."""
 BAR = 24
 
 
 class StatusLine:
-    """Redraws one line of standard error, if that is a terminal; silent otherwise."""
+    """Redraws one line of standard error if that is a terminal; otherwise it does nothing."""
 
     def __init__(self, wanted: bool) -> None:
         self._on = wanted and sys.stderr.isatty()
         self._drawn = 0.0
 
     def draw(self, text: Callable[[], str]) -> None:
-        """Show this, unless the last change was a moment ago."""
+        """Show this text, unless the line was redrawn less than INTERVAL ago."""
         now = time.monotonic()
         if self._on and now - self._drawn >= INTERVAL:
             self._drawn = now
@@ -28,7 +29,7 @@ class StatusLine:
             sys.stderr.flush()
 
     def clear(self) -> None:
-        """Make room for other output."""
+        """Remove the line, to make room for other output."""
         if self._on and self._drawn:
             self._drawn = 0.0
             sys.stderr.write("\r\x1b[K")

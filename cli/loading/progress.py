@@ -19,7 +19,7 @@ class Progress(StatusLine):
         self._skipped = 0
 
     def begin(self, position: int) -> None:
-        """Work starts here: what lies before was passed over, and tells nothing about the speed."""
+        """Work starts at this position. What lies before it was passed over, and says nothing about the speed."""
         self._started = time.monotonic()
         self._skipped = position
 

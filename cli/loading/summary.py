@@ -1,4 +1,4 @@
-"""What a load did, for people and for programs."""
+"""What a load did, as text for people and as fields for programs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from cli.render import counted, table_lines, visible
 
 
 class Summary(msgspec.Struct):
-    """One file's. ``commands`` counts what this load executed (a dry run: understood), ``skipped`` what earlier loads
-    of the file executed, ``bad_lines`` what was not understood or failed. 0 stands for no line, or no slot."""
+    """What the load of one file did. Numbers of lines and slots begin at 1, and 0 stands for none.
+
+    ``commands`` counts the commands that this load executed, or that a dry run found valid; ``skipped`` those that
+    earlier loads of the file executed; ``bad_lines`` the lines that are not valid commands, or whose command failed.
+    """
 
     file: str
     format: str
@@ -35,7 +38,7 @@ class Summary(msgspec.Struct):
 
 
 def summary_lines(summaries: Sequence[Summary], output: str) -> Iterator[str]:
-    """``output`` "" gives sentences; json is one object, the totals with the files in them."""
+    """The summaries as lines: sentences if ``output`` is "", one object with the totals and the files if it is json."""
     fields = [msgspec.structs.asdict(summary) for summary in summaries]
     if output == "json":
         totals = {name: sum(getattr(summary, name) for summary in summaries) for name in ("commands", "bad_lines")}
@@ -51,7 +54,7 @@ def _sentence(summary: Summary) -> str:
     name = visible(summary.file)
     if summary.state == "loaded before":
         return f"{name}: already loaded ({counted(summary.skipped, 'command')}); --again loads it once more"
-    did = "understood" if summary.state == "checked" else "executed"
+    did = "valid" if summary.state == "checked" else "executed"
     parts = [f"{counted(summary.commands, 'command')} {did} in {summary.seconds:.2f} s"]
     if summary.commands:
         parts.append(f"{summary.commands_per_second:,}/s")

@@ -17,7 +17,7 @@ _SUMMARIES = {name: each.summary for name, each in COMMANDS.items()} | {n: each.
 
 
 class Suggestion(NamedTuple):
-    """A word that may stand in the place of the last ``replaces`` characters, and what it does, "" if that is plain."""
+    """A word that may take the place of the last ``replaces`` characters; ``summary`` says what it does, or is ""."""
 
     text: str
     replaces: int

@@ -1,9 +1,10 @@
-"""What a command would do, told for people who study consensus; nothing is executed."""
+"""Describes what a command would do, for people who study consensus. Nothing is executed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cli.render import counted
 from kvstore.commands import Command, Set, Txn, is_read_only
 from kvstore.language.canonical import format as canonical
 from kvstore.language.parser import parse
@@ -11,12 +12,12 @@ from kvstore.store import Status
 
 
 def explain(text: str, status: Status) -> Iterator[str]:
-    """The way of a command through the store, as things stand now."""
+    """The way that a command would take through the store as it stands now, as lines of text."""
     command = parse(text)
     yield f"canonical   {canonical(command)}"
     yield f"meaning     {_meaning(command)}"
     quorum = len(status.nodes) // 2 + 1
-    of = f"{quorum} of {len(status.nodes)} node{'s' if len(status.nodes) > 1 else ''}"
+    of = f"{quorum} of {counted(len(status.nodes), 'node')}"
     if is_read_only(command):
         yield "slot        none: a read changes nothing, so the log does not need it"
         yield f"quorum      {of} must confirm, after the read arrived, that ballot {status.ballot} still leads"
@@ -29,8 +30,8 @@ def explain(text: str, status: Status) -> Iterator[str]:
     else:
         yield "phase 1     run first: there is no leader"
     yield f"phase 2     accept slot {free} under ballot {status.ballot}; each acceptor syncs its log before it votes"
-    yield f"chosen      when {of} accepted it; from then on no other value can be chosen in this slot"
-    yield "applied     to the state database, after all slots before it; only then it is answered"
+    yield f"chosen      when {of} have accepted it; from then on no other value can be chosen in this slot"
+    yield "applied     to the state database, after all slots before it; only then is it answered"
 
 
 def _meaning(command: Command) -> str:

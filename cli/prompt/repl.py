@@ -1,4 +1,4 @@
-"""The interactive prompt, and the same for commands from a pipe."""
+"""``kvstore repl``: the prompt on a terminal, or the same commands from a pipe."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from kvstore.errors import IncompleteCommand, KvstoreError
 
 
 def run(at: Target, output: str = "") -> int:
-    """Take commands until the end of input; returns the exit status.
+    """Execute commands until the end of input, and return the exit status.
 
-    On a terminal an error never ends the session and the status is 0; from a pipe it is 1 if any command failed.
+    It is 0 on a terminal, and 1 if any command from a pipe failed. A failed command never ends the session.
     """
     with at.open("kvstore repl") as store:
         if sys.stdin.isatty() and sys.stdout.isatty():
@@ -40,7 +40,7 @@ def _lines(file: BinaryIO, interrupts: Interrupts) -> Iterator[bytes]:
 
 
 def read_commands(session: ReplSession, lines: Iterable[bytes]) -> None:
-    """Execute commands one a line; a line that ends within quotes or braces goes on in the next."""
+    """Execute one command a line. A line that ends within quotes or braces goes on in the next one."""
     pending = ""
     first_number = 0
     for number, raw in enumerate(lines, 1):

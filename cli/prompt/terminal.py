@@ -31,11 +31,11 @@ from kvstore.language.parser import parse
 from kvstore.store import Store
 
 TICK = 0.1
-"""How often time passes for an idle store, in seconds: its keys expire though nobody types."""
+"""The clock of an idle store moves on once in this many seconds, so that keys expire while nobody types."""
 MAX_COMPLETIONS = 50
 MAX_HIGHLIGHTED = 10_000
-"""Longer input is shown plain, so that pasting a large value stays fast."""
-_INTERRUPTED = "interrupted; a write may have happened, or may still happen: look before you repeat it"
+"""Longer input, in characters, is shown without colours, so that pasting a large value stays fast."""
+_INTERRUPTED = "interrupted; a write may have happened, or may still happen: check before you repeat it"
 
 STYLE = Style.from_dict(
     {
@@ -55,7 +55,7 @@ STYLE = Style.from_dict(
 
 
 def interact(store: Store, at: Target, output: str) -> None:
-    """Prompt until Ctrl-D or ``quit``."""
+    """Read and execute commands until Ctrl-D or ``quit``."""
     with Toolbar(store, at) as toolbar:
         asyncio.run(_Prompt(store, at, toolbar, output).run())
 
@@ -84,7 +84,7 @@ class _Prompt:
 
     async def run(self) -> None:
         ticking = asyncio.create_task(self._tick())
-        print("A write is one slot of the log. help lists the commands, Tab completes, Ctrl-D leaves.")
+        print("Each write takes one slot of the log. help lists the commands, Tab completes, Ctrl-D leaves.")
         try:
             while True:
                 try:
@@ -94,7 +94,7 @@ class _Prompt:
                 except EOFError:
                     return
                 try:
-                    # A store of this process is not interrupted: half a command must not be applied.
+                    # A store in this process is not interrupted: no command must be applied by half.
                     with Interrupts(at_once=self._is_remote):
                         for line in self._session.execute(text):
                             print(line)
@@ -110,7 +110,7 @@ class _Prompt:
             ticking.cancel()
 
     async def _tick(self) -> None:
-        """On the loop that also runs the commands: a store belongs to one thread."""
+        """Let time pass for the store, on the loop that also runs the commands: a store belongs to one thread."""
         while True:
             await asyncio.sleep(TICK)
             self._store.tick()
@@ -121,7 +121,7 @@ class _Prompt:
 
 
 def _history(path: Path) -> History:
-    """What was typed before, for its owner only; of this session only where it cannot be kept."""
+    """What was typed before, in a file that only its owner may read; in memory where no such file can be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
@@ -132,7 +132,7 @@ def _history(path: Path) -> History:
 
 
 def _pointed(text: str, error: CommandError) -> list[str]:
-    """The line of the text where it went wrong, with a caret under the place, and the error below."""
+    """The line that is wrong, a caret under the position, and the error's message."""
     if error.position is None:
         return [error.message]
     start = text.rfind("\n", 0, error.position) + 1
@@ -146,7 +146,7 @@ def _bindings() -> KeyBindings:
 
     @bindings.add("enter")
     def _(event: KeyPressEvent) -> None:
-        """Accept a whole command; within quotes or braces begin a new line."""
+        """Execute a whole command; within quotes or braces begin a new line."""
         if _is_incomplete(event.current_buffer.text):
             event.current_buffer.insert_text("\n")
         else:

@@ -223,7 +223,7 @@ def test_a_table_must_have_a_header(header: str) -> None:
     [(line, error)] = contents(header + "a,1\n" if header else "", "csv")
     assert line == 1
     assert isinstance(error, CommandError)
-    assert "must name the columns key and value" in error.message
+    assert "must name exactly the columns key and value" in error.message
 
 
 LINE = st.sampled_from(
@@ -383,7 +383,7 @@ def test_a_dry_run_reports_every_line_and_touches_nothing(tmp_path: Path, capsys
     path = written(tmp_path, "set a 1\nbad\nset b 2\nworse\n")
     assert run([str(path)], LoadOptions(Target(tmp_path / "data"), dry_run=True), "") == 1
     output = capsys.readouterr()
-    assert "2 commands understood" in output.out
+    assert "2 commands valid" in output.out
     assert [line.split(":")[2] for line in output.err.splitlines()] == ["2", "4"]
     assert not (tmp_path / "data").exists()
 
