@@ -271,9 +271,9 @@ class Tick(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="tick"):
 Read: TypeAlias = Get | Exists | Scan | Walk | Count | Ttl
 """Commands that change nothing, so that outside of a transaction they need no slot, only a linearizable read."""
 Fallible: TypeAlias = Incr | IncrFloat | Append | SetRange | Push
-"""Commands whose result is Failed where a key holds what they cannot work on, or would hold too much."""
+"""Writes whose result is Failed if the key holds what they cannot work on, or if it would hold too much."""
 Infallible: TypeAlias = Set | SetMany | GetDelete | GetExpire | Delete | Cas | Rename | Copy | Clear | Expire | Persist
-"""Commands that change the store and never fail. The type checker proves it of what executes them."""
+"""Writes whose result is never Failed: a test executes all kinds of commands to see that this is so."""
 Write: TypeAlias = Infallible | Fallible
 Simple: TypeAlias = Read | Write
 """What a transaction may consist of. A new command is added to exactly one of Read, Fallible and Infallible."""
@@ -425,6 +425,5 @@ class Expired(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="expir
     """The request was executed before, and its result is no longer recorded, as the client had acknowledged it."""
 
 
-InfallibleResult: TypeAlias = Done | Found | Missing | NotMet | Integer | Rows | Keys
-SimpleResult: TypeAlias = InfallibleResult | Failed
+SimpleResult: TypeAlias = Done | Found | Missing | NotMet | Integer | Rows | Keys | Failed
 Result: TypeAlias = SimpleResult | Outcomes | NotACommand | Expired

@@ -4,7 +4,7 @@ A load stops at the first command that fails, and no command after it may have b
 whole, so a command that might fail has to be the last of its batch, and every batch costs a sync of the disk. Most
 counters and lists need not pay that: a load into a directory is the store's only writer, so what it has once seen of a
 key stays true until it changes that key itself. Into a cluster other clients may write meanwhile; then a command may
-fail that was held to be certain, and the rest of its batch is executed all the same.
+fail although it was called certain, and the rest of its batch is executed all the same.
 """
 
 from __future__ import annotations

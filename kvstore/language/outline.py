@@ -85,85 +85,76 @@ class _Clause:
         return Expected(tuple(filter(None, words)), operand is not None and operand.is_key)
 
 
+_Stage: TypeAlias = Literal["command", "before {", "after {", "conditions", "then", "else", "commands", "closed"]
+_KEYWORDS: dict[tuple[_Stage, str], _Stage] = {
+    ("after {", IF): "conditions",
+    ("conditions", AND): "conditions",
+    ("conditions", THEN): "then",
+    ("then", ELSE): "else",
+}
+"""The keywords that may stand at each stage, with the stage that each one begins."""
+
+
 class Outline:
-    """A whole command, or a transaction with its conditions and commands, as far as its words are there."""
+    """A whole command, or a transaction with its conditions and commands, as far as its words are there.
+
+    The stages of a transaction are "before {", "after {", then either "commands", or "conditions", "then" and perhaps
+    "else", and at last "closed"; any other command has the stage "command" only.
+    """
 
     def __init__(self) -> None:
-        self._clause: _Clause | None = None
-        self._is_transaction = False
+        self._stage: _Stage = "command"
         self._is_partial = False
-        self._is_open = False
-        self._is_closed = False
-        self._may_begin_if = False
-        self._in_conditions = False
-        self._may_say_else = False
+        self._clause: _Clause | None = None
 
     def take(self, word: Word) -> Kind:
         """What part the next word plays."""
         if word.mark:
-            self._mark(word.mark)
+            self._clause = None
+            if word.mark == "{":
+                self._stage = "after {"
+            elif word.mark == "}":
+                self._stage = "closed"
             return "punctuation"
-        if self._is_transaction and not self._is_open:
+        if self._stage == "before {":
             self._is_partial = is_keyword(word, PARTIAL.name.lower())
             return "option" if self._is_partial else "unknown"
-        if self._is_open and self._keyword(word):
+        following = _KEYWORDS.get((self._stage, word.text.lower())) if word.bare else None
+        if following is not None:
+            self._stage, self._clause = following, None
             return "keyword"
         if self._clause is not None:
             return self._clause.take(word)
         return self._begin(word)
 
-    def _mark(self, mark: str) -> None:
-        self._clause = None
-        self._is_closed = mark == "}"
-        if mark == "{":
-            self._is_open = self._may_begin_if = True
-
-    def _keyword(self, word: Word) -> bool:
-        if self._may_begin_if and is_keyword(word, IF):
-            self._in_conditions = True
-        elif self._in_conditions and is_keyword(word, THEN):
-            self._in_conditions, self._may_say_else = False, True
-        elif not (self._in_conditions and is_keyword(word, AND)):
-            if self._in_conditions or not is_keyword(word, ELSE):
-                return False
-            self._may_say_else = False
-        self._clause, self._may_begin_if = None, False
-        return True
-
     def _begin(self, word: Word) -> Kind:
-        self._may_begin_if = False
-        if self._in_conditions:
+        """The first word of a command or condition."""
+        if self._stage == "conditions":
             syntax = CONDITIONS.get(word.text.lower())
         else:
             definition = definition_of(word)
             syntax = definition.syntax if definition else None
-            if not self._is_open and word.bare and syntax is transaction.SYNTAX:
-                self._is_transaction = True
+            if self._stage == "command" and word.bare and syntax is transaction.SYNTAX:
+                self._stage = "before {"
                 return "command"
+            if self._stage == "after {":
+                self._stage = "commands"
         self._clause = _Clause(syntax or _UNKNOWN)
         return "command" if syntax else "unknown"
 
     def expected(self) -> Expected:
         """What may come next."""
-        if self._is_closed:
+        if self._stage == "closed":
             return Expected()
-        if self._is_transaction and not self._is_open:
+        if self._stage == "before {":
             return Expected(("{",) if self._is_partial else (PARTIAL.name, "{"))
+        keywords = tuple(keyword for stage, keyword in _KEYWORDS if stage == self._stage)
         if self._clause is None:
-            return Expected(self._beginnings())
+            return Expected(self._beginnings() + (keywords if self._stage == "after {" else ()))
         expected = self._clause.expected()
-        if self._is_open and self._clause.is_complete:
-            return expected._replace(words=expected.words + self._continuations())
-        return expected
+        return expected._replace(words=expected.words + keywords) if self._clause.is_complete else expected
 
     def _beginnings(self) -> tuple[str, ...]:
-        if self._in_conditions:
+        if self._stage == "conditions":
             return tuple(CONDITIONS)
-        if not self._is_open:
-            return tuple(COMMANDS)
-        return _WITHIN_TRANSACTIONS + ((IF,) if self._may_begin_if else ())
-
-    def _continuations(self) -> tuple[str, ...]:
-        if self._in_conditions:
-            return (AND, THEN)
-        return (ELSE,) if self._may_say_else else ()
+        return tuple(COMMANDS) if self._stage == "command" else _WITHIN_TRANSACTIONS

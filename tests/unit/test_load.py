@@ -326,7 +326,7 @@ def fits(shape: Shape, value: Value | None) -> bool:
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.lists(colliding_commands, max_size=6), max_size=6))
 def test_what_is_foreseen_is_what_happens(batches: list[list[Command]]) -> None:
-    """A command that fails was not held to be certain, and after each batch keys hold what is remembered of them."""
+    """A command that fails was not called certain, and after each batch keys hold what is remembered of them."""
     store = MemoryStore()
     foresight = Foresight(store)
     for batch in batches:
