@@ -285,9 +285,9 @@ _FALLIBLE = frozenset(get_args(Fallible))
 
 def is_read_only(command: Command) -> bool:
     """Whether a command changes nothing, and so needs no slot; a transaction of reads is one read of all its keys."""
-    if type(command) is Txn:
-        return all(type(part) in _READS for part in (*command.then, *command.otherwise))
-    return type(command) in _READS
+    if type(command) in _READS:
+        return True
+    return type(command) is Txn and all(type(part) in _READS for part in (*command.then, *command.otherwise))
 
 
 def may_fail(command: Command) -> bool:
