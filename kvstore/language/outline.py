@@ -17,7 +17,7 @@ _WITHIN_TRANSACTIONS = tuple(name for name in COMMANDS if name not in (transacti
 
 
 class Expected(NamedTuple):
-    """What may come next: one of ``words``, or, with ``keys``, a key; nothing is expected of other operands."""
+    """What may come next: one of ``words`` and, with ``keys``, any key. Other operands are free, and not foretold."""
 
     words: tuple[str, ...] = ()
     keys: bool = False

@@ -66,20 +66,20 @@ class Operand(NamedTuple):
 
     @property
     def is_key(self) -> bool:
-        """Whether it is a key, or begins like one."""
+        """Whether it is a key, or text that keys begin with."""
         return self.usage.strip("[].") in _KEYS
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What it may be, if that is one of a few signs: ``=|!=``."""
+        """The signs that it may be, as in ``=|!=``; none if it may be any word."""
         return tuple(self.usage.split("|")) if self.usage[0] in "=!<>" else ()
 
 
 class Syntax:
-    """What follows the name of a command: ``operands`` in this order, then at most one option of each choice.
+    """How one command is written: its name, its operands in this order, then at most one option of each choice.
 
-    In the place of the last operand one of ``instead`` may stand, with an operand of its own. ``form`` is what usage
-    shows before the options where the operands do not tell all.
+    One of the options ``instead``, with its own operand, may take the place of the last operand. ``form`` replaces what
+    usage would show before the options, and ``usage`` replaces all of it.
     """
 
     def __init__(
