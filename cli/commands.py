@@ -1,4 +1,4 @@
-"""The subcommands of ``kvstore``: how they are called, and nothing else. Each imports what it needs when it runs."""
+"""The subcommands of ``kvstore``: only how they are called. Each imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ app = typer.Typer(
 )
 
 
-class Output(StrEnum):
+class OutputForm(StrEnum):
     table = "table"
     json = "json"
     csv = "csv"
     plain = "plain"
 
 
-class Format(StrEnum):
+class FileFormat(StrEnum):
     commands = "commands"
     jsonl = "jsonl"
     csv = "csv"
     tsv = "tsv"
 
 
-DataDir = Annotated[
+DataDirOption = Annotated[
     Path | None,
     typer.Option(
         "--data-dir",
@@ -60,7 +60,7 @@ DataDir = Annotated[
         show_default=str(DEFAULT_DATA_DIR),
     ),
 ]
-Connect = Annotated[
+ConnectOption = Annotated[
     str | None,
     typer.Option(
         "--connect",
@@ -71,12 +71,12 @@ Connect = Annotated[
         show_default=False,
     ),
 ]
-As = Annotated[Output | None, typer.Option("--output", "-o", help="How to print the result.")]
-Key = Annotated[str, typer.Argument(metavar="KEY")]
-Keys = Annotated[list[str], typer.Argument(metavar="KEY...")]
-Json = Annotated[bool, typer.Option("--json", help="Values are JSON texts; they keep their type.")]
+OutputOption = Annotated[OutputForm | None, typer.Option("--output", "-o", help="How to print the result.")]
+KeyArgument = Annotated[str, typer.Argument(metavar="KEY")]
+KeysArgument = Annotated[list[str], typer.Argument(metavar="KEY...")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Values are JSON texts; they keep their type.")]
 NEGATIVE_NUMBERS = {"ignore_unknown_options": True}
-"""Lets ``incr k -5`` pass: -5 is no option there."""
+"""With this, -5 in ``incr k -5`` does not count as an option."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -91,7 +91,7 @@ def _at(data_dir: Path | None, connect: str | None) -> Target:
     return target(data_dir, connect, sys.argv[1:])
 
 
-def _name(output: Output | None) -> str:
+def _name(output: OutputForm | None) -> str:
     return output.value if output else ""
 
 
@@ -107,11 +107,11 @@ def options(
 
 @app.command("get")
 def get(
-    key: Key,
+    key: KeyArgument,
     no_newline: Annotated[bool, typer.Option("--no-newline", "-n", help="Print the value's bytes only.")] = False,
-    data_dir: DataDir = None,
-    connect: Connect = None,
-    output: As = None,
+    data_dir: DataDirOption = None,
+    connect: ConnectOption = None,
+    output: OutputOption = None,
 ) -> int:
     """Print a key's value. Exit status 1 if it does not exist.
 
@@ -133,11 +133,11 @@ def set_(
     nx: Annotated[bool, typer.Option("--nx", help="Only if the key does not exist.")] = False,
     xx: Annotated[bool, typer.Option("--xx", help="Only if the key exists.")] = False,
     ifeq: Annotated[str | None, typer.Option("--ifeq", metavar="OLD", help="Only if it has this value now.")] = None,
-    json: Json = False,
+    json: JsonOption = False,
     stdin: Annotated[bool, typer.Option("--stdin", help="Take the value from standard input.")] = False,
-    data_dir: DataDir = None,
-    connect: Connect = None,
-    output: As = None,
+    data_dir: DataDirOption = None,
+    connect: ConnectOption = None,
+    output: OutputOption = None,
 ) -> int:
     """Store a value, taken literally. KEY=VALUE as one argument works too.
 
@@ -184,8 +184,10 @@ def _assignment(key: str, text: str | None, json: bool, stdin: bool) -> tuple[st
 
 
 @app.command("delete")
-def delete(keys: Keys, data_dir: DataDir = None, connect: Connect = None, output: As = None) -> int:
-    """Delete keys, and print how many there were. Exit status 1 if one did not exist."""
+def delete(
+    keys: KeysArgument, data_dir: DataDirOption = None, connect: ConnectOption = None, output: OutputOption = None
+) -> int:
+    """Delete keys, and print how many of them existed. Exit status 1 if one did not."""
     from cli import oneshot
     from kvstore.commands import Delete
 
@@ -193,7 +195,9 @@ def delete(keys: Keys, data_dir: DataDir = None, connect: Connect = None, output
 
 
 @app.command("exists")
-def exists(keys: Keys, data_dir: DataDir = None, connect: Connect = None, output: As = None) -> int:
+def exists(
+    keys: KeysArgument, data_dir: DataDirOption = None, connect: ConnectOption = None, output: OutputOption = None
+) -> int:
     """Print how many of the keys exist. Exit status 1 if one does not."""
     from cli import oneshot
     from kvstore.commands import Exists
@@ -203,14 +207,14 @@ def exists(keys: Keys, data_dir: DataDir = None, connect: Connect = None, output
 
 @app.command("cas")
 def cas(
-    key: Key,
+    key: KeyArgument,
     old: Annotated[str, typer.Argument(metavar="OLD")],
     new: Annotated[str, typer.Argument(metavar="NEW")],
     create: Annotated[bool, typer.Option("--create", help="Set a missing key to NEW.")] = False,
-    json: Json = False,
-    data_dir: DataDir = None,
-    connect: Connect = None,
-    output: As = None,
+    json: JsonOption = False,
+    data_dir: DataDirOption = None,
+    connect: ConnectOption = None,
+    output: OutputOption = None,
 ) -> int:
     """Compare and set: replace OLD by NEW. Exit status 1 if the value is another, or there is none.
 
@@ -224,11 +228,17 @@ def cas(
     return oneshot.execute(command, _at(data_dir, connect), _name(output))
 
 
-By = Annotated[int, typer.Argument(metavar="[N]", show_default=False)]
+NumberArgument = Annotated[int, typer.Argument(metavar="[N]", show_default=False)]
 
 
 @app.command("incr", context_settings=NEGATIVE_NUMBERS)
-def incr(key: Key, by: By = 1, data_dir: DataDir = None, connect: Connect = None, output: As = None) -> int:
+def incr(
+    key: KeyArgument,
+    by: NumberArgument = 1,
+    data_dir: DataDirOption = None,
+    connect: ConnectOption = None,
+    output: OutputOption = None,
+) -> int:
     """Add N, or 1, to a number and print it. A missing key counts as 0."""
     from cli import oneshot
     from kvstore.commands import Incr
@@ -237,7 +247,13 @@ def incr(key: Key, by: By = 1, data_dir: DataDir = None, connect: Connect = None
 
 
 @app.command("decr", context_settings=NEGATIVE_NUMBERS)
-def decr(key: Key, by: By = 1, data_dir: DataDir = None, connect: Connect = None, output: As = None) -> int:
+def decr(
+    key: KeyArgument,
+    by: NumberArgument = 1,
+    data_dir: DataDirOption = None,
+    connect: ConnectOption = None,
+    output: OutputOption = None,
+) -> int:
     """Subtract N, or 1, from a number and print it. A missing key counts as 0."""
     from cli import oneshot
     from kvstore.commands import Incr
@@ -247,11 +263,11 @@ def decr(key: Key, by: By = 1, data_dir: DataDir = None, connect: Connect = None
 
 @app.command("append")
 def append(
-    key: Key,
+    key: KeyArgument,
     text: Annotated[str, typer.Argument(metavar="TEXT")],
-    data_dir: DataDir = None,
-    connect: Connect = None,
-    output: As = None,
+    data_dir: DataDirOption = None,
+    connect: ConnectOption = None,
+    output: OutputOption = None,
 ) -> int:
     """Append text to a value and print its new length in bytes. A missing key counts as empty."""
     from cli import oneshot
@@ -262,12 +278,12 @@ def append(
 
 @app.command("push")
 def push(
-    key: Key,
+    key: KeyArgument,
     item: Annotated[str, typer.Argument(metavar="ITEM")],
-    json: Json = False,
-    data_dir: DataDir = None,
-    connect: Connect = None,
-    output: As = None,
+    json: JsonOption = False,
+    data_dir: DataDirOption = None,
+    connect: ConnectOption = None,
+    output: OutputOption = None,
 ) -> int:
     """Append an item to a JSON list and print its new length. A missing key counts as an empty list."""
     from cli import oneshot
@@ -276,16 +292,16 @@ def push(
     return oneshot.execute(Push(oneshot.literal(key), oneshot.value(item, json)), _at(data_dir, connect), _name(output))
 
 
-Prefix = Annotated[str, typer.Argument(metavar="[PREFIX]", show_default=False)]
+PrefixArgument = Annotated[str, typer.Argument(metavar="[PREFIX]", show_default=False)]
 
 
 @app.command("scan")
 def scan(
-    prefix: Prefix = "",
+    prefix: PrefixArgument = "",
     limit: Annotated[int, typer.Argument(metavar="[LIMIT]", min=0, show_default=False)] = 0,
-    data_dir: DataDir = None,
-    connect: Connect = None,
-    output: As = None,
+    data_dir: DataDirOption = None,
+    connect: ConnectOption = None,
+    output: OutputOption = None,
 ) -> int:
     """Print keys and values, in the order of the keys' bytes.
 
@@ -300,7 +316,12 @@ def scan(
 
 
 @app.command("count")
-def count(prefix: Prefix = "", data_dir: DataDir = None, connect: Connect = None, output: As = None) -> int:
+def count(
+    prefix: PrefixArgument = "",
+    data_dir: DataDirOption = None,
+    connect: ConnectOption = None,
+    output: OutputOption = None,
+) -> int:
     """Print how many keys there are, or how many with a prefix."""
     from cli import oneshot
     from kvstore.commands import Count
@@ -310,12 +331,12 @@ def count(prefix: Prefix = "", data_dir: DataDir = None, connect: Connect = None
 
 @app.command("expire", context_settings=NEGATIVE_NUMBERS)
 def expire(
-    key: Key,
+    key: KeyArgument,
     time: Annotated[int, typer.Argument(metavar="SECONDS")],
     px: Annotated[bool, typer.Option("--px", help="The time is in milliseconds.")] = False,
-    data_dir: DataDir = None,
-    connect: Connect = None,
-    output: As = None,
+    data_dir: DataDirOption = None,
+    connect: ConnectOption = None,
+    output: OutputOption = None,
 ) -> int:
     """Let a key expire; 0 deletes it now. Exit status 1 if it does not exist."""
     from cli import oneshot
@@ -327,7 +348,9 @@ def expire(
 
 
 @app.command("ttl")
-def ttl(key: Key, data_dir: DataDir = None, connect: Connect = None, output: As = None) -> int:
+def ttl(
+    key: KeyArgument, data_dir: DataDirOption = None, connect: ConnectOption = None, output: OutputOption = None
+) -> int:
     """Print the milliseconds until a key expires, -1 for never. Exit status 1 if it does not exist."""
     from cli import oneshot
     from kvstore.commands import Ttl
@@ -336,7 +359,9 @@ def ttl(key: Key, data_dir: DataDir = None, connect: Connect = None, output: As 
 
 
 @app.command("persist")
-def persist(key: Key, data_dir: DataDir = None, connect: Connect = None, output: As = None) -> int:
+def persist(
+    key: KeyArgument, data_dir: DataDirOption = None, connect: ConnectOption = None, output: OutputOption = None
+) -> int:
     """Keep a key for ever that would expire. Exit status 1 if it does not exist."""
     from cli import oneshot
     from kvstore.commands import Persist
@@ -347,9 +372,9 @@ def persist(key: Key, data_dir: DataDir = None, connect: Connect = None, output:
 @app.command("exec")
 def exec_(
     command: Annotated[list[str], typer.Argument(metavar="COMMAND")],
-    data_dir: DataDir = None,
-    connect: Connect = None,
-    output: As = None,
+    data_dir: DataDirOption = None,
+    connect: ConnectOption = None,
+    output: OutputOption = None,
 ) -> int:
     """Execute a command of the command language. Quote it as a whole; - reads it from standard input.
 
@@ -369,9 +394,9 @@ def exec_(
 def log(
     first: Annotated[int, typer.Argument(metavar="[FROM]", min=1, show_default=False)] = 1,
     last: Annotated[int | None, typer.Argument(metavar="[TO]", min=1, show_default=False)] = None,
-    data_dir: DataDir = None,
-    connect: Connect = None,
-    output: As = None,
+    data_dir: DataDirOption = None,
+    connect: ConnectOption = None,
+    output: OutputOption = None,
 ) -> int:
     """Print the log, slot by slot. Works while another process has the store open.
 
@@ -385,7 +410,7 @@ def log(
 
 
 @app.command("status")
-def status(data_dir: DataDir = None, connect: Connect = None, output: As = None) -> int:
+def status(data_dir: DataDirOption = None, connect: ConnectOption = None, output: OutputOption = None) -> int:
     """Print where the store stands. Works while another process has it open."""
     from cli import oneshot
 
@@ -395,9 +420,9 @@ def status(data_dir: DataDir = None, connect: Connect = None, output: As = None)
 @app.command("sql")
 def sql(
     query: Annotated[str, typer.Argument(metavar="QUERY")],
-    data_dir: DataDir = None,
-    connect: Connect = None,
-    output: As = None,
+    data_dir: DataDirOption = None,
+    connect: ConnectOption = None,
+    output: OutputOption = None,
 ) -> int:
     """Query the state database, read-only. Works while another process has it open.
 
@@ -416,14 +441,14 @@ def sql(
 def load(
     files: Annotated[list[str], typer.Argument(metavar="FILE...")],
     format: Annotated[
-        Format | None, typer.Option("--format", "-f", help="By the file's name, else commands.", show_default=False)
+        FileFormat | None, typer.Option("--format", "-f", help="By the file's name, else commands.", show_default=False)
     ] = None,
     keep_going: Annotated[bool, typer.Option("--keep-going", "-k", help="Report bad lines and go on.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check the lines; touch no store.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Load a file that was loaded before once more.")] = False,
-    data_dir: DataDir = None,
-    connect: Connect = None,
-    output: As = None,
+    data_dir: DataDirOption = None,
+    connect: ConnectOption = None,
+    output: OutputOption = None,
 ) -> int:
     """Execute files of commands, one a line. - is standard input; .gz is unpacked.
 
@@ -440,14 +465,14 @@ def load(
 
     if again and dry_run:
         raise CommandError("--again and --dry-run exclude each other")
-    options = loader.Options(
+    options = loader.LoadOptions(
         _at(data_dir, connect), format.value if format else "", keep_going=keep_going, dry_run=dry_run, again=again
     )
     return loader.run(files, options, _name(output))
 
 
 @app.command("repl")
-def repl(data_dir: DataDir = None, connect: Connect = None, output: As = None) -> int:
+def repl(data_dir: DataDirOption = None, connect: ConnectOption = None, output: OutputOption = None) -> int:
     """A prompt with completion, history and help. Reads commands from a pipe as well."""
     from cli.prompt.repl import run
 
@@ -482,7 +507,7 @@ def simulate(
     keep_clients: Annotated[
         str | None, typer.Option("--keep-clients", metavar="N,N,...", help="Only these clients.", show_default=False)
     ] = None,
-    output: As = None,
+    output: OutputOption = None,
 ) -> int:
     """Look for bugs: run whole clusters in virtual time, under faults, and check every rule there is.
 
@@ -496,13 +521,13 @@ def simulate(
     """
     from cli import simulate as simulator
 
-    options = simulator.Options(seeds, seed, nodes, faults, time, jobs, trace, keep_faults, keep_clients)
+    options = simulator.SimulateOptions(seeds, seed, nodes, faults, time, jobs, trace, keep_faults, keep_clients)
     return simulator.run(options, _name(output))
 
 
 @app.command("node")
 def node(
-    # Not KVSTORE_DATA_DIR: several nodes started from one shell would fight over one directory.
+    # KVSTORE_DATA_DIR does not count here: several nodes started from one shell would fight over one directory.
     data_dir: Annotated[
         Path | None, typer.Option("--data-dir", "-d", metavar="DIR", help="Survive restarts.", show_default="in memory")
     ] = None,

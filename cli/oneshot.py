@@ -1,4 +1,4 @@
-"""One command, one process: what scripts call. Each function returns the exit status."""
+"""The subcommands that execute one command or one query, as scripts call them. Functions return the exit status."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cli.exits import OK, UNMET, USAGE, complain, write_bytes, write_lines
 from cli.interrupts import Interrupts
 from cli.render import log_lines, result_lines, status_lines, table_lines, trouble, visible
 from cli.target import Target
-from kvstore.commands import READ_ONLY, Command, Found, Get, Integer, Outcomes, Result, Value
+from kvstore.commands import Command, Found, Get, Integer, Outcomes, Result, Value, is_read_only
 from kvstore.errors import CommandError
 from kvstore.language.parser import parse
 from kvstore.limits import check
@@ -19,12 +19,12 @@ from kvstore.values import from_json
 
 
 def literal(text: str) -> bytes:
-    """An argument's bytes as the shell passed them, UTF-8 or not."""
+    """The bytes of an argument as the shell passed them, whether they are UTF-8 or not."""
     return os.fsencode(text)
 
 
 def value(text: str, as_json: bool) -> Value:
-    """A value from an argument: its bytes, or a JSON text."""
+    """The value that an argument means: its bytes, or what it means as JSON text."""
     return from_json(literal(text)) if as_json else Value(literal(text))
 
 
@@ -45,7 +45,7 @@ def execute(command: Command, at: Target, output: str) -> int:
 
 
 def get(key: bytes, at: Target, output: str, newline: bool) -> int:
-    """Print a value: byte for byte unless standard output is a terminal, which could take controls in it as orders."""
+    """Print a value byte for byte, but escaped on a terminal, which might obey control characters in it."""
     command = Get(key)
     if output in ("json", "csv"):
         return execute(command, at, output)
@@ -60,12 +60,14 @@ def get(key: bytes, at: Target, output: str, newline: bool) -> int:
     return OK
 
 
-def execute_text(words: list[str], at: Target, output: str) -> int:
-    """Execute a command given as text: the words joined by spaces, or standard input for ``-``."""
+def execute_text(arguments: list[str], at: Target, output: str) -> int:
+    """Execute a command given as text: the arguments joined by spaces, or standard input for ``-``."""
     try:
-        text = (sys.stdin.buffer.read() if words == ["-"] else literal(" ".join(words))).decode().strip()
+        text = (sys.stdin.buffer.read() if arguments == ["-"] else literal(" ".join(arguments))).decode().strip()
     except UnicodeDecodeError as error:
-        raise CommandError(f"a command must be UTF-8 text: byte {error.start + 1} is not; write it as \\xNN") from None
+        raise CommandError(
+            f"a command must be UTF-8 text, and its byte {error.start + 1} is not: write it as \\xNN"
+        ) from None
     try:
         command = parse(text)
     except CommandError as error:
@@ -83,7 +85,7 @@ def show_log(first: int, last: int | None, at: Target, output: str) -> int:
 
 
 def show_status(at: Target, output: str) -> int:
-    """Print where a store stands. Of a cluster: every node that is named, and whether it can serve."""
+    """Print the status of a store. Of a cluster: that of every node named, and whether it can serve."""
     if at.connect:
         from cli.clusters.status import show
 
@@ -102,13 +104,13 @@ def query(text: str, at: Target, output: str) -> int:
 
 def _reply(command: Command, at: Target) -> Reply:
     check(command)
-    if isinstance(command, READ_ONLY) and not at.connect:
-        # A look at a directory without a store must not leave an empty one there.
+    if is_read_only(command) and not at.connect:
+        # A read from a directory without a store must not create an empty store there.
         DataDir.read_only(at.data_dir).close()
     with Interrupts(at_once=bool(at.connect)), at.open(f"kvstore {type(command).__name__.lower()}") as store:
         return store.execute(command)
 
 
 def _is_shown(result: Result) -> bool:
-    """Results that a script reads from standard output even when they mean exit status 1."""
+    """Whether a script reads this result from standard output even when it means exit status 1."""
     return isinstance(result, Integer | Outcomes)

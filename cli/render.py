@@ -1,8 +1,8 @@
 """Results, log rows, status and query rows as lines of text: table, json, csv or plain.
 
-``table`` is for eyes: aligned, long cells cut, control characters escaped. ``plain`` is for shell pipes: one line a
-row, cells parted by tabs, with backslash, tab and newline escaped. ``json`` and ``csv`` hold everything. All functions
-give lines without their newline, and rows are streamed, so that a log of a million slots needs no memory.
+``table`` is for people: aligned, with long cells cut and control characters escaped. ``plain`` is for shell pipes: one
+line for each row, cells separated by tabs, with backslashes, tabs and newlines escaped. ``json`` and ``csv`` hold
+everything. All functions give lines without their newline, and rows are streamed, so that a long log needs no memory.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from kvstore.values import to_json
 
 OUTPUTS: Final = ("table", "json", "csv", "plain")
 CELL_WIDTH = 100
-"""Longer cells of a table are cut here."""
+"""Longer cells of a table are cut to this many characters."""
 WIDTH_SAMPLE = 1_000
-"""Column widths of a table come from so many rows, so that a long one can be streamed."""
+"""The widths of a table's columns are taken from this many rows, so that a longer table can be streamed."""
 
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\0": "\\0"}
@@ -76,8 +76,13 @@ def quoted(key: bytes) -> str:
     return f"'{visible(key)}'"
 
 
+def counted(number: int, thing: str) -> str:
+    """``1 line``, ``2,000 lines``."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def provenance(reply: Reply) -> str:
-    """How a write came about: ``slot 7, ballot 1.n1, phase 1 skipped``; "" for a read, which needs no slot."""
+    """How a write was chosen: ``slot 7, ballot 1.n1, phase 1 skipped``; "" for a read, which takes no slot."""
     if not reply.slot:
         return ""
     where = f"slot {reply.slot}, ballot {reply.ballot}"
@@ -90,7 +95,7 @@ def provenance(reply: Reply) -> str:
 
 
 def result_lines(command: Command, reply: Reply, output: str) -> Iterator[str]:
-    """A command's result; ``output`` is one of OUTPUTS, or "" for what suits a person."""
+    """A command's result; ``output`` is one of OUTPUTS, or "" for sentences."""
     result = reply.result
     if isinstance(result, Rows):
         yield from scan_lines(result.rows, output)
@@ -165,7 +170,7 @@ def _sentences(command: Command | None, result: Result) -> Iterator[str]:
 
 
 def trouble(command: Command | None, result: Result) -> str:
-    """What to tell a person when the result is not what the command was for, else ""."""
+    """What to tell a person if the command did not do what it is for, else ""."""
     match result:
         case Missing():
             key = getattr(command, "key", None)
@@ -175,9 +180,9 @@ def trouble(command: Command | None, result: Result) -> str:
         case Failed(reason):
             return f"failed: {reason}"
         case NotACommand():
-            return "no command: kept in the log, executed as nothing"
+            return "not a command: kept in the log, executed as nothing"
         case Expired():
-            return "executed before, and its result is no longer recorded"
+            return "executed before; its result is no longer recorded"
         case Outcomes(succeeded) if not succeeded:
             return "the transaction's conditions did not hold"
         case Integer(number) if isinstance(command, Exists) and number < len(command.keys):
@@ -191,7 +196,7 @@ def trouble(command: Command | None, result: Result) -> str:
 def _branch(
     command: Command | None, succeeded: bool, results: Sequence[Result]
 ) -> Iterator[tuple[Simple | None, Result]]:
-    """The commands that ran in a transaction, each with its result."""
+    """The commands of a transaction that ran, each with its result; None in place of commands that are not known."""
     ran: Sequence[Simple | None] = []
     if isinstance(command, Txn):
         ran = command.then if succeeded else command.otherwise
@@ -202,7 +207,7 @@ def _branch(
 
 
 def scan_lines(rows: Iterable[Row], output: str) -> Iterator[str]:
-    """A scan; plain is key and value only."""
+    """The rows of a scan; ``plain`` shows the keys and values only."""
     if output == "plain":
         return table_lines(["key", "value"], ((row.key, row.value) for row in rows), output)
     if output in ("json", "csv"):
@@ -224,7 +229,7 @@ def _scan_row(row: Row) -> dict[str, object]:
 
 
 def log_lines(rows: Iterable[LogRow], output: str) -> Iterator[str]:
-    """The log, one slot a row; json and csv also tell session, sequence and stamp."""
+    """The log, a row for each slot; json and csv also show session, sequence and stamp."""
     columns = ["slot", "ballot", "status", "value", "result"]
     if output in ("json", "csv"):
         full = [*columns, "session", "sequence", "stamp"]
@@ -243,7 +248,7 @@ def _full_log_row(row: LogRow) -> Sequence[object]:
 
 
 def _recorded(result: str | None) -> str | None:
-    """A slot's recorded result in a few words."""
+    """The recorded result of a slot in a few words, None if it is not recorded."""
     return "; ".join(_sentences(None, _decode_result(result))) if result else None
 
 
@@ -281,7 +286,7 @@ def status_lines(status: Status, output: str) -> Iterator[str]:
 
 
 def table_lines(columns: Sequence[str], rows: Iterable[Sequence[object]], output: str) -> Iterator[str]:
-    """Rows of cells: None, numbers, str, bytes or Value. As json, an array with one object a line."""
+    """Rows of cells, which are None, numbers, str, bytes or Value. As json, an array with one object a line."""
     match output:
         case "json":
             return _json_rows(columns, rows)
@@ -318,7 +323,7 @@ def _text(cell: object) -> str:
 def _plain_cell(cell: object) -> str:
     data = cell.data if isinstance(cell, Value) else cell
     if isinstance(data, bytes):
-        # Before it is decoded: what is not UTF-8 becomes an escape, which is not to be escaped again.
+        # Escaped before decoding, which turns what is not UTF-8 into escapes that must not be escaped again.
         return visible(data.replace(b"\\", b"\\\\"))
     return visible(_text(data).replace("\\", "\\\\"))
 
@@ -331,7 +336,7 @@ def _json(item: object) -> str:
 
 
 def _jsonable(item: object) -> object:
-    """Bytes as text, values as their own JSON; msgspec would write the first as base64, the second as lists."""
+    """Bytes as text, and values as their own JSON: msgspec would write bytes as base64, and values as lists."""
     match item:
         case bytes():
             return _decode(item)
@@ -356,7 +361,7 @@ def _json_rows(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iter
 
 
 def _distinct(columns: Sequence[str]) -> list[str]:
-    """Column names for an object: a query may name two columns alike, and neither may be lost."""
+    """The names of columns made distinct: a query may give two columns one name, and an object must hold both."""
     names: list[str] = []
     for column in columns:
         name, number = column, 2
@@ -371,7 +376,7 @@ def _distinct(columns: Sequence[str]) -> list[str]:
 
 def _csv_rows(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
     buffer = io.StringIO()
-    # The writer quotes what is in its line terminator, so that both must be in it.
+    # The writer quotes the characters of its line terminator, and both of these have to be quoted.
     writer = csv.writer(buffer, lineterminator="\r\n")
     for row in chain([columns], rows):
         writer.writerow([_text(cell) for cell in row])
@@ -385,7 +390,7 @@ def _table_rows(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Ite
     sample = list(islice(stream, WIDTH_SAMPLE))
     shown = [[_table_cell(cell) for cell in row] for row in sample]
     widths = [max(map(_width, column)) for column in zip(columns, *shown, strict=True)]
-    # Numbers line up on the right: a column is numeric if all that it shows of the sample is.
+    # Numbers are aligned on the right. A column is numeric if all its cells in the sample are.
     numeric = [
         any(cell is not None for cell in column)
         and all(cell is None or (isinstance(cell, int | float) and not isinstance(cell, bool)) for cell in column)
@@ -413,7 +418,7 @@ def _aligned(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool
 
 
 def _width(text: str) -> int:
-    """Columns on a terminal: East Asian wide characters take two, combining marks none (Unicode annex 11)."""
+    """How many columns a text takes on a terminal: wide East Asian characters take two, combining marks none."""
     if text.isascii():
         return len(text)
     wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)

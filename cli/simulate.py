@@ -14,9 +14,8 @@ from typing import Final
 import msgspec
 
 from cli.exits import OK, UNMET, write_lines
-from cli.loading.summary import many
 from cli.progress import StatusLine, bar, clock
-from cli.render import table_lines
+from cli.render import counted, table_lines
 from consensus.simulation.faults import PRESETS
 from consensus.simulation.scenario import Scenario
 from consensus.simulation.trace import picture, relevant
@@ -33,7 +32,7 @@ MAX_FAILURES: Final = 10
 PICTURED: Final = 40
 
 
-class Options(msgspec.Struct, frozen=True):
+class SimulateOptions(msgspec.Struct, frozen=True):
     """What to run, as given: ``seeds`` (None: ``DEFAULT_SEEDS``), or one ``seed`` alone.
 
     ``faults`` and ``clients`` keep only these of what that one seed gives.
@@ -50,7 +49,7 @@ class Options(msgspec.Struct, frozen=True):
     clients: str | None
 
 
-def run(options: Options, output: str) -> int:
+def run(options: SimulateOptions, output: str) -> int:
     """Simulate, report; the exit status is 1 if a rule was broken."""
     if options.seed is not None and options.seeds is not None:
         raise CommandError("--seed runs one seed and --seeds many: give only one of them")
@@ -99,7 +98,7 @@ class Tally:
 # -- what to run ------------------------------------------------------------------------------------------------------
 
 
-def _scenario(options: Options) -> Scenario:
+def _scenario(options: SimulateOptions) -> Scenario:
     if options.preset not in PRESETS:
         raise CommandError(f"--faults must be one of {', '.join(PRESETS)}, not {options.preset}")
     if not 0.1 <= options.seconds <= MAX_TIME:
@@ -172,7 +171,7 @@ def progress_text(tally: Tally, total: int) -> str:
     left = tally.seconds * (total - tally.seeds) / max(tally.seeds, 1)
     return (
         f"{bar(tally.seeds / total)}  {tally.seeds:,} of {total:,} seeds  {tally.events / tally.seconds:,.0f} events/s"
-        f"  {many(len(tally.failures), 'failure')}  {clock(left)} left"
+        f"  {counted(len(tally.failures), 'failure')}  {clock(left)} left"
     )
 
 
@@ -205,10 +204,10 @@ def _summary(tally: Tally, output: str) -> Iterator[str]:
     rows = [(what, times, tally.seeds_with[what]) for what, times in sorted(tally.times.items())]
     yield from table_lines(["exercised", "times", "seeds"], rows, output)
     if output in ("", "table"):
-        failed = many(len(tally.failures), "failure") if tally.failures else "every rule held"
+        failed = counted(len(tally.failures), "failure") if tally.failures else "every rule held"
         yield ""
         yield (
-            f"{many(tally.seeds, 'seed')}, {many(tally.events, 'event')} in {tally.seconds:.1f} s"
+            f"{counted(tally.seeds, 'seed')}, {counted(tally.events, 'event')} in {tally.seconds:.1f} s"
             f" ({tally.events / tally.seconds:,.0f}/s): {failed}"
         )
 
@@ -247,8 +246,8 @@ def _explained(outcome: Outcome) -> Iterator[str]:
     clients = client_count(outcome.scenario)
     yield ""
     yield (
-        f"It takes {len(kept)} of {many(faults, 'fault')} and {len(small.scenario.clients or ())} of"
-        f" {many(clients, 'client')}, {many(len(small.scenario.names), 'node')}:"
+        f"It takes {len(kept)} of {counted(faults, 'fault')} and {len(small.scenario.clients or ())} of"
+        f" {counted(clients, 'client')}, {counted(len(small.scenario.names), 'node')}:"
     )
     for number, action in kept:
         yield f"  fault {number}: {action}"

@@ -1,13 +1,14 @@
 """The commands, their results, and the entry that carries a command through the log.
 
-This file is the vocabulary; :mod:`kvstore.language.parser` turns commands into text and back, and
-:mod:`kvstore.state.machine` executes them. None of these values can be part of a reference cycle, and there are very
-many of them, so that the garbage collector is told to leave them alone.
+This file is the vocabulary. :mod:`kvstore.language.parser` turns text into commands, :mod:`kvstore.language.canonical`
+turns commands into text, and :mod:`kvstore.state.machine` executes them. There are very many of these values, and none
+of them can be part of a reference cycle, so the garbage collector is told to leave them alone (``gc=False``).
 """
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, assert_never, final, get_args
 
 import msgspec
 
@@ -15,25 +16,28 @@ MAX_KEY_BYTES = 1_024
 MAX_VALUE_BYTES = 1_048_576
 MAX_TXN_COMMANDS = 16_384
 MAX_INTEGER = 2**63 - 1
-"""Integers of ``incr`` are signed 64-bit, as in Redis."""
+"""The largest integer that ``incr`` works on: they are signed 64-bit integers, as in Redis."""
 
 
 class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a key holds: bytes, and whether they are JSON text whose type must be kept.
 
-    ``json`` is set only where the bytes alone would be read back as something else: a string that looks like a number,
-    an object, a list, true, false, null. Numbers and all other strings are plain (see :mod:`kvstore.values`).
+    ``json`` is set only where the bytes alone would be read back as a value of another type: for a string that looks
+    like a number, an object, a list, true, false and null. Numbers and all other strings are plain bytes (see
+    :mod:`kvstore.values`).
     """
 
     data: bytes
     json: bool = False
 
 
+@final
 class Set(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="set"):
-    """Store a value. ``ttl`` in milliseconds from the entry's stamp, 0 = for ever (an earlier expiry is dropped).
+    """Store a value. It expires ``ttl`` ms after the entry's stamp, with 0 never; an earlier expiry is dropped.
 
-    ``expires``: a time in ms since 1970 in place of a ttl (one that has passed deletes the key); ``keep_ttl``: an
-    earlier expiry stays. With ``get`` the result is what the key held before, Found or Missing, stored or not.
+    ``expires`` is a time in ms since 1970 in place of a ttl; one that has passed deletes the key. With ``keep_ttl`` an
+    earlier expiry stays. With ``get`` the result is what the key held before, as Found or Missing, whether the new
+    value was stored or not.
     """
 
     key: bytes
@@ -46,31 +50,39 @@ class Set(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="set"):
     get: bool = False
 
 
+@final
 class SetMany(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="mset"):
-    """Store ``values`` under ``keys``, one each, for ever; with ``nx`` all of them or, if any key exists, none."""
+    """Store each of ``values`` under the key at its place in ``keys``, without an expiry.
+
+    With ``nx`` nothing is stored if any of the keys exists.
+    """
 
     keys: list[bytes]
     values: list[Value]
     nx: bool = False
 
 
+@final
 class Get(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="get"):
     key: bytes
 
 
+@final
 class Delete(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="delete"):
     keys: list[bytes]
 
 
+@final
 class GetDelete(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="getdel"):
-    """Delete a key; the result is what it held."""
+    """Delete a key; the result is what the key held."""
 
     key: bytes
 
 
+@final
 class GetExpire(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="getex"):
-    """Read a key and change its expiry: to ``ttl`` ms from the entry's stamp, or the time ``expires`` (ms since 1970),
-    or none (``persist``); with neither it stays."""
+    """Read a key and change its expiry: to ``ttl`` ms after the entry's stamp, to the time ``expires`` (ms since 1970),
+    or with ``persist`` to none. With none of the three the expiry stays as it is."""
 
     key: bytes
     ttl: int = 0
@@ -78,12 +90,14 @@ class GetExpire(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="get
     persist: bool = False
 
 
+@final
 class Exists(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="exists"):
     keys: list[bytes]
 
 
+@final
 class Cas(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="cas"):
-    """Replace ``old`` by ``new``, keeping the key's expiry; with ``create``, a missing key is set to ``new``."""
+    """Replace ``old`` by ``new``, keeping the key's expiry. With ``create`` a missing key is set to ``new``."""
 
     key: bytes
     old: Value
@@ -91,6 +105,7 @@ class Cas(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="cas"):
     create: bool = False
 
 
+@final
 class Incr(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="incr"):
     """Add ``by`` to a decimal integer (a missing key counts as 0), keeping the key's expiry."""
 
@@ -98,13 +113,18 @@ class Incr(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="incr"):
     by: int = 1
 
 
+@final
 class IncrFloat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="incrbyfloat"):
-    """Add a decimal number, given as text, to another; exact in decimal. The result is Found: the new value."""
+    """Add a decimal number, given as text, to the one that the key holds. The result is Found, with the new value.
+
+    The sum is calculated in decimal and rounded to 17 digits, so it is the same on every replica.
+    """
 
     key: bytes
     by: bytes
 
 
+@final
 class Append(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="append"):
     """Append bytes to the value (a missing key counts as empty), keeping the key's expiry."""
 
@@ -112,14 +132,16 @@ class Append(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="append
     data: bytes
 
 
+@final
 class SetRange(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="setrange"):
-    """Overwrite a part of the value, which is filled up with NULs where it was shorter; keeps the key's expiry."""
+    """Overwrite the bytes from ``offset`` on, keeping the key's expiry. A shorter value is first padded with NULs."""
 
     key: bytes
     offset: int
     data: bytes
 
 
+@final
 class Push(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="push"):
     """Append an item to the JSON list that the key holds (a missing key counts as an empty list)."""
 
@@ -127,20 +149,25 @@ class Push(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="push"):
     item: Value
 
 
+@final
 class Scan(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="scan"):
-    """Keys with this prefix in byte order, with their values; ``limit`` 0 = all."""
+    """The keys with this prefix in byte order, with their values: at most ``limit`` of them, with 0 all."""
 
     prefix: bytes = b""
     limit: int = 0
 
 
+@final
 class Count(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="count"):
     prefix: bytes = b""
 
 
+@final
 class Walk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="walk"):
-    """The keys after ``after`` in byte order, ``skip`` of them left out, ``count`` of them looked at (0 = all): those
-    that match the glob ``pattern`` (b"" = all). The result is Keys."""
+    """Of the keys after ``after``, in byte order, pass over ``skip`` and look at the next ``count``, with 0 at all.
+
+    The result is Keys: those of them that match the glob ``pattern``; b"" matches every key.
+    """
 
     after: bytes = b""
     count: int = 0
@@ -148,34 +175,42 @@ class Walk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="walk"):
     skip: int = 0
 
 
+@final
 class Rename(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="rename"):
-    """Give a key's value and expiry another name, whatever that held; with ``nx`` only if it held nothing."""
+    """Move a key's value and expiry to the key ``to``, replacing what that one held; with ``nx`` only if it is missing.
+
+    The old key is gone afterwards.
+    """
 
     key: bytes
     to: bytes
     nx: bool = False
 
 
+@final
 class Copy(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="copy"):
-    """Copy a key's value and expiry to another key, which must not exist, or which is replaced."""
+    """Copy a key's value and expiry to the key ``to``, which must be missing unless ``replace`` is set."""
 
     key: bytes
     to: bytes
     replace: bool = False
 
 
+@final
 class Clear(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="clear"):
-    """Delete every key; the result is their number."""
+    """Delete every key; the result is the number of keys deleted."""
 
 
 ExpireWhen: TypeAlias = Literal["", "nx", "xx", "gt", "lt", "xx lt"]
 
 
+@final
 class Expire(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="expire"):
     """Let a key expire ``ttl`` milliseconds after the entry's stamp; 0 or less deletes it now.
 
-    ``expires``: a time in ms since 1970 in place of a ttl. ``when``: only if it has no expiry (nx), has one (xx), the
-    new one is later (gt) or earlier (lt); no expiry counts as the latest, unless there has to be one (xx lt).
+    ``expires`` is a time in ms since 1970 in place of a ttl. ``when`` says on which condition: the key has no expiry
+    (nx), has one (xx), the new one is later (gt), the new one is earlier (lt). A key without an expiry counts as one
+    that expires last, unless it must have one (xx lt).
     """
 
     key: bytes
@@ -184,13 +219,15 @@ class Expire(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="expire
     when: ExpireWhen = ""
 
 
+@final
 class Ttl(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="ttl"):
-    """The time until a key expires in ms; ``absolute``: the time when it does, in ms since 1970. -1 = never."""
+    """How many ms are left until a key expires or, with ``absolute``, when it does, in ms since 1970; -1 for never."""
 
     key: bytes
     absolute: bool = False
 
 
+@final
 class Persist(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="persist"):
     key: bytes
 
@@ -200,9 +237,9 @@ Comparison: TypeAlias = Literal["=", "!=", "<", "<=", ">", ">="]
 
 
 class Condition(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A test in a transaction. A missing key has version 0 and slot 0, and no value: only ``!=`` holds for it.
+    """A test in a transaction. A missing key has version 0, slot 0 and no value, which differs from every value.
 
-    ``value`` compares with ``operand`` by = and != only; ``version`` and ``slot`` compare with ``number``.
+    The subject "value" is compared with ``operand``, by = and != only; "version" and "slot" with ``number``.
     """
 
     subject: Subject
@@ -212,11 +249,12 @@ class Condition(msgspec.Struct, frozen=True, array_like=True, gc=False):
     number: int = 0
 
 
+@final
 class Txn(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="txn"):
-    """Several commands as one slot: all conditions hold -> ``then``, else ``otherwise``; all or nothing.
+    """Several commands as one slot: ``then`` if all conditions hold, else ``otherwise``.
 
-    A branch whose command fails (for example incr on text) changes nothing at all; with ``partial`` only that command
-    changes nothing and the others stand, which is what Redis' MULTI means.
+    If one of the commands fails (for example incr on text), none of them changes anything. With ``partial`` only the
+    failing command changes nothing and the others take effect, which is what MULTI means in Redis.
     """
 
     then: list[Simple]
@@ -225,50 +263,63 @@ class Txn(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="txn"):
     partial: bool = False
 
 
+@final
 class Tick(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="tick"):
-    """Only moves the log's clock on, so that keys expire though nobody writes. Proposed by the leader."""
+    """Only moves the log's clock on, so that keys expire while nobody writes. The leader proposes it."""
 
 
-Simple: TypeAlias = (
-    Set
-    | SetMany
-    | Get
-    | GetDelete
-    | GetExpire
-    | Delete
-    | Exists
-    | Cas
-    | Incr
-    | IncrFloat
-    | Append
-    | SetRange
-    | Push
-    | Scan
-    | Walk
-    | Count
-    | Rename
-    | Copy
-    | Clear
-    | Expire
-    | Ttl
-    | Persist
-)
+Read: TypeAlias = Get | Exists | Scan | Walk | Count | Ttl
+"""Commands that change nothing, so that outside of a transaction they need no slot, only a linearizable read."""
+Fallible: TypeAlias = Incr | IncrFloat | Append | SetRange | Push
+"""Writes whose result is Failed if the key holds what they cannot work on, or if it would hold too much."""
+Infallible: TypeAlias = Set | SetMany | GetDelete | GetExpire | Delete | Cas | Rename | Copy | Clear | Expire | Persist
+"""Writes whose result is never Failed: a test executes all kinds of commands to see that this is so."""
+Write: TypeAlias = Infallible | Fallible
+Simple: TypeAlias = Read | Write
+"""What a transaction may consist of. A new command is added to exactly one of Read, Fallible and Infallible."""
 Command: TypeAlias = Simple | Txn | Tick
-READ_ONLY = (Get, Exists, Scan, Walk, Count, Ttl)
-"""Commands that change nothing: outside a transaction they need no slot, only a linearizable read."""
+
+_READS = frozenset(get_args(Read))
+_FALLIBLE = frozenset(get_args(Fallible))
 
 
 def is_read_only(command: Command) -> bool:
-    """Whether a command changes nothing, and so needs no slot: a transaction of reads is a read of one moment."""
+    """Whether a command changes nothing, and so needs no slot; a transaction of reads is one read of all its keys."""
+    if type(command) in _READS:
+        return True
+    return type(command) is Txn and all(type(part) in _READS for part in (*command.then, *command.otherwise))
+
+
+def may_fail(command: Command) -> bool:
+    """Whether the result of a command can be Failed; that of a partial transaction never is."""
     if isinstance(command, Txn):
-        return all(isinstance(part, READ_ONLY) for part in (*command.then, *command.otherwise))
-    return isinstance(command, READ_ONLY)
+        return not command.partial and any(type(part) in _FALLIBLE for part in (*command.then, *command.otherwise))
+    return type(command) in _FALLIBLE
+
+
+def keys_written(command: Write) -> Sequence[bytes] | None:
+    """The keys that a command may change; None if that is every key there is."""
+    match command:
+        case SetMany() | Delete():
+            return command.keys
+        case Rename():
+            return command.key, command.to
+        case Copy():
+            return (command.to,)
+        case Clear():
+            return None
+        case Set() | Cas() | GetDelete() | GetExpire() | Expire() | Persist():
+            return (command.key,)
+        case Incr() | IncrFloat() | Append() | SetRange() | Push():
+            return (command.key,)
+        case _:
+            assert_never(command)
 
 
 class Opaque(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="json"):
-    """Any JSON value proposed to a slot by name, as the text it was given in.
+    """Any JSON value that was proposed for a slot of a given number, as the text that it was given in.
 
-    A string in the command language is executed; anything else is chosen, kept, and executed as nothing.
+    If it is a string in the command language, that command is executed; any other value is kept and does nothing.
     """
 
     json: bytes
@@ -277,8 +328,9 @@ class Opaque(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="json")
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What one slot holds, as MessagePack.
 
-    ``session`` and ``sequence`` identify a client's request across retries ("" = not retried); the client has received
-    the results of all its sequences below ``acknowledged``. ``stamp`` is the leader's clock in milliseconds since 1970.
+    ``session`` and ``sequence`` identify a client's request across retries; a request without a session ("") is never
+    retried. The client has received the results of all sequences below ``acknowledged``. ``stamp`` is the leader's
+    clock in milliseconds since 1970.
     """
 
     session: str
@@ -292,11 +344,11 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="done"):
-    """The command took effect and has nothing more to say."""
+    """The command took effect, and there is nothing more to tell."""
 
 
 class Found(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="found"):
-    """A key's value, the slots that last changed and that created it, and the number of changes since."""
+    """A key's value, the slot that last changed it, the slot that created it, and its number of changes since then."""
 
     value: Value
     slot: int
@@ -305,7 +357,7 @@ class Found(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="found")
 
 
 class Missing(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="missing"):
-    """The key does not exist (get, cas, expire, ttl, persist)."""
+    """The key does not exist."""
 
 
 class NotMet(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="not_met"):
@@ -336,7 +388,7 @@ class Rows(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="rows"):
 
 
 class Keys(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="keys"):
-    """Keys of a walk; ``after``: where the next one goes on, b"" when all were looked at."""
+    """The keys that a walk found; ``after``: where the next walk goes on, b"" if no key is left to look at."""
 
     keys: list[bytes]
     after: bytes
@@ -349,29 +401,29 @@ OUT_OF_RANGE = "the result would be beyond 1e308"
 NOT_TEXT = "the value is JSON, and this takes text: use push on a list, or set"
 NOT_A_LIST = "the value is not a JSON list"
 TOO_LARGE = f"the value would be over {MAX_VALUE_BYTES} bytes: keep values smaller, or split them over keys"
-"""Why commands fail on a key; the Redis face has words of its own for these."""
+"""Why commands fail on a key; Redis clients are told the same in the words of Redis."""
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="failed"):
-    """The command cannot be executed on the key as it is (incr on text, over a limit); nothing changed."""
+    """The command cannot be executed on what the key holds (incr on text, a value over a limit); nothing changed."""
 
     reason: str
 
 
 class Outcomes(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="outcomes"):
-    """A transaction's: whether its conditions held, and the results of the branch that ran, in order."""
+    """What a transaction gave: whether its conditions held, and the results of the commands that ran, in order."""
 
     succeeded: bool
     results: list[SimpleResult]
 
 
 class NotACommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="not_a_command"):
-    """The slot's value is kept in the log, but is no command: executing it did nothing."""
+    """The slot's value is kept in the log, but it is not a command, so executing it did nothing."""
 
 
 class Expired(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="expired"):
-    """The request was executed before and its result acknowledged, so it is no longer recorded; nothing was done."""
+    """The request was executed before, and its result is no longer recorded, as the client had acknowledged it."""
 
 
 SimpleResult: TypeAlias = Done | Found | Missing | NotMet | Integer | Rows | Keys | Failed
-Result: TypeAlias = Done | Found | Missing | NotMet | Integer | Rows | Keys | Failed | Outcomes | NotACommand | Expired
+Result: TypeAlias = SimpleResult | Outcomes | NotACommand | Expired

@@ -1,10 +1,12 @@
-"""Decimal numbers as texts: exact and the same on every machine, unlike binary fractions."""
+"""Numbers as texts: exact and the same on every machine, unlike binary fractions."""
 
 from __future__ import annotations
 
 import re
 from decimal import Context, Decimal
 
+INTEGER = re.compile(rb"0|-?[1-9]\d{0,18}")
+"""The form in which ``incr`` writes integers, and the only one that it takes, so that it never rewrites another one."""
 DIGITS = 17
 _NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
 _CONTEXT = Context(prec=DIGITS)

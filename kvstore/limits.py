@@ -1,6 +1,8 @@
-"""The bounds of every command, enforced before it reaches the log."""
+"""The bounds of every command, checked before it reaches the log."""
 
 from __future__ import annotations
+
+from typing import assert_never
 
 import msgspec
 
@@ -18,9 +20,12 @@ from kvstore.commands import (
     Delete,
     Exists,
     Expire,
+    Get,
+    GetDelete,
     GetExpire,
     Incr,
     IncrFloat,
+    Persist,
     Push,
     Rename,
     Scan,
@@ -28,6 +33,7 @@ from kvstore.commands import (
     SetMany,
     SetRange,
     Tick,
+    Ttl,
     Txn,
     Value,
     Walk,
@@ -37,77 +43,98 @@ from kvstore.errors import CommandError
 from kvstore.values import from_json
 
 MAX_TTL = 100 * 366 * 24 * 3_600_000
-"""A hundred years in ms."""
+"""The longest time to live: a hundred years in ms."""
 MAX_TIME = 2**53 - 1
-"""In ms since 1970; any JSON reader takes it exactly."""
+"""The latest time of an expiry, in ms since 1970: the largest integer that every JSON reader reads exactly."""
 MAX_COMMAND_BYTES = 16 * 1_048_576
-"""Of one slot: a transaction, or several values at once."""
+"""The most that a transaction, or an mset, may take in its slot."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
 def check(command: Command) -> None:
     """Raise CommandError, naming the field and the bound, when a command is over a limit."""
+    # As in the executor, comparing types is the quickest way to the most frequent commands.
+    if type(command) is Set:
+        _check_key(command.key)
+        _check_set(command)
+        return
+    if type(command) is Get:
+        _check_key(command.key)
+        return
     match command:
-        case Txn():
-            _check_txn(command)
-        case Tick() | Clear():
-            return
+        case Incr(key, by):
+            _check_key(key)
+            _check_range("number", by, -MAX_INTEGER - 1, MAX_INTEGER)
         case Delete(keys) | Exists(keys):
             _check_keys(keys)
-        case SetMany(keys, values):
-            _check_keys(keys)
-            if len(keys) != len(values):
-                raise CommandError(f"{len(keys)} keys have {len(values)} values: give one for each")
-            for value in values:
-                _check_value("value", value)
-            _check_total(command)
-        case Scan() | Count():
-            _check_size("prefix", command.prefix, MAX_KEY_BYTES)
-            if isinstance(command, Scan):
-                _check_range("limit", command.limit, 0, MAX_INTEGER)
-        case Walk():
-            _check_size("key", command.after, MAX_KEY_BYTES)
-            _check_size("pattern", command.pattern, MAX_KEY_BYTES)
-            _check_range("count", command.count, 0, MAX_INTEGER)
-            _check_range("number to skip", command.skip, 0, MAX_INTEGER)
-        case _:
-            _check_key(command.key)
-            _check_one(command)
-
-
-def _check_one(command: Command) -> None:
-    """What a command on one key says beside the key."""
-    match command:
-        case Set():
-            _check_value("value", command.value)
-            _check_lifetime(command.ttl, command.expires)
-            if command.keep_ttl and (command.ttl or command.expires):
-                raise CommandError("a time to live and KEEPTTL exclude each other")
-            if command.ifeq is not None:
-                _check_value("IFEQ value", command.ifeq)
-        case GetExpire():
-            _check_lifetime(command.ttl, command.expires)
-        case Cas():
-            _check_value("old value", command.old)
-            _check_value("new value", command.new)
-        case Append():
-            _check_size("text", command.data, MAX_VALUE_BYTES)
-        case SetRange():
-            _check_size("text", command.data, MAX_VALUE_BYTES)
-            _check_range("offset", command.offset, 0, MAX_VALUE_BYTES)
-        case Push():
-            _check_value("item", command.item)
-        case Incr():
-            _check_range("number", command.by, -MAX_INTEGER - 1, MAX_INTEGER)
-        case IncrFloat():
-            if decimal_of(command.by) is None:
-                raise CommandError(f"the number {command.by[:40]!r} must be a decimal one, at most 1e308: as in -0.5")
-        case Rename() | Copy():
-            _check_key(command.to)
+        case Txn():
+            _check_txn(command)
+        case SetMany() | Cas() | IncrFloat() | Append() | SetRange() | Push():
+            _check_values(command)
         case Expire():
+            _check_key(command.key)
             _check_range("time to live in ms", command.ttl, -MAX_TTL, MAX_TTL)
             _check_range("time in ms since 1970", command.expires, 0, MAX_TIME)
+        case GetExpire():
+            _check_key(command.key)
+            _check_lifetime(command.ttl, command.expires)
+        case GetDelete(key) | Ttl(key) | Persist(key):
+            _check_key(key)
+        case Rename(key, to) | Copy(key, to):
+            _check_keys([key, to])
+        case Scan(prefix, limit):
+            _check_size("prefix", prefix, MAX_KEY_BYTES)
+            _check_range("limit", limit, 0, MAX_INTEGER)
+        case Count(prefix):
+            _check_size("prefix", prefix, MAX_KEY_BYTES)
+        case Walk(after, number, pattern, skip):
+            _check_size("key", after, MAX_KEY_BYTES)
+            _check_size("pattern", pattern, MAX_KEY_BYTES)
+            _check_range("count", number, 0, MAX_INTEGER)
+            _check_range("number to skip", skip, 0, MAX_INTEGER)
+        case Tick() | Clear():
+            pass
+        case _:
+            assert_never(command)
+
+
+def _check_set(command: Set) -> None:
+    _check_value("value", command.value)
+    _check_lifetime(command.ttl, command.expires)
+    if command.keep_ttl and (command.ttl or command.expires):
+        raise CommandError("a time to live and KEEPTTL exclude each other")
+    if command.ifeq is not None:
+        _check_value("IFEQ value", command.ifeq)
+
+
+def _check_values(command: SetMany | Cas | IncrFloat | Append | SetRange | Push) -> None:
+    """The keys of a command, and what it writes into them."""
+    if isinstance(command, SetMany):
+        _check_keys(command.keys)
+        if len(command.keys) != len(command.values):
+            raise CommandError(f"{len(command.keys)} keys have {len(command.values)} values: give one for each")
+        for value in command.values:
+            _check_value("value", value)
+        _check_total(command)
+        return
+    _check_key(command.key)
+    match command:
+        case Cas(_, old, new):
+            _check_value("old value", old)
+            _check_value("new value", new)
+        case IncrFloat(_, by):
+            if decimal_of(by) is None:
+                raise CommandError(f"the number {by[:40]!r} must be a decimal number of at most 1e308, such as -0.5")
+        case Append(_, data):
+            _check_size("text", data, MAX_VALUE_BYTES)
+        case SetRange(_, offset, data):
+            _check_size("text", data, MAX_VALUE_BYTES)
+            _check_range("offset", offset, 0, MAX_VALUE_BYTES)
+        case Push(_, item):
+            _check_value("item", item)
+        case _:
+            assert_never(command)
 
 
 def _check_lifetime(ttl: int, expires: int) -> None:
@@ -163,7 +190,8 @@ def _check_key(key: bytes) -> None:
 
 def _check_value(name: str, value: Value) -> None:
     _check_size(name, value.data, MAX_VALUE_BYTES)
-    if value.json:  # a client of KV.EXECUTE says so itself; every replica parses it when it is compared or changed
+    if value.json:
+        # A client of KV.EXECUTE may claim so of any bytes, and every replica has to parse them later.
         from_json(value.data)
 
 

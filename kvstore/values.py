@@ -11,12 +11,12 @@ from kvstore.commands import Value
 from kvstore.errors import CommandError
 
 MAX_NESTING = 128
-"""Comparing and changing values recurses on every replica, at whatever depth of the stack it is at: what may fail there
-must not reach the log."""
+"""Every replica compares and changes values by recursion, at a depth of its stack that differs from replica to replica,
+so a value that is nested too deeply for one of them must not reach the log."""
 
 MAX_NUMBER_BYTES = 640
-"""Longer ones are no numbers: Python parses integers of 4,300 digits, or of as few as 640 if its environment says so,
-and a list with a longer one in it could never be read again."""
+"""Longer texts do not count as numbers. Python refuses integers of more than 4,300 digits, or of more than 640 if its
+environment says so, and a list that holds one could never be read again."""
 
 _NUMBER = re.compile(rb"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
@@ -24,15 +24,15 @@ _NUMBER = re.compile(rb"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 def from_json(text: bytes) -> Value:
     """The value that a JSON text stands for.
 
-    A number, and a string that does not look like one, are kept as plain bytes; all else is kept as JSON text.
-    Raises CommandError for text that is no JSON, or nested too deeply.
+    A number, and a string that does not look like a number, is kept as plain bytes, every other value as JSON text.
+    Raises CommandError for text that is not JSON, or that is nested too deeply.
     """
     text = text.strip(b" \t\r\n")
     try:
-        # Of bytes json would also take UTF-16 and UTF-32, which nobody else here does.
+        # Given bytes, json would also accept UTF-16 and UTF-32, which no other reader here does.
         parsed = json.loads(text.decode(), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise CommandError(f"the value is no valid JSON ({error})") from error
+        raise CommandError(f"the value is not valid JSON ({error})") from error
     if text.count(b"[") + text.count(b"{") > MAX_NESTING:
         _check_nesting(parsed)
     if _is_number(text):
@@ -41,14 +41,16 @@ def from_json(text: bytes) -> Value:
         try:
             data = parsed.encode()
         except UnicodeEncodeError as half:
-            raise CommandError("the value is a JSON string with half a surrogate pair: no Unicode text") from half
+            raise CommandError(
+                "the value is a JSON string with half a surrogate pair, which is not Unicode text"
+            ) from half
         if not _is_number(data):
             return Value(data)
     return Value(text, True)
 
 
 def to_json(value: Value) -> bytes:
-    """The JSON text of a value: plain bytes are a number where they look like one, else a string."""
+    """The JSON text of a value. Plain bytes become a number if they look like one, else a string."""
     if value.json or _is_number(value.data):
         return value.data
     return msgspec.json.encode(value.data.decode(errors="backslashreplace"))
@@ -82,7 +84,7 @@ def _check_nesting(parsed: object) -> None:
 
 
 def _typed(parsed: object) -> object:
-    """In Python 1 == True == 1.0, in JSON they differ."""
+    """The same value with the types beside it: in Python 1 == True == 1.0, but in JSON these three differ."""
     if isinstance(parsed, list):
         return [_typed(item) for item in parsed]
     if isinstance(parsed, dict):

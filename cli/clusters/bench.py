@@ -24,7 +24,7 @@ ANSWER_SECONDS = 10.0
 """A node whose answers stay away for longer than it gives a request itself stands still."""
 
 
-class Options(msgspec.Struct, frozen=True):
+class BenchOptions(msgspec.Struct, frozen=True):
     """``pipeline``: so many requests are sent before their answers are taken. Sizes are in bytes."""
 
     operation: str
@@ -65,7 +65,7 @@ class Look(msgspec.Struct, frozen=True):
     time_us: dict[str, int]
 
 
-def run(connect: str, options: Options, output: str) -> int:
+def run(connect: str, options: BenchOptions, output: str) -> int:
     """Load the first node that answers, and print the report; returns the exit status."""
     nodes = addresses(connect)
     if not 1 <= options.clients <= MAX_CLIENTS:
@@ -151,7 +151,7 @@ def _lines(report: Report, output: str) -> Iterator[str]:
 class _Load:
     """Clients that send as soon as they are answered."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: BenchOptions) -> None:
         self.took: list[float] = []
         self.errors = 0
         self._options = options

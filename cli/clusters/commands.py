@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import As, Connect, app
+from cli.commands import ConnectOption, OutputOption, app
 from kvstore.errors import CommandError
 
 
@@ -112,7 +112,7 @@ def cluster(
 
 @app.command("top")
 def top(
-    connect: Connect = None,
+    connect: ConnectOption = None,
     interval: Annotated[float, typer.Option("--interval", "-i", metavar="SECONDS", min=0.1, help="Between looks.")] = 1,
     count: Annotated[
         int,
@@ -120,7 +120,7 @@ def top(
             "--count", "-n", metavar="N", min=0, help="Look so often.", show_default="until q; once to a file"
         ),
     ] = 0,
-    output: As = None,
+    output: OutputOption = None,
 ) -> int:
     """Watch a cluster: what each node does, and how far it is. q leaves.
 
@@ -134,7 +134,7 @@ def top(
     return view.run(connect, interval, count, output.value if output else "")
 
 
-class Operation(StrEnum):
+class BenchOperation(StrEnum):
     set = "set"
     get = "get"
     mixed = "mixed"
@@ -142,14 +142,14 @@ class Operation(StrEnum):
 
 @app.command("bench")
 def bench(
-    connect: Connect = None,
-    operation: Annotated[Operation, typer.Option("--operation", help="What the clients do.")] = Operation.set,
+    connect: ConnectOption = None,
+    operation: Annotated[BenchOperation, typer.Option("--operation", help="What the clients do.")] = BenchOperation.set,
     clients: Annotated[int, typer.Option("--clients", metavar="N", help="How many at once.")] = 16,
     seconds: Annotated[float, typer.Option("--seconds", min=0.1, max=3_600, help="How long.")] = 5,
     pipeline: Annotated[int, typer.Option("--pipeline", metavar="N", min=1, max=200, help="Requests at once.")] = 1,
     value_size: Annotated[int, typer.Option("--value-size", metavar="BYTES", min=0, max=1_048_576)] = 256,
     keys: Annotated[int, typer.Option("--keys", metavar="N", min=1, help="How many different keys.")] = 100_000,
-    output: As = None,
+    output: OutputOption = None,
 ) -> int:
     """Measure a cluster: throughput, latencies, the processor time of each node named. Writes keys bench:...
 
@@ -162,5 +162,5 @@ def bench(
         raise CommandError("--connect is missing: name the nodes, HOST:PORT,..., or set KVSTORE_CONNECT")
     from cli.clusters import bench as measure
 
-    options = measure.Options(operation.value, clients, seconds, pipeline, value_size, keys)
+    options = measure.BenchOptions(operation.value, clients, seconds, pipeline, value_size, keys)
     return measure.run(connect, options, output.value if output else "")

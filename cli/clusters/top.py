@@ -38,7 +38,7 @@ COLUMNS = (
     "RAM MB",
     "CPU %",
 )
-"""For people; programs get the fields of Row."""
+"""For people; programs get the fields of NodeRow."""
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 
 
@@ -50,7 +50,7 @@ class Sample(NamedTuple):
     error: str = ""
 
 
-class Row(msgspec.Struct, frozen=True):
+class NodeRow(msgspec.Struct, frozen=True):
     """A node between two looks; of one that is ``down`` its address is all there is. Sizes are in bytes."""
 
     node: str
@@ -108,13 +108,13 @@ def _look(node: Address) -> Sample:
         return Sample(time.monotonic(), None, str(error))
 
 
-def _rows(nodes: list[Address], before: list[Sample], now: list[Sample]) -> list[Row]:
+def _rows(nodes: list[Address], before: list[Sample], now: list[Sample]) -> list[NodeRow]:
     chosen = max((_number(sample.fields, "chosen_upto") for sample in now if sample.fields), default=0)
-    rows: list[Row] = []
+    rows: list[NodeRow] = []
     for node, earlier, sample in zip(nodes, before, now, strict=True):
         fields = sample.fields
         if fields is None:
-            rows.append(Row(address_text(node), "down", error=sample.error))
+            rows.append(NodeRow(address_text(node), "down", error=sample.error))
             continue
         seconds = max(sample.at - earlier.at, 0.001)
         done, cpu = (
@@ -123,7 +123,7 @@ def _rows(nodes: list[Address], before: list[Sample], now: list[Sample]) -> list
         )
         applied = _number(fields, "applied_upto")
         rows.append(
-            Row(
+            NodeRow(
                 node=str(fields["node_id"]),
                 role=str(fields["role"]),
                 ballot=str(fields["ballot"]),
@@ -141,7 +141,7 @@ def _rows(nodes: list[Address], before: list[Sample], now: list[Sample]) -> list
     return rows
 
 
-def _table(rows: list[Row]) -> list[str]:
+def _table(rows: list[NodeRow]) -> list[str]:
     cells = [
         [
             *(row.node, row.role, row.ballot, row.chosen, row.applied, row.lag, row.ops_per_second),
@@ -157,8 +157,8 @@ def _scaled(value: float | None, unit: int, digits: int) -> str | None:
     return None if value is None else f"{value / unit:.{digits}f}"
 
 
-def _listing(rows: list[Row], output: str) -> list[str]:
-    return list(table_lines(Row.__struct_fields__, [msgspec.structs.astuple(row) for row in rows], output))
+def _listing(rows: list[NodeRow], output: str) -> list[str]:
+    return list(table_lines(NodeRow.__struct_fields__, [msgspec.structs.astuple(row) for row in rows], output))
 
 
 def _number(fields: Fields, name: str) -> int:

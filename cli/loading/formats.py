@@ -1,8 +1,8 @@
-"""Files of commands: their lines, and what each line says, for every format that ``kvstore load`` reads.
+"""The formats that ``kvstore load`` reads: how a file divides into lines, and which command each line means.
 
-A *line* here is what is executed once: one line of commands or jsonl, one record of csv or tsv (which may span several
-lines of the file). Lines are numbered from 1 without blank lines and comments, bad ones included: these ordinals are
-the sequences under which a file's commands are executed, so they must not depend on whether a line is understood.
+A *line* here is what is executed once: one line of commands or jsonl, or one record of csv or tsv, which may span
+several lines of the file. Lines have ordinals from 1 on. Blank lines and comments have none, but bad lines do: the
+ordinals are the sequences under which a file's commands are executed, so they must not depend on what is valid.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from kvstore.values import from_json
 
 CHUNK_BYTES: Final = 262_144
 MAX_LINE_BYTES: Final = 16 * 1_048_576
-"""Enough for the longest value with every byte escaped; it bounds the memory that rubbish without newlines takes."""
+"""Enough for the longest value with every byte escaped. It bounds the memory that a file without newlines takes."""
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
-"""Some editors begin a file with it; it is not part of the first key."""
+"""Some editors put it at the beginning of a file; it is not part of the first key."""
 
 Content = Command | CommandError | None
 Item = tuple[int, Content]
-"""The line of the file where it begins, and its command, or what is wrong with it, or None if it was skipped."""
+"""The line of the file where the item begins; and its command, what is wrong with it, or None if it was skipped."""
 
 
 class File(Protocol):
     def read1(self, size: int, /) -> bytes:
-        """What can be had at once, b"" at the end."""
+        """Up to ``size`` bytes, waiting only until there are some; b"" at the end of the file."""
         ...
 
 
 class Lines:
-    """The lines of a file without their newline; one over MAX_LINE_BYTES is cut, which its length tells.
+    """The lines of a file without their newlines. A longer line is cut to MAX_LINE_BYTES + 1 bytes.
 
-    ``bytes`` counts what was given out. ``drained`` is set while the last line is out that could be had without reading
-    more of the file: a loader of a slow stream executes then what it has.
+    ``bytes`` is the length of the lines that were given out. ``drained`` is true while the last of them is the last one
+    that could be had without reading more of the file: then the loader of a slow stream executes what it has.
     """
 
     def __init__(self, file: File) -> None:
@@ -71,7 +71,7 @@ class Lines:
             yield tail
 
     def _rest_of_line(self) -> bytes:
-        """Skip to the next newline; what follows it in the chunk."""
+        """Skip to the next newline, and return what follows it in its chunk."""
         while chunk := self._file.read1(CHUNK_BYTES):
             _, newline, rest = chunk.partition(b"\n")
             if newline:
@@ -92,7 +92,7 @@ def _text(line: bytes) -> str:
 
 
 def read_commands(lines: Iterable[bytes], skip: int) -> Iterator[Item]:
-    """One command a line; blank lines and lines that begin with # are passed over."""
+    """One command a line. Blank lines and lines that begin with # are passed over."""
     for number, line in enumerate(lines, 1):
         stripped = line.strip()
         if not stripped or stripped[:1] == b"#":
@@ -116,7 +116,7 @@ _decode_object = msgspec.json.Decoder(_Object).decode
 
 
 def read_jsonl(lines: Iterable[bytes], skip: int) -> Iterator[Item]:
-    """One object a line, {"key": "...", "value": ...}; the value is any JSON and keeps its type."""
+    """One object a line, {"key": "...", "value": ...}. The value may be any JSON, and keeps its type."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -146,7 +146,7 @@ def _from_object(line: bytes) -> Command:
 
 
 class _Texts:
-    """Lines as the csv module wants them. No generator: that would end with the first line that is not UTF-8."""
+    """Lines as the csv module takes them. Not a generator, which would end at the first line that is not UTF-8."""
 
     def __init__(self, lines: Iterable[bytes]) -> None:
         self._lines = iter(lines)
@@ -162,14 +162,14 @@ class _Texts:
 
 
 def _read_table(lines: Iterable[bytes], skip: int, delimiter: str) -> Iterator[Item]:
-    # A field may be as long as a value; the bound also ends a quote that is never closed.
+    # A field may be as long as a value. The limit also ends the search for a quote that is never closed.
     csv.field_size_limit(MAX_VALUE_BYTES)
     texts = _Texts(lines)
     records = _records(texts, csv.reader(texts, delimiter=delimiter, strict=True))
     line, header = next(records, (1, []))
     if isinstance(header, CommandError) or sorted(header) != ["key", "value"]:
         found = header if isinstance(header, CommandError) else ", ".join(header) or "nothing"
-        yield line, CommandError(f"the first record must name the columns key and value and no others, not: {found}")
+        yield line, CommandError(f"the first record must name exactly the columns key and value, not: {found}")
         return
     key, value = header.index("key"), header.index("value")
     for line, record in records:
@@ -188,7 +188,7 @@ def _read_table(lines: Iterable[bytes], skip: int, delimiter: str) -> Iterator[I
 
 
 def _records(texts: _Texts, rows: Iterator[list[str]]) -> Iterator[tuple[int, list[str] | CommandError]]:
-    """Records that are not blank, with the line where each begins; one bad record does not end them."""
+    """The records that are not blank, each with the line where it begins. A bad record does not end the others."""
     while True:
         line = texts.number + 1
         try:
@@ -228,10 +228,10 @@ READERS: Final[dict[str, Callable[[Iterable[bytes], int], Iterator[Item]]]] = {
     "csv": read_csv,
     "tsv": read_tsv,
 }
-"""By format; the second argument is how many lines to pass over, as executed before."""
+"""The reader of each format. Its second argument is how many lines to pass over because they were executed before."""
 
 
 def format_of(name: str) -> str:
-    """A format by a file's name: .jsonl, .ndjson, .csv, .tsv, also with .gz; anything else holds commands."""
+    """The format by a file's name: .jsonl, .ndjson, .csv, .tsv, also with .gz. Any other file holds commands."""
     _, dot, suffix = name.lower().removesuffix(".gz").rpartition(".")
     return {"jsonl": "jsonl", "ndjson": "jsonl", "csv": "csv", "tsv": "tsv"}.get(dot and suffix, "commands")

@@ -1,8 +1,8 @@
-"""``kvstore load``: files of commands, executed in batches, each line once however often the load is started again.
+"""``kvstore load``: executes files of commands in batches, each line once, however often the load is started again.
 
-A file's digest is the session and the ordinal of a line its sequence. The store remembers the highest sequence that it
-executed in a session, so that a load that was killed knows where to go on, and a file that was loaded is not loaded
-twice. What comes through a pipe cannot be read again, and so has a session of its own each time.
+The session's name comes from a file's digest, and the sequence of a line is its ordinal. The store remembers the
+highest sequence that it executed in each session. So a load that was killed knows where to go on, and a file that was
+loaded is not loaded twice. What comes through a pipe cannot be read again, so each pipe has a session of its own.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from cli.exits import INTERRUPTED, OK, UNMET, USAGE, complain, status_of, write_
 from cli.interrupts import Interrupts
 from cli.loading.foresight import Foresight
 from cli.loading.formats import Content
+from cli.loading.progress import Progress
 from cli.loading.source import Source, UnreadableError
-from cli.loading.summary import Summary, many, summary_lines
-from cli.progress import Progress
-from cli.render import visible
+from cli.loading.summary import Summary, summary_lines
+from cli.render import counted, visible
 from cli.target import Target
-from kvstore.commands import Append, Command, Done, Failed, Incr, Missing, NotMet, Outcomes, Push, Txn
+from kvstore.commands import Command, Done, Failed, Missing, NotMet, Outcomes, may_fail
 from kvstore.errors import CommandError, KvstoreError
 from kvstore.store import Reply, Store
 
 BATCH_COMMANDS = 1_000
 BATCH_BYTES = 4 * 1_048_576
-"""A batch is executed when it has so many commands, or its lines so many bytes: that bounds memory."""
+"""A batch is executed when it has this many commands, or when its lines have this many bytes: that bounds memory."""
 
 
-class Options(msgspec.Struct, frozen=True):
+class LoadOptions(msgspec.Struct, frozen=True):
     at: Target
     format: str = ""
     keep_going: bool = False
@@ -44,13 +44,13 @@ class Options(msgspec.Struct, frozen=True):
     again: bool = False
 
 
-def run(files: Sequence[str], options: Options, output: str) -> int:
-    """Load files one after another until one has a bad line; prints the summary, and returns the exit status."""
+def run(files: Sequence[str], options: LoadOptions, output: str) -> int:
+    """Load files one after another until one has a bad line. Prints the summary, and returns the exit status."""
     for name in files:
         if reason := _why_unreadable(name):
             complain(f"{visible(name)}: {reason}", output, file=visible(name))
             return USAGE
-    # A load makes millions of short-lived values without cycles: looking for cycles often costs a fifth of its time.
+    # A load makes millions of short-lived values without cycles. Looking for cycles often takes a fifth of its time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     summaries: list[Summary] = []
@@ -65,21 +65,21 @@ def run(files: Sequence[str], options: Options, output: str) -> int:
 
 
 def _why_unreadable(name: str) -> str:
-    """Found out before the store is opened, so that a wrong name changes nothing."""
+    """Why a file cannot be read, "" if it can. Asked before the store is opened, so a wrong name changes nothing."""
     if name == "-":
         return ""
     path = Path(name)
     if not path.exists():
         return "there is no such file"
     if path.is_dir():
-        return "is a directory, not a file"
-    return "" if os.access(path, os.R_OK) else "may not be read: check its permissions"
+        return "it is a directory, not a file"
+    return "" if os.access(path, os.R_OK) else "permission denied: check who may read it"
 
 
 def _load_files(
     files: Sequence[str],
     store: Store | None,
-    options: Options,
+    options: LoadOptions,
     output: str,
     interrupts: Interrupts,
     summaries: list[Summary],
@@ -102,7 +102,7 @@ def _load_files(
 
 
 class _StopLoad(Exception):
-    """The load of a file ends here; why has been told."""
+    """The load of a file ends here. The reason has been printed."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -110,10 +110,10 @@ class _StopLoad(Exception):
 
 
 class Load:
-    """One file being loaded into a store, or only checked if there is none."""
+    """One file being loaded into a store, or only checked if there is no store."""
 
     def __init__(
-        self, source: Source, store: Store | None, options: Options, output: str, interrupts: Interrupts
+        self, source: Source, store: Store | None, options: LoadOptions, output: str, interrupts: Interrupts
     ) -> None:
         self._source = source
         self._store = store
@@ -134,7 +134,7 @@ class Load:
         self.summary = Summary(self._name, source.format)
 
     def run(self) -> int:
-        """Load the file, telling errors as they come, and fill in the summary; the exit status."""
+        """Load the file, print errors as they come, and fill in the summary. Returns the exit status."""
         started = time.monotonic()
         try:
             self._find_session()
@@ -154,7 +154,7 @@ class Load:
         return status
 
     def _find_session(self) -> None:
-        """The session to go on with: that of the last load of this file, or a new one."""
+        """Choose the session: that of the last load of this file, or a new one."""
         if self._store is None:
             return
         if self._source.is_stream:
@@ -173,15 +173,15 @@ class Load:
         try:
             return next(islice(self._source.items(self._done), self._done, None), None) is None
         except UnreadableError:
-            return False  # the load itself will meet the same, and tell it
+            return False  # the load itself will meet the same error, and print it
 
     def _load(self) -> int:
         ordinal, skipped = 0, 0
         try:
-            # The last line executed before is read again: it may be the one that failed and ended that load.
+            # The last line that was executed before is read again: it may be the one that failed and ended that load.
             for ordinal, (line, item) in enumerate(self._source.items(max(self._done - 1, 0)), 1):
                 if ordinal > self._done:
-                    self._take(ordinal, line, item)
+                    self._on_line(ordinal, line, item)
                 else:
                     skipped = ordinal
                     if ordinal == self._done:
@@ -195,26 +195,26 @@ class Load:
         elif ordinal == skipped > 0:
             self.summary.state = "loaded before"
         if self._source.has_changed():
-            self._fail(UNMET, f"{self._name}: was written to while it was loaded: check what was executed")
+            self._fail(UNMET, f"{self._name}: was changed while it was loaded: check what was executed")
         return UNMET if self.summary.bad_lines else OK
 
     def _look_back(self, line: int, content: Content) -> None:
-        """At the last line executed before. If it failed it still ends the load, until --keep-going accepts that."""
+        """Look at the last line executed before. If it failed, it ends this load too, unless --keep-going is given."""
         self.summary.skipped = self._done
         self.summary.last_line = line
-        if self._store and not self._keep_going and isinstance(content, Incr | Append | Push | Txn):
-            # The same sequence again: the recorded result is given, and nothing is executed.
+        if self._store and not self._keep_going and isinstance(content, Command) and may_fail(content):
+            # Given the same sequence again, the store returns the recorded result and executes nothing.
             reply = self._store.execute_batch([content], session=self._session, first_sequence=self._done)[0]
             if isinstance(reply.result, Failed):
                 self.summary.bad_lines += 1
                 self._fail(UNMET, f"{self._at(line)}: {reply.result.reason}; --keep-going goes on after it", line=line)
 
-    def _take(self, ordinal: int, line: int, content: Content) -> None:
+    def _on_line(self, ordinal: int, line: int, content: Content) -> None:
         if ordinal == self._done + 1 and self._done:
             self._progress.begin(self._source.position())
             self.summary.resumed_at_line = line
-            if self._output != "json":  # there the summary tells it
-                self._tell(f"{self._name}: going on at line {line}; {many(self._done, 'command')} executed before")
+            if self._output != "json":  # in JSON the summary says so
+                self._tell(f"{self._name}: going on at line {line}; {counted(self._done, 'command')} executed before")
         if isinstance(content, CommandError):
             self._flush()
             self._bad_line(line, content)
@@ -239,7 +239,7 @@ class Load:
             self._interrupts.check()
 
     def _flush(self) -> None:
-        """Execute the batch: its commands are durable and applied, and counted, when this returns."""
+        """Execute the batch. When this returns, its commands are durable, applied and counted."""
         batch, lines, self._batch, self._lines = self._batch, self._lines, [], []
         if not batch:
             return
@@ -258,10 +258,10 @@ class Load:
         self._progress.update(self._source.position(), self.summary.commands)
 
     def _count_executed(self, store: Store, lines: Sequence[int]) -> None:
-        """After a batch that broke off: its first commands may have been executed all the same."""
+        """Count what was executed of a batch that broke off: its first commands may have been."""
         try:
             executed = max(store.last_sequence(self._session) - self._first + 1, 0)
-        except KvstoreError:  # nobody can say now; the next load of this file finds out
+        except KvstoreError:  # the store cannot say now; the next load of this file finds out
             return
         self.summary.commands += executed
         if executed:
@@ -286,7 +286,7 @@ class Load:
                 case _:
                     pass
 
-    # -- telling -----------------------------------------------------------------------------------------------------
+    # -- messages -----------------------------------------------------------------------------------------------------
 
     def _at(self, line: int, position: int | None = None) -> str:
         """``file:line`` or ``file:line:column``, which editors understand."""

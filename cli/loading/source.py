@@ -19,11 +19,11 @@ from cli.loading.formats import READERS, File, Item, Lines, format_of
 
 
 class UnreadableError(Exception):
-    """The input broke off: an I/O error, or damaged or truncated gzip data."""
+    """Reading failed before the end of the input: an I/O error, or gzip data that is damaged or cut off."""
 
 
 class _Interruptible:
-    """Lets Ctrl-C end the wait for input."""
+    """A file whose reads Ctrl-C may interrupt."""
 
     def __init__(self, file: File, interrupts: Interrupts) -> None:
         self._file = file
@@ -41,7 +41,7 @@ class Source:
         self.name = "standard input" if name == "-" else name
         self.format = format or format_of(name)
         self._interrupts = interrupts
-        with interrupts.allowed():  # a named pipe waits here for its writer
+        with interrupts.allowed():  # opening a named pipe waits for its writer
             self._raw = cast(BufferedReader, sys.stdin.buffer) if name == "-" else Path(name).open("rb")  # noqa: SIM115
         about = os.fstat(self._raw.fileno())
         self.is_stream = name == "-" or not stat.S_ISREG(about.st_mode)
@@ -50,14 +50,14 @@ class Source:
         self._lines: Lines | None = None
 
     def digest(self) -> str:
-        """SHA-256 of a file's bytes as they are stored."""
+        """The SHA-256 of a file's bytes as they are stored, in hexadecimal."""
         with self._interrupts.allowed():
             digest = hashlib.file_digest(self._raw, "sha256").hexdigest()
         self._raw.seek(0)
         return digest
 
     def items(self, skip: int) -> Iterator[Item]:
-        """All lines, of a file from its begin; what is on the first ``skip`` of them is not told."""
+        """All lines, those of a file from its beginning. The first ``skip`` of them are given without their content."""
         if not self.is_stream:
             self._raw.seek(0)
         try:

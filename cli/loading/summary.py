@@ -1,4 +1,4 @@
-"""What a load did, for people and for programs."""
+"""What a load did, as text for people and as fields for programs."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import Literal
 
 import msgspec
 
-from cli.render import table_lines, visible
+from cli.render import counted, table_lines, visible
 
 
 class Summary(msgspec.Struct):
-    """One file's. ``commands`` counts what this load executed (a dry run: understood), ``skipped`` what earlier loads
-    of the file executed, ``bad_lines`` what was not understood or failed. 0 stands for no line, or no slot."""
+    """What the load of one file did. Numbers of lines and slots begin at 1, and 0 stands for none.
+
+    ``commands`` counts the commands that this load executed, or that a dry run found valid; ``skipped`` those that
+    earlier loads of the file executed; ``bad_lines`` the lines that are not valid commands, or whose command failed.
+    """
 
     file: str
     format: str
@@ -35,7 +38,7 @@ class Summary(msgspec.Struct):
 
 
 def summary_lines(summaries: Sequence[Summary], output: str) -> Iterator[str]:
-    """``output`` "" gives sentences; json is one object, the totals with the files in them."""
+    """The summaries as lines: sentences if ``output`` is "", one object with the totals and the files if it is json."""
     fields = [msgspec.structs.asdict(summary) for summary in summaries]
     if output == "json":
         totals = {name: sum(getattr(summary, name) for summary in summaries) for name in ("commands", "bad_lines")}
@@ -50,9 +53,9 @@ def summary_lines(summaries: Sequence[Summary], output: str) -> Iterator[str]:
 def _sentence(summary: Summary) -> str:
     name = visible(summary.file)
     if summary.state == "loaded before":
-        return f"{name}: already loaded ({many(summary.skipped, 'command')}); --again loads it once more"
-    did = "understood" if summary.state == "checked" else "executed"
-    parts = [f"{many(summary.commands, 'command')} {did} in {summary.seconds:.2f} s"]
+        return f"{name}: already loaded ({counted(summary.skipped, 'command')}); --again loads it once more"
+    did = "valid" if summary.state == "checked" else "executed"
+    parts = [f"{counted(summary.commands, 'command')} {did} in {summary.seconds:.2f} s"]
     if summary.commands:
         parts.append(f"{summary.commands_per_second:,}/s")
     if summary.first_slot:
@@ -60,17 +63,12 @@ def _sentence(summary: Summary) -> str:
         parts.append(f"slot {summary.first_slot}" if alone else f"slots {summary.first_slot} to {summary.last_slot}")
     counts = [
         (summary.skipped, f"{summary.skipped:,} executed before"),
-        (summary.not_met, f"{many(summary.not_met, 'condition')} not met"),
-        (summary.missing, f"{many(summary.missing, 'missing key')}"),
-        (summary.bad_lines, f"{many(summary.bad_lines, 'bad line')}"),
+        (summary.not_met, f"{counted(summary.not_met, 'condition')} not met"),
+        (summary.missing, f"{counted(summary.missing, 'missing key')}"),
+        (summary.bad_lines, f"{counted(summary.bad_lines, 'bad line')}"),
     ]
     text = f"{name}: {', '.join(parts + [told for count, told in counts if count])}"
     if summary.state in ("stopped", "interrupted"):
         place = f"after line {summary.last_line}" if summary.last_line else "before the first command"
         text += f"; {summary.state} {place}"
     return text
-
-
-def many(count: int, thing: str) -> str:
-    """``1 line``, ``2,000 lines``."""
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"

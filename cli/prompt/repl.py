@@ -1,4 +1,4 @@
-"""The interactive prompt, and the same for commands from a pipe."""
+"""``kvstore repl``: the prompt on a terminal, or the same commands from a pipe."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import BinaryIO
 
 from cli.exits import OK, UNMET, complain, write_lines
 from cli.interrupts import Interrupts
-from cli.prompt.session import Leave, Session
+from cli.prompt.session import Leave, ReplSession
 from cli.target import Target
 from kvstore.errors import IncompleteCommand, KvstoreError
 
 
 def run(at: Target, output: str = "") -> int:
-    """Take commands until the end of input; returns the exit status.
+    """Execute commands until the end of input, and return the exit status.
 
-    On a terminal an error never ends the session and the status is 0; from a pipe it is 1 if any command failed.
+    It is 0 on a terminal, and 1 if any command from a pipe failed. A failed command never ends the session.
     """
     with at.open("kvstore repl") as store:
         if sys.stdin.isatty() and sys.stdout.isatty():
@@ -24,7 +24,7 @@ def run(at: Target, output: str = "") -> int:
 
             interact(store, at, output)
             return OK
-        session = Session(store, output, interactive=False)
+        session = ReplSession(store, output, interactive=False)
         with Interrupts(at_once=bool(at.connect)) as interrupts:
             read_commands(session, _lines(sys.stdin.buffer, interrupts))
         return UNMET if session.failed else OK
@@ -39,8 +39,8 @@ def _lines(file: BinaryIO, interrupts: Interrupts) -> Iterator[bytes]:
         yield line
 
 
-def read_commands(session: Session, lines: Iterable[bytes]) -> None:
-    """Execute commands one a line; a line that ends within quotes or braces goes on in the next."""
+def read_commands(session: ReplSession, lines: Iterable[bytes]) -> None:
+    """Execute one command a line. A line that ends within quotes or braces goes on in the next one."""
     pending = ""
     first_number = 0
     for number, raw in enumerate(lines, 1):
@@ -63,6 +63,6 @@ def read_commands(session: Session, lines: Iterable[bytes]) -> None:
         _fail(session, first_number, "the input ends within quotes or braces")
 
 
-def _fail(session: Session, number: int, message: str) -> None:
+def _fail(session: ReplSession, number: int, message: str) -> None:
     session.failed = True
     complain(f"line {number}: {message}", session.output, line=number)

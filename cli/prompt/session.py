@@ -1,4 +1,4 @@
-"""What the prompt does with a line: a command for the store or one of its own, on a terminal and from a pipe alike."""
+"""What the prompt does with a line: it executes a command of the store, or one of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kvstore.store import Store
 
 
 class MetaCommand(NamedTuple):
-    """A command of the prompt itself, which is no part of the log's language."""
+    """A command of the prompt itself, which is not part of the command language."""
 
     usage: str
     summary: str
@@ -24,25 +24,25 @@ class MetaCommand(NamedTuple):
 META: dict[str, MetaCommand] = {
     "log": MetaCommand("log [FROM] [TO]", "the log, slot by slot"),
     "status": MetaCommand("status", "ballot, chosen and applied slots, gaps, sizes"),
-    "sql": MetaCommand("sql SELECT ...", "a query on the state database (table kv); reads only"),
+    "sql": MetaCommand("sql SELECT ...", "a query on the state database (table kv) that only reads"),
     "explain": MetaCommand("explain COMMAND", "what a command would do, without doing it"),
-    "timing": MetaCommand("timing [on|off]", "show how long reads and queries take, too"),
-    "output": MetaCommand("output [table|json|csv|plain]", "the form of results"),
+    "timing": MetaCommand("timing [on|off]", "show how long reads and queries take as well"),
+    "output": MetaCommand("output [table|json|csv|plain]", "the form in which results are shown"),
     "help": MetaCommand("help [COMMAND]", "this list, or how to use one command"),
     "quit": MetaCommand("quit", "leave, like Ctrl-D"),
 }
 
 
 class Leave(Exception):
-    """The person asked to leave."""
+    """Raised by ``quit``: the session ends."""
 
 
-class Session:
-    """Executes lines against one store; remembers the chosen output and whether to show times."""
+class ReplSession:
+    """Executes lines on one store. Remembers which form of output was chosen, and whether to show times."""
 
     def __init__(self, store: Store, output: str, *, interactive: bool) -> None:
         self.failed = False
-        """Whether any command failed: not a condition that was not met, nor a missing key."""
+        """Whether any command failed. A condition that was not met and a missing key are not failures."""
         self.output = output
         self._store = store
         self._interactive = interactive
@@ -60,7 +60,7 @@ class Session:
         }
 
     def execute(self, text: str) -> Iterator[str]:
-        """What to show for a line of input. Raises KvstoreError for what cannot be done, Leave at ``quit``."""
+        """What to show for a line of input. Raises KvstoreError if it cannot be executed, Leave for ``quit``."""
         name, _, rest = text.strip().partition(" ")
         if not name or name.startswith("#"):
             return
@@ -94,19 +94,19 @@ class Session:
             if self._timing:
                 yield f"({took})"
 
-    # -- the prompt's own ---------------------------------------------------------------------------------------------
+    # -- commands of the prompt ---------------------------------------------------------------------------------------
 
     def _log(self, text: str) -> Iterator[str]:
-        words = text.split()
-        if len(words) > 2 or not all(word.isdigit() for word in words):
+        numbers = text.split()
+        if len(numbers) > 2 or not all(number.isdigit() for number in numbers):
             raise CommandError(f"log takes at most two slot numbers: {META['log'].usage}", 4)
-        bounds = [int(word) for word in words]
+        bounds = [int(number) for number in numbers]
         rows = self._store.log(bounds[0] if bounds else 1, bounds[1] if len(bounds) > 1 else None)
         return render.log_lines(rows, self.output or "table")
 
     def _status(self, text: str) -> Iterator[str]:
         if text:
-            raise CommandError(f"status takes nothing more: {META['status'].usage}", 7)
+            raise CommandError(f"status takes no operand: {META['status'].usage}", 7)
         return render.status_lines(self._store.status(), self.output)
 
     def _sql(self, text: str) -> Iterator[str]:
@@ -123,9 +123,9 @@ class Session:
 
     def _set_output(self, text: str) -> Iterator[str]:
         if text and text not in render.OUTPUTS:
-            raise CommandError(f"no such output: {META['output'].usage}", 7)
+            raise CommandError(f"there is no output {text!r}: {META['output'].usage}", 7)
         self.output = text or self.output
-        yield f"output is {self.output or 'for people: table for rows, a line for the rest'}"
+        yield f"output is {self.output or 'for people: a table for rows, a line for anything else'}"
 
     def _help(self, text: str) -> Iterator[str]:
         name = text.lower()
@@ -143,11 +143,11 @@ class Session:
             raise CommandError(f"there is no command {text!r}: help lists all", 5)
         else:
             width = max(map(len, [*COMMANDS, *META]))
-            yield "Commands, each a slot of the log (reads need none):"
+            yield "Commands of the store. Each takes a slot of the log, but reads take none:"
             yield from (f"  {entry.name:<{width}}  {entry.summary}" for entry in COMMANDS.values())
-            yield "Of the prompt:"
+            yield "Commands of the prompt:"
             yield from (f"  {name:<{width}}  {meta.summary}" for name, meta in META.items())
-            yield "help COMMAND tells how to use one."
+            yield "help COMMAND shows how to use one of them."
 
     def _leave(self, text: str) -> Iterator[str]:
         raise Leave

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from prompt_toolkit import PromptSession, print_formatted_text
@@ -21,21 +20,22 @@ from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import get_cwidth
 
 from cli.interrupts import Interrupts
-from cli.prompt.session import META, Leave, Session
+from cli.prompt.completion import suggestions
+from cli.prompt.session import META, Leave, ReplSession
 from cli.prompt.toolbar import Toolbar
-from cli.render import OUTPUTS, visible
+from cli.render import visible
 from cli.target import Target
 from kvstore.errors import CommandError, IncompleteCommand, KvstoreError
-from kvstore.language.lexer import quote, split
-from kvstore.language.parser import COMMANDS, parse, tokens
+from kvstore.language.highlight import tokens
+from kvstore.language.parser import parse
 from kvstore.store import Store
 
 TICK = 0.1
-"""How often time passes for an idle store, in seconds: its keys expire though nobody types."""
+"""The clock of an idle store moves on once in this many seconds, so that keys expire while nobody types."""
 MAX_COMPLETIONS = 50
 MAX_HIGHLIGHTED = 10_000
-"""Longer input is shown plain, so that pasting a large value stays fast."""
-_INTERRUPTED = "interrupted; a write may have happened, or may still happen: look before you repeat it"
+"""Longer input, in characters, is shown without colours, so that pasting a large value stays fast."""
+_INTERRUPTED = "interrupted; a write may have happened, or may still happen: check before you repeat it"
 
 STYLE = Style.from_dict(
     {
@@ -53,25 +53,9 @@ STYLE = Style.from_dict(
     }
 )
 
-_OPTIONS = {
-    "set": ["EX", "PX", "NX", "XX", "IFEQ", "JSON"],
-    "cas": ["CREATE", "JSON"],
-    "push": ["JSON"],
-    "expire": ["PX"],
-    "help": [*COMMANDS, *META],
-    "output": list(OUTPUTS),
-    "timing": ["on", "off"],
-}
-_TAKES_KEYS = {"delete", "del", "exists"}
-_SUMMARIES = {
-    **{name: entry.summary for name, entry in COMMANDS.items()},
-    **{name: entry.summary for name, entry in META.items()},
-}
-_NO_KEY = {"txn", "tick", *META}
-
 
 def interact(store: Store, at: Target, output: str) -> None:
-    """Prompt until Ctrl-D or ``quit``."""
+    """Read and execute commands until Ctrl-D or ``quit``."""
     with Toolbar(store, at) as toolbar:
         asyncio.run(_Prompt(store, at, toolbar, output).run())
 
@@ -80,13 +64,13 @@ class _Prompt:
     def __init__(self, store: Store, at: Target, toolbar: Toolbar, output: str) -> None:
         self._store = store
         self._is_remote = bool(at.connect)
-        self._session = Session(store, output, interactive=True)
+        self._session = ReplSession(store, output, interactive=True)
         self._colours = None if "NO_COLOR" not in os.environ else ColorDepth.DEPTH_1_BIT
         self._prompt: PromptSession[str] = PromptSession(
             "kvstore> ",
             completer=_Completer(store),
             complete_while_typing=False,
-            lexer=_Highlighter(),
+            lexer=Highlighter(),
             history=_history(at.history),
             auto_suggest=AutoSuggestFromHistory(),
             bottom_toolbar=toolbar.text,
@@ -100,7 +84,7 @@ class _Prompt:
 
     async def run(self) -> None:
         ticking = asyncio.create_task(self._tick())
-        print("A write is one slot of the log. help lists the commands, Tab completes, Ctrl-D leaves.")
+        print("Each write takes one slot of the log. help lists the commands, Tab completes, Ctrl-D leaves.")
         try:
             while True:
                 try:
@@ -110,7 +94,7 @@ class _Prompt:
                 except EOFError:
                     return
                 try:
-                    # A store of this process is not interrupted: half a command must not be applied.
+                    # A store in this process is not interrupted: no command must be applied by half.
                     with Interrupts(at_once=self._is_remote):
                         for line in self._session.execute(text):
                             print(line)
@@ -126,7 +110,7 @@ class _Prompt:
             ticking.cancel()
 
     async def _tick(self) -> None:
-        """On the loop that also runs the commands: a store belongs to one thread."""
+        """Let time pass for the store, on the loop that also runs the commands: a store belongs to one thread."""
         while True:
             await asyncio.sleep(TICK)
             self._store.tick()
@@ -137,7 +121,7 @@ class _Prompt:
 
 
 def _history(path: Path) -> History:
-    """What was typed before, for its owner only; of this session only where it cannot be kept."""
+    """What was typed before, in a file that only its owner may read; in memory where no such file can be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
@@ -148,7 +132,7 @@ def _history(path: Path) -> History:
 
 
 def _pointed(text: str, error: CommandError) -> list[str]:
-    """The line of the text where it went wrong, with a caret under the place, and the error below."""
+    """The line that is wrong, a caret under the position, and the error's message."""
     if error.position is None:
         return [error.message]
     start = text.rfind("\n", 0, error.position) + 1
@@ -162,7 +146,7 @@ def _bindings() -> KeyBindings:
 
     @bindings.add("enter")
     def _(event: KeyPressEvent) -> None:
-        """Accept a whole command; within quotes or braces begin a new line."""
+        """Execute a whole command; within quotes or braces begin a new line."""
         if _is_incomplete(event.current_buffer.text):
             event.current_buffer.insert_text("\n")
         else:
@@ -184,18 +168,21 @@ def _is_incomplete(text: str) -> bool:
     return False
 
 
-class _Highlighter(Lexer):
+class Highlighter(Lexer):
     def lex_document(self, document: Document) -> Callable[[int], StyleAndTextTuples]:
         text = document.text
-        first = text.split(maxsplit=1)[0].lower() if text.strip() else ""
+        begins = len(text) - len(text.lstrip())
+        ends = begins + len(text.split(maxsplit=1)[0]) if text.strip() else begins
+        first = text[begins:ends].lower()
         if len(text) > MAX_HIGHLIGHTED or first.startswith("#"):
             return lambda number: [("", document.lines[number])]
         styles = [""] * len(text)
-        for token in tokens(text):
-            kind = "command" if token.start == text.find(first) and first in META else token.kind
-            if first in META and token.start > 0 and first != "explain":
-                kind = "value"
-            styles[token.start : token.end] = [f"class:{kind}"] * (token.end - token.start)
+        if first in META:
+            styles[begins:] = ["class:command"] * (ends - begins) + ["class:value"] * (len(text) - ends)
+        if first not in META or first == "explain":
+            offset = ends if first == "explain" else 0
+            for token in tokens(text[offset:]):
+                styles[offset + token.start : offset + token.end] = [f"class:{token.kind}"] * (token.end - token.start)
         starts = [0]
         for line in document.lines:
             starts.append(starts[-1] + len(line) + 1)
@@ -205,32 +192,15 @@ class _Highlighter(Lexer):
 
 
 class _Completer(Completer):
-    """Commands first, then existing keys, then options."""
-
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
-        text = document.text_before_cursor
+        for text, replaces, summary in suggestions(document.text_before_cursor, self._keys):
+            yield Completion(text, -replaces, display_meta=summary)
+
+    def _keys(self, prefix: bytes) -> Iterable[bytes]:
         try:
-            words = split(text)
-        except CommandError:
-            return  # within quotes
-        fresh = not text or text[-1].isspace()
-        current = "" if fresh or not words else text[words[-1].start :]
-        typed = [word.text.lower() for word in (words if fresh else words[:-1])]
-        if not typed:
-            for name, about in _SUMMARIES.items():
-                if name.startswith(current.lower()):
-                    yield Completion(name, -len(current), display_meta=about)
-            return
-        name = typed[0]
-        if name not in _NO_KEY and (len(typed) == 1 or name in _TAKES_KEYS):
-            prefix = b"" if fresh or not words else words[-1].data
-            with suppress(KvstoreError):  # a cluster that does not answer has no keys to offer
-                for key in self._store.keys(prefix, MAX_COMPLETIONS):
-                    yield Completion(quote(key), -len(current))
-        else:
-            for option in _OPTIONS.get(name, []):
-                if option.lower().startswith(current.lower()):
-                    yield Completion(option, -len(current))
+            return self._store.keys(prefix, MAX_COMPLETIONS)
+        except KvstoreError:
+            return []  # a cluster that does not answer has no keys to offer

@@ -1,4 +1,4 @@
-"""The line below the prompt: where the store stands, without ever keeping the person who types waiting."""
+"""The line below the prompt: the status of the store, which never keeps the person who types waiting."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from kvstore.store import Status, Store
 
 REFRESH_SECONDS = 1.0
 PATIENCE = 1.0
-"""How long the nodes are tried before the line says that none answers, in seconds."""
+"""For how many seconds the nodes are tried before the line says that none of them answers."""
 
 
 class Toolbar:
-    """Of an embedded store what it says now; of a cluster what one node said last, asked for on another thread."""
+    """The current status of an embedded store, or what one node of a cluster last said when another thread asked it."""
 
     def __init__(self, store: Store, at: Target) -> None:
         self._store = store
@@ -32,7 +32,7 @@ class Toolbar:
         return self._text if self._thread else " " + _standing(self._store.status())
 
     def _watch(self) -> None:
-        # A connection of its own: the store's belongs to the thread that types.
+        # It has a connection of its own, as that of the store belongs to the thread that types.
         with reach(addresses(self._at.connect), PATIENCE) as node:
             while not self._ended.wait(REFRESH_SECONDS if self._text != " connecting" else 0.0):
                 try:
@@ -55,7 +55,7 @@ class Toolbar:
 def _standing(status: Status) -> str:
     gaps = ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in status.gaps[:3])
     more = " ..." if len(status.gaps) > 3 else ""
-    # 80 columns shall show the lag too.
+    # Kept short, so that the lag still fits into 80 columns.
     leader = "" if status.leader == status.node_id else f"  leader {status.leader or 'none'}"
     shown = f"  gaps {gaps or 'none'}{more}" if gaps or len(status.nodes) == 1 else ""
     return (
@@ -65,7 +65,7 @@ def _standing(status: Status) -> str:
 
 
 def _lag(fields: Fields) -> str:
-    """How many slots other nodes lack, as far as a leader knows; else how many this one has yet to apply."""
+    """How many slots each other node lacks, as far as a leader knows; on others, how many are yet to be applied."""
     upto = int(fields["chosen_upto"] or 0)
     if fields["role"] != "leader":
         return f"  lag {upto - int(fields['applied_upto'] or 0)}"

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from kvstore import clocks
-from kvstore.commands import READ_ONLY, Command
+from kvstore.commands import Command, is_read_only
 from kvstore.errors import Refusal, StorageFullError, UnavailableError
 from kvstore.handles.read_only import ReadOnlyStore
 from kvstore.limits import check
@@ -66,7 +66,7 @@ class EmbeddedStore:
         self.tick()
         outcomes: list[Reply | Refusal] = []
         deadline = clocks.now() + PATIENCE
-        if isinstance(command, READ_ONLY):
+        if is_read_only(command):
             self._node.query(command, outcomes.append, deadline)
         else:
             self._node.execute(command, outcomes.append, deadline, size=len(entries.encode(command)))

@@ -1,4 +1,4 @@
-"""Text into words: shell-like quoting, with positions, for parsing and for highlighting alike."""
+"""Splits text into words with their positions, quoted as in a shell; both parsing and highlighting start from them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _PLAIN_QUOTED = re.compile(r'[^"\\]+')
 
 
 class Word(NamedTuple):
-    """One word: its bytes, where it stands in the text, and where its first bare ``=`` is, as an index into the bytes.
+    """One word: its bytes, where it stands in the text, and where in the bytes its first unquoted ``=`` is, or -1.
 
-    ``mark`` is ";", "{" or "}" for these characters of a transaction; ``bare``: nothing in it was quoted or escaped.
+    ``bare``: nothing in the word was quoted or escaped. ``mark`` is ";", "{" or "}" for such a sign of a transaction,
+    which is a word without bytes.
     """
 
     data: bytes
@@ -33,9 +34,9 @@ class Word(NamedTuple):
 
 
 def split(text: str) -> list[Word]:
-    """All words of a command; ``;``, ``{`` and ``}`` are words of their own once the first word is ``txn``.
+    """All words of a command. If the first word is ``txn``, each ``;``, ``{`` and ``}`` after it is a word of its own.
 
-    Raises CommandError at a bad escape, IncompleteCommand where the text ends within quotes.
+    Raises CommandError for a bad escape, IncompleteCommand if the text ends within quotes.
     """
     words: list[Word] = []
     position = 0
@@ -118,13 +119,13 @@ def _escape(text: str, start: int, data: bytearray) -> int:
         if character == "x":
             data.append(code)
         elif code > 0x10FFFF or 0xD800 <= code <= 0xDFFF:
-            raise CommandError(f"\\{character}{digits} is no Unicode character", start)
+            raise CommandError(f"\\{character}{digits} is not a Unicode character", start)
         else:
             data += chr(code).encode()
         return start + 2 + len(digits)
     if character.isalnum() and character not in _ESCAPES:
         raise CommandError(
-            f"\\{character} is no escape: there are \\n \\t \\r \\0 \\xNN \\uNNNN, and \\\\ for a backslash", start
+            f"\\{character} is not an escape: there are \\n \\t \\r \\0 \\xNN \\uNNNN, and \\\\ for a backslash", start
         )
     data += _encode(_ESCAPES.get(character, character), start + 1)
     return start + 2
@@ -141,7 +142,7 @@ _KEYWORDS = {"if", "then", "and", "else"}
 
 
 def quote(data: bytes) -> str:
-    """A word that means these bytes: bare where that is safe anywhere in a command, else in double quotes."""
+    """A word that means these bytes: without quotes if that is safe anywhere in a command, else in double quotes."""
     try:
         text = data.decode()
     except UnicodeDecodeError:
@@ -153,7 +154,7 @@ def quote(data: bytes) -> str:
 
 
 def _characters(data: bytes) -> list[str]:
-    """Characters where the bytes are UTF-8, lone surrogates that stand for the bytes that are not."""
+    """The characters where the bytes are UTF-8, and a lone surrogate for each byte that is not."""
     return list(data.decode(errors="surrogateescape"))
 
 

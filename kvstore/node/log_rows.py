@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-import msgspec
-
 from consensus.log import NO_END
 from consensus.messages import NO_OP, Run
 from kvstore.state import entries
@@ -31,7 +29,7 @@ def log_rows(
                 continue
             try:
                 entry = entries.decode(value)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except entries.UNREADABLE:
                 # Written by a newer version, perhaps; the state machine executed it as nothing.
                 yield LogRow(slot, run.ballot, status, f"<{len(value)} bytes>", "", 0, 0, results.get(slot))
                 continue

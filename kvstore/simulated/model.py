@@ -1,6 +1,6 @@
-"""A second, naive opinion on what commands do: a dictionary, no expiry index, no overlay, no SQL.
+"""A second, naive implementation of the commands: a dictionary without an index of expiries, layers or SQL.
 
-The state machine is compared with it slot by slot, and what clients saw is explained by it.
+The state machine is compared with it slot by slot, and what clients saw must be explained by it.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from kvstore.errors import CommandError
 from kvstore.language.parser import parse
 
 Seen: TypeAlias = Hashable
-"""A result, reduced to what the model knows of: see ``seen``."""
+"""A result, reduced to what the model can tell; see ``seen``."""
 DONE, NOT_MET, FAILED, EXPIRED, NOTHING = "done", "not met", "failed", "expired", "no command"
 
 
-class Cell(msgspec.Struct, frozen=True):
+class ModelCell(msgspec.Struct, frozen=True):
     """A key's value and when it expires, in ms since 1970 (0 = never)."""
 
     data: bytes
@@ -54,15 +54,15 @@ class Cell(msgspec.Struct, frozen=True):
 
 
 class Model:
-    """The keyspace after some slots, and the requests that were executed so far."""
+    """The keys and values after some slots, and the requests that were executed so far."""
 
     def __init__(self) -> None:
-        self.cells: dict[bytes, Cell] = {}
+        self.cells: dict[bytes, ModelCell] = {}
         self.clock = 0
         self.executed: dict[tuple[str, int], tuple[int, Seen]] = {}
 
     def apply(self, slot: int, entry: Entry) -> tuple[int, Seen]:
-        """Execute an entry, or recall what it gave; returns the slot that really executed it, and what came out."""
+        """Execute an entry, or recall its result; returns the slot that really executed it, and its result."""
         if entry.stamp > self.clock:
             self.clock = entry.stamp
             self.cells = {key: cell for key, cell in self.cells.items() if not 0 < cell.expires <= self.clock}
@@ -86,7 +86,7 @@ class Model:
         return execute(self.cells, command, self.clock)
 
 
-def execute(cells: dict[bytes, Cell], command: Command, clock: int) -> Seen:
+def execute(cells: dict[bytes, ModelCell], command: Command, clock: int) -> Seen:
     """Execute one of the commands that simulated clients send."""
     match command:
         case Txn():
@@ -106,62 +106,62 @@ def execute(cells: dict[bytes, Cell], command: Command, clock: int) -> Seen:
 
 
 def _on_one_key(
-    cells: dict[bytes, Cell],
+    cells: dict[bytes, ModelCell],
     command: Set | Get | Cas | Incr | Append | Expire | Persist,
-    held: Cell | None,
+    cell: ModelCell | None,
     clock: int,
 ) -> Seen:
     key = command.key
     match command:
         case Get():
-            return held.data if held else None
+            return cell.data if cell else None
         case Set():
-            if (command.when == "nx" and held) or (command.when == "xx" and not held):
+            if (command.when == "nx" and cell) or (command.when == "xx" and not cell):
                 return NOT_MET
-            if command.ifeq is not None and (held is None or held.data != command.ifeq.data):
+            if command.ifeq is not None and (cell is None or cell.data != command.ifeq.data):
                 return NOT_MET
-            cells[key] = Cell(command.value.data, clock + command.ttl if command.ttl else 0)
+            cells[key] = ModelCell(command.value.data, clock + command.ttl if command.ttl else 0)
         case Cas():
-            if held is None and not command.create:
+            if cell is None and not command.create:
                 return None
-            if held is not None and held.data != command.old.data:
+            if cell is not None and cell.data != command.old.data:
                 return NOT_MET
-            cells[key] = Cell(command.new.data, held.expires if held else 0)
+            cells[key] = ModelCell(command.new.data, cell.expires if cell else 0)
         case Incr():
-            before = held.data if held else b"0"
+            before = cell.data if cell else b"0"
             if not before.lstrip(b"-").isdigit() or before != b"%d" % int(before):
                 return FAILED
             number = int(before) + command.by
             if not -(2**63) <= min(number, int(before)) <= max(number, int(before)) < 2**63:
                 return FAILED
-            cells[key] = Cell(b"%d" % number, held.expires if held else 0)
+            cells[key] = ModelCell(b"%d" % number, cell.expires if cell else 0)
             return number
         case Append():
-            data = (held.data if held else b"") + command.data
-            cells[key] = Cell(data, held.expires if held else 0)
+            data = (cell.data if cell else b"") + command.data
+            cells[key] = ModelCell(data, cell.expires if cell else 0)
             return len(data)
         case Expire() | Persist():
-            return _set_expiry(cells, command, held, clock)
+            return _set_expiry(cells, command, cell, clock)
     return DONE
 
 
-def _set_expiry(cells: dict[bytes, Cell], command: Expire | Persist, held: Cell | None, clock: int) -> Seen:
-    if held is None:
+def _set_expiry(cells: dict[bytes, ModelCell], command: Expire | Persist, cell: ModelCell | None, clock: int) -> Seen:
+    if cell is None:
         return None
-    if isinstance(command, Persist) and not held.expires:
+    if isinstance(command, Persist) and not cell.expires:
         return NOT_MET
     if isinstance(command, Expire) and command.ttl <= 0:
         del cells[command.key]
     else:
-        cells[command.key] = Cell(held.data, clock + command.ttl if isinstance(command, Expire) else 0)
+        cells[command.key] = ModelCell(cell.data, clock + command.ttl if isinstance(command, Expire) else 0)
     return DONE
 
 
-def _transact(cells: dict[bytes, Cell], txn: Txn, clock: int) -> Seen:
+def _transact(cells: dict[bytes, ModelCell], txn: Txn, clock: int) -> Seen:
     holds = True
     for condition in txn.conditions:
-        held = cells.get(condition.key)
-        equal = held is not None and condition.operand is not None and held.data == condition.operand.data
+        cell = cells.get(condition.key)
+        equal = cell is not None and condition.operand is not None and cell.data == condition.operand.data
         holds = holds and equal == (condition.comparison == "=")
     before = dict(cells)
     results = []
@@ -176,7 +176,7 @@ def _transact(cells: dict[bytes, Cell], txn: Txn, clock: int) -> Seen:
 
 
 def seen(result: Result | None) -> Seen:
-    """A real result in the model's terms."""
+    """A result of the state machine in the model's terms."""
     match result:
         case Done():
             return DONE
@@ -201,17 +201,17 @@ def seen(result: Result | None) -> Seen:
     raise NotImplementedError(type(result).__name__)
 
 
-State: TypeAlias = tuple[tuple[bytes, bytes], ...]
+ModelState: TypeAlias = tuple[tuple[bytes, bytes], ...]
 """The keys and values of a history without expiry, in the order of the keys: hashable."""
-EMPTY: State = ()
+EMPTY: ModelState = ()
 
 
-def step(state: State, request: Command, result: object) -> Iterable[State]:
-    """For the linearizability checker: the states after a command with this result; any result where it is unknown.
+def step(state: ModelState, request: Command, result: object) -> Iterable[ModelState]:
+    """For the linearizability checker: the states that may follow a command with this result.
 
-    A result is wrapped in a tuple of one, so that None is told apart from "unknown".
+    A known result is wrapped in a tuple of one item. None means that the result is unknown, so that any result will do.
     """
-    cells = {key: Cell(data) for key, data in state}
+    cells = {key: ModelCell(data) for key, data in state}
     given = execute(cells, request, 0)
     if result is None or result == (given,):
         yield tuple((key, cells[key].data) for key in sorted(cells))

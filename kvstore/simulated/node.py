@@ -13,7 +13,7 @@ from consensus.replica import Replica
 from consensus.simulation.disk import Disk, RottenRecord
 from consensus.simulation.service import Damaged
 from consensus.simulation.violation import Violation
-from kvstore.commands import READ_ONLY
+from kvstore.commands import is_read_only
 from kvstore.errors import CommandError, DamagedError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.node.node import Node
 from kvstore.node.peer_messages import Forward, ForwardSlot, PeerMessage
@@ -127,7 +127,7 @@ class SimulatedNode:
             self._answer(client, request, outcome, led_by)
 
         try:
-            if isinstance(command, READ_ONLY):
+            if is_read_only(command):
                 self._node.query(command, done, deadline)
             else:
                 self._node.execute(

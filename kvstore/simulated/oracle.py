@@ -11,7 +11,6 @@ from consensus.messages import NO_OP
 from consensus.simulation.linearizability import Operation, check
 from consensus.simulation.violation import Violation
 from kvstore.commands import (
-    READ_ONLY,
     Append,
     Cas,
     Command,
@@ -24,6 +23,7 @@ from kvstore.commands import (
     Opaque,
     Set,
     Tick,
+    is_read_only,
 )
 from kvstore.simulated.model import EMPTY, EXPIRED, NOTHING, Model, Seen, seen, step
 from kvstore.state import entries
@@ -191,7 +191,7 @@ class Oracle:
             self._explain(key, history)
 
     def _explain(self, key: bytes, history: list[Operation[Command]]) -> None:
-        verdict = check(history, EMPTY, step, is_read=_is_read)
+        verdict = check(history, EMPTY, step, is_read=is_read_only)
         if verdict.linearizable:
             return
         stuck = "; ".join(
@@ -208,10 +208,6 @@ class Oracle:
 
 def _is_no_command(entry: Entry) -> bool:
     return isinstance(entry.command, Opaque)
-
-
-def _is_read(request: Command) -> bool:
-    return isinstance(request, READ_ONLY)
 
 
 def _key(request: Command) -> bytes:

@@ -1,4 +1,4 @@
-"""What a key holds."""
+"""A cell: what one key holds, with where it came from and when it expires."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from msgspec.structs import replace
 from kvstore.commands import Value
 
 
-class Held(msgspec.Struct, frozen=True, gc=False):
-    """What a key holds. ``slot``: the one that last changed it; ``expires``: ms since 1970, 0 = never.
+class Cell(msgspec.Struct, frozen=True, gc=False):
+    """What one key holds. ``slot`` is the slot that last changed it, ``expires`` a time in ms since 1970, 0 for never.
 
-    ``created`` is the slot that created the key, and ``version`` counts the changes since. Where nobody has looked yet
-    what the key held before, ``created`` is the negative slot of the first change since, and ``version`` counts from
-    that one: see ``over``.
+    ``created`` is the slot that created the key, and ``version`` counts its changes since then. A value may be stored
+    without a look at what the key held before. Until somebody looks, ``created`` is then the negative number of the
+    first slot that stored such a value, and ``version`` counts the changes from that slot on; see ``over``.
     """
 
     value: Value
@@ -24,11 +24,11 @@ class Held(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_unseen(self) -> bool:
-        """Whether it was stored without a look at what the key held before."""
+        """Whether the value was stored without a look at what the key held before."""
         return self.created < 0
 
-    def over(self, before: Held | None) -> Held:
-        """The same, now that it is known what the key held before: None if it did not exist."""
+    def over(self, before: Cell | None) -> Cell:
+        """This cell once it is known what the key held before: ``before``, or None if the key did not exist."""
         if before is None:
             return replace(self, created=-self.created)
         return replace(self, created=before.created, version=before.version + self.version)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from kvstore.commands import Value
-from kvstore.state.cell import Held
+from kvstore.state.cell import Cell
 from kvstore.state.keyspace import Keyspace
 
 
-class Moment:
-    """The keyspace, the slot, and the log's clock in ms. One is used for many commands, which costs less than many."""
+class Context:
+    """The keyspace, the slot being executed, and the log's clock in ms since 1970.
+
+    One object serves a whole run of slots, which costs less than one for each.
+    """
 
     __slots__ = ("clock", "keys", "slot")
 
@@ -18,7 +23,15 @@ class Moment:
         self.clock = clock
 
 
-def write(moment: Moment, key: bytes, value: Value, before: Held | None, expires: int) -> None:
+def write(context: Context, key: bytes, value: Value, before: Cell | None, expires: int) -> None:
     """Store a value over what the key held before, None if it did not exist; ``expires``: ms since 1970, 0 = never."""
-    created, version = (before.created, before.version + 1) if before else (moment.slot, 1)
-    moment.keys.put(key, Held(value, moment.slot, created, version, expires), is_new=before is None)
+    created, version = (before.created, before.version + 1) if before else (context.slot, 1)
+    context.keys.put(key, Cell(value, context.slot, created, version, expires), is_new=before is None)
+
+
+def let_expire(context: Context, key: bytes, cell: Cell, expires: int) -> None:
+    """Let a key expire at a time in ms since 1970, or never with 0; a key whose time has come is deleted at once."""
+    if 0 < expires <= context.clock:
+        context.keys.delete(key)
+    else:
+        context.keys.put(key, replace(cell, expires=expires))

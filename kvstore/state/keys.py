@@ -1,4 +1,4 @@
-"""What the commands on keys as such do: several at once, their names, their expiry."""
+"""What the commands on keys as such do to the keyspace: whether they exist, their names, their expiry, many at once."""
 
 from __future__ import annotations
 
@@ -7,66 +7,54 @@ from msgspec.structs import replace
 from kvstore.commands import (
     Clear,
     Copy,
+    Count,
+    Delete,
     Done,
+    Exists,
     Expire,
-    Found,
-    GetDelete,
-    GetExpire,
     Integer,
     Keys,
     Missing,
     NotMet,
     Persist,
     Rename,
-    SetMany,
-    SimpleResult,
+    Row,
+    Rows,
+    Scan,
     Ttl,
     Walk,
 )
 from kvstore.glob import matcher
-from kvstore.state.cell import Held
-from kvstore.state.context import Moment, write
+from kvstore.state.context import Context, let_expire, write
 
 
-def set_many(command: SetMany, moment: Moment) -> SimpleResult:
-    if command.nx and any(moment.keys.get(key) is not None for key in command.keys):
-        return NotMet("one of the keys exists")
-    for key, value in zip(command.keys, command.values, strict=True):
-        moment.keys.overwrite(key, value, moment.slot)
-    return Done()
+def delete(command: Delete, context: Context) -> Integer:
+    deleted = 0
+    for key in command.keys:
+        if context.keys.get(key) is not None:
+            context.keys.delete(key)
+            deleted += 1
+    return Integer(deleted)
 
 
-def get_delete(command: GetDelete, moment: Moment) -> SimpleResult:
-    held = moment.keys.get(command.key)
-    if held is None:
+def exists(command: Exists, context: Context) -> Integer:
+    return Integer(sum(context.keys.get(key) is not None for key in command.keys))
+
+
+def expire(command: Expire, context: Context) -> Done | Missing | NotMet:
+    cell = context.keys.get(command.key)
+    if cell is None:
         return Missing()
-    moment.keys.delete(command.key)
-    return found(held)
-
-
-def get_expire(command: GetExpire, moment: Moment) -> SimpleResult:
-    held = moment.keys.get(command.key)
-    if held is None:
-        return Missing()
-    if command.persist or command.ttl or command.expires:
-        _let_expire(moment, command.key, held, _time(command.ttl, command.expires, moment))
-    return found(held)
-
-
-def expire(command: Expire, moment: Moment) -> SimpleResult:
-    held = moment.keys.get(command.key)
-    if held is None:
-        return Missing()
-    expires = command.expires or moment.clock + command.ttl
-    reason = _unmet(command, held.expires, expires)
+    expires = command.expires or context.clock + command.ttl
+    reason = _unmet(command, cell.expires, expires)
     if reason:
         return NotMet(reason)
-    _let_expire(moment, command.key, held, max(expires, 1))
+    let_expire(context, command.key, cell, max(expires, 1))
     return Done()
 
 
 def _unmet(command: Expire, before: int, expires: int) -> str:
-    """Why an expiry is not to be changed; none at all counts as the latest."""
+    """Why an expiry must not be changed, "" if it may be; a key without one counts as the one that expires last."""
     match command.when:
         case "nx" if before:
             return "the key has an expiry"
@@ -82,72 +70,68 @@ def _unmet(command: Expire, before: int, expires: int) -> str:
             return ""
 
 
-def _let_expire(moment: Moment, key: bytes, held: Held, expires: int) -> None:
-    """At a time in ms since 1970 or, with 0, never; a key whose time has come goes at once."""
-    if 0 < expires <= moment.clock:
-        moment.keys.delete(key)
-    else:
-        moment.keys.put(key, replace(held, expires=expires))
-
-
-def _time(ttl: int, expires: int, moment: Moment) -> int:
-    return moment.clock + ttl if ttl else expires
-
-
-def ttl(command: Ttl, moment: Moment) -> SimpleResult:
-    held = moment.keys.get(command.key)
-    if held is None:
+def ttl(command: Ttl, context: Context) -> Integer | Missing:
+    cell = context.keys.get(command.key)
+    if cell is None:
         return Missing()
-    if not held.expires:
+    if not cell.expires:
         return Integer(-1)
-    return Integer(held.expires if command.absolute else max(0, held.expires - moment.clock))
+    return Integer(cell.expires if command.absolute else max(0, cell.expires - context.clock))
 
 
-def persist(command: Persist, moment: Moment) -> SimpleResult:
-    held = moment.keys.get(command.key)
-    if held is None:
+def persist(command: Persist, context: Context) -> Done | Missing | NotMet:
+    cell = context.keys.get(command.key)
+    if cell is None:
         return Missing()
-    if not held.expires:
+    if not cell.expires:
         return NotMet("the key has no expiry")
-    moment.keys.put(command.key, replace(held, expires=0))
+    context.keys.put(command.key, replace(cell, expires=0))
     return Done()
 
 
-def rename(command: Rename, moment: Moment) -> SimpleResult:
-    held, there = moment.keys.get(command.key), moment.keys.get(command.to)
-    if held is None:
+def rename(command: Rename, context: Context) -> Done | Missing | NotMet:
+    cell, there = context.keys.get(command.key), context.keys.get(command.to)
+    if cell is None:
         return Missing()
     if command.nx and there is not None:
         return NotMet("the new key exists")
     if command.to != command.key:
-        write(moment, command.to, held.value, there, held.expires)
-        moment.keys.delete(command.key)
+        write(context, command.to, cell.value, there, cell.expires)
+        context.keys.delete(command.key)
     return Done()
 
 
-def copy(command: Copy, moment: Moment) -> SimpleResult:
-    held, there = moment.keys.get(command.key), moment.keys.get(command.to)
-    if held is None:
+def copy(command: Copy, context: Context) -> Done | Missing | NotMet:
+    cell, there = context.keys.get(command.key), context.keys.get(command.to)
+    if cell is None:
         return Missing()
     if command.to == command.key or (there is not None and not command.replace):
         return NotMet("the new key exists")
-    write(moment, command.to, held.value, there, held.expires)
+    write(context, command.to, cell.value, there, cell.expires)
     return Done()
 
 
-def clear(command: Clear, moment: Moment) -> SimpleResult:
-    number = moment.keys.size
-    moment.keys.clear()
+def clear(command: Clear, context: Context) -> Integer:
+    number = context.keys.size
+    context.keys.clear()
     return Integer(number)
 
 
-def walk(command: Walk, moment: Moment) -> SimpleResult:
+def scan(command: Scan, context: Context) -> Rows:
+    return Rows(
+        [
+            Row(key, cell.value, cell.slot, cell.created, cell.version, cell.expires)
+            for key, cell in context.keys.scan(command.prefix, command.limit)
+        ]
+    )
+
+
+def walk(command: Walk, context: Context) -> Keys:
     matches = matcher(command.pattern)
-    seen = moment.keys.walk(command.after, command.skip, command.count)
+    seen = context.keys.walk(command.after, command.skip, command.count)
     more = 0 < command.count == len(seen)
     return Keys([key for key in seen if matches(key)], seen[-1] if more else b"")
 
 
-def found(held: Held) -> Found:
-    """What a key held, as a result."""
-    return Found(held.value, held.slot, held.created, held.version)
+def count(command: Count, context: Context) -> Integer:
+    return Integer(context.keys.count(command.prefix))

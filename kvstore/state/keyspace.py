@@ -13,7 +13,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from kvstore.commands import Value
-from kvstore.state.cell import Held
+from kvstore.state.cell import Cell
 from kvstore.state.rows import (
     Overlay,
     as_bytes,
@@ -90,7 +90,7 @@ class Keyspace:
         self._orders: list[InOrder] = []
         self._expiring: list[tuple[int, bytes]] = []
         self._expiring_in_flight: list[tuple[int, bytes]] = []
-        self._undo: list[tuple[bytes, Held | None]] | None = None
+        self._undo: list[tuple[bytes, Cell | None]] | None = None
         self._grown = 0
         self.next_expiry: int | None = self._earliest_expiry(-1)
 
@@ -101,7 +101,7 @@ class Keyspace:
             self._dispel_doubts()
         return self._size
 
-    def get(self, key: bytes) -> Held | None:
+    def get(self, key: bytes) -> Cell | None:
         """What the key holds, None if it does not exist."""
         if key not in self._dirty:
             return None if self._is_cleared else self._below(key)
@@ -110,14 +110,14 @@ class Keyspace:
             held = self._see(key, held, self._below(key))
         return held
 
-    def _see(self, key: bytes, held: Held, before: Held | None) -> Held:
+    def _see(self, key: bytes, held: Cell, before: Cell | None) -> Cell:
         """Note in ``_dirty`` what is known now."""
         held = self._dirty[key] = held.over(before)
         if self._doubtful.pop(key, None) is not None:
             self._size += before is None
         return held
 
-    def _below(self, key: bytes) -> Held | None:
+    def _below(self, key: bytes) -> Cell | None:
         """What the key holds below ``_dirty``."""
         if key in self._settled or self._settled_is_cleared:
             return self._settled.get(key)
@@ -135,7 +135,7 @@ class Keyspace:
             return held
         return self._row(key)
 
-    def _row(self, key: bytes) -> Held | None:
+    def _row(self, key: bytes) -> Cell | None:
         self._read()
         return read_row(self._reader, key)
 
@@ -166,7 +166,7 @@ class Keyspace:
             self._reader.execute("COMMIT")
             self._is_reading = False
 
-    def put(self, key: bytes, held: Held, *, is_new: bool = False) -> None:
+    def put(self, key: bytes, held: Cell, *, is_new: bool = False) -> None:
         """Store what the key holds from now on, after a ``get``; ``is_new``: it did not exist."""
         if self._undo is not None:
             self._undo.append((key, self.get(key)))
@@ -179,21 +179,21 @@ class Keyspace:
         if self._undo is not None:
             before = self.get(key)
             created, version = (before.created, before.version + 1) if before else (slot, 1)
-            self.put(key, Held(value, slot, created, version, expires), is_new=before is None)
+            self.put(key, Cell(value, slot, created, version, expires), is_new=before is None)
             return
         before = self._dirty.get(key)
         if before is not None and not expires:  # as below, with no call: most commands of most loads come here
             self.dirty_bytes += len(value.data) - len(before.value.data)
-            self._dirty[key] = Held(value, slot, before.created, before.version + 1)
+            self._dirty[key] = Cell(value, slot, before.created, before.version + 1)
             return
         before = before or self._glance(key, slot, value)
         if before is None:
             self._size += 1
-            before = Held(value, slot, slot, 0)
-        self._store(key, Held(value, slot, before.created, before.version + 1, expires))
+            before = Cell(value, slot, slot, 0)
+        self._store(key, Cell(value, slot, before.created, before.version + 1, expires))
 
-    def _glance(self, key: bytes, slot: int, value: Value) -> Held | None:
-        """What memory says that the key holds; where it says nothing, a ``Held`` unseen that ``slot`` begins with."""
+    def _glance(self, key: bytes, slot: int, value: Value) -> Cell | None:
+        """What memory says that the key holds; where it says nothing, a ``Cell`` unseen that ``slot`` begins with."""
         for layer, is_cleared in (
             (self._dirty, self._is_cleared),
             (self._settled, self._settled_is_cleared),
@@ -203,11 +203,11 @@ class Keyspace:
             if key in layer or is_cleared:
                 held = layer.get(key)
                 # An unseen one exists, but all else lies below.
-                return Held(value, slot, -slot, 0) if held is not None and held.is_unseen else held
+                return Cell(value, slot, -slot, 0) if held is not None and held.is_unseen else held
         self._doubtful[key] = slot
-        return Held(value, slot, -slot, 0)
+        return Cell(value, slot, -slot, 0)
 
-    def _store(self, key: bytes, held: Held) -> None:
+    def _store(self, key: bytes, held: Cell) -> None:
         replaced = self._dirty.get(key)
         self.dirty_bytes += len(held.value.data)
         self.dirty_bytes += len(key) + ROW_BYTES if replaced is None else -len(replaced.value.data)
@@ -246,7 +246,7 @@ class Keyspace:
 
     # None of this waits for the writer, or writes: the rows of the table and the keys in memory are merged.
 
-    def scan(self, prefix: bytes, limit: int) -> Iterator[tuple[bytes, Held]]:
+    def scan(self, prefix: bytes, limit: int) -> Iterator[tuple[bytes, Cell]]:
         """The keys with this prefix and what they hold, in byte order; ``limit`` 0 = all."""
         for count, (key, row) in enumerate(self._from(prefix, rows_from), 1):
             if not key.startswith(prefix):
@@ -298,11 +298,11 @@ class Keyspace:
         self._orders = [order for order in self._orders if any(order.layer is layer for layer in layers)]
 
     def _from(
-        self, first: bytes, read: Callable[[sqlite3.Connection, bytes], list[Iterator[tuple[bytes, Held | None]]]]
-    ) -> Iterator[tuple[bytes, Held | None]]:
+        self, first: bytes, read: Callable[[sqlite3.Connection, bytes], list[Iterator[tuple[bytes, Cell | None]]]]
+    ) -> Iterator[tuple[bytes, Cell | None]]:
         """The keys from ``first`` on in byte order, and what ``read`` says of them, None where memory knows better."""
         layers, shows_table = self._layers()
-        sources: list[Iterator[tuple[bytes, Held | None]]] = [
+        sources: list[Iterator[tuple[bytes, Cell | None]]] = [
             zip(self._in_order(layer).since(first), repeat(None)) for layer in layers if layer
         ]
         if shows_table:

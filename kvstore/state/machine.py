@@ -30,8 +30,8 @@ from kvstore.commands import (
     Rows,
 )
 from kvstore.errors import CommandError, KvstoreError
-from kvstore.state.context import Moment
-from kvstore.state.entries import Applied, decode
+from kvstore.state.context import Context
+from kvstore.state.entries import UNREADABLE, Applied, decode
 from kvstore.state.executor import execute
 from kvstore.state.keyspace import Changes, Keyspace
 from kvstore.state.sessions import SessionRow, Sessions, write_sessions
@@ -120,17 +120,20 @@ class StateMachine:
     # -- the log's side -----------------------------------------------------------------------------------------------
 
     def apply(self, first: int, values: Sequence[bytes]) -> list[Applied]:
-        """Execute the next slots, from ``first`` on. No value makes it fail: what is no command does nothing."""
+        """Execute the next slots, from ``first`` on. A value that no entry can be read from is executed as nothing.
+
+        Raises StorageFullError or DamagedError when the database fails.
+        """
         require(first == self.applied_upto + 1, f"slot {first} is applied after slot {self.applied_upto}")
         applied: list[Applied] = []
-        moment = Moment(self._keys, 0, 0)
+        context = Context(self._keys, 0, 0)
         name, session = "", None
         try:
             with storage_errors(self._path):
                 for slot, value in enumerate(values, first):
                     try:
                         entry = decode(value)
-                    except (msgspec.DecodeError, UnicodeDecodeError):
+                    except UNREADABLE:
                         applied.append(_NO_OP_APPLIED if value == NO_OP else _NO_COMMAND_APPLIED)
                         continue
                     if entry.stamp > self.clock:
@@ -141,8 +144,8 @@ class StateMachine:
                         session = self._sessions.use(name) if name else None
                     recorded = session.recorded(entry.sequence) if session else None
                     if recorded is None:
-                        moment.slot, moment.clock = slot, self.clock
-                        recorded = _result(entry.command, moment)
+                        context.slot, context.clock = slot, self.clock
+                        recorded = _result(entry.command, context)
                         if session:
                             session.record(entry.sequence, entry.acknowledged, slot, recorded)
                     elif session:
@@ -260,7 +263,7 @@ class StateMachine:
     def query(self, command: Command, now: int) -> Result:
         """Execute a read on what is applied; ``now`` (ms since 1970) only shortens what a ttl shows."""
         with storage_errors(self._path):
-            result = execute(command, Moment(self._keys, self.applied_upto, max(self.clock, now)))
+            result = execute(command, Context(self._keys, self.applied_upto, max(self.clock, now)))
             self._keys.release()
         return result
 
@@ -311,12 +314,12 @@ class StateMachine:
         return sum(path.stat().st_size for path in (self._path, wal) if path.exists())
 
 
-def _result(command: Command | Opaque, moment: Moment) -> Result:
+def _result(command: Command | Opaque, context: Context) -> Result:
     """What executing it gives."""
     if isinstance(command, Opaque):
         parsed = _parsed(command)
-        return NotACommand() if parsed is None else execute(parsed, moment)
-    return execute(command, moment)
+        return NotACommand() if parsed is None else execute(parsed, context)
+    return execute(command, context)
 
 
 def _parsed(opaque: Opaque) -> Command | None:
@@ -326,7 +329,7 @@ def _parsed(opaque: Opaque) -> Command | None:
     try:
         text = msgspec.json.decode(opaque.json, type=str)
         return parse(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, CommandError):
+    except (*UNREADABLE, CommandError):
         return None
 
 

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import msgspec
 
 from kvstore.commands import Value
-from kvstore.state.cell import Held
+from kvstore.state.cell import Cell
 
 MANY_ROWS = 2_000
 """So many rows, about, are sorted or counted at a time."""
@@ -27,7 +27,7 @@ MAX_JOINED_BYTES = 1_048_576
 
 
 Column: TypeAlias = str | bytes | int | None
-Overlay: TypeAlias = dict[bytes, Held | None]
+Overlay: TypeAlias = dict[bytes, Cell | None]
 """What keys hold now, None for those that were deleted, where the database may not say so yet."""
 
 COLUMNS = "kv.value, kv.type, slot, created, version, coalesce(expires, 0)"
@@ -52,13 +52,13 @@ _json = msgspec.json.Encoder().encode
 _key_of = itemgetter(0)
 
 
-def read_row(connection: sqlite3.Connection, key: bytes) -> Held | None:
+def read_row(connection: sqlite3.Connection, key: bytes) -> Cell | None:
     """What the table says of a key."""
     row = connection.execute(_SELECT, (stored(key),)).fetchone()
     return None if row is None else held_in(row)
 
 
-def rows_from(connection: sqlite3.Connection, first: bytes) -> list[Iterator[tuple[bytes, Held | None]]]:
+def rows_from(connection: sqlite3.Connection, first: bytes) -> list[Iterator[tuple[bytes, Cell | None]]]:
     """The keys from ``first`` on and what they hold: those that are TEXT, and the BLOBs, each in order.
 
     SQLite orders all TEXT before any BLOB; by bytes the two are interleaved.
@@ -66,7 +66,7 @@ def rows_from(connection: sqlite3.Connection, first: bytes) -> list[Iterator[tup
     return [map(_key_and_held, rows) for rows in _each_kind(connection, f"kv.key, {COLUMNS}", first)]
 
 
-def keys_from(connection: sqlite3.Connection, first: bytes) -> list[Iterator[tuple[bytes, Held | None]]]:
+def keys_from(connection: sqlite3.Connection, first: bytes) -> list[Iterator[tuple[bytes, Cell | None]]]:
     """The same without what they hold."""
     return [zip(map(as_bytes, map(_key_of, rows)), repeat(None)) for rows in _each_kind(connection, "kv.key", first)]
 
@@ -109,7 +109,7 @@ def write_rows(connection: sqlite3.Connection, changes: Overlay, doubtful: Colle
     In the order of the keys, since neighbours share a page.
     """
     gone: list[tuple[str | bytes]] = []
-    rows: list[tuple[bytes, Held]] = []
+    rows: list[tuple[bytes, Cell]] = []
     entries = iter(changes.items())
     while some := list(islice(entries, MANY_ROWS)):
         gone += [(stored(key),) for key, held in some if held is None]
@@ -117,8 +117,8 @@ def write_rows(connection: sqlite3.Connection, changes: Overlay, doubtful: Colle
         _let_others_run()
     connection.executemany("DELETE FROM kv WHERE key = ?", gone)
     new = 0
-    known: list[tuple[bytes, Held]] = []
-    unseen: list[tuple[bytes, Held]] = []
+    known: list[tuple[bytes, Cell]] = []
+    unseen: list[tuple[bytes, Cell]] = []
     for part in _in_order(rows):
         if doubtful:
             keys = list(filter(doubtful.__contains__, map(_key_of, part)))
@@ -133,8 +133,8 @@ def write_rows(connection: sqlite3.Connection, changes: Overlay, doubtful: Colle
 
 
 def _upsert(
-    connection: sqlite3.Connection, rows: list[tuple[bytes, Held]], statements: Iterable[tuple[int, str]]
-) -> list[tuple[bytes, Held]]:
+    connection: sqlite3.Connection, rows: list[tuple[bytes, Cell]], statements: Iterable[tuple[int, str]]
+) -> list[tuple[bytes, Cell]]:
     """Write the rows; returns what is too little for these statements."""
     at = 0
     for size, statement in statements:
@@ -144,7 +144,7 @@ def _upsert(
     return rows[at:]
 
 
-def _columns(rows: list[tuple[bytes, Held]]) -> list[Column]:
+def _columns(rows: list[tuple[bytes, Cell]]) -> list[Column]:
     """The columns of some rows, row by row in one line.
 
     Made column by column, since a step of the interpreter for each row would keep the event loop waiting.
@@ -162,10 +162,10 @@ def _columns(rows: list[tuple[bytes, Held]]) -> list[Column]:
     return columns
 
 
-def _in_order(rows: list[tuple[bytes, Held]]) -> Iterator[list[tuple[bytes, Held]]]:
+def _in_order(rows: list[tuple[bytes, Cell]]) -> Iterator[list[tuple[bytes, Cell]]]:
     """The rows by key, in parts: to sort all of them at once would keep every other thread waiting."""
     bounds = sorted(key for key, _ in rows[:: MANY_ROWS // 2])
-    parts: list[list[tuple[bytes, Held]]] = [[] for _ in range(len(bounds) + 1)]
+    parts: list[list[tuple[bytes, Cell]]] = [[] for _ in range(len(bounds) + 1)]
     for start in range(0, len(rows), MANY_ROWS):
         some = rows[start : start + MANY_ROWS]
         for row, index in zip(some, map(partial(bisect_right, bounds), map(_key_of, some)), strict=True):
@@ -209,11 +209,11 @@ def as_bytes(stored: str | bytes) -> bytes:
     return stored.encode() if isinstance(stored, str) else stored
 
 
-def _key_and_held(row: tuple[str | bytes, str | bytes, str, int, int, int, int]) -> tuple[bytes, Held]:
+def _key_and_held(row: tuple[str | bytes, str | bytes, str, int, int, int, int]) -> tuple[bytes, Cell]:
     return as_bytes(row[0]), held_in(row[1:])
 
 
-def held_in(row: tuple[str | bytes, str, int, int, int, int]) -> Held:
+def held_in(row: tuple[str | bytes, str, int, int, int, int]) -> Cell:
     """What the ``COLUMNS`` of a row say."""
     value, kind, slot, created, version, expires = row
-    return Held(Value(as_bytes(value), kind == "json"), slot, created, version, expires)
+    return Cell(Value(as_bytes(value), kind == "json"), slot, created, version, expires)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.simulate import Options, Tally, progress_text, run
+from cli.simulate import SimulateOptions, Tally, progress_text, run
 from consensus.simulation.scenario import Scenario
 from kvstore.errors import CommandError
 from kvstore.simulated.run import simulate
@@ -18,7 +18,7 @@ from tests.simulation.mutants.bugs import ALL
 from tests.simulation.mutants.hunt import hunt
 from tests.simulation.mutants.patching import patched
 
-DEFAULT = Options("0..3", None, 0, "all", 5.0, 1, None, None, None)
+DEFAULT = SimulateOptions("0..3", None, 0, "all", 5.0, 1, None, None, None)
 BUG = next(bug for bug in ALL if bug.bug == "a node teaches everything it has accepted, chosen or not")
 """A bug in a module that is never compiled, since compiled functions cannot be patched."""
 
@@ -77,14 +77,14 @@ def test_a_failure_explains_itself_and_can_be_repeated(capsys: pytest.CaptureFix
     with patched(BUG):
         assert run(DEFAULT, "table") == 1 or seed > 3
         capsys.readouterr()
-        assert run(Options(None, seed, 0, "all", 5.0, 1, None, None, None), "table") == 1
+        assert run(SimulateOptions(None, seed, 0, "all", 5.0, 1, None, None, None), "table") == 1
         shown = capsys.readouterr().out
         line = next(line for line in shown.splitlines() if line.startswith("All of it:"))
         again = shlex.split(line.removeprefix("All of it:"))
         option = dict(zip(again[2::2], again[3::2], strict=True))
         assert option["--seed"] == str(seed) and option["--trace"] == "trace.txt"
         faults, clients = option["--keep-faults"], option["--keep-clients"]
-        assert run(Options(None, seed, 0, "all", 5.0, 1, None, faults, clients), "json") == 1
+        assert run(SimulateOptions(None, seed, 0, "all", 5.0, 1, None, faults, clients), "json") == 1
         (failure,) = json.loads(capsys.readouterr().out)["failures"]
     assert f"seed {seed} broke a rule after" in shown
     assert failure["rule"] in shown and failure["found"] in shown
@@ -94,7 +94,7 @@ def test_a_failure_explains_itself_and_can_be_repeated(capsys: pytest.CaptureFix
 
 def test_nothing_begins_that_cannot_be_understood() -> None:
     with pytest.raises(CommandError, match="--keep-clients takes numbers"):
-        run(Options(None, 1, 0, "all", 5.0, 1, None, None, "one"), "")
+        run(SimulateOptions(None, 1, 0, "all", 5.0, 1, None, None, "one"), "")
 
 
 def test_progress_says_how_far_it_is_and_how_fast() -> None:

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 import pytest
 
 from cli.app import main
-from cli.loading.load import Options, run
+from cli.loading.load import LoadOptions, run
 from cli.target import Target
 
 COMMAND = [sys.executable, "-m", "cli"]
@@ -72,7 +72,7 @@ def out(kvstore: Call) -> Out:
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store to read from, and to write keys of one's own to."""
     data = tmp_path_factory.mktemp("cli") / "data"
-    assert run([str(EXAMPLES / "first.kv")], Options(Target(data)), "") == 0
+    assert run([str(EXAMPLES / "first.kv")], LoadOptions(Target(data)), "") == 0
     return data
 
 

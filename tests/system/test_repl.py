@@ -103,7 +103,7 @@ def test_a_session(terminal: Terminal, tmp_path: Path) -> None:
     terminal.type("set x 1 EX ten\r")
     terminal.expect(r"\n +\^\s+the time to live must be a whole number, not 'ten'")
     terminal.type("incr greeting\r")
-    terminal.expect(r"\(failed: the value is not an integer\)  slot 4")
+    terminal.expect(r"\(failed: the value is not an integer\)  slot 4[^\n]*\n+kvstore>")
     terminal.type("set never=typed\x03")
     terminal.expect(r"set never=typed\n+kvstore>")
     terminal.type("count\r")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from consensus.ballot import Ballot
 from kvstore import clocks
-from kvstore.commands import Command, Done, Expired, Found, Get, Incr, Integer, Missing, Set, Tick, Value
+from kvstore.commands import Command, Done, Expired, Found, Get, Incr, Integer, Missing, Outcomes, Set, Tick, Value
 from kvstore.errors import CommandError, DamagedError, DataDirError, StorageFullError, UnknownOutcomeError
 from kvstore.handles.embedded import EmbeddedStore, inspect
 from kvstore.language.parser import parse
@@ -45,6 +45,16 @@ def test_every_write_is_a_slot_and_a_read_is_none(store: EmbeddedStore) -> None:
         (2, "set x=1 NX", "chosen"),
     ]
     assert store.status().chosen_upto == store.status().applied_upto == 2
+
+
+def test_a_transaction_that_only_reads_takes_no_slot(store: EmbeddedStore) -> None:
+    store.execute(parse("set x=1"))
+    for text in ("txn { get x; exists y }", "txn { if exists x then get x else count }"):
+        reply = store.execute(parse(text))
+        assert reply.slot == 0
+        assert isinstance(reply.result, Outcomes)
+    assert store.execute(parse("txn { get x; incr x }")).slot == 2
+    assert store.status().last_slot == 2
 
 
 def test_a_reopened_store_has_everything_under_a_new_ballot(tmp_path: Path) -> None:

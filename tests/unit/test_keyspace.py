@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvstore.commands import Value
-from kvstore.state.cell import Held
+from kvstore.state.cell import Cell
 from kvstore.state.keyspace import Changes, Keyspace
 from kvstore.state.machine import STATE_SCHEMA
 from kvstore.state.rows import read_row, write_rows
@@ -59,8 +59,8 @@ class Model:
     def __init__(self, reader: sqlite3.Connection, writer: sqlite3.Connection) -> None:
         self.keys = Keyspace(reader, writer, 0)
         self.writer = writer
-        self.held: dict[bytes, Held] = {}
-        self.saved: dict[bytes, Held] | None = None
+        self.held: dict[bytes, Cell] = {}
+        self.saved: dict[bytes, Cell] | None = None
         self.changes: Changes | None = None
         self.new: int | None = None
         self.slot = 0
@@ -78,13 +78,13 @@ class Model:
         before = self.keys.get(key)
         assert before == self.held.get(key)
         created, version = (before.created, before.version + 1) if before else (self.slot, 1)
-        self.keys.put(key, Held(value, self.slot, created, version), is_new=before is None)
+        self.keys.put(key, Cell(value, self.slot, created, version), is_new=before is None)
         self._hold(key, value)
 
     def _hold(self, key: bytes, value: Value) -> None:
         before = self.held.get(key)
         created, version = (before.created, before.version + 1) if before else (self.slot, 1)
-        self.held[key] = Held(value, self.slot, created, version)
+        self.held[key] = Cell(value, self.slot, created, version)
 
     def _clear(self, *_: object) -> None:
         self.keys.clear()
@@ -172,15 +172,15 @@ def test_any_order_of_changes_and_commits(steps: list[tuple[str, bytes, int]]) -
 def test_many_rows_at_once() -> None:
     """Rows by one statement are the same as one by one, unseen ones too."""
     with tables() as (_, writer):
-        known: dict[bytes, Held | None] = {b"key:%d" % n: Held(Value(b"old"), n, n, 1) for n in range(1, 5_001)}
+        known: dict[bytes, Cell | None] = {b"key:%d" % n: Cell(Value(b"old"), n, n, 1) for n in range(1, 5_001)}
         write_rows(writer, known)
-        unseen: dict[bytes, Held | None] = {
-            b"key:%d" % n: Held(
+        unseen: dict[bytes, Cell | None] = {
+            b"key:%d" % n: Cell(
                 Value(b"new \xff" if n % 7 == 0 else "né".encode(), n % 2 == 0), 10_000 + n, -n - 9_000, 2, n
             )
             for n in range(4_001, 6_001)
         }
-        beside: dict[bytes, Held | None] = {b"nul\0%d" % n: Held(Value(b"%d\0" % n), n, n, 1) for n in range(1, 601)}
+        beside: dict[bytes, Cell | None] = {b"nul\0%d" % n: Cell(Value(b"%d\0" % n), n, n, 1) for n in range(1, 601)}
         assert write_rows(writer, {**unseen, **beside}, unseen) == 1_000
         assert {key: read_row(writer, key) for key in beside} == beside
         rows = {key: row for key in (*known, *unseen) if (row := read_row(writer, key))}

@@ -30,8 +30,9 @@ from kvstore.commands import (
 )
 from kvstore.errors import CommandError, IncompleteCommand
 from kvstore.language.canonical import format
+from kvstore.language.highlight import tokens
 from kvstore.language.lexer import quote, split
-from kvstore.language.parser import COMMANDS, parse, parse_words, tokens
+from kvstore.language.parser import COMMANDS, parse, parse_words
 from tests.unit.strategies import commands, texts
 
 V = Value
@@ -140,11 +141,11 @@ def test_what_a_text_means(text: str, command: Command) -> None:
         ("set x", 5, "the value is missing"),
         ("set x 1 2", 8, "'2' is one word too many"),
         ("set x 1 EX", 10, "time to live is missing"),
-        ("set x 1 EX 0", 8, "1 or more"),
+        ("set x 1 EX 0", 11, "1 or more"),
         ("set x 1 EX ten", 11, "whole number, not 'ten'"),
         ("set x 1 NX XX", 11, "XX contradicts"),
-        ("set x {a JSON", 6, "no valid JSON"),
-        ("set x a\\qb", 7, "\\q is no escape"),
+        ("set x {a JSON", 6, "not valid JSON"),
+        ("set x a\\qb", 7, "\\q is not an escape"),
         ("set x \\xg1", 6, "2 hexadecimal digits"),
         ("incr x 1.5", 7, "whole number"),
         ("get a b", 6, "one word too many"),

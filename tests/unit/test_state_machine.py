@@ -188,6 +188,8 @@ def test_limits_hold_when_values_grow(machine: Machine) -> None:
     "value",
     [
         *(b"\xff", b"rubbish", entry(Get(b"k")).replace(b"get", b"g\xfft")),
+        # One field more than an entry has, nested deeper than can be read.
+        b"\x96" + entry(Get(b"k"))[1:] + b"\x91" * 100_000 + b"\xc0",
         *(entry(Opaque(b'{"a": 1}')), entry(Opaque(b'"cmd1"')), entry(Opaque(b'"\xff"'))),
     ],
 )
@@ -492,7 +494,7 @@ def test_what_is_no_number_or_too_large_is_not_added(machine: Machine) -> None:
     assert machine.run("incrbyfloat k 1") == Failed(NOT_A_NUMBER)
     assert machine.run("incrbyfloat huge 1e308") == Failed(OUT_OF_RANGE)
     for by in ("1e309", "1e4000", "nan", "inf", "x", "1" * 401):
-        with pytest.raises(CommandError, match="must be a decimal one"):
+        with pytest.raises(CommandError, match="must be a decimal number"):
             parse(f"incrbyfloat k {by}")
 
 

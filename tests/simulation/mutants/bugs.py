@@ -371,7 +371,7 @@ EXECUTION = [
     ),
     mutant(
         "a failed transaction keeps its first changes",
-        ("kvstore.state.executor:_transact", "moment.keys.end(keep=False)", "moment.keys.end(keep=True)"),
+        ("kvstore.state.executor:_transact", "context.keys.end(keep=False)", "context.keys.end(keep=True)"),
     ),
     mutant(
         "a commit claims what was applied while it was written",
