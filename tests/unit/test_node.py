@@ -13,6 +13,7 @@ from consensus.replica import Role
 from kvstore.commands import Count, Entry, Integer, Set, SetRange, Value
 from kvstore.errors import Refusal, StorageFullError, UnavailableError
 from kvstore.node import node as nodes
+from kvstore.node import proposals
 from kvstore.node.log_rows import log_rows
 from kvstore.node.node import Node
 from kvstore.node.peer_messages import Forward, LeftOut, PeerMessage, Request
@@ -44,7 +45,7 @@ def run(node: Node, now: int) -> None:
 
 
 def test_what_waits_for_a_leader_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nodes, "MAX_MEMORY", 10_000)
+    monkeypatch.setattr(proposals, "MAX_MEMORY", 10_000)
     node = new_node("n1", "n2", "n3")
     heard: list[Reply | Refusal] = []
     for _ in range(11):
@@ -59,7 +60,7 @@ def test_what_waits_for_a_leader_is_bounded_in_bytes(monkeypatch: pytest.MonkeyP
 
 
 def test_what_was_answered_waits_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nodes, "MAX_MEMORY", 10_000)
+    monkeypatch.setattr(proposals, "MAX_MEMORY", 10_000)
     node = new_node("n1")
     heard: list[Reply | Refusal] = []
     for moment in range(30):
@@ -72,7 +73,7 @@ def test_what_was_answered_waits_no_more(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_leader_takes_over_no_more_than_it_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk that would make room may stand still; the node that handed the request on does it again later."""
-    monkeypatch.setattr(nodes, "MAX_MEMORY", 10_000)
+    monkeypatch.setattr(proposals, "MAX_MEMORY", 10_000)
     node = new_node("n1")
     run(node, 0)
     assert node.replica.role is Role.LEADER
@@ -196,9 +197,9 @@ def test_a_follower_hands_on_all_that_is_unanswered_once_some_of_it_is_late() ->
         node.execute(LARGE, lambda outcome: None, 10_000)
         sent += forwards(node)
     assert sent == [(True, [1]), (False, [2])]
-    node.tick(nodes.FORWARD_PATIENCE // 2, 0)
+    node.tick(proposals.FORWARD_PATIENCE // 2, 0)
     node.receive("n2", Chosen(Ballot(1, "n2"), 0, []))
-    node.tick(nodes.FORWARD_PATIENCE, 0)
+    node.tick(proposals.FORWARD_PATIENCE, 0)
     node.execute(LARGE, lambda outcome: None, 10_000)
     assert forwards(node) == [(True, [1, 2, 3])]
     node.resume("n2")
@@ -223,7 +224,7 @@ def test_a_leader_that_left_out_requests_takes_no_later_ones_before_them(monkeyp
     node.receive("n2", Forward(ballot, False, [one]))
     assert node.turn().messages == [("n2", LeftOut(ballot))], "what came before it was lost"
     node.receive("n2", Forward(ballot, True, [one]))
-    monkeypatch.setattr(nodes, "MAX_MEMORY", -1)
+    monkeypatch.setattr(proposals, "MAX_MEMORY", -1)
     node.receive("n2", Forward(ballot, False, [two]))
     monkeypatch.undo()
     node.receive("n2", Forward(ballot, False, [three]))
@@ -255,12 +256,12 @@ def test_what_a_leader_left_out_comes_again_soon_and_in_order(monkeypatch: pytes
     follower = next(node for node in pair.values() if node is not leader)
     heard: list[Reply | Refusal] = []
     for now in (3_000, 3_010, 3_020):
-        monkeypatch.setattr(nodes, "MAX_MEMORY", 1 << 30)
+        monkeypatch.setattr(proposals, "MAX_MEMORY", 1 << 30)
         follower.execute(LARGE, heard.append, now + 5_000, size=100_000_000)
-        monkeypatch.setattr(nodes, "MAX_MEMORY", -1 if now == 3_010 else 1 << 30)
+        monkeypatch.setattr(proposals, "MAX_MEMORY", -1 if now == 3_010 else 1 << 30)
         pass_time(now, now + 10)
     assert sequences(leader)[-1:] == [1]
-    pass_time(3_030, 3_030 + nodes.FORWARD_PATIENCE + nodes.GIVE_UP_INTERVAL)
+    pass_time(3_030, 3_030 + proposals.FORWARD_PATIENCE + nodes.GIVE_UP_INTERVAL)
     assert [reply.slot for reply in heard if isinstance(reply, Reply)] == [1, 2, 3]
     assert sequences(leader) == [1, 2, 3]
 
