@@ -13,7 +13,6 @@ from kvstore.commands import READ_ONLY, Command
 from kvstore.errors import Refusal, StorageFullError, UnavailableError
 from kvstore.handles.read_only import ReadOnlyStore
 from kvstore.limits import check
-from kvstore.node.log_rows import log_rows
 from kvstore.node.node import Node
 from kvstore.state import entries
 from kvstore.state.machine import StateMachine
@@ -88,35 +87,19 @@ class EmbeddedStore:
         return [_reply(outcome) for outcome in outcomes]
 
     def last_sequence(self, session: str) -> int:
-        return self._node.state.last_sequence(session)
+        return self._node.last_sequence(session)
 
     def log(self, first: int = 1, last: int | None = None) -> Iterator[LogRow]:
-        yield from log_rows(self._node.accepted, self._node.state, self._node.replica.is_chosen, first, last)
+        yield from self._node.log(first, last)
 
     def status(self) -> Status:
-        replica = self._node.replica
-        return Status(
-            node_id=NODE_ID,
-            nodes=[NODE_ID],
-            role=replica.role.value,
-            leader=replica.leader,
-            ballot=replica.ballot,
-            promised=replica.promised,
-            chosen_upto=replica.chosen_upto,
-            applied_upto=self._node.state.applied_upto,
-            last_slot=replica.last_slot,
-            gaps=replica.gaps(),
-            keys=self._node.state.count(),
-            log_bytes=self._node.log.bytes(),
-            state_bytes=self._node.state.bytes(),
-            data_dir=str(self._data_dir.path),
-        )
+        return self._node.status(str(self._data_dir.path))
 
     def sql(self, query: str) -> tuple[list[str], list[tuple[object, ...]]]:
-        return self._node.state.sql(query)
+        return self._node.sql(query)
 
     def keys(self, prefix: bytes, limit: int) -> list[bytes]:
-        return self._node.state.keys(prefix, limit)
+        return self._node.keys(prefix, limit)
 
     def tick(self) -> None:
         self._node.tick(clocks.now(), clocks.wall())
@@ -138,17 +121,17 @@ class EmbeddedStore:
         """Turn the node until nothing moves any more: no records to store, nothing chosen, nobody served."""
         moved = True
         while moved:
-            before = self._node.state.applied_upto
+            before = self._node.applied_upto
             records = self._node.turn().records
             self._node.apply()
             if records:
                 try:
-                    self._node.log.append(records)
+                    self._node.append(records)
                 except StorageFullError as error:
                     self._node.storage_failed(error)
                 else:
                     self._node.persisted()
-            moved = bool(records) or self._node.state.applied_upto > before
+            moved = bool(records) or self._node.applied_upto > before
 
 
 def inspect(path: Path) -> ReadOnlyStore:

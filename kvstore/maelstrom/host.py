@@ -214,7 +214,7 @@ class Host:
             case wire.Echo():
                 answered(("echo_ok", [("echo", bytes(request.echo))]))
             case wire.Log():
-                answered(("multi_paxos_log_ok", [wire.log_field(node.log_rows())]))
+                answered(("multi_paxos_log_ok", [wire.log_field(node.slot_rows())]))
             case wire.ProposeAt():
                 slot, json = wire.parse_slot(request.slot), bytes(request.value)
                 if len(json) > MAX_VALUE_BYTES:
@@ -322,15 +322,15 @@ class Host:
         moved = True
         while moved:
             self._moved = False
-            applied_upto = node.state.applied_upto
+            applied_upto = node.applied_upto
             turn = node.turn()
             for receiver, message in turn.messages:
                 if not self._pipes.is_full:  # nodes repeat themselves, without end if nobody reads
-                    self._pipes.write(wire.encode_peer(node.replica.node, receiver, _encode_peer(message)))
+                    self._pipes.write(wire.encode_peer(node.node_id, receiver, _encode_peer(message)))
             node.apply()
-            moved = self._moved or node.state.applied_upto > applied_upto
+            moved = self._moved or node.applied_upto > applied_upto
             if turn.records and self._disk is None:
-                node.log.append(turn.records)
+                node.append(turn.records)
                 node.persisted()
                 moved = True
             elif turn.records:
@@ -341,7 +341,7 @@ class Host:
     def _disk_write(self, node: Node, records: list[Record]) -> None:
         assert self._disk is not None
         self._writing = True
-        written = asyncio.wrap_future(self._disk.submit(node.log.append, records), loop=self._loop)
+        written = asyncio.wrap_future(self._disk.submit(node.append, records), loop=self._loop)
 
         def done(future: asyncio.Future[None]) -> None:
             self._writing = False

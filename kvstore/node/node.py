@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
+from consensus.ballot import Ballot
 from consensus.catchup import one_message
 from consensus.election import Timing
 from consensus.messages import Record, Run
-from consensus.replica import Replica
-from kvstore.commands import Command
+from consensus.replica import Replica, Role
+from kvstore.commands import Command, Result
 from kvstore.errors import DamagedError, Refusal, StorageFullError, UnavailableError
+from kvstore.node.log_rows import log_rows
 from kvstore.node.peer_messages import Forward, ForwardSlot, ForwardSlotReply, LeftOut, PeerMessage
 from kvstore.node.pending import Read, RecordQueue
 from kvstore.node.proposals import Proposals
 from kvstore.state import entries
 from kvstore.state.commit_schedule import Commits, is_large
 from kvstore.state.machine import Batch, StateMachine
+from kvstore.state.sql import Table
 from kvstore.storage.log_store import LogStore
-from kvstore.store import Reply, SlotReply
+from kvstore.store import LogRow, Reply, SlotReply, Status
 
 KEEP_SLOTS = 4_096
 KEEP_BYTES = 16 * 1_048_576
@@ -58,7 +61,7 @@ class Node:
 
     Times are in ms: ``now`` and deadlines by a clock that never jumps, ``wall`` since 1970. ``free_bytes`` tells how
     much room new writes may take; a write that finds none is refused before it is proposed. ``keep_slots``: so many
-    applied slots stay in memory. ``background``: has ``state.write`` called on another thread with a batch, and then
+    applied slots stay in memory. ``background``: has ``write_state`` called on another thread with a batch, and then
     ``committed`` here; without it the node writes the state itself.
     """
 
@@ -78,8 +81,8 @@ class Node:
         background: Callable[[Batch], None] | None = None,
     ) -> None:
         recover(log, state)
-        self.log = log
-        self.state = state
+        self._log = log
+        self._state = state
         self.replica = Replica(
             node_id,
             nodes,
@@ -148,9 +151,90 @@ class Node:
         """Whether the cluster has no other node."""
         return len(self.replica.configuration.nodes) == 1
 
+    def campaign(self) -> None:
+        """Ask to lead, unless a leader is at work."""
+        self.replica.campaign()
+
     def hand_over(self) -> None:
         """If this node leads, let another do so from now on; what waits here is handed on to it."""
         self.replica.hand_over()
+
+    # -- looking at it ------------------------------------------------------------------------------------------------
+
+    @property
+    def node_id(self) -> str:
+        return self.replica.node
+
+    @property
+    def role(self) -> Role:
+        return self.replica.role
+
+    @property
+    def leads(self) -> bool:
+        return self.replica.role is Role.LEADER
+
+    @property
+    def leader(self) -> str | None:
+        """The node that leads as far as this one knows, None if it knows of none."""
+        return self.replica.leader
+
+    @property
+    def ballot(self) -> Ballot:
+        return self.replica.ballot
+
+    @property
+    def applied_upto(self) -> int:
+        """The last slot that was applied here."""
+        return self._state.applied_upto
+
+    @property
+    def has_uncommitted(self) -> bool:
+        """Whether slots were applied that the state database does not show yet."""
+        return self._state.uncommitted > 0
+
+    def status(self, data_dir: str) -> Status:
+        """Where this node stands; ``data_dir`` is where the host keeps its stores."""
+        replica, state = self.replica, self._state
+        return Status(
+            node_id=replica.node,
+            nodes=list(replica.configuration.nodes),
+            role=replica.role.value,
+            leader=replica.leader,
+            ballot=replica.ballot,
+            promised=replica.promised,
+            chosen_upto=replica.chosen_upto,
+            applied_upto=state.applied_upto,
+            last_slot=replica.last_slot,
+            gaps=replica.gaps(),
+            keys=state.count(),
+            log_bytes=self._log.bytes(),
+            state_bytes=state.bytes(),
+            data_dir=data_dir,
+        )
+
+    def heard_chosen(self, peer: str) -> int:
+        """The slot up to which another node knows what is chosen, as last heard from it; -1 if never."""
+        return self.replica.heard_chosen.get(peer, -1)
+
+    def look(self, command: Command, wall: int) -> Result:
+        """Execute a read on what is applied here, however old that is."""
+        return self._state.query(command, wall)
+
+    def sql(self, query: str) -> Table:
+        """Column names and rows of a query that reads; it sees everything applied here."""
+        return self._state.sql(query)
+
+    def keys(self, prefix: bytes, limit: int) -> list[bytes]:
+        """Some keys with this prefix, in byte order, as applied here."""
+        return self._state.keys(prefix, limit)
+
+    def last_sequence(self, session: str) -> int:
+        """The highest sequence of this session that was executed here, 0 if none was."""
+        return self._state.last_sequence(session)
+
+    def log(self, first: int, last: int | None) -> Iterator[LogRow]:
+        """The slots first..last of this node's log that hold a value, in order."""
+        return log_rows(self.accepted, self._state, self.replica.is_chosen, first, last)
 
     def accepted(self, first: int, last: int) -> Iterator[Run]:
         """What the slots first..last hold, in order.
@@ -160,10 +244,10 @@ class Node:
         """
         start = self.replica.log_start
         recent = self.replica.accepted(max(first, start), last)
-        yield from self.log.read(first, min(last, start - 1))
+        yield from self._log.read(first, min(last, start - 1))
         yield from recent
 
-    def log_rows(self) -> Iterator[SlotRow]:
+    def slot_rows(self) -> Iterator[SlotRow]:
         """This node's log: every slot that holds a value, in order."""
         for run in self.accepted(1, self.replica.last_slot):
             for slot, value in enumerate(run.values, run.first):
@@ -237,8 +321,20 @@ class Node:
             self._reads_upto = 0
         fetches, self._fetches = self._fetches, []
         for receiver, first, last in fetches:
-            self.replica.supply(receiver, one_message(self.log.read(first, last)))
+            self.replica.supply(receiver, one_message(self._log.read(first, last)))
         self._tidy()
+
+    @property
+    def has_news(self) -> bool:
+        """Whether a turn now would have something to do for what came in."""
+        return self.replica.has_news
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Make the records of a turn durable, on any thread; ``persisted`` or ``storage_failed`` is to follow.
+
+        Raises StorageFullError when there is no room.
+        """
+        self._log.append(records)
 
     def persisted(self) -> None:
         """The records of the last turn that had any are durable."""
@@ -251,8 +347,15 @@ class Node:
         self._proposals.storage_failed(error)
         self._commits.tell(self._now, error)
 
+    def write_state(self, batch: Batch) -> int:
+        """Write a batch to the state database, on any thread; ``committed`` takes the outcome.
+
+        Raises StorageFullError when there is no room.
+        """
+        return self._state.write(batch)
+
     def committed(self, batch: Batch, outcome: int | StorageFullError) -> None:
-        """``state.write`` gave this outcome in the background."""
+        """``write_state`` gave this outcome in the background."""
         self._commits.ended(batch, outcome, self._now)
 
     def when_committed(self, done: Callable[[UnavailableError | None], None], deadline: int) -> None:
@@ -262,8 +365,8 @@ class Node:
     def close(self) -> None:
         """Commit the state as far as the log is durable, and close both stores. Nothing may be under way."""
         self._commits.close(self._now)
-        self.state.close()
-        self.log.close()
+        self._state.close()
+        self._log.close()
 
     def _give_up(self) -> None:
         """Answer the requests whose time is over."""
@@ -291,21 +394,21 @@ class Node:
             if len(run.values) > APPLY_SLOTS:
                 waiting.appendleft(run.clip(run.first + APPLY_SLOTS, run.last))
                 run = run.clip(run.first, run.first + APPLY_SLOTS - 1)
-            self._proposals.complete(run, self.state.apply(run.first, run.values))
+            self._proposals.complete(run, self._state.apply(run.first, run.values))
         self._chosen = list(waiting)
 
     def _chosen_value(self, slot: int) -> bytes:
         value = self.replica.value(slot)
-        return value if value is not None else next(self.log.read(slot, slot)).values[0]
+        return value if value is not None else next(self._log.read(slot, slot)).values[0]
 
     def _serve_reads(self, upto: int) -> None:
         for number in [number for number in self._reads if number <= upto]:
             for read in self._reads.pop(number):
-                read.done(Reply(self.state.query(read.query, self._wall)))
+                read.done(Reply(self._state.query(read.query, self._wall)))
 
     def _tidy(self) -> None:
         """Forget applied slots, and commit the state now and then."""
-        applied_upto = self.state.applied_upto
+        applied_upto = self._state.applied_upto
         surplus = applied_upto - self.replica.log_start - self._keep_slots
         if surplus >= self._keep_slots >> 4 or self.replica.memory_bytes > KEEP_BYTES:
             self.replica.forget(applied_upto - (self._keep_slots if self.replica.memory_bytes <= KEEP_BYTES else 0))

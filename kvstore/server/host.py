@@ -18,7 +18,6 @@ from kvstore import clocks, logs
 from kvstore.addresses import address_text
 from kvstore.commands import Command, Result
 from kvstore.errors import KvstoreError, Refusal, StorageFullError, UnavailableError
-from kvstore.node.log_rows import log_rows
 from kvstore.node.node import Node
 from kvstore.node.peer_messages import PeerMessage
 from kvstore.node.service import Done, PeerInfo, ServerStatus
@@ -31,7 +30,7 @@ from kvstore.state.machine import STATE_SCHEMA, Batch, StateMachine
 from kvstore.state.sql import Queries, Table
 from kvstore.storage.data_dir import RESERVE_BYTES, DataDir
 from kvstore.storage.log_store import SqliteLog
-from kvstore.store import LogRow, Reply, SlotReply, Status
+from kvstore.store import LogRow, Reply, SlotReply
 
 EXIT_BROKEN, EXIT_UNAVAILABLE = 1, 3
 TIMED = 8
@@ -80,7 +79,7 @@ class Host:
         self.node = self._open(settings, data_dir)
         identity = Identity(_cluster(settings), settings.node_id, random.getrandbits(63))
         self.peers = Peers(identity, settings.peers, self._receive, self._resume)
-        self._known: tuple[Role, str | None] = (self.node.replica.role, None)
+        self._known: tuple[Role, str | None] = (self.node.role, None)
 
     def _open(self, settings: Settings, data_dir: DataDir) -> Node:
         nodes = list(settings.peers)
@@ -102,7 +101,7 @@ class Host:
         self.peer_address = address_text(await self.peers.start(self.settings.peer_listen))
         if self.settings.node_id == next(iter(self.settings.peers)):
             # When all start at once, somebody has to be first; a leader that is at work already is left alone.
-            self.node.replica.campaign()
+            self.node.campaign()
         self._tick()
 
     # -- turns --------------------------------------------------------------------------------------------------------
@@ -113,7 +112,7 @@ class Host:
             self.node.receive(sender, message)
             self._phases.spent("consensus", began)
             # The votes after those of a quorum change nothing.
-            if type(message) is not Accepted or self.node.replica.has_news:
+            if type(message) is not Accepted or self.node.has_news:
                 self._wake()
 
     def _resume(self, peer: str) -> None:
@@ -153,7 +152,7 @@ class Host:
                 self.peers.send(turn.messages)
             self._phases.mark("consensus")
             # A leader's clients wait for what is chosen, everybody else for this node's vote.
-            answers_first = node.replica.role is Role.LEADER and self._is_quick(turn.records)
+            answers_first = node.leads and self._is_quick(turn.records)
             if turn.records and not answers_first:
                 self._write(turn.records)
                 self._phases.mark("log")
@@ -167,7 +166,7 @@ class Host:
                 self._phases.mark("log")
         self._phases.end()
         self._turning = False
-        known = (node.replica.role, node.replica.leader)
+        known = (node.role, node.leader)
         if known != self._known:
             self._tell_role(known)
 
@@ -175,7 +174,7 @@ class Host:
         (role_before, leader_before), self._known = self._known, known
         role, leader = known
         if Role.LEADER in (role, role_before) or leader != leader_before:  # not every step of an election
-            log.info("role", role=role.value, leader=leader or "none", ballot=str(self.node.replica.ballot))
+            log.info("role", role=role.value, leader=leader or "none", ballot=str(self.node.ballot))
 
     def _write(self, records: list[Record]) -> None:
         """Store records on the disk's thread; a few of them at once, while the disk is quick.
@@ -185,7 +184,7 @@ class Host:
         if self._is_quick(records):
             began = clocks.now_us()
             try:
-                self.node.log.append(records)
+                self.node.append(records)
             except StorageFullError as error:
                 self._no_room(error)
                 self._woken = True
@@ -193,11 +192,11 @@ class Host:
                 self.node.persisted()
                 self._has_room()
             self._fsync_us += (clocks.now_us() - began - self._fsync_us) >> 3
-            self._woken |= self.node.replica.has_news
+            self._woken |= self.node.has_news
         else:
             self._fsync_us -= self._fsync_us >> 8
             self._writing = True
-            self._disk.submit(self.node.log.append, records).add_done_callback(self._written)
+            self._disk.submit(self.node.append, records).add_done_callback(self._written)
 
     def _is_quick(self, records: list[Record]) -> bool:
         if self._fsync_us >= QUICK_US or len(records) > FEW or sum(map(_slots, records)) > FEW:
@@ -225,7 +224,7 @@ class Host:
 
     def _commit(self, batch: Batch) -> None:
         """Write the state on a thread of its own: the log must not wait for it."""
-        future = self._state_disk.submit(self.node.state.write, batch)
+        future = self._state_disk.submit(self.node.write_state, batch)
         future.add_done_callback(lambda future: self._loop.call_soon_threadsafe(self._committed, batch, future))
 
     def _committed(self, batch: Batch, future: Future[int]) -> None:
@@ -234,7 +233,7 @@ class Host:
         error = future.exception()
         if error is None:
             self.node.committed(batch, future.result())
-            if not self.node.state.uncommitted:
+            if not self.node.has_uncommitted:
                 process_memory.give_back()
         elif isinstance(error, StorageFullError):
             self.node.committed(batch, error)
@@ -287,9 +286,8 @@ class Host:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is under way, and nobody else relies on this node as leader."""
-        alone = self.node.is_alone
-        leads = self.node.replica.role is Role.LEADER
-        return self._failed or not (self._writing or self.node.has_pending or (leads and not alone))
+        node = self.node
+        return self._failed or not (self._writing or node.has_pending or (node.leads and not node.is_alone))
 
     def hand_over(self) -> None:
         """Ask another node to lead, if this one does."""
@@ -355,7 +353,7 @@ class Host:
 
     def look(self, command: Command) -> Result:
         self._reads += 1
-        return self.node.state.query(command, clocks.wall())
+        return self.node.look(command, clocks.wall())
 
     def propose_at(self, slot: int, json: bytes, done: Callable[[SlotReply | Refusal], None]) -> None:
         self._writes += 1
@@ -363,7 +361,7 @@ class Host:
         self._wake()
 
     def log(self, first: int, last: int | None) -> Iterator[LogRow]:
-        return log_rows(self.node.accepted, self.node.state, self.node.replica.is_chosen, first, last)
+        return self.node.log(first, last)
 
     def sql(self, query: str, done: Callable[[Table | KvstoreError], None]) -> None:
         """On what is committed, so that neither the loop nor the state waits; a commit comes first if there must be."""
@@ -386,34 +384,18 @@ class Host:
             self.flush()
 
     def last_sequence(self, session: str) -> int:
-        return self.node.state.last_sequence(session)
+        return self.node.last_sequence(session)
 
     def keys(self, prefix: bytes, limit: int) -> list[bytes]:
-        return self.node.state.keys(prefix, limit)
+        return self.node.keys(prefix, limit)
 
     def clock(self) -> int:
         return clocks.wall()
 
     def status(self) -> ServerStatus:
-        node, replica = self.node, self.node.replica
         p50, p99 = self._latencies.percentiles(50, 99, now=clocks.now_us())
         return ServerStatus(
-            status=Status(
-                node_id=replica.node,
-                nodes=list(replica.configuration.nodes),
-                role=replica.role.value,
-                leader=replica.leader,
-                ballot=replica.ballot,
-                promised=replica.promised,
-                chosen_upto=replica.chosen_upto,
-                applied_upto=node.state.applied_upto,
-                last_slot=replica.last_slot,
-                gaps=replica.gaps(),
-                keys=node.state.count(),
-                log_bytes=node.log.bytes(),
-                state_bytes=node.state.bytes(),
-                data_dir=str(self._data_dir.path),
-            ),
+            status=self.node.status(str(self._data_dir.path)),
             client_address=self.client_address,
             peer_address=self.peer_address,
             uptime_ms=(clocks.now_us() - self._started) // 1_000,
@@ -426,7 +408,7 @@ class Host:
             cpu_ms=time.process_time_ns() // 1_000_000,
             time_us=self._phases.microseconds(),
             peers=[
-                PeerInfo(peer, address_text(address), self.peers.is_connected(peer), replica.heard_chosen.get(peer, -1))
+                PeerInfo(peer, address_text(address), self.peers.is_connected(peer), self.node.heard_chosen(peer))
                 for peer, address in self.peers.addresses.items()
             ],
         )

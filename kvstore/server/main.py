@@ -71,7 +71,7 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
             clients=host.client_address,
             peers=host.peer_address,
             nodes=",".join(sorted(settings.peers)),
-            applied=host.node.state.applied_upto,
+            applied=host.node.applied_upto,
         )
         status = await ended
         if status == 0:

@@ -106,10 +106,10 @@ class StateMachine:
                 self._reader.execute(f"PRAGMA cache_size = -{READER_CACHE_KB}")
                 self._writer.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KB}")
                 self._writer.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-                self.applied_upto, self.clock, size = self._writer.execute(
-                    "SELECT applied_upto, clock, keys FROM progress"
-                ).fetchone()
-                self._keys = Keyspace(self._reader, self._writer, size, self._wait_for_writer)
+                progress = self._writer.execute("SELECT applied_upto, clock, keys FROM progress").fetchone()
+                self.applied_upto: int = progress[0]
+                self.clock: int = progress[1]
+                self._keys = Keyspace(self._reader, self._writer, progress[2], self._wait_for_writer)
                 self._sessions = Sessions(self._writer)
         except BaseException:
             self.close()

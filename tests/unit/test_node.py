@@ -14,7 +14,6 @@ from kvstore.commands import Count, Entry, Integer, Set, SetRange, Value
 from kvstore.errors import Refusal, StorageFullError, UnavailableError
 from kvstore.node import node as nodes
 from kvstore.node import proposals
-from kvstore.node.log_rows import log_rows
 from kvstore.node.node import Node
 from kvstore.node.peer_messages import Forward, LeftOut, PeerMessage, Request
 from kvstore.state import commit_schedule as commits
@@ -40,7 +39,7 @@ def run(node: Node, now: int) -> None:
         node.apply()
         if not turn.records:
             return
-        node.log.append(turn.records)
+        node.append(turn.records)
         node.persisted()
 
 
@@ -67,7 +66,7 @@ def test_what_was_answered_waits_no_more(monkeypatch: pytest.MonkeyPatch) -> Non
         node.execute(LARGE, heard.append, 100, session="s", sequence=moment + 1, size=1_000)
         node.execute(LARGE, heard.append, 100, session="s", sequence=moment + 1, size=1_000)
         run(node, moment)
-        node.replica.forget(node.state.applied_upto)
+        node.replica.forget(node.applied_upto)
     assert len(heard) == 60
 
 
@@ -112,12 +111,12 @@ def test_slots_wait_while_too_much_of_the_state_waits_for_its_commit(monkeypatch
     run(node, 1)
     node.query(Count(), read.append, 1_000)
     run(node, 2)
-    assert node.state.uncommitted_bytes < 200_000
-    assert len(heard) == node.state.applied_upto == 24, "one part is being committed, and the next is as large"
+    assert node._state.uncommitted_bytes < 200_000
+    assert len(heard) == node.applied_upto == 24, "one part is being committed, and the next is as large"
     assert not read
     while batches:
         batch = batches.pop(0)
-        node.committed(batch, node.state.write(batch))
+        node.committed(batch, node.write_state(batch))
         run(node, 3)
     assert len(heard) == 64
     assert [reply.result for reply in read if isinstance(reply, Reply)] == [Integer(64)]
@@ -134,16 +133,16 @@ def test_the_log_shows_what_is_applied_though_this_nodes_disk_lacks_it_yet() -> 
     node.receive("n3", Chosen(Ballot(2, "n3"), 2, []))
     node.turn()
     node.apply()
-    assert node.state.applied_upto == node.replica.chosen_upto == 2
+    assert node.applied_upto == node.replica.chosen_upto == 2
 
     def rows(first: int, last: int | None) -> list[tuple[int, str, str]]:
-        found = log_rows(node.accepted, node.state, node.replica.is_chosen, first, last)
+        found = node.log(first, last)
         return [(row.slot, row.value, row.status) for row in found]
 
     assert rows(1, None) == [(1, "set k=new", "chosen"), (2, "set k=new", "chosen")]
     assert rows(2, 2) == [(2, "set k=new", "chosen")]
-    assert [row.status for row in node.log_rows()] == ["chosen", "chosen"]
-    node.log.append(append)
+    assert [row.status for row in node.slot_rows()] == ["chosen", "chosen"]
+    node.append(append)
     node.persisted()
     node.replica.forget(1)
     assert rows(1, 5) == [(1, "set k=new", "chosen"), (2, "set k=new", "chosen")]
@@ -159,7 +158,7 @@ def test_writes_are_refused_until_the_state_has_room_again(monkeypatch: pytest.M
     run(node, 20_000)
     with monkeypatch.context() as full, pytest.raises(StorageFullError) as no_room:
         full.setattr(Changes, "write", refused)
-        node.state.write(batches[0])
+        node.write_state(batches[0])
     node.committed(batches.pop(), no_room.value)
     monkeypatch.setattr(commits, "COMMIT_SLOTS", 1)
     with pytest.raises(StorageFullError):
@@ -169,8 +168,8 @@ def test_writes_are_refused_until_the_state_has_room_again(monkeypatch: pytest.M
     run(node, 20_999)
     assert batches == []
     run(node, 21_000)
-    node.committed(batches[0], node.state.write(batches[0]))
-    assert node.state.sql("SELECT key FROM kv") == (["key"], [("k",)])
+    node.committed(batches[0], node.write_state(batches[0]))
+    assert node.sql("SELECT key FROM kv") == (["key"], [("k",)])
     node.execute(LARGE, heard.append, 100_000)
     run(node, 21_010)
     assert len(heard) == 2
@@ -270,6 +269,6 @@ def turned(node: Node) -> list[tuple[str, PeerMessage]]:
     turn = node.turn()
     node.apply()
     if turn.records:
-        node.log.append(turn.records)
+        node.append(turn.records)
         node.persisted()
     return turn.messages

@@ -333,7 +333,7 @@ EXECUTION = [
         (
             "kvstore.node.node:Node.tick",
             "self._now, self._wall = now, wall",
-            "self._now, self._wall = now, wall\n    self.state.wall = wall",
+            "self._now, self._wall = now, wall\n    self._state.wall = wall",
         ),
         (
             "kvstore.state.machine:StateMachine.apply",
