@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
 from consensus.invariants import InvariantViolation
 from consensus.messages import Accepted, Record, Stored
@@ -45,15 +46,33 @@ SWITCH_SECONDS = 0.0005
 log = logs.get("server")
 
 
+class Clients(Protocol):
+    """The connections of this node's clients, as far as the host cares for them."""
+
+    @property
+    def address(self) -> str:
+        """Where clients connect."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """The number of connections."""
+        ...
+
+    def flush(self) -> None:
+        """Write out the replies that a turn brought; called at the end of each."""
+        ...
+
+
 class Host:
     """Implements :class:`kvstore.node.service.Service`. All but the disk's writes happens on the loop's thread."""
 
-    def __init__(self, settings: Settings, data_dir: DataDir, on_failure: Callable[[int], None]) -> None:
+    def __init__(
+        self, settings: Settings, data_dir: DataDir, clients: Clients, on_failure: Callable[[int], None]
+    ) -> None:
         self.settings = settings
-        self.flush: Callable[[], None] = lambda: None
-        """Called at the end of each turn, to write out the replies that it brought."""
-        self.clients: Callable[[], int] = lambda: 0
-        self.client_address = address_text(settings.client_listen)
+        self._clients = clients
+        self._flush = clients.flush
         self.peer_address = address_text(settings.peer_listen)
         self._data_dir = data_dir
         self._on_failure = on_failure
@@ -159,7 +178,7 @@ class Host:
             if answers_first or not self._woken:
                 node.apply()
                 self._phases.mark("apply")
-                self.flush()
+                self._flush()
                 self._phases.mark("replies")
             if turn.records and answers_first:
                 self._write(turn.records)
@@ -381,7 +400,7 @@ class Host:
     def _answer(self, done: Callable[[Table | KvstoreError], None], outcome: Table | KvstoreError) -> None:
         if not self._failed:
             done(outcome)
-            self.flush()
+            self._flush()
 
     def last_sequence(self, session: str) -> int:
         return self.node.last_sequence(session)
@@ -396,10 +415,10 @@ class Host:
         p50, p99 = self._latencies.percentiles(50, 99, now=clocks.now_us())
         return ServerStatus(
             status=self.node.status(str(self._data_dir.path)),
-            client_address=self.client_address,
+            client_address=self._clients.address,
             peer_address=self.peer_address,
             uptime_ms=(clocks.now_us() - self._started) // 1_000,
-            clients=self.clients(),
+            clients=self._clients.count,
             reads=self._reads,
             writes=self._writes,
             p50_us=p50,

@@ -8,12 +8,14 @@ import gc
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 from kvstore import logs
 from kvstore import stop_signals as end_signals
 from kvstore.addresses import address_text
 from kvstore.errors import DataDirError
+from kvstore.node.service import Service
 from kvstore.resp.connection import Connection
 from kvstore.resp.hub import Hub
 from kvstore.server.host import Host
@@ -55,20 +57,23 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
         if not ended.done():
             ended.set_result(status)
 
-    host = Host(settings, data_dir, on_failure=end)
-    clients = Clients(host, settings)
+    clients = ClientListener(settings)
+    host = Host(settings, data_dir, clients, on_failure=end)
     numbers = end_signals.numbers()
     for number in numbers:
         loop.add_signal_handler(number, end, 0)
     try:
-        for start, address in ((host.start, settings.peer_listen), (clients.listen, settings.client_listen)):
+        for start, address in (
+            (host.start, settings.peer_listen),
+            (partial(clients.listen, host), settings.client_listen),
+        ):
             try:
                 await start()
             except OSError as error:
                 raise DataDirError(f"cannot listen on {address_text(address)}: {_reason(error)}") from error
         log.info(
             "serving",
-            clients=host.client_address,
+            clients=clients.address,
             peers=host.peer_address,
             nodes=",".join(sorted(settings.peers)),
             applied=host.node.applied_upto,
@@ -92,7 +97,7 @@ def _reason(error: OSError) -> str:
     return (os.strerror(error.errno or 0) if known else error.strerror or str(error)).lower()
 
 
-async def _drain(host: Host, clients: Clients) -> None:
+async def _drain(host: Host, clients: ClientListener) -> None:
     """Take no more requests, answer those under way, and leave another node to lead."""
     log.info("draining")
     clients.stop()
@@ -102,25 +107,28 @@ async def _drain(host: Host, clients: Clients) -> None:
         await asyncio.sleep(0.05)
 
 
-class Clients:
-    """The connections of this node's clients."""
+class ClientListener:
+    """Accepts clients, and keeps their connections. Implements :class:`kvstore.server.host.Clients`."""
 
-    def __init__(self, host: Host, settings: Settings) -> None:
-        self._host = host
-        self._address = settings.client_listen
-        self.hub = Hub(password=settings.password)
+    def __init__(self, settings: Settings) -> None:
+        self.address = address_text(settings.client_listen)
+        self._listen = settings.client_listen
+        self._hub = Hub(password=settings.password)
+        self.flush = self._hub.flush
         self._open: set[ClientProtocol] = set()
         self._server: asyncio.Server | None = None
-        host.flush = self.hub.flush
-        host.clients = lambda: len(self._open)
 
-    async def listen(self) -> None:
-        """Raises OSError when the address cannot be had."""
+    async def listen(self, service: Service) -> None:
+        """Accept clients of this service. Raises OSError when the address cannot be had."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: ClientProtocol(self._host, self.hub, self._open), *self._address, backlog=BACKLOG
+            lambda: ClientProtocol(service, self._hub, self._open), *self._listen, backlog=BACKLOG
         )
-        self._host.client_address = address_text(self._server.sockets[0].getsockname())
+        self.address = address_text(self._server.sockets[0].getsockname())
+
+    @property
+    def count(self) -> int:
+        return len(self._open)
 
     def stop(self) -> None:
         """Accept nobody, and read no further request."""
@@ -144,8 +152,8 @@ class Clients:
 class ClientProtocol(asyncio.Protocol):
     """Carries bytes between a client's socket and its connection."""
 
-    def __init__(self, host: Host, hub: Hub, registry: set[ClientProtocol]) -> None:
-        self._host = host
+    def __init__(self, service: Service, hub: Hub, registry: set[ClientProtocol]) -> None:
+        self._service = service
         self._hub = hub
         self._registry = registry
         self._stopped = False
@@ -158,7 +166,7 @@ class ClientProtocol(asyncio.Protocol):
         _keep_alive(transport.get_extra_info("socket"))
         self._registry.add(self)
         self._connection = Connection(
-            self._host,
+            self._service,
             self._hub,
             write=transport.write,
             close=transport.close,
