@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NoReturn, TextIO
 
+from kvstore import exit_status
 from kvstore.errors import DataDirError, KvstoreError, UnavailableError, UnknownOutcomeError
 
 OK: Final = 0
@@ -16,8 +17,7 @@ UNMET: Final = 1
 """A condition was not met, a key does not exist, or a command failed."""
 USAGE: Final = 2
 """Wrong usage, or a command or query that cannot be understood."""
-UNAVAILABLE: Final = 3
-"""The store cannot be used: no store, in use, damaged, or its disk is full."""
+UNAVAILABLE: Final = exit_status.UNAVAILABLE
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
 """Whoever read our output went away: what a shell shows for a program that SIGPIPE ended."""

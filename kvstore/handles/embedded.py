@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,11 +12,9 @@ from kvstore.commands import READ_ONLY, Command
 from kvstore.errors import Refusal, StorageFullError, UnavailableError
 from kvstore.handles.read_only import ReadOnlyStore
 from kvstore.limits import check
-from kvstore.node.node import Node
+from kvstore.node.hosting import open_node
 from kvstore.state import entries
-from kvstore.state.machine import StateMachine
-from kvstore.storage.data_dir import RESERVE_BYTES, DataDir
-from kvstore.storage.log_store import SqliteLog
+from kvstore.storage.data_dir import DataDir
 from kvstore.store import LogRow, Reply, Status
 
 NODE_ID = "n1"
@@ -33,18 +30,7 @@ class EmbeddedStore:
 
     def __init__(self, data_dir: DataDir) -> None:
         self._data_dir = data_dir
-        log = SqliteLog(data_dir.log_path, node_id=NODE_ID, nodes=[NODE_ID])
-        state = StateMachine(data_dir.state_path)
-        self._node = Node(
-            NODE_ID,
-            [NODE_ID],
-            log,
-            state,
-            rng=random.Random(),
-            now=clocks.now(),
-            wall=clocks.wall(),
-            free_bytes=lambda: data_dir.free_bytes() - RESERVE_BYTES,
-        )
+        self._node = open_node(NODE_ID, [NODE_ID], data_dir)
         self.tick()
 
     @classmethod

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import random
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from consensus.invariants import InvariantViolation
 from consensus.messages import Record
-from kvstore import clocks
+from kvstore import clocks, exit_status
 from kvstore.commands import MAX_VALUE_BYTES, Cas, Command, Failed, Get, Missing, NotMet, Outcomes, Result, Set
 from kvstore.errors import CommandError, KvstoreError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.limits import check
@@ -22,17 +18,15 @@ from kvstore.maelstrom import wire
 from kvstore.maelstrom.pipes import Pipes, report
 from kvstore.maelstrom.wire import NoMessageError, RequestError
 from kvstore.node.client_order import Lane
+from kvstore.node.hosting import BUG, failure, new_event_loop, open_node
 from kvstore.node.node import Node
 from kvstore.node.peer_messages import PeerMessage
-from kvstore.state.machine import StateMachine
-from kvstore.storage.data_dir import RESERVE_BYTES, DataDir
-from kvstore.storage.log_store import LogStore, MemoryLog, SqliteLog
+from kvstore.storage.data_dir import DataDir
 from kvstore.store import Reply, SlotReply
 from kvstore.values import from_json
 
 PATIENCE = 3_000
 """How long a request may take, in ms: graders wait 5 s, start-up included."""
-EXIT_BROKEN, EXIT_UNAVAILABLE = 1, 3
 FLUSH_SECONDS = 1.0
 """How long a node that failed tries to hand over the replies that it owes."""
 
@@ -46,11 +40,6 @@ Answered = Callable[[Answer], None]
 
 def run(data_dir: Path | None) -> int:
     """Serve until the end of input; returns the exit status."""
-    new_event_loop: Callable[[], asyncio.AbstractEventLoop]
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        from asyncio import new_event_loop
     host = Host(data_dir)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(host.serve())
@@ -85,7 +74,7 @@ class Host:
             self._loop,
             on_lines=self._take,
             on_end=self._finish,
-            on_failure=lambda why: self._fail(EXIT_BROKEN, why),
+            on_failure=lambda why: self._fail(exit_status.BROKEN, why),
         )
         try:
             await self._ended
@@ -108,19 +97,20 @@ class Host:
             self._timer.cancel()
         self._end()
 
-    def _fail_unforeseen(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    def _fail_unforeseen(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """A callback raised what nobody caught, half-way through a turn."""
         error = context.get("exception")
         match error:
-            case KvstoreError():
-                self._fail(EXIT_UNAVAILABLE, str(error))
-            case InvariantViolation():
-                self._fail(EXIT_BROKEN, f"a rule of the protocol does not hold: {error}")
             case OSError():
-                self._fail(EXIT_BROKEN, str(error))
+                self._fail(exit_status.BROKEN, str(error))
+            case BaseException():
+                why = failure(error)
+                if why.trace:
+                    report(why.trace)
+                self._fail(why.status, why.reason)
             case _:
-                report("".join(traceback.format_exception(error)).rstrip() if error else context["message"])
-                self._fail(EXIT_BROKEN, "this is a bug; what was acknowledged is in the log")
+                report(str(context["message"]))
+                self._fail(exit_status.BROKEN, BUG)
 
     async def _flush(self) -> None:
         """Hand over what is owed: for as long as a reader takes, but only briefly after a failure."""
@@ -267,7 +257,7 @@ class Host:
             try:
                 self._node = self._open(request)
             except KvstoreError as error:
-                self.status = EXIT_UNAVAILABLE
+                self.status = exit_status.UNAVAILABLE
                 report(f"cannot start: {error}")
                 self._end()
                 raise RequestError(wire.UNAVAILABLE, str(error)) from error
@@ -281,25 +271,10 @@ class Host:
         answered(("init_ok", []))
 
     def _open(self, init: wire.Init) -> Node:
-        log: LogStore
-        if self._path is None:
-            log, state = MemoryLog(), StateMachine(None)
-        else:
+        if self._path is not None:
             self._data_dir = DataDir.open(self._path, "kvstore node")
-            log = SqliteLog(self._data_dir.log_path, node_id=init.node_id, nodes=init.node_ids)
-            state = StateMachine(self._data_dir.state_path)
             self._disk = ThreadPoolExecutor(1, "log")
-        data_dir = self._data_dir
-        return Node(
-            init.node_id,
-            init.node_ids,
-            log,
-            state,
-            rng=random.Random(),
-            now=clocks.now(),
-            wall=clocks.wall(),
-            free_bytes=None if data_dir is None else lambda: data_dir.free_bytes() - RESERVE_BYTES,
-        )
+        return open_node(init.node_id, init.node_ids, self._data_dir)
 
     # -- turns --------------------------------------------------------------------------------------------------------
 

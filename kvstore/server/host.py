@@ -7,19 +7,17 @@ import errno
 import random
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
-from consensus.invariants import InvariantViolation
 from consensus.messages import Accepted, Record, Stored
 from consensus.replica import Role
 from kvstore import clocks, logs
 from kvstore.addresses import address_text
 from kvstore.commands import Command, Result
 from kvstore.errors import KvstoreError, Refusal, StorageFullError, UnavailableError
-from kvstore.node.node import Node
+from kvstore.node.hosting import failure, open_node
 from kvstore.node.peer_messages import PeerMessage
 from kvstore.node.service import Done, PeerInfo, ServerStatus
 from kvstore.server import process_memory
@@ -27,13 +25,11 @@ from kvstore.server.latencies import Latencies
 from kvstore.server.peers import Identity, Peers
 from kvstore.server.settings import Settings
 from kvstore.server.time_spent import Phases
-from kvstore.state.machine import STATE_SCHEMA, Batch, StateMachine
+from kvstore.state.machine import STATE_SCHEMA, Batch
 from kvstore.state.sql import Queries, Table
-from kvstore.storage.data_dir import RESERVE_BYTES, DataDir
-from kvstore.storage.log_store import SqliteLog
+from kvstore.storage.data_dir import DataDir
 from kvstore.store import LogRow, Reply, SlotReply
 
-EXIT_BROKEN, EXIT_UNAVAILABLE = 1, 3
 TIMED = 8
 """One request of so many is timed: often enough for percentiles, and nearly free."""
 FEW = 16
@@ -95,25 +91,12 @@ class Host:
         self._phases = Phases()
         self._reads = self._writes = 0
         self._patience = settings.request_timeout_ms
-        self.node = self._open(settings, data_dir)
+        self.node = open_node(
+            settings.node_id, list(settings.peers), data_dir, timing=settings.timing, background=self._commit
+        )
         identity = Identity(_cluster(settings), settings.node_id, random.getrandbits(63))
         self.peers = Peers(identity, settings.peers, self._receive, self._resume)
         self._known: tuple[Role, str | None] = (self.node.role, None)
-
-    def _open(self, settings: Settings, data_dir: DataDir) -> Node:
-        nodes = list(settings.peers)
-        return Node(
-            settings.node_id,
-            nodes,
-            SqliteLog(data_dir.log_path, node_id=settings.node_id, nodes=nodes),
-            StateMachine(data_dir.state_path),
-            rng=random.Random(),
-            now=clocks.now(),
-            wall=clocks.wall(),
-            timing=settings.timing,
-            free_bytes=lambda: data_dir.free_bytes() - RESERVE_BYTES,
-            background=self._commit,
-        )
 
     async def start(self) -> None:
         """Listen for the other nodes, and begin to take part. Raises OSError when the address cannot be had."""
@@ -292,13 +275,11 @@ class Host:
                 log.limited(
                     "too_many_files", "", level="error", reason=f"{error.strerror}: raise the limit (ulimit -n)"
                 )
-            case KvstoreError():
-                self.fail(EXIT_UNAVAILABLE, str(error))
-            case InvariantViolation():
-                self.fail(EXIT_BROKEN, f"a rule of the protocol does not hold: {error}")
             case BaseException():
-                log.error("bug", trace="".join(traceback.format_exception(error)).rstrip())
-                self.fail(EXIT_BROKEN, "this is a bug; what was acknowledged is in the log")
+                why = failure(error)
+                if why.trace:
+                    log.error("bug", trace=why.trace)
+                self.fail(why.status, why.reason)
             case _:
                 log.warning("event_loop", reason=str(context.get("message")))
 

@@ -7,7 +7,6 @@ import errno
 import gc
 import os
 import socket
-from collections.abc import Callable
 from functools import partial
 from typing import cast
 
@@ -15,6 +14,7 @@ from kvstore import logs
 from kvstore import stop_signals as end_signals
 from kvstore.addresses import address_text
 from kvstore.errors import DataDirError
+from kvstore.node.hosting import new_event_loop
 from kvstore.node.service import Service
 from kvstore.resp.connection import Connection
 from kvstore.resp.hub import Hub
@@ -36,11 +36,6 @@ def run(settings: Settings) -> int:
     # Looking for cycles among hundreds of thousands of values would stop the node for longer than anything it does.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    new_event_loop: Callable[[], asyncio.AbstractEventLoop]
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        from asyncio import new_event_loop
     with (
         DataDir.open(settings.data_dir, f"kvstore serve, node {settings.node_id}") as data_dir,
         asyncio.Runner(loop_factory=new_event_loop) as runner,
