@@ -198,7 +198,8 @@ def parse_request(message: Message) -> Request:
 def _check_init(init: Init) -> None:
     names = init.node_ids
     if not 1 <= len(names) <= MAX_NODES:
-        raise RequestError(MALFORMED, f"init: node_ids must name 1 to {MAX_NODES} nodes, not {len(names)}")
+        remedy = ": initialise a smaller cluster" if names else ""
+        raise RequestError(MALFORMED, f"init: node_ids must name 1 to {MAX_NODES} nodes, not {len(names)}{remedy}")
     if not all(names) or len(set(names)) != len(names):
         raise RequestError(MALFORMED, "init: node_ids must be different names, none of them empty")
     if init.node_id not in names:

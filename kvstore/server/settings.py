@@ -13,11 +13,11 @@ from typing import TypeVar, get_args
 import msgspec
 
 from consensus.election import Timing
+from consensus.membership import MAX_NODES
 from kvstore.addresses import Address, is_host
 from kvstore.errors import KvstoreError
 from kvstore.logs import Format, Level
 
-MAX_NODES = 15
 MAX_ID = 64
 PREFIX = "KVSTORE_"
 TIMING = Timing(heartbeat=100, election=(600, 1_000), resend=200)
@@ -216,7 +216,9 @@ def _cluster(given: _Given, node_id: str) -> dict[str, Address]:
     if node_id not in peers:
         raise given.wrong("initial_cluster", f"this node, {node_id}, is not among {', '.join(peers)}: add it")
     if len(peers) > MAX_NODES:
-        raise given.wrong("initial_cluster", f"{len(peers)} nodes are named, at most {MAX_NODES} are allowed")
+        raise given.wrong(
+            "initial_cluster", f"{len(peers)} nodes are named, at most {MAX_NODES} are allowed: leave some out"
+        )
     if len(set(peers.values())) < len(peers):
         raise given.wrong("initial_cluster", "two nodes have the same address")
     return peers
