@@ -25,6 +25,7 @@ from kvstore.node.pending import Read, RecordQueue
 from kvstore.node.proposals import Proposals
 from kvstore.state import entries
 from kvstore.state.commit_schedule import Commits, is_large
+from kvstore.state.entries import Applied
 from kvstore.state.machine import Batch, StateMachine
 from kvstore.state.sql import Table
 from kvstore.storage.log_store import LogStore
@@ -62,7 +63,8 @@ class Node:
     Times are in ms: ``now`` and deadlines by a clock that never jumps, ``wall`` since 1970. ``free_bytes`` tells how
     much room new writes may take; a write that finds none is refused before it is proposed. ``keep_slots``: so many
     applied slots stay in memory. ``background``: has ``write_state`` called on another thread with a batch, and then
-    ``committed`` here; without it the node writes the state itself.
+    ``committed`` here; without it the node writes the state itself. ``apply`` is called in place of
+    ``state.apply``, by a simulator that looks at every slot.
     """
 
     def __init__(
@@ -79,8 +81,10 @@ class Node:
         free_bytes: Callable[[], int] | None = None,
         keep_slots: int = KEEP_SLOTS,
         background: Callable[[Batch], None] | None = None,
+        apply: Callable[[int, Sequence[bytes]], list[Applied]] | None = None,
     ) -> None:
-        recover(log, state)
+        self._apply_slots = apply or state.apply
+        recover(log, state, self._apply_slots)
         self._log = log
         self._state = state
         self.replica = Replica(
@@ -394,7 +398,7 @@ class Node:
             if len(run.values) > APPLY_SLOTS:
                 waiting.appendleft(run.clip(run.first + APPLY_SLOTS, run.last))
                 run = run.clip(run.first, run.first + APPLY_SLOTS - 1)
-            self._proposals.complete(run, self._state.apply(run.first, run.values))
+            self._proposals.complete(run, self._apply_slots(run.first, run.values))
         self._chosen = list(waiting)
 
     def _chosen_value(self, slot: int) -> bytes:
@@ -415,7 +419,7 @@ class Node:
         self._commits.tidy(self._now)
 
 
-def recover(log: LogStore, state: StateMachine) -> None:
+def recover(log: LogStore, state: StateMachine, apply: Callable[[int, Sequence[bytes]], list[Applied]]) -> None:
     """Apply what the log knows as chosen and a crash lost from the state database.
 
     Raises DamagedError when the log ends before the state does: acknowledged slots are missing from it.
@@ -426,7 +430,7 @@ def recover(log: LogStore, state: StateMachine) -> None:
             f" {log.last + 1}..{state.applied_upto} were lost from log.db. Restore the data directory from a backup"
         )
     for run in log.read(state.applied_upto + 1, log.chosen_upto):
-        state.apply(run.first, run.values)
+        apply(run.first, run.values)
         if is_large(state):
             state.commit()
     if state.applied_upto < log.chosen_upto:

@@ -21,6 +21,7 @@ from kvstore.simulated.model import seen
 from kvstore.simulated.oracle import Told
 from kvstore.simulated.requests import ClientReply, ClientRequest, SlotClaim, SlotVerdict
 from kvstore.simulated.state import NO_ROOM, Environment, SimulatedState
+from kvstore.state.machine import StateMachine
 from kvstore.store import Reply, SlotReply
 
 
@@ -53,7 +54,7 @@ class SimulatedNode:
                 name,
                 environment.names,
                 disk,
-                state,
+                state.machine,
                 rng=rng,
                 now=now,
                 wall=wall,
@@ -61,6 +62,7 @@ class SimulatedNode:
                 keep_slots=environment.keep_slots,
                 timing=environment.timing,
                 background=lambda batch: state.begin(batch, self._now),
+                apply=state.apply,
             )
 
     @property
@@ -72,8 +74,8 @@ class SimulatedNode:
         return self._node.waiting
 
     @property
-    def state(self) -> SimulatedState:
-        return self._state
+    def state(self) -> StateMachine:
+        return self._state.machine
 
     def tick(self, now: int, wall: int) -> None:
         self._now = now
@@ -145,7 +147,7 @@ class SimulatedNode:
     def _answer(self, client: str, request: ClientRequest, outcome: Reply | Refusal, led_by: Ballot) -> None:
         count = self._environment.note
         if isinstance(outcome, Reply):
-            applied_upto = self._state.applied_upto
+            applied_upto = self._node.applied_upto
             told = Told(client, request.sequence, request.command, outcome.slot, applied_upto, seen(outcome.result))
             self._environment.oracle.told(self._name, told, applied_upto)
             if led_by != self.replica.ballot:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 from types import NoneType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
@@ -82,6 +82,18 @@ _NO_OP_APPLIED = Applied("", 0, None)
 _NO_COMMAND_APPLIED = Applied("", 0, NotACommand())
 
 
+class WriterHooks(Protocol):
+    """What a simulator does around the writing of batches; a running node has none."""
+
+    def before_write(self) -> None:
+        """A batch is about to be written. Raises StorageFullError when there is to be no room for it."""
+        ...
+
+    def before_wait(self) -> None:
+        """Something is about to wait until no batch is being written."""
+        ...
+
+
 class StateMachine:
     """Executes entries, slot by slot. The same entries give the same state and results on every replica.
 
@@ -90,8 +102,14 @@ class StateMachine:
     """
 
     def __init__(
-        self, path: Path | None, *, read_only: bool = False, connection: sqlite3.Connection | None = None
+        self,
+        path: Path | None,
+        *,
+        read_only: bool = False,
+        connection: sqlite3.Connection | None = None,
+        hooks: WriterHooks | None = None,
     ) -> None:
+        self._hooks = hooks
         self._path = path or Path(":memory:")
         self._writer = connection or connect(path, STATE_SCHEMA, synchronous="NORMAL", read_only=read_only)
         self._reader = self._writer
@@ -205,6 +223,8 @@ class StateMachine:
         try:
             with storage_errors(self._path):
                 try:
+                    if self._hooks is not None:
+                        self._hooks.before_write()
                     new = self._write(batch)
                     self._writer.commit()
                 except BaseException:
@@ -217,6 +237,8 @@ class StateMachine:
 
     def _wait_for_writer(self) -> None:
         """Until no batch is being written; one that could not be written is among the changes again."""
+        if self._hooks is not None:
+            self._hooks.before_wait()
         self._writer_is_free.wait()
         if self._failed is not None:
             self.rolled_back(self._failed)
