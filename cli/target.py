@@ -36,9 +36,9 @@ class Target(NamedTuple):
         """The store, to look at, also while another process has its directory open."""
         if self.connect:
             return self.remote()
-        from kvstore.handles.embedded import inspect
+        from kvstore.handles.opening import open_read_only
 
-        return inspect(self.data_dir)
+        return open_read_only(self.data_dir)
 
     def remote(self) -> RemoteStore:
         """The cluster."""

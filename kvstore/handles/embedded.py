@@ -10,7 +10,6 @@ from typing import Self
 from kvstore import clocks
 from kvstore.commands import READ_ONLY, Command
 from kvstore.errors import Refusal, StorageFullError, UnavailableError
-from kvstore.handles.read_only import ReadOnlyStore
 from kvstore.limits import check
 from kvstore.node.hosting import open_node
 from kvstore.state import entries
@@ -118,11 +117,6 @@ class EmbeddedStore:
                 else:
                     self._node.persisted()
             moved = bool(records) or self._node.applied_upto > before
-
-
-def inspect(path: Path) -> ReadOnlyStore:
-    """Look at a data directory without its lock, also while another process has it open."""
-    return ReadOnlyStore(path)
 
 
 def _reply(outcome: Reply | Refusal) -> Reply:

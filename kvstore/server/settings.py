@@ -198,7 +198,7 @@ def _address(given: _Given, name: str, text: str) -> Address:
     if not colon or not host or not fits or set("[]") & set(host) or (":" in host) != bracketed:
         raise given.wrong(name, f"{text!r} must be HOST:PORT, with a port up to 65535 and IPv6 as [::1]:PORT")
     if not is_host(host):
-        raise given.wrong(name, f"{host!r} is no host's name: its parts have 1 to 63 characters")
+        raise given.wrong(name, f"{host!r} is not a host name: its parts have 1 to 63 characters")
     return host, int(port)
 
 

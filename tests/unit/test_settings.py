@@ -93,8 +93,8 @@ def test_all_settings_can_be_in_the_file(file: Path) -> None:
         ({"peer_listen": "::1:7401"}, "--peer-listen: '::1:7401' must be HOST:PORT, .* IPv6 as \\[::1\\]:PORT"),
         ({"peer_listen": "[::1:7401"}, "--peer-listen: "),
         ({"peer_listen": ":7401"}, "--peer-listen: "),
-        ({"peer_listen": "a..b:7401"}, "--peer-listen: 'a..b' is no host's name: its parts have 1 to 63 characters"),
-        ({"initial_cluster": f"n1=a:1,n2={'b' * 64}:2"}, "--initial-cluster: 'b*' is no host's name"),
+        ({"peer_listen": "a..b:7401"}, "--peer-listen: 'a..b' is not a host name: its parts have 1 to 63 characters"),
+        ({"initial_cluster": f"n1=a:1,n2={'b' * 64}:2"}, "--initial-cluster: 'b*' is not a host name"),
         ({"initial_cluster": "n2=b:2,n3=c:3"}, "--initial-cluster: this node, n1, is not among n2, n3: add it"),
         ({"initial_cluster": "n1=a:1,n1=b:2"}, "--initial-cluster: node n1 is named twice"),
         ({"initial_cluster": "n1=a:1,n2=a:1"}, "--initial-cluster: two nodes have the same address"),
@@ -198,7 +198,7 @@ def test_a_password_has_to_be_text() -> None:
 
 
 def test_what_no_look_up_takes_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"^--initial-cluster: 'a\.\.b' is no host's name"):
+    with pytest.raises(SettingsError, match=r"^--initial-cluster: 'a\.\.b' is not a host name"):
         given(initial_cluster="n1=a..b:7401")
 
 
