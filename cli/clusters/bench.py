@@ -39,7 +39,7 @@ class Report(msgspec.Struct):
     """What was measured. Latencies are in ms, of a whole pipeline where there is one; ``cpu_us`` by node, a request.
 
     ``leader_time``: percent of the time that the leader's event loop gave to each phase of its work (see
-    :class:`kvstore.server.time_spent.Phases`). Without a ``leader`` no node that was named led at the end.
+    :class:`kvstore.server.time_spent.TimeSpent`). Without a ``leader`` no node that was named led at the end.
     """
 
     operation: str

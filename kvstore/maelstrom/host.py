@@ -16,7 +16,7 @@ from kvstore.errors import CommandError, KvstoreError, Refusal, StorageFullError
 from kvstore.limits import check
 from kvstore.maelstrom import wire
 from kvstore.maelstrom.pipes import Pipes, report
-from kvstore.maelstrom.wire import NoMessageError, RequestError
+from kvstore.maelstrom.wire import ErrorReply, UnreadableLineError
 from kvstore.node.client_order import Lane
 from kvstore.node.hosting import BUG, failure, new_event_loop, open_node
 from kvstore.node.node import Node
@@ -33,20 +33,20 @@ FLUSH_SECONDS = 1.0
 _encode_peer = msgspec.json.Encoder().encode
 _decode_peer = msgspec.json.Decoder(PeerMessage).decode
 
-Answer = tuple[str, list[wire.Field]]
+ReplyBody = tuple[str, list[wire.ReplyField]]
 """A reply's type and payload."""
-Answered = Callable[[Answer], None]
+OnReplyBody = Callable[[ReplyBody], None]
 
 
 def run(data_dir: Path | None) -> int:
     """Serve until the end of input; returns the exit status."""
-    host = Host(data_dir)
+    host = PipeHost(data_dir)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(host.serve())
     return host.status
 
 
-class Host:
+class PipeHost:
     """Carries lines between the pipes and one node, and the node's records to its disk."""
 
     def __init__(self, data_dir: Path | None) -> None:
@@ -54,8 +54,8 @@ class Host:
         self._path = data_dir
         self._data_dir: DataDir | None = None
         self._node: Node | None = None
-        self._init: wire.Init | None = None
-        self._lanes: dict[str, Lane[tuple[wire.Message, Answer]]] = {}
+        self._init: wire.InitRequest | None = None
+        self._orders: dict[str, Lane[tuple[wire.WireMessage, ReplyBody]]] = {}
         self._sent = 0
         self._disk: ThreadPoolExecutor | None = None
         self._writing = False
@@ -72,7 +72,7 @@ class Host:
         self._failed: asyncio.Future[None] = self._loop.create_future()
         self._pipes = Pipes(
             self._loop,
-            on_lines=self._take,
+            on_lines=self._on_lines,
             on_end=self._finish,
             on_failure=lambda why: self._fail(exit_status.BROKEN, why),
         )
@@ -124,13 +124,13 @@ class Host:
 
     # -- input --------------------------------------------------------------------------------------------------------
 
-    def _take(self, lines: Sequence[tuple[int, bytes]]) -> None:
+    def _on_lines(self, lines: Sequence[tuple[int, bytes]]) -> None:
         """The lines of one read, with their numbers: one turn of the node."""
         self._advance()
         for number, line in lines:
             try:
                 message = wire.parse_message(line)
-            except NoMessageError as error:
+            except UnreadableLineError as error:
                 report(f"line {number} skipped: {error}")
                 continue
             if self._is_from_peer(message):
@@ -139,14 +139,14 @@ class Host:
                 self._request(message)
         self._turn()
 
-    def _is_from_peer(self, message: wire.Message) -> bool:
+    def _is_from_peer(self, message: wire.WireMessage) -> bool:
         if self._init is None:
             # Nodes that were initialised earlier speak already. They repeat themselves, so that nothing is lost; to
             # answer would spend the msg_id that belongs to init_ok.
             return message.kind in wire.PEER_TYPES
         return message.src != self._init.node_id and message.src in self._init.node_ids
 
-    def _receive(self, number: int, message: wire.Message) -> None:
+    def _receive(self, number: int, message: wire.WireMessage) -> None:
         if self._node is None:
             return
         try:
@@ -154,34 +154,34 @@ class Host:
         except (msgspec.DecodeError, RecursionError) as error:
             report(f"line {number} skipped: no message of a node: {error}")
 
-    def _request(self, message: wire.Message) -> None:
+    def _request(self, message: wire.WireMessage) -> None:
         # A node alone answers everybody in one order, so that what it prints depends on what it read only.
         alone = self._node is None or self._node.is_alone
         name = "" if alone else message.src
-        lane = self._lanes.setdefault(name, Lane(self._send))
+        order = self._orders.setdefault(name, Lane(self._send))
         looks = message.kind in ("read", "multi_paxos_log", "init")
 
-        def start(take: Callable[[tuple[wire.Message, Answer]], None]) -> None:
+        def start(take: Callable[[tuple[wire.WireMessage, ReplyBody]], None]) -> None:
             self._moved = True
 
-            def answered(answer: Answer) -> None:
+            def answered(answer: ReplyBody) -> None:
                 self._moved = True
                 take((message, answer))
-                if lane.is_idle:  # any number of clients may come and go
-                    self._lanes.pop(name, None)
+                if order.is_idle:  # any number of clients may come and go
+                    self._orders.pop(name, None)
 
             try:
                 self._serve_request(message, answered)
-            except RequestError as error:
+            except ErrorReply as error:
                 answered(_error(error.code, error.text))
             except UnavailableError as error:
                 answered(_error(wire.UNAVAILABLE, str(error)))
             except CommandError as error:
                 answered(_error(wire.MALFORMED, str(error)))
 
-        lane.add(looks, start)
+        order.add(looks, start)
 
-    def _send(self, reply: tuple[wire.Message, Answer]) -> None:
+    def _send(self, reply: tuple[wire.WireMessage, ReplyBody]) -> None:
         message, (kind, fields) = reply
         src = self._init.node_id if self._init else message.dest
         self._pipes.write(wire.encode_reply(src, message.src, kind, message.msg_id, fields, self._sent))
@@ -189,51 +189,51 @@ class Host:
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
-    def _serve_request(self, message: wire.Message, answered: Answered) -> None:
+    def _serve_request(self, message: wire.WireMessage, answered: OnReplyBody) -> None:
         request = wire.parse_request(message)
-        if isinstance(request, wire.Init):
+        if isinstance(request, wire.InitRequest):
             self._initialise(request, answered)
             return
         node = self._node
         if node is None:
-            raise RequestError(wire.UNAVAILABLE, "the node is not initialised: send init first")
+            raise ErrorReply(wire.UNAVAILABLE, "the node is not initialised: send init first")
         if self._closing:
-            raise RequestError(wire.UNAVAILABLE, "the node is shutting down")
+            raise ErrorReply(wire.UNAVAILABLE, "the node is shutting down")
         deadline = clocks.now() + PATIENCE
         match request:
-            case wire.Echo():
+            case wire.EchoRequest():
                 answered(("echo_ok", [("echo", bytes(request.echo))]))
-            case wire.Log():
+            case wire.LogRequest():
                 answered(("multi_paxos_log_ok", [wire.log_field(node.slot_rows())]))
-            case wire.ProposeAt():
+            case wire.ProposeAtRequest():
                 slot, json = wire.parse_slot(request.slot), bytes(request.value)
                 if len(json) > MAX_VALUE_BYTES:
-                    raise RequestError(
+                    raise ErrorReply(
                         wire.MALFORMED, f"value has {len(json)} bytes of JSON, at most {MAX_VALUE_BYTES} are allowed"
                     )
-                node.propose_at(slot, json, lambda outcome: answered(_slot_answer(outcome)), deadline)
-            case wire.Read():
+                node.propose_at(slot, json, lambda outcome: answered(_slot_reply(outcome)), deadline)
+            case wire.ReadRequest():
                 key = wire.parse_key(request.key)
-                node.query(Get(key), lambda outcome: answered(_read_answer(outcome)), deadline)
-            case wire.Write():
+                node.query(Get(key), lambda outcome: answered(_read_reply(outcome)), deadline)
+            case wire.WriteRequest():
                 self._execute(Set(wire.parse_key(request.key), from_json(bytes(request.value))), "write_ok", answered)
-            case wire.Cas():
+            case wire.CasRequest():
                 old, new = from_json(bytes(request.old)), from_json(bytes(request.new))
                 cas = Cas(wire.parse_key(request.key), old, new, request.create_if_not_exists)
                 self._execute(cas, "cas_ok", answered)
-            case wire.Transact():
+            case wire.TxnRequest():
                 self._transact(request, answered)
 
-    def _execute(self, command: Command, ok: str, answered: Answered) -> None:
+    def _execute(self, command: Command, ok: str, answered: OnReplyBody) -> None:
         assert self._node is not None
         check(command)
 
         def done(outcome: Reply | Refusal) -> None:
-            answered(_write_answer(outcome.result, ok, []) if isinstance(outcome, Reply) else _refusal(outcome))
+            answered(_write_reply(outcome.result, ok, []) if isinstance(outcome, Reply) else _refusal(outcome))
 
         self._node.execute(command, done, clocks.now() + PATIENCE, size=MAX_VALUE_BYTES)
 
-    def _transact(self, request: wire.Transact, answered: Answered) -> None:
+    def _transact(self, request: wire.TxnRequest, answered: OnReplyBody) -> None:
         assert self._node is not None
         if not request.txn:
             answered(("txn_ok", [("txn", b"[]")]))
@@ -247,11 +247,11 @@ class Host:
             elif isinstance(outcome.result, Outcomes):
                 answered(("txn_ok", [wire.txn_field(request, outcome.result.results)]))
             else:
-                answered(_write_answer(outcome.result, "txn_ok", []))
+                answered(_write_reply(outcome.result, "txn_ok", []))
 
         self._node.execute(command, done, clocks.now() + PATIENCE, size=MAX_VALUE_BYTES)
 
-    def _initialise(self, request: wire.Init, answered: Answered) -> None:
+    def _initialise(self, request: wire.InitRequest, answered: OnReplyBody) -> None:
         if self._init is None:
             self._init = request
             try:
@@ -260,17 +260,17 @@ class Host:
                 self.status = exit_status.UNAVAILABLE
                 report(f"cannot start: {error}")
                 self._end()
-                raise RequestError(wire.UNAVAILABLE, str(error)) from error
+                raise ErrorReply(wire.UNAVAILABLE, str(error)) from error
             self._timer = self._loop.call_soon(self._tick)  # not before the reply: init_ok is what a node says first
         elif request != self._init:
-            raise RequestError(
+            raise ErrorReply(
                 wire.MALFORMED, f"init: this node is {self._init.node_id} of {self._init.node_ids} already"
             )
         elif self._node is None:
-            raise RequestError(wire.UNAVAILABLE, "the node could not start")
+            raise ErrorReply(wire.UNAVAILABLE, "the node could not start")
         answered(("init_ok", []))
 
-    def _open(self, init: wire.Init) -> Node:
+    def _open(self, init: wire.InitRequest) -> Node:
         if self._path is not None:
             self._data_dir = DataDir.open(self._path, "kvstore node")
             self._disk = ThreadPoolExecutor(1, "log")
@@ -365,10 +365,10 @@ class Host:
             self._data_dir.close()
 
 
-def _slot_answer(outcome: SlotReply | Refusal) -> Answer:
+def _slot_reply(outcome: SlotReply | Refusal) -> ReplyBody:
     if not isinstance(outcome, SlotReply):
         return _refusal(outcome)
-    fields: list[wire.Field] = [
+    fields: list[wire.ReplyField] = [
         ("slot", outcome.slot),
         ("phase1_skipped", outcome.phase1_skipped),
         ("chosen", True),
@@ -377,13 +377,13 @@ def _slot_answer(outcome: SlotReply | Refusal) -> Answer:
     return ("multi_paxos_propose_ok", fields)
 
 
-def _read_answer(outcome: Reply | Refusal) -> Answer:
+def _read_reply(outcome: Reply | Refusal) -> ReplyBody:
     if not isinstance(outcome, Reply):
         return _refusal(outcome)
-    return _write_answer(outcome.result, "read_ok", [("value", wire.value_json(outcome.result))])
+    return _write_reply(outcome.result, "read_ok", [("value", wire.value_json(outcome.result))])
 
 
-def _write_answer(result: Result, ok: str, fields: list[wire.Field]) -> Answer:
+def _write_reply(result: Result, ok: str, fields: list[wire.ReplyField]) -> ReplyBody:
     match result:
         case Missing():
             return _error(wire.KEY_MISSING, "key does not exist")
@@ -392,11 +392,11 @@ def _write_answer(result: Result, ok: str, fields: list[wire.Field]) -> Answer:
     return (ok, fields)
 
 
-def _refusal(error: Refusal) -> Answer:
+def _refusal(error: Refusal) -> ReplyBody:
     if isinstance(error, CommandError):
         return _error(wire.MALFORMED, str(error))
     return _error(wire.TIMEOUT if isinstance(error, UnknownOutcomeError) else wire.UNAVAILABLE, str(error))
 
 
-def _error(code: int, text: str) -> Answer:
+def _error(code: int, text: str) -> ReplyBody:
     return ("error", [("code", code), ("text", text)])

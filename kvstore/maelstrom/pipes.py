@@ -161,9 +161,9 @@ class Pipes:
     def _begin_writing(self) -> None:
         self._drain()
         if self._output:
-            self._loop.add_writer(STDOUT, self._go_on_writing)
+            self._loop.add_writer(STDOUT, self._continue_writing)
 
-    def _go_on_writing(self) -> None:
+    def _continue_writing(self) -> None:
         self._drain()
         if not self._output:
             self._loop.remove_writer(STDOUT)

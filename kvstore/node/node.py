@@ -21,7 +21,7 @@ from kvstore.commands import Command, Result
 from kvstore.errors import DamagedError, Refusal, StorageFullError, UnavailableError
 from kvstore.node.log_rows import log_rows
 from kvstore.node.peer_messages import Forward, ForwardSlot, ForwardSlotReply, LeftOut, PeerMessage
-from kvstore.node.pending import Read, RecordQueue
+from kvstore.node.pending import PendingRead, RecordQueue
 from kvstore.node.proposals import Proposals
 from kvstore.state import entries
 from kvstore.state.commit_schedule import Commits, is_large
@@ -105,7 +105,7 @@ class Node:
         )
         self._now = now
         self._wall = wall
-        self._reads: dict[int, list[Read]] = {}
+        self._reads: dict[int, list[PendingRead]] = {}
         self._records = RecordQueue()
         self._chosen: list[Run] = []
         self._reads_upto = 0
@@ -138,7 +138,7 @@ class Node:
 
     def query(self, query: Command, done: Callable[[Reply | Refusal], None], deadline: int) -> None:
         """A linearizable read, of a command that changes nothing: no slot, but a quorum confirms the leader first."""
-        self._reads.setdefault(self.replica.read(), []).append(Read(query, done, deadline))
+        self._reads.setdefault(self.replica.read(), []).append(PendingRead(query, done, deadline))
 
     @property
     def has_pending(self) -> bool:

@@ -52,7 +52,7 @@ class SlotProposal(Proposal, kw_only=True, eq=False, gc=False):
     phase1_skipped: bool = True
 
 
-class Read(msgspec.Struct, frozen=True):
+class PendingRead(msgspec.Struct, frozen=True):
     """Complete when a quorum confirmed the leader and all that was acknowledged before is applied here."""
 
     query: Command

@@ -12,7 +12,7 @@ from kvstore.errors import KvstoreError, Refusal
 from kvstore.state.sql import Table
 from kvstore.store import LogRow, Reply, SlotReply, Status
 
-Done = Callable[[Reply | Refusal], None]
+OnReply = Callable[[Reply | Refusal], None]
 """Called once with the outcome, always later than the call that it was given to."""
 
 
@@ -30,7 +30,7 @@ class ServerStatus(msgspec.Struct, frozen=True):
 
     ``reads``, ``writes``: requests answered since the start. ``p50_us``, ``p99_us``: latencies of the last seconds, in
     microseconds from the request's arrival to its answer; 0 if there was none. ``time_us``: where the event loop's time
-    went since the start, in microseconds by phase (see :class:`kvstore.server.time_spent.Phases`).
+    went since the start, in microseconds by phase (see :class:`kvstore.server.time_spent.TimeSpent`).
     """
 
     status: Status
@@ -58,7 +58,7 @@ class Service(Protocol):
     def execute(
         self,
         command: Command,
-        done: Done,
+        done: OnReply,
         *,
         session: str = "",
         sequence: int = 0,
@@ -68,7 +68,7 @@ class Service(Protocol):
         """Put a command through the log; ``size``: bytes of it, about. Without a session this node's own is used."""
         ...
 
-    def query(self, command: Command, done: Done) -> None:
+    def query(self, command: Command, done: OnReply) -> None:
         """A linearizable read, of a command for which ``is_read_only`` holds."""
         ...
 

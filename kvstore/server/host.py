@@ -19,12 +19,12 @@ from kvstore.commands import Command, Result
 from kvstore.errors import KvstoreError, Refusal, StorageFullError, UnavailableError
 from kvstore.node.hosting import failure, open_node
 from kvstore.node.peer_messages import PeerMessage
-from kvstore.node.service import Done, PeerInfo, ServerStatus
+from kvstore.node.service import OnReply, PeerInfo, ServerStatus
 from kvstore.server import process_memory
 from kvstore.server.latencies import Latencies
 from kvstore.server.peers import Identity, Peers
 from kvstore.server.settings import Settings
-from kvstore.server.time_spent import Phases
+from kvstore.server.time_spent import TimeSpent
 from kvstore.state.machine import STATE_SCHEMA, Batch
 from kvstore.state.sql import Queries, Table
 from kvstore.storage.data_dir import DataDir
@@ -32,8 +32,8 @@ from kvstore.store import LogRow, Reply, SlotReply
 
 TIMED = 8
 """One request of so many is timed: often enough for percentiles, and nearly free."""
-FEW = 16
-FEW_BYTES = 65_536
+QUICK_SLOTS = 16
+QUICK_BYTES = 65_536
 QUICK_US = 3_000
 """Up to so many slots and bytes are written on the loop's own thread, as long as the disk takes no longer for it."""
 SWITCH_SECONDS = 0.0005
@@ -88,7 +88,7 @@ class Host:
         self._timer: asyncio.TimerHandle | None = None
         self._started = clocks.now_us()
         self._latencies = Latencies(self._started)
-        self._phases = Phases()
+        self._time_spent = TimeSpent()
         self._reads = self._writes = 0
         self._patience = settings.request_timeout_ms
         self.node = open_node(
@@ -110,9 +110,9 @@ class Host:
 
     def _receive(self, sender: str, message: PeerMessage) -> None:
         if not self._failed:
-            began = self._phases.now()
+            began = self._time_spent.now()
             self.node.receive(sender, message)
-            self._phases.spent("consensus", began)
+            self._time_spent.spent("consensus", began)
             # The votes after those of a quorum change nothing.
             if type(message) is not Accepted or self.node.has_news:
                 self._wake()
@@ -140,7 +140,7 @@ class Host:
             return
         node = self.node
         self._turning = True
-        self._phases.begin("log" if self._writing else "idle")
+        self._time_spent.begin("log" if self._writing else "idle")
         self._woken = True
         while self._woken:  # a request that was waiting for the answer of another comes in with the next turn
             self._woken = False
@@ -152,21 +152,21 @@ class Host:
             turn = node.turn()
             if turn.messages:
                 self.peers.send(turn.messages)
-            self._phases.mark("consensus")
+            self._time_spent.mark("consensus")
             # A leader's clients wait for what is chosen, everybody else for this node's vote.
             answers_first = node.leads and self._is_quick(turn.records)
             if turn.records and not answers_first:
                 self._write(turn.records)
-                self._phases.mark("log")
+                self._time_spent.mark("log")
             if answers_first or not self._woken:
                 node.apply()
-                self._phases.mark("apply")
+                self._time_spent.mark("apply")
                 self._flush()
-                self._phases.mark("replies")
+                self._time_spent.mark("replies")
             if turn.records and answers_first:
                 self._write(turn.records)
-                self._phases.mark("log")
-        self._phases.end()
+                self._time_spent.mark("log")
+        self._time_spent.end()
         self._turning = False
         known = (node.role, node.leader)
         if known != self._known:
@@ -201,16 +201,16 @@ class Host:
             self._disk.submit(self.node.append, records).add_done_callback(self._written)
 
     def _is_quick(self, records: list[Record]) -> bool:
-        if self._fsync_us >= QUICK_US or len(records) > FEW or sum(map(_slots, records)) > FEW:
+        if self._fsync_us >= QUICK_US or len(records) > QUICK_SLOTS or sum(map(_slots, records)) > QUICK_SLOTS:
             return False
-        return sum(map(_bytes, records)) <= FEW_BYTES
+        return sum(map(_bytes, records)) <= QUICK_BYTES
 
     def _written(self, future: Future[None]) -> None:
         """On the disk's thread: tell the loop's."""
         self._loop.call_soon_threadsafe(self._stored, future)
 
     def _stored(self, future: Future[None]) -> None:
-        self._phases.begin("log")
+        self._time_spent.begin("log")
         self._writing = False
         if self._failed:
             return
@@ -313,7 +313,7 @@ class Host:
     def execute(
         self,
         command: Command,
-        done: Done,
+        done: OnReply,
         *,
         session: str = "",
         sequence: int = 0,
@@ -334,14 +334,14 @@ class Host:
         )
         self._wake()
 
-    def query(self, command: Command, done: Done) -> None:
+    def query(self, command: Command, done: OnReply) -> None:
         self._reads += 1
         if not self._reads % TIMED:
             done = self._timed(done)
         self.node.query(command, done, self._ticked_at + self._patience)
         self._wake()
 
-    def _timed(self, done: Done) -> Done:
+    def _timed(self, done: OnReply) -> OnReply:
         began = clocks.now_us()
 
         def timed(outcome: Reply | Refusal) -> None:
@@ -406,7 +406,7 @@ class Host:
             p99_us=p99,
             memory_bytes=process_memory.resident_bytes(),
             cpu_ms=time.process_time_ns() // 1_000_000,
-            time_us=self._phases.microseconds(),
+            time_us=self._time_spent.microseconds(),
             peers=[
                 PeerInfo(peer, address_text(address), self.peers.is_connected(peer), self.node.heard_chosen(peer))
                 for peer, address in self.peers.addresses.items()

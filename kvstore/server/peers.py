@@ -54,7 +54,7 @@ class Identity(NamedTuple):
     incarnation: int
 
 
-class Link(asyncio.Protocol):
+class PeerConnection(asyncio.Protocol):
     """One connection, dialled or accepted: frames in, keep-alives out, and an end when the other side falls silent."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
@@ -114,7 +114,7 @@ class Link(asyncio.Protocol):
             self.write(KEEP_ALIVE)
 
 
-class Dialled(Link):
+class OutboundConnection(PeerConnection):
     """The connection on which this node sends to another; only the answer to the Hello comes back."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
@@ -133,7 +133,7 @@ class Dialled(Link):
             self.welcomed = True
 
 
-class Accepted(Link):
+class InboundConnection(PeerConnection):
     """A connection on which another node sends, once its Hello has been checked."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, peers: Peers) -> None:
@@ -186,9 +186,9 @@ class Peers:
         self._resume = resume
         self.addresses = {node: address for node, address in addresses.items() if node != identity.node}
         self._identity = identity
-        self._dialled: dict[str, Dialled] = {}
-        self._accepted: dict[str, Accepted] = {}
-        self._links: set[Accepted] = set()
+        self._dialled: dict[str, OutboundConnection] = {}
+        self._accepted: dict[str, InboundConnection] = {}
+        self._links: set[InboundConnection] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
 
@@ -196,8 +196,8 @@ class Peers:
         """Listen, and begin to dial the others; returns the address in use. Raises OSError when it cannot be had."""
         loop = asyncio.get_running_loop()
 
-        def accept() -> Accepted:
-            link = Accepted(loop, self)
+        def accept() -> InboundConnection:
+            link = InboundConnection(loop, self)
             self._links.add(link)
             return link
 
@@ -224,7 +224,7 @@ class Peers:
         """Send what a turn brought, each message encoded once however many it goes to."""
         encoded: dict[int, bytes] = {}
         frames: dict[str, list[bytes]] = {}
-        resumed: dict[str, Dialled] = {}
+        resumed: dict[str, OutboundConnection] = {}
         for node, message in messages:
             link = self._dialled.get(node)
             if link is None:
@@ -266,10 +266,10 @@ class Peers:
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))
             wait = min(wait * 2, BACK_OFF_SECONDS[1])
 
-    async def _connect(self, node: str) -> Dialled | None:
+    async def _connect(self, node: str) -> OutboundConnection | None:
         """Dial and greet a node; None when it cannot be reached or refuses."""
         loop = asyncio.get_running_loop()
-        link = Dialled(loop, node)
+        link = OutboundConnection(loop, node)
         hello = Hello(self._identity.cluster, self._identity.node, node, PROTOCOL_VERSION, self._identity.incarnation)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
@@ -288,7 +288,7 @@ class Peers:
 
     # -- being dialled ------------------------------------------------------------------------------------------------
 
-    def admit(self, link: Accepted, hello: Hello) -> str:
+    def admit(self, link: InboundConnection, hello: Hello) -> str:
         """Take a node's connection in; returns why not, "" if it may stay."""
         if hello.version != PROTOCOL_VERSION:
             return f"it speaks version {hello.version} of the protocol, this node version {PROTOCOL_VERSION}"
@@ -308,7 +308,7 @@ class Peers:
         self._accepted[hello.sender] = link
         return ""
 
-    def leave(self, link: Accepted) -> None:
+    def leave(self, link: InboundConnection) -> None:
         """A connection to this node has ended."""
         self._links.discard(link)
         if link.hello is not None and self._accepted.get(link.hello.sender) is link:

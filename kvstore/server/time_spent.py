@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 Phase: TypeAlias = Literal["requests", "consensus", "log", "apply", "replies", "idle"]
 
 
-class Phases:
+class TimeSpent:
     """Nanoseconds since the start by what the event loop's thread did with them; together they are all the time.
 
     ``requests``: reading from sockets, understanding and starting requests. ``consensus``: messages of other nodes in,

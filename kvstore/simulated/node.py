@@ -25,7 +25,7 @@ from kvstore.state.machine import StateMachine
 from kvstore.store import Reply, SlotReply
 
 
-class Turn(NamedTuple):
+class SimulatedTurn(NamedTuple):
     records: Sequence[Record]
     messages: Sequence[tuple[str, object]]
 
@@ -84,14 +84,14 @@ class SimulatedNode:
             self._node.committed(*ended)
         self._node.tick(now, wall)
 
-    def turn(self) -> Turn:
+    def turn(self) -> SimulatedTurn:
         with _damage():
             turn = self._node.turn()
             self._node.apply()
         # Replies first: a client may know of a result though nothing else leaves this process any more.
         messages = [*self._replies, *turn.messages]
         self._replies = []
-        return Turn(turn.records, messages)
+        return SimulatedTurn(turn.records, messages)
 
     def persisted(self) -> None:
         self._node.persisted()

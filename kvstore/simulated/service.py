@@ -57,18 +57,18 @@ class SimulatedStore:
         rng = scenario.random("clients")
         workers: list[SessionClient | SlotClient] = []
         for number in range(client_count(scenario)):
-            own = scenario.random(f"client {number}")
+            rng_of_client = scenario.random(f"client {number}")
             if rng.random() < 0.15:
-                workers.append(SlotClient(f"c{number}", world, own, scenario.names, self._check_slot))
+                workers.append(SlotClient(f"c{number}", world, rng_of_client, scenario.names, self._check_slot))
                 continue
             workers.append(
                 SessionClient(
                     f"c{number}",
                     world,
                     self._oracle,
-                    own,
+                    rng_of_client,
                     scenario.names,
-                    draws(own, self._whole),
+                    draws(rng_of_client, self._whole),
                     window=rng.choice([1, 1, 3, 6]),
                     pace=rng.choice([2, 10, 40]),
                     patience=rng.choice([100, 300, 1_000]),

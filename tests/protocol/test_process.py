@@ -179,16 +179,16 @@ node.Node.turn = turn"""
 def test_clients_that_come_and_go_are_forgotten() -> None:
     code = """
 import atexit
-make = host.Host
+make = host.PipeHost
 def counted(path):
     made = make(path)
-    atexit.register(lambda: print(len(made._lanes), "lanes", file=sys.stderr))
+    atexit.register(lambda: print(len(made._orders), "orders", file=sys.stderr))
     return made
-host.Host = counted"""
+host.PipeHost = counted"""
     echoes = [request(i, type="echo", echo=i).replace(b"c1", b"c%d" % i) for i in range(300)]
     done = run(INIT_OF_THREE, *echoes, command=changed(code))
     assert done.stdout.count(b"echo_ok") == 300
-    assert b"\n0 lanes" in b"\n" + done.stderr
+    assert b"\n0 orders" in b"\n" + done.stderr
 
 
 # -- bad input ------------------------------------------------------------------------------------------------------
