@@ -18,7 +18,7 @@ from kvstore.store import LogRow, Reply, Status
 
 NODE_ID = "n1"
 PATIENCE = 5_000
-"""How long a request may take, in ms; alone, a node waits for its own disk only."""
+"""How long a request may take, in ms; a node that is alone waits for nothing but its own disk."""
 
 
 class EmbeddedStore:
@@ -103,7 +103,7 @@ class EmbeddedStore:
         self.close()
 
     def _pump(self) -> None:
-        """Turn the node until nothing moves any more: no records to store, nothing chosen, nobody served."""
+        """Turn the node until nothing changes any more: no records to store, nothing chosen, no request served."""
         moved = True
         while moved:
             before = self._node.applied_upto

@@ -28,7 +28,7 @@ from kvstore.values import from_json
 PATIENCE = 3_000
 """How long a request may take, in ms: graders wait 5 s, start-up included."""
 FLUSH_SECONDS = 1.0
-"""How long a node that failed tries to hand over the replies that it owes."""
+"""How long a node that failed tries to write the replies that it owes."""
 
 _encode_peer = msgspec.json.Encoder().encode
 _decode_peer = msgspec.json.Decoder(PeerMessage).decode
@@ -85,20 +85,20 @@ class PipeHost:
             self._close()
 
     def _fail(self, status: int, why: str) -> None:
-        """End without another turn of the node, and without a commit: what it knows may not be what is on its disk."""
+        """End without another turn of the node and without a commit, since it may know what is not on its disk."""
         if self._failed.done():
             return
         self._failed.set_result(None)
         self.status = status
         report(f"cannot go on: {why}")
-        # At once: what else is ready in this turn of the loop must find nothing that calls the node.
+        # At once, so that nothing else that is ready in this turn of the loop calls the node.
         self._pipes.stop()
         if self._timer:
             self._timer.cancel()
         self._end()
 
     def _fail_unforeseen(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-        """A callback raised what nobody caught, half-way through a turn."""
+        """A callback raised an error that nobody caught, possibly half-way through a turn."""
         error = context.get("exception")
         match error:
             case OSError():
@@ -113,7 +113,7 @@ class PipeHost:
                 self._fail(exit_status.BROKEN, BUG)
 
     async def _flush(self) -> None:
-        """Hand over what is owed: for as long as a reader takes, but only briefly after a failure."""
+        """Write the replies that are owed, however slowly they are read, but only for a short time after a failure."""
         flushed = self._loop.create_task(self._pipes.close())
         await asyncio.wait([flushed, self._failed], return_when=asyncio.FIRST_COMPLETED)
         if not flushed.done():
@@ -152,7 +152,7 @@ class PipeHost:
         try:
             self._node.receive(message.src, _decode_peer(message.body))
         except (msgspec.DecodeError, RecursionError) as error:
-            report(f"line {number} skipped: no message of a node: {error}")
+            report(f"line {number} skipped: not a message of a node: {error}")
 
     def _request(self, message: wire.WireMessage) -> None:
         # A node alone answers everybody in one order, so that what it prints depends on what it read only.
@@ -261,7 +261,7 @@ class PipeHost:
                 report(f"cannot start: {error}")
                 self._end()
                 raise ErrorReply(wire.UNAVAILABLE, str(error)) from error
-            self._timer = self._loop.call_soon(self._tick)  # not before the reply: init_ok is what a node says first
+            self._timer = self._loop.call_soon(self._tick)  # after the reply: a node says init_ok before anything else
         elif request != self._init:
             raise ErrorReply(
                 wire.MALFORMED, f"init: this node is {self._init.node_id} of {self._init.node_ids} already"
@@ -285,12 +285,12 @@ class PipeHost:
         self._turn()
 
     def _advance(self) -> None:
-        """Tell the node the time; at the end it has been told a later one, so that it gives up."""
+        """Tell the node the time, except at the end: by then it has been told a later time, so that it gives up."""
         if self._node is not None and not self._closing:
             self._node.tick(clocks.now(), clocks.wall())
 
     def _turn(self) -> None:
-        """Turn the node until nothing moves: what one turn completes makes room for the next proposals and requests."""
+        """Turn the node until nothing changes: what a turn completes makes room for further proposals and requests."""
         node = self._node
         if node is None:
             return
@@ -300,7 +300,7 @@ class PipeHost:
             applied_upto = node.applied_upto
             turn = node.turn()
             for receiver, message in turn.messages:
-                if not self._pipes.is_full:  # nodes repeat themselves, without end if nobody reads
+                if not self._pipes.is_full:  # nodes repeat messages, endlessly if nobody reads them
                     self._pipes.write(wire.encode_peer(node.node_id, receiver, _encode_peer(message)))
             node.apply()
             moved = self._moved or node.applied_upto > applied_upto
@@ -328,7 +328,7 @@ class PipeHost:
                 self._disk_full = False
                 node.persisted()
             elif isinstance(error, StorageFullError):
-                if not self._disk_full:  # it is tried again several times a second
+                if not self._disk_full:  # the node tries again several times a second
                     report(str(error))
                 self._disk_full = True
                 node.storage_failed(error)
@@ -341,7 +341,7 @@ class PipeHost:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        """The input ended: finish what needs no other node, give up the rest, answer everybody."""
+        """The input has ended: finish the requests that need no other node, give up the rest, answer everybody."""
         node = self._node
         if node is None or self._failed.done():
             self._end()

@@ -36,7 +36,7 @@ class ErrorReply(Exception):
 
 
 class UnreadableLineError(ValueError):
-    """A line that is no message, and cannot be answered: no JSON object, or without ``src`` or ``body``."""
+    """A line that is not a message and cannot be answered: it is not a JSON object, or lacks ``src`` or ``body``."""
 
 
 class WireMessage(msgspec.Struct, frozen=True):
@@ -87,7 +87,7 @@ class WriteRequest(msgspec.Struct, frozen=True):
 
 
 class CasRequest(msgspec.Struct, frozen=True):
-    """lin-kv's compare-and-set; ``from`` is a word of Python."""
+    """lin-kv's compare-and-set; ``from`` is a keyword of Python."""
 
     key: Raw
     old: Raw = msgspec.field(name="from")
@@ -132,12 +132,12 @@ _SLOT = re.compile(rb"[1-9][0-9]{0,18}")
 
 
 def parse_message(line: bytes) -> WireMessage:
-    """Take a line apart; UnreadableLineError says why it is none.
+    """Take a line apart. Raises UnreadableLineError for a line that is not a message.
 
     A body stays the JSON text it came as, so that its values can go back unchanged.
     """
     try:
-        # Values are handed on unparsed, so that bytes that are no text would come out again.
+        # Values are passed on unparsed: bytes that are not text would come out again.
         line.decode()
         outer = _decode_line(line)
         head = _decode_head(outer.body)
@@ -159,20 +159,20 @@ def _kind(text: Raw) -> tuple[str, str]:
 
 
 def _salvage(line: bytes, error: msgspec.DecodeError) -> WireMessage:
-    """Whom to tell that a line cannot be served. Half a surrogate pair is JSON but no text: msgspec stops there."""
+    """The sender of a line that msgspec refuses, who is to be told. Half a surrogate pair is JSON, but not text."""
     try:
         parsed = json.loads(line, parse_constant=_no_constant)
     except (ValueError, RecursionError):
-        raise UnreadableLineError(f"no JSON ({error})") from error
+        raise UnreadableLineError(f"not valid JSON ({error})") from error
     if not isinstance(parsed, dict):
-        raise UnreadableLineError("no JSON object") from error
+        raise UnreadableLineError("not a JSON object") from error
     src, body = parsed.get("src"), parsed.get("body")
     if not isinstance(src, str):
-        raise UnreadableLineError("src is missing or no string") from error
+        raise UnreadableLineError("src is missing or not a string") from error
     if not isinstance(body, dict):
-        raise UnreadableLineError("body is missing or no object") from error
+        raise UnreadableLineError("body is missing or not an object") from error
     surrogate = not isinstance(error, msgspec.ValidationError)
-    fault = "a string has half a surrogate pair: no Unicode text" if surrogate else str(error)
+    fault = "a string has half a surrogate pair, which is not Unicode text" if surrogate else str(error)
     msg_id = Raw(json.dumps(body["msg_id"]).encode() if "msg_id" in body else b"")
     return WireMessage(src, "", "", msg_id, Raw(b"{}"), fault)
 
@@ -190,7 +190,7 @@ def parse_request(message: WireMessage) -> WireRequest:
         raise ErrorReply(NOT_SUPPORTED, f"type {kind[:80]!r} is not supported: there are {', '.join(_REQUESTS)}")
     try:
         request = msgspec.json.decode(message.body, type=_REQUESTS[kind])
-    except (msgspec.DecodeError, RecursionError) as error:  # the line was parsed with a little more room on the stack
+    except (msgspec.DecodeError, RecursionError) as error:  # when the line was parsed the stack had a little more room
         raise ErrorReply(MALFORMED, f"malformed {kind}: {error}") from error
     if isinstance(request, InitRequest):
         _check_init(request)
@@ -284,7 +284,7 @@ def txn_field(request: TxnRequest, results: Sequence[SimpleResult]) -> ReplyFiel
 
 
 def value_json(result: Result) -> bytes:
-    """What a read found, as JSON; null when the key does not exist."""
+    """The value that a read found, as JSON; null when the key does not exist."""
     return to_json(result.value) if isinstance(result, Found) else b"null"
 
 

@@ -33,10 +33,12 @@ from kvstore.store import LogRow, Reply, SlotReply, Status
 
 KEEP_SLOTS = 4_096
 KEEP_BYTES = 16 * 1_048_576
-"""Applied slots stay in memory so far, for followers a little behind; others are served from the log store."""
+"""This many applied slots, of this many bytes at most, stay in memory for followers that are a little behind; followers
+further behind are served from the log store."""
 APPLY_SLOTS = 256
-"""After so many it is looked at whether the changes that wait for a commit leave room for more."""
+"""After applying this many slots the node checks whether the changes that wait for a commit leave room for more."""
 GIVE_UP_INTERVAL = 50
+"""How often, in ms, the node looks for requests whose time is over."""
 
 
 class SlotRow(NamedTuple):
@@ -61,9 +63,11 @@ class Node:
     """Takes requests and calls ``done`` with the outcome of each, once, within a later ``apply`` or ``tick``.
 
     Times are in ms: ``now`` and deadlines by a clock that never jumps, ``wall`` since 1970. ``free_bytes`` tells how
-    much room new writes may take; a write that finds none is refused before it is proposed. ``keep_slots``: so many
-    applied slots stay in memory. ``background``: has ``write_state`` called on another thread with a batch, and then
-    ``committed`` here; without it the node writes the state itself. ``apply`` is called in place of
+    much room new writes may take; a write that finds none is refused before it is proposed. ``keep_slots`` is the
+    number of applied slots that stay in memory.
+
+    ``background`` is called with a batch: the host then calls ``write_state`` on another thread and ``committed`` when
+    that returns. Without ``background`` the node writes the state itself. ``apply`` is called in place of
     ``state.apply``, by a simulator that looks at every slot.
     """
 
@@ -147,7 +151,7 @@ class Node:
 
     @property
     def waiting(self) -> int:
-        """How many requests wait for their outcome."""
+        """The number of requests that wait for their outcome."""
         return self._proposals.waiting + sum(map(len, self._reads.values()))
 
     @property
@@ -294,7 +298,7 @@ class Node:
         return 100 if self.is_alone else 10
 
     def turn(self) -> Turn:
-        """Pass on what came in; returns what to do. ``apply`` is to follow, at the latest after the next few turns."""
+        """Pass on what came in; returns what the host must do. Call ``apply`` after it, or after a few turns."""
         self._proposals.note_leader()
         if self._reads or self._proposals.has_unsent:
             leader = self.replica.leader
@@ -330,7 +334,7 @@ class Node:
 
     @property
     def has_news(self) -> bool:
-        """Whether a turn now would have something to do for what came in."""
+        """Whether anything has come in that a turn would act upon."""
         return self.replica.has_news
 
     def append(self, records: Sequence[Record]) -> None:
@@ -346,7 +350,7 @@ class Node:
         self._proposals.log_full = None
 
     def storage_failed(self, error: StorageFullError) -> None:
-        """There was no room for those records. They stay in line, and new writes are refused until they are stored."""
+        """The disk had no room for those records. They stay in line; new writes are refused until they are stored."""
         self._records.failed(self._now)
         self._proposals.storage_failed(error)
         self._commits.tell(self._now, error)
@@ -420,7 +424,7 @@ class Node:
 
 
 def recover(log: LogStore, state: StateMachine, apply: Callable[[int, Sequence[bytes]], list[Applied]]) -> None:
-    """Apply what the log knows as chosen and a crash lost from the state database.
+    """Apply the chosen slots of the log that a crash removed from the state database.
 
     Raises DamagedError when the log ends before the state does: acknowledged slots are missing from it.
     """

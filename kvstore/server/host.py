@@ -31,13 +31,15 @@ from kvstore.storage.data_dir import DataDir
 from kvstore.store import LogRow, Reply, SlotReply
 
 TIMED = 8
-"""One request of so many is timed: often enough for percentiles, and nearly free."""
+"""One request of this many is timed: often enough for percentiles, and nearly free."""
 QUICK_SLOTS = 16
 QUICK_BYTES = 65_536
 QUICK_US = 3_000
-"""Up to so many slots and bytes are written on the loop's own thread, as long as the disk takes no longer for it."""
+"""Records of at most this many slots and bytes are written on the event loop's own thread, as long as an fsync takes no
+longer than this many microseconds."""
 SWITCH_SECONDS = 0.0005
-"""The disk's thread gets the interpreter back so soon after an fsync; Python's own 5 ms would be most of a write."""
+"""How soon the disk's thread gets the interpreter back after an fsync; Python's default of 5 ms would be most of
+the time that a write takes."""
 
 log = logs.get("server")
 
@@ -61,7 +63,10 @@ class Clients(Protocol):
 
 
 class Host:
-    """Implements :class:`kvstore.node.service.Service`. All but the disk's writes happens on the loop's thread."""
+    """Implements :class:`kvstore.node.service.Service`.
+
+    Everything but writing to the disk happens on the event loop's thread.
+    """
 
     def __init__(
         self, settings: Settings, data_dir: DataDir, clients: Clients, on_failure: Callable[[int], None]
@@ -102,7 +107,7 @@ class Host:
         """Listen for the other nodes, and begin to take part. Raises OSError when the address cannot be had."""
         self.peer_address = address_text(await self.peers.start(self.settings.peer_listen))
         if self.settings.node_id == next(iter(self.settings.peers)):
-            # When all start at once, somebody has to be first; a leader that is at work already is left alone.
+            # Of nodes that start together one has to be first; a leader that is already at work is not disturbed.
             self.node.campaign()
         self._tick()
 
@@ -113,7 +118,7 @@ class Host:
             began = self._time_spent.now()
             self.node.receive(sender, message)
             self._time_spent.spent("consensus", began)
-            # The votes after those of a quorum change nothing.
+            # A vote that arrives after a quorum's votes changes nothing.
             if type(message) is not Accepted or self.node.has_news:
                 self._wake()
 
@@ -123,7 +128,7 @@ class Host:
             self._wake()
 
     def _wake(self) -> None:
-        """Something came in: turn the node once all else that is ready has come in too."""
+        """Something came in: turn the node as soon as everything else that is ready has come in too."""
         if not self._woken:
             self._woken = True
             if not self._turning:
@@ -132,7 +137,7 @@ class Host:
     def _tick(self) -> None:
         interval = self.node.tick_interval
         self._timer = self._loop.call_later(interval / 1_000, self._tick)
-        if clocks.now() - self._ticked_at > interval >> 1:  # else a turn has just seen to it
+        if clocks.now() - self._ticked_at > interval >> 1:  # otherwise a turn has just done so
             self._turn()
 
     def _turn(self) -> None:
@@ -179,7 +184,7 @@ class Host:
             log.info("role", role=role.value, leader=leader or "none", ballot=str(self.node.ballot))
 
     def _write(self, records: list[Record]) -> None:
-        """Store records on the disk's thread; a few of them at once, while the disk is quick.
+        """Store records on the disk's thread, or here and now if they are few and the disk is quick.
 
         Handing work to a thread and back costs about as much as a quick fsync, and nothing much can be done meanwhile.
         """
@@ -225,7 +230,7 @@ class Host:
         self._turn()
 
     def _commit(self, batch: Batch) -> None:
-        """Write the state on a thread of its own: the log must not wait for it."""
+        """Write the state on a separate thread, so that the log does not wait for it."""
         future = self._state_disk.submit(self.node.write_state, batch)
         future.add_done_callback(lambda future: self._loop.call_soon_threadsafe(self._committed, batch, future))
 
@@ -242,10 +247,10 @@ class Host:
             log.limited("disk_full", "state", level="error", reason=str(error))
         else:
             raise error
-        self._wake()  # the next one may be awaited
+        self._wake()  # somebody may wait for the next commit
 
     def _no_room(self, error: StorageFullError) -> None:
-        if not self._disk_full:  # it is tried again several times a second
+        if not self._disk_full:  # the node tries again several times a second
             log.error("disk_full", reason=str(error))
         self._disk_full = True
         self.node.storage_failed(error)
@@ -258,7 +263,7 @@ class Host:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def fail(self, status: int, why: str) -> None:
-        """End without another turn, and without a commit: what the node knows may not be what is on its disk."""
+        """End without another turn and without a commit, since the node may know what is not on its disk."""
         if self._failed:
             return
         self._failed = True
@@ -266,7 +271,7 @@ class Host:
         self._on_failure(status)
 
     def _unforeseen(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-        """A callback raised what nobody caught, half-way through a turn."""
+        """A callback raised an error that nobody caught, possibly half-way through a turn."""
         if self._failed:
             return
         error = context.get("exception")
@@ -285,7 +290,7 @@ class Host:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is under way, and nobody else relies on this node as leader."""
+        """Whether nothing is under way and no other node relies on this one as its leader."""
         node = self.node
         return self._failed or not (self._writing or node.has_pending or (node.leads and not node.is_alone))
 
@@ -296,14 +301,14 @@ class Host:
             self._wake()
 
     async def close(self) -> None:
-        """Stop, with everything committed unless the node failed."""
+        """Stop, after committing everything unless the node failed."""
         if self._timer:
             self._timer.cancel()
         await self.peers.close()
         self._queries.close()
         self._disk.shutdown()
         self._state_disk.shutdown()
-        await asyncio.sleep(0)  # what the threads have reported comes in
+        await asyncio.sleep(0)  # lets the reports of the threads come in
         if not self._failed:
             self._failed = True
             self.node.close()
@@ -364,7 +369,7 @@ class Host:
         return self.node.log(first, last)
 
     def sql(self, query: str, done: Callable[[Table | KvstoreError], None]) -> None:
-        """On what is committed, so that neither the loop nor the state waits; a commit comes first if there must be."""
+        """Query what is committed, so that neither the loop nor the state waits; if need be it is committed first."""
 
         def on_loop(outcome: Table | KvstoreError) -> None:
             self._loop.call_soon_threadsafe(self._answer, done, outcome)

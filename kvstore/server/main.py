@@ -23,17 +23,17 @@ from kvstore.server.settings import Settings
 from kvstore.storage.data_dir import DataDir
 
 DRAIN_SECONDS = 5.0
-"""How long a node that was told to end waits for what is under way, and for another leader."""
+"""How long a node that was told to end waits for requests under way, and for another node to lead."""
 BACKLOG = 4_096
 KEEPALIVE_SECONDS = 300
-"""A client that is silent for so long is asked whether it is there: one whose machine is gone would stay for ever."""
+"""A client that is silent for this long is probed: the connection of one whose machine is gone would stay for ever."""
 
 log = logs.get("server")
 
 
 def run(settings: Settings) -> int:
     """Serve until a signal asks it to end; returns the exit status. Raises DataDirError when it cannot start."""
-    # Looking for cycles among hundreds of thousands of values would stop the node for longer than anything it does.
+    # A search for cycles among hundreds of thousands of values would stop the node for longer than anything it does.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     with (
@@ -87,13 +87,13 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
 
 
 def _reason(error: OSError) -> str:
-    """In the system's words: the event loop's name the address once more."""
+    """The reason in the system's words; the event loop's own text would name the address a second time."""
     known = error.errno in errno.errorcode
     return (os.strerror(error.errno or 0) if known else error.strerror or str(error)).lower()
 
 
 async def _drain(host: Host, clients: ClientListener) -> None:
-    """Take no more requests, answer those under way, and leave another node to lead."""
+    """Take no more requests, answer those under way, and let another node lead."""
     log.info("draining")
     clients.stop()
     deadline = asyncio.get_running_loop().time() + DRAIN_SECONDS
@@ -126,7 +126,7 @@ class ClientListener:
         return len(self._open)
 
     def stop(self) -> None:
-        """Accept nobody, and read no further request."""
+        """Accept no more clients, and read no further requests."""
         if self._server is not None:
             self._server.close()
         for protocol in self._open:
@@ -134,7 +134,7 @@ class ClientListener:
 
     @property
     def have_all(self) -> bool:
-        """Whether every client has taken the replies to it."""
+        """Whether every client has taken its replies."""
         return not any(protocol.unsent for protocol in self._open)
 
     async def close(self) -> None:
@@ -156,7 +156,9 @@ class ClientProtocol(asyncio.Protocol):
         self._connection: Connection | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is none of asyncio's classes
+        self._transport = transport = cast(
+            asyncio.Transport, transport
+        )  # uvloop's transport does not derive from asyncio's
         transport.set_write_buffer_limits(high=1_048_576)
         _keep_alive(transport.get_extra_info("socket"))
         self._registry.add(self)
@@ -211,5 +213,5 @@ class ClientProtocol(asyncio.Protocol):
 
 def _keep_alive(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_KEEPIDLE"):  # elsewhere the system's own time holds
+    if hasattr(socket, "TCP_KEEPIDLE"):  # other systems keep their default
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)

@@ -31,13 +31,13 @@ from kvstore.server.frames import (
 from kvstore.state.entries import UNREADABLE
 
 MAX_UNSENT_BYTES = 32 * 1_048_576
-"""What may wait for one node's socket; beyond it messages to that node are dropped."""
+"""This many bytes may wait for one node's socket; beyond that messages to the node are dropped."""
 KEEP_ALIVE_SECONDS = 1.0
 SILENCE_SECONDS = 5.0
-"""A connection on which nothing was heard for so long is given up: its host may be gone without a word."""
+"""A connection on which nothing was heard for this long is given up: the other machine may be gone without notice."""
 BACK_OFF_SECONDS = (0.05, 1.0)
 STEADY_SECONDS = 1.0
-"""A connection that lasted so long was a good one: the next attempt is made at once."""
+"""After a connection that lasted at least this long the next attempt is made at once."""
 CONNECT_SECONDS = 3.0
 
 Receive = Callable[[str, PeerMessage], None]
@@ -55,7 +55,7 @@ class Identity(NamedTuple):
 
 
 class PeerConnection(asyncio.Protocol):
-    """One connection, dialled or accepted: frames in, keep-alives out, and an end when the other side falls silent."""
+    """A connection with another node, opened by either: takes frames apart, sends keep-alives, and ends on silence."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
         self.name = name
@@ -67,7 +67,9 @@ class PeerConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is none of asyncio's classes
+        self._transport = transport = cast(
+            asyncio.Transport, transport
+        )  # uvloop's transport does not derive from asyncio's
         if not self.name:
             self.name = address_text(transport.get_extra_info("peername"))
         self._timer = self._loop.call_later(KEEP_ALIVE_SECONDS, self._keep_alive)
@@ -83,7 +85,7 @@ class PeerConnection(asyncio.Protocol):
             self.close()
 
     def received(self, body: bytes) -> None:
-        """A frame that arrived. Raises FrameError or one of UNREADABLE for one that does not belong here."""
+        """A frame arrived. Raises FrameError or one of UNREADABLE for a frame that does not belong here."""
         raise NotImplementedError
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -98,7 +100,7 @@ class PeerConnection(asyncio.Protocol):
 
     @property
     def is_full(self) -> bool:
-        """Whether so much waits for the other side that nothing should be added."""
+        """Whether so much already waits for the other side that nothing should be added."""
         return self._transport is None or self._transport.get_write_buffer_size() > MAX_UNSENT_BYTES
 
     def close(self) -> None:
@@ -122,7 +124,7 @@ class OutboundConnection(PeerConnection):
         self.welcomed = False
         self.refused = ""
         self.gap = False
-        """Whether messages were dropped, and nothing was sent since."""
+        """Whether messages were dropped since the last one that was sent."""
 
     def received(self, body: bytes) -> None:
         answer = decode_answer(body)
@@ -175,10 +177,10 @@ class InboundConnection(PeerConnection):
 
 
 class Peers:
-    """The other nodes of the cluster, as reached from this one.
+    """The connections with the other nodes of the cluster.
 
-    ``resume`` is called with a node's id when messages to it may have been lost, before any later one is sent: whoever
-    cares for their order can send them again.
+    ``resume`` is called with a node's id when messages to it may have been lost, before any later one is sent, so
+    that the node can send them again in their order.
     """
 
     def __init__(self, identity: Identity, addresses: dict[str, Address], receive: Receive, resume: Resume) -> None:
@@ -193,7 +195,7 @@ class Peers:
         self._server: asyncio.Server | None = None
 
     async def start(self, listen: Address) -> Address:
-        """Listen, and begin to dial the others; returns the address in use. Raises OSError when it cannot be had."""
+        """Listen, and begin to dial the others; returns the address in use. Raises OSError if that cannot be used."""
         loop = asyncio.get_running_loop()
 
         def accept() -> InboundConnection:
@@ -221,7 +223,7 @@ class Peers:
     # -- sending ------------------------------------------------------------------------------------------------------
 
     def send(self, messages: Iterable[tuple[str, PeerMessage]]) -> None:
-        """Send what a turn brought, each message encoded once however many it goes to."""
+        """Send the messages of a turn, encoding each once for all its receivers."""
         encoded: dict[int, bytes] = {}
         frames: dict[str, list[bytes]] = {}
         resumed: dict[str, OutboundConnection] = {}
@@ -289,7 +291,7 @@ class Peers:
     # -- being dialled ------------------------------------------------------------------------------------------------
 
     def admit(self, link: InboundConnection, hello: Hello) -> str:
-        """Take a node's connection in; returns why not, "" if it may stay."""
+        """Accept a node's connection; returns the reason why it is refused, "" if it is not."""
         if hello.version != PROTOCOL_VERSION:
             return f"it speaks version {hello.version} of the protocol, this node version {PROTOCOL_VERSION}"
         if hello.cluster != self._identity.cluster:
@@ -299,7 +301,7 @@ class Peers:
         if hello.sender == self._identity.node:
             return f"it calls itself {hello.sender} like this node: every node needs an id of its own"
         if hello.sender not in self.addresses:
-            return f"{hello.sender} is no node of this cluster ({', '.join(sorted(self.addresses))})"
+            return f"{hello.sender} is not a node of this cluster ({', '.join(sorted(self.addresses))})"
         before = self._accepted.get(hello.sender)
         if before is not None and before.hello is not None:
             if before.hello.incarnation != hello.incarnation:

@@ -47,15 +47,15 @@ def test_a_message_keeps_its_values_as_they_were_written() -> None:
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        (b"rubbish", "no JSON"),
-        (b"[]", "no JSON object"),
+        (b"rubbish", "not valid JSON"),
+        (b"[]", "not a JSON object"),
         (b"{}", "src"),
         (b'{"src":"c1"}', "body"),
         (b'{"body":{}}', "src"),
         (b'{"src":5,"body":{}}', "src"),
         (b'{"src":"c1","body":[1]}', "body"),
         (b'{"src":"c1","body":"x"}', "body"),
-        (b'{"src":"c1","body":{"type":"echo","echo":NaN}}', "no JSON"),
+        (b'{"src":"c1","body":{"type":"echo","echo":NaN}}', "not valid JSON"),
         (b'{"src":"c1","body":{"type":"echo","echo":"\xe9"}}', "UTF-8"),
         (b"\x00\xff\xfe", "UTF-8"),
         (b'{"src":"c1","body":{"type":"echo","echo":' + b"[" * 100_000 + b"]" * 100_000 + b"}}", "deep"),

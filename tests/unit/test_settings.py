@@ -152,11 +152,11 @@ def test_an_error_names_the_variable_or_the_key_and_its_file(file: Path) -> None
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('client_listn = "h:1"', "client_listn in .* is no setting: did you mean client_listen\\?"),
-        ("zzz = 1", "zzz in .* is no setting$"),
+        ('client_listn = "h:1"', "client_listn in .* is not a setting: did you mean client_listen\\?"),
+        ("zzz = 1", "zzz in .* is not a setting$"),
         ("node_id = true", "node_id in .* must be text or a number"),
         ('initial_cluster = ["a:1"]', "initial_cluster in .* must be text, or a table of nodes"),
-        ("node_id = ", "--config .* is no TOML: "),
+        ("node_id = ", "--config .* is not valid TOML: "),
     ],
 )
 def test_a_file_with_a_mistake_is_refused(file: Path, text: str, said: str) -> None:
@@ -169,7 +169,7 @@ def test_a_file_that_cannot_be_read_is_an_error(file: Path) -> None:
     with pytest.raises(SettingsError, match=r"^--config .* cannot be read: no such file"):
         load(NEEDED, {}, file)
     file.write_bytes(b"\xff")
-    with pytest.raises(SettingsError, match=r"^--config .* is no TOML"):
+    with pytest.raises(SettingsError, match=r"^--config .* is not valid TOML"):
         load(NEEDED, {}, file)
 
 
@@ -193,7 +193,7 @@ def test_of_password_and_its_file_the_nearer_place_wins(tmp_path: Path, file: Pa
 
 
 def test_a_password_has_to_be_text() -> None:
-    with pytest.raises(SettingsError, match=r"^KVSTORE_PASSWORD: it is no UTF-8 text"):
+    with pytest.raises(SettingsError, match=r"^KVSTORE_PASSWORD: it is not UTF-8 text"):
         load(NEEDED, {"KVSTORE_PASSWORD": "\udcff"}, None)
 
 
