@@ -83,7 +83,7 @@ def configure(form: Format, level: Level, node: str) -> None:
 
 
 class _Lines(logging.Handler):
-    """Writes lines to a stream, and leaves them out while nobody reads it, so that the node does not wait for a reader."""
+    """Writes lines to a stream, and leaves them out while nobody reads it, so that the node does not wait."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()

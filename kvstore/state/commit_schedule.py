@@ -31,8 +31,9 @@ class AwaitedCommit(NamedTuple):
 class Commits:
     """Decides when the state is committed, and has it done.
 
-    ``durable_upto`` tells up to which slot the log is durable. ``background`` is called with a batch, has ``state.write``
-    called with it on another thread, and then ``ended`` here; without it the state is written at once. Times are in ms.
+    ``durable_upto`` tells up to which slot the log is durable. ``background`` is called with a batch: it has
+    ``state.write`` called with it on another thread, and then ``ended`` here. Without it the state is written at once.
+    Times are in ms.
     """
 
     def __init__(
