@@ -104,7 +104,7 @@ class Host:
         self._known: tuple[Role, str | None] = (self.node.role, None)
 
     async def start(self) -> None:
-        """Listen for the other nodes, and begin to take part. Raises OSError when the address cannot be had."""
+        """Listen for the other nodes, and begin to take part. Raises OSError if the address cannot be used."""
         self.peer_address = address_text(await self.peers.start(self.settings.peer_listen))
         if self.settings.node_id == next(iter(self.settings.peers)):
             # Of nodes that start together one has to be first; a leader that is already at work is not disturbed.

@@ -114,7 +114,7 @@ class ClientListener:
         self._server: asyncio.Server | None = None
 
     async def listen(self, service: Service) -> None:
-        """Accept clients of this service. Raises OSError when the address cannot be had."""
+        """Accept clients of this service. Raises OSError if the address cannot be used."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
             lambda: ClientProtocol(service, self._hub, self._open), *self._listen, backlog=BACKLOG

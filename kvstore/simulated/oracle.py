@@ -69,7 +69,7 @@ class Oracle:
     # -- while the run goes on ----------------------------------------------------------------------------------------
 
     def next_time(self) -> int:
-        """A point in the order of all calls and returns."""
+        """The next point in the order of all calls and returns."""
         self._time += 1
         return self._time
 
@@ -124,7 +124,7 @@ class Oracle:
             )
 
     def called(self, client: str, sequence: int) -> int:
-        """A client begins a request, and must be shown whatever any client has been shown by now."""
+        """A client begins a request. Its answer must show everything that any client has been shown by now."""
         self._floors[client, sequence] = self._seen_upto
         return self.next_time()
 
@@ -221,4 +221,4 @@ def _key(request: Command) -> bytes:
         case Set(key) | Get(key) | Cas(key) | Incr(key) | Append(key):
             return key
         case _:
-            raise NotImplementedError(f"{type(request).__name__} is no part of a history of one key")
+            raise NotImplementedError(f"{type(request).__name__} is not part of a history of one key")

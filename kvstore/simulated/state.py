@@ -73,7 +73,7 @@ class SimulatedState:
         self._told_at = self._written_at + self._rng.choice([0, 0, 1, 5])
 
     def ended(self, now: int) -> tuple[Batch, int | StorageFullError] | None:
-        """The commit whose end the node hears of now, with its outcome."""
+        """The commit that the node is told of now, with its outcome; None if there is none."""
         batch = self._under_way
         if batch is None:
             return None
