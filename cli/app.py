@@ -11,11 +11,11 @@ from kvstore import stop_signals as end_signals
 from kvstore.errors import KvstoreError
 
 _PRINTED_BY_LIBRARY = {"--help", "-h", "--version"}
-"""All else goes through ``cli.exits``, which notices by itself when standard output takes no more."""
+"""Everything else is printed by ``cli.exits``, which notices when standard output cannot be written any more."""
 
 
 def main() -> None:
-    """The console command."""
+    """The console command: runs it, prints its error if it has one, and exits with its status."""
     reopen_closed_streams()
     arguments = sys.argv[1:] or ["--help"]
     try:
@@ -61,8 +61,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _as_node(arguments: list[str]) -> tuple[Path | None] | None:
-    """The data directory of a plain ``kvstore node``, recognised without typer: importing that takes as long as all
-    else that a node does before its first answer, for which a grader waits. Anything unusual is left to typer."""
+    """The data directory of a plain ``kvstore node``, recognised without typer: to import it takes as long as
+    everything else before a node's first answer, for which a grader waits. Anything unusual is left to typer."""
     match arguments:
         case ["node"]:
             return (None,)
@@ -75,7 +75,7 @@ def _as_node(arguments: list[str]) -> tuple[Path | None] | None:
 
 
 def _output(arguments: list[str]) -> str:
-    """The output asked for, found without a parser, since that may be what failed."""
+    """The output format asked for, found without the parser, since the parser may be what failed."""
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if argument in ("--output=json", "-ojson") or (argument == "json" and before in ("--output", "-o")):
             return "json"

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NoReturn, TextIO
 
+from kvstore import exit_status
 from kvstore.errors import DataDirError, KvstoreError, UnavailableError, UnknownOutcomeError
 
 OK: Final = 0
@@ -16,11 +17,10 @@ UNMET: Final = 1
 """A condition was not met, a key does not exist, or a command failed."""
 USAGE: Final = 2
 """Wrong usage, or a command or query that cannot be understood."""
-UNAVAILABLE: Final = 3
-"""The store cannot be used: no store, in use, damaged, or its disk is full."""
+UNAVAILABLE: Final = exit_status.UNAVAILABLE
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
-"""Whoever read our output went away: what a shell shows for a program that SIGPIPE ended."""
+"""The reader of our output went away: the status that a shell shows for a program that SIGPIPE ended."""
 
 
 def status_of(error: KvstoreError) -> int:
@@ -30,7 +30,7 @@ def status_of(error: KvstoreError) -> int:
 
 
 def complain(message: str, output: str = "", **fields: object) -> None:
-    """Write an error to standard error; ``fields`` are told in its JSON only."""
+    """Write an error to standard error; ``fields`` are shown in its JSON form only."""
     text = json.dumps({"error": message, **fields}) if output == "json" else f"kvstore: {message}"
     try:
         print(text.encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)
@@ -41,7 +41,7 @@ def complain(message: str, output: str = "", **fields: object) -> None:
 def write_lines(lines: Iterable[str]) -> None:
     """Write lines to standard output."""
     for line in lines:
-        # Not the locale's encoding: what is written is UTF-8 on any machine, and never fails half-way.
+        # Not the locale's encoding: output is UTF-8 on any machine, and never fails half-way.
         _write(line.encode("utf-8", "backslashreplace") + b"\n")
     flush()
 
@@ -77,12 +77,12 @@ def leave_without_output(error: OSError) -> NoReturn:
 
 
 def _discard(stream: TextIO) -> None:
-    """The interpreter flushes the standard streams once more when it ends; that must find something that takes it."""
+    """The interpreter flushes the standard streams again when it ends, which must not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def reopen_closed_streams() -> None:
-    """A parent may have closed our standard streams, and Python then has None in their place."""
+    """Replace standard streams that the parent process closed, for which Python has None."""
     sys.stdin = sys.stdin or Path(os.devnull).open()  # noqa: SIM115
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115

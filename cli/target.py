@@ -33,12 +33,12 @@ class Target(NamedTuple):
         return EmbeddedStore.open(self.data_dir, purpose)
 
     def look(self) -> ReadOnlyStore | RemoteStore:
-        """The store, to look at, also while another process has its directory open."""
+        """The store, to read only, also while another process has its directory open."""
         if self.connect:
             return self.remote()
-        from kvstore.handles.embedded import inspect
+        from kvstore.handles.opening import open_read_only
 
-        return inspect(self.data_dir)
+        return open_read_only(self.data_dir)
 
     def remote(self) -> RemoteStore:
         """The cluster."""
@@ -65,7 +65,7 @@ def reach(nodes: Sequence[Address], patience: float) -> RemoteStore:
 
 
 def target(data_dir: Path | None, connect: str | None, arguments: list[str]) -> Target:
-    """What the options mean. What stands on the command line goes before variables.
+    """The store that the options mean. The command line takes precedence over environment variables.
 
     Raises CommandError when both a directory and a cluster are named there, or an empty cluster: a script whose
     variable is not set must not write to a directory instead.

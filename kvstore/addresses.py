@@ -11,18 +11,18 @@ Address = tuple[str, int]
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:,\[\]]+)):(\d{1,5})")
 
 
-def addresses(text: str) -> list[Address]:
-    """``HOST:PORT[,HOST:PORT...]``. Raises CommandError that names the part which is wrong."""
+def addresses(text: str, source: str = "--connect") -> list[Address]:
+    """``HOST:PORT[,HOST:PORT...]``. Raises CommandError that names ``source`` and the part which is wrong."""
     found = []
     for part in text.split(","):
         match = _ADDRESS.fullmatch(part.strip())
         if match is None or not 1 <= int(match[3]) <= 65_535:
             raise CommandError(
-                f"--connect: {part.strip()!r} must be HOST:PORT with a port from 1 to 65535, IPv6 as [::1]:PORT"
+                f"{source}: {part.strip()!r} must be HOST:PORT with a port from 1 to 65535, IPv6 as [::1]:PORT"
             )
         host = match[1] or match[2]
         if not is_host(host):
-            raise CommandError(f"--connect: {host!r} is no host's name: its parts have 1 to 63 characters")
+            raise CommandError(f"{source}: {host!r} is not a host name: its parts have 1 to 63 characters")
         found.append((host, int(match[3])))
     return found
 

@@ -1,4 +1,4 @@
-"""The errors that people meet. Every message names the field, the bound and the remedy."""
+"""The errors that people meet. A message says what is wrong, with its bound, and what to do where that helps."""
 
 from __future__ import annotations
 
@@ -46,4 +46,4 @@ class UnknownOutcomeError(KvstoreError):
 
 
 Refusal: TypeAlias = CommandError | UnavailableError | UnknownOutcomeError
-"""What a request that waits for its outcome can hear in place of a reply."""
+"""What a request that waits for its outcome can be given in place of a reply."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def matcher(pattern: bytes) -> Callable[[bytes], bool]:
-    """What tells whether a key matches."""
+    """A function that tells whether a key matches the pattern."""
     if pattern in (b"", b"*"):
         return lambda key: True
     parts = [_compiled(part) for part in _split(pattern)]

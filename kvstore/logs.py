@@ -14,9 +14,9 @@ from typing import Literal, TextIO
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "human", "json"]
 LIMIT_SECONDS = 10.0
-"""A limited event is told at most so often for each of its keys."""
+"""How long a limited event, once logged, is left out for the same key."""
 PIECE_BYTES = 4_096
-"""A pipe with any room takes so much at once (POSIX's PIPE_BUF on Linux)."""
+"""A pipe that has any room takes this many bytes at once (POSIX's PIPE_BUF on Linux)."""
 PATIENCE_MS = 100
 """How long the rest of a line waits for room."""
 
@@ -25,7 +25,7 @@ _ROOT = "kvstore"
 
 
 class Logger:
-    """Tells events of one part of the program."""
+    """Logs the events of one part of the program."""
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(f"{_ROOT}.{name}")
@@ -44,7 +44,7 @@ class Logger:
         self._tell(logging.ERROR, event, fields)
 
     def limited(self, event: str, key: str, *, level: Level = "info", **fields: object) -> None:
-        """Tell an event that may come very often: once in ten seconds for each key, with the number left out."""
+        """Log an event that may occur very often: once in ten seconds for each key, with how many were left out."""
         now = time.monotonic()
         told_at, left_out = self._told.get((event, key), (-LIMIT_SECONDS, 0))
         if now - told_at < LIMIT_SECONDS:
@@ -83,7 +83,7 @@ def configure(form: Format, level: Level, node: str) -> None:
 
 
 class _Lines(logging.Handler):
-    """Writes lines to a stream, and leaves them out while whoever reads it takes none: the node would wait as well."""
+    """Writes lines to a stream, and leaves them out while nobody reads it, so that the node does not wait."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class _Lines(logging.Handler):
 def _descriptor(stream: TextIO) -> int:
     """A terminal may have less room than a line takes: it is opened anew, so that a write need not wait.
 
-    Our parent has the same open file as we, and must not find it non-blocking.
+    The parent process shares the open file, and must not find it non-blocking.
     """
     found = stream.fileno()
     if os.isatty(found):

@@ -1,4 +1,4 @@
-"""The signals that ask a server to end, and what they do before it can end properly and after it has."""
+"""The signals that ask a server to end, and how they are handled before it can end properly and after it has ended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def numbers() -> list[signal.Signals]:
 
 
 def leave_at_once() -> None:
-    """While a node starts it has said nothing yet, and what is on its disk would survive kill -9 too.
+    """End at once on a signal: while a node starts it has told nobody anything, and its disk would survive kill -9 too.
 
     Without this the exit status is not 0, and the first process of a container would not be ended at all.
     """
@@ -23,7 +23,7 @@ def leave_at_once() -> None:
 
 
 def ignore() -> None:
-    """A node that has ended shall not die of another signal before it has returned its exit status."""
+    """Ignore further signals, so that a node that has ended still returns its exit status."""
     for number in numbers():
         signal.signal(number, signal.SIG_IGN)
 

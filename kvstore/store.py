@@ -35,7 +35,7 @@ class SlotReply(msgspec.Struct, frozen=True):
 class LogRow(msgspec.Struct, frozen=True):
     """One slot of the log. ``value`` is the command's canonical text, other JSON as it was given, or "" for a no-op.
 
-    ``result`` is what executing it gave, for the most recent slots only, and not where that is very long.
+    ``result`` is the result of executing it, kept only for the most recent slots and only if it is not very long.
     """
 
     slot: int

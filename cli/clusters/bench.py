@@ -21,11 +21,11 @@ from kvstore.server.settings import SettingsError, client_password
 MAX_CLIENTS = 10_000
 PATIENCE = 5.0
 ANSWER_SECONDS = 10.0
-"""A node whose answers stay away for longer than it gives a request itself stands still."""
+"""A node that answers nothing for longer than its own time limit for a request is taken to stand still."""
 
 
 class BenchOptions(msgspec.Struct, frozen=True):
-    """``pipeline``: so many requests are sent before their answers are taken. Sizes are in bytes."""
+    """``pipeline``: how many requests are sent before their answers are read. Sizes are in bytes."""
 
     operation: str
     clients: int
@@ -38,8 +38,8 @@ class BenchOptions(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct):
     """What was measured. Latencies are in ms, of a whole pipeline where there is one; ``cpu_us`` by node, a request.
 
-    ``leader_time``: percent of the time that the leader's event loop gave to each phase of its work (see
-    :class:`kvstore.server.time_spent.Phases`). Without a ``leader`` no node that was named led at the end.
+    ``leader_time``: percent of the time that the leader's event loop gave to each kind of work (see
+    :class:`kvstore.server.time_spent.TimeSpent`). Without a ``leader`` no node that was named led at the end.
     """
 
     operation: str
@@ -149,7 +149,7 @@ def _lines(report: Report, output: str) -> Iterator[str]:
 
 
 class _Load:
-    """Clients that send as soon as they are answered."""
+    """Clients that send the next requests as soon as they are answered."""
 
     def __init__(self, options: BenchOptions) -> None:
         self.took: list[float] = []
@@ -197,7 +197,7 @@ def _packed(*words: bytes) -> bytes:
 
 
 async def _answers(reader: asyncio.StreamReader, answers: hiredis.Reader, count: int) -> int:
-    """Take so many answers; how many of them were errors."""
+    """Read this many answers; returns the number of errors among them."""
     errors = 0
     while count:
         answer = answers.gets()

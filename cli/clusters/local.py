@@ -22,7 +22,7 @@ from kvstore.errors import UnavailableError
 
 HOST = "127.0.0.1"
 PEER_PORTS = 1_000
-"""Nodes listen for each other so far above the ports for clients."""
+"""The ports on which nodes listen for each other are this much higher than those for clients."""
 PATIENCE_SECONDS = 15.0
 """How long nodes that were told to end may take."""
 POLL_SECONDS = 0.1
@@ -95,7 +95,7 @@ def _check_ports(ports: list[int]) -> None:
                 taken.append(str(port))
     if taken:
         several = "ports" if len(taken) > 1 else "port"
-        raise UnavailableError(f"{several} {', '.join(taken)} cannot be had: choose others with --base-port")
+        raise UnavailableError(f"{several} {', '.join(taken)} cannot be used: choose others with --base-port")
 
 
 @contextmanager
@@ -112,7 +112,7 @@ def _end_signals() -> Iterator[queue.SimpleQueue[int]]:
 
 
 class _Cluster:
-    """The processes of a cluster and what they say."""
+    """Runs the processes of a cluster, and prints what they write."""
 
     def __init__(self, plans: list[Plan], told: queue.SimpleQueue[int]) -> None:
         self._plans = plans
@@ -139,7 +139,7 @@ class _Cluster:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={name: value for name, value in os.environ.items() if not name.startswith("KVSTORE_")},
-            start_new_session=True,  # Ctrl-C is for this process; it tells the nodes
+            start_new_session=True,  # Ctrl-C reaches this process only, which then ends the nodes
         )
         self._running[plan.node_id] = process
         reader = threading.Thread(target=self._pass_on, args=(plan.node_id, process), daemon=True)
@@ -156,7 +156,7 @@ class _Cluster:
         if self._coloured:
             number = next(index for index, plan in enumerate(self._plans) if plan.node_id == node)
             prefix = f"\x1b[{_COLOURS[number % len(_COLOURS)]}m{prefix}\x1b[0m"
-        with self._printing, suppress(OSError):  # when nobody reads, the nodes must not wait for that
+        with self._printing, suppress(OSError):  # nodes must not wait for somebody who reads this
             print(f"{prefix} {line}", file=sys.stderr, flush=True)
 
     def _watch(self) -> int:
@@ -167,7 +167,7 @@ class _Cluster:
                 self._greet()
             if self._wait(POLL_SECONDS):
                 return OK
-            self._bury()
+            self._note_ended()
         complain("no node of the cluster is left: see their last lines above")
         return UNAVAILABLE
 
@@ -178,14 +178,14 @@ class _Cluster:
             return False
         return True
 
-    def _bury(self) -> None:
-        """Take note of the nodes that have ended."""
+    def _note_ended(self) -> None:
+        """Print which nodes have ended, and forget them."""
         for node, process in list(self._running.items()):
             status = process.poll()
             if status is None:
                 continue
             del self._running[node]
-            self._readers[node].join(1.0)  # its last words come before its end
+            self._readers[node].join(1.0)  # so that its last lines are printed before this one
             how = f"with status {status}" if status >= 0 else f"by {signal.Signals(-status).name}"
             left = len(self._running)
             self._print(node, f"ended {how}; {left} of {len(self._plans)} nodes {'is' if left == 1 else 'are'} left")
@@ -202,7 +202,7 @@ class _Cluster:
             )
 
     def _end(self) -> None:
-        """Ask every node to end, and end those that do not, or that a second signal is for."""
+        """Ask every node to end; kill those left after a while, or at a second signal."""
         for process in self._running.values():
             process.terminate()
         deadline = time.monotonic() + PATIENCE_SECONDS

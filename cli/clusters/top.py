@@ -1,4 +1,4 @@
-"""``kvstore top``: a live view of a cluster, one row a node."""
+"""``kvstore top``: a live view of a cluster, with one row for each node."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 
 
 class Sample(NamedTuple):
-    """What a node said, and when, in seconds; None when it did not answer, and ``error`` says why."""
+    """What a node answered, and when, in seconds. ``fields`` is None if it did not answer; ``error`` then says why."""
 
     at: float
     fields: Fields | None
@@ -74,7 +74,7 @@ def run(connect: str, interval: float, count: int, output: str) -> int:
     live = sys.stdout.isatty() and not output
     count = count or (0 if live else 1)
     with ThreadPoolExecutor(len(nodes)) as threads, suppress(KeyboardInterrupt), _screen(live):
-        # Rates need two looks, so that the first table has none to show unless it is the only one.
+        # Rates need two samples: one is taken before the first table.
         before = list(threads.map(_look, nodes))
         shown = 0
         while True:
@@ -103,7 +103,7 @@ def _look(node: Address) -> Sample:
         with reach([node], PATIENCE) as store:
             return Sample(time.monotonic(), store.fields())
     except SettingsError:
-        raise  # which is no node's fault
+        raise  # not the fault of a node
     except KvstoreError as error:
         return Sample(time.monotonic(), None, str(error))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -11,19 +10,15 @@ from typing import Self
 from kvstore import clocks
 from kvstore.commands import Command, is_read_only
 from kvstore.errors import Refusal, StorageFullError, UnavailableError
-from kvstore.handles.read_only import ReadOnlyStore
 from kvstore.limits import check
-from kvstore.node.log_rows import log_rows
-from kvstore.node.node import Node
+from kvstore.node.hosting import open_node
 from kvstore.state import entries
-from kvstore.state.machine import StateMachine
-from kvstore.storage.data_dir import RESERVE_BYTES, DataDir
-from kvstore.storage.log_store import SqliteLog
+from kvstore.storage.data_dir import DataDir
 from kvstore.store import LogRow, Reply, Status
 
 NODE_ID = "n1"
 PATIENCE = 5_000
-"""How long a request may take, in ms; alone, a node waits for its own disk only."""
+"""How long a request may take, in ms; a node that is alone waits for nothing but its own disk."""
 
 
 class EmbeddedStore:
@@ -34,18 +29,7 @@ class EmbeddedStore:
 
     def __init__(self, data_dir: DataDir) -> None:
         self._data_dir = data_dir
-        log = SqliteLog(data_dir.log_path, node_id=NODE_ID, nodes=[NODE_ID])
-        state = StateMachine(data_dir.state_path)
-        self._node = Node(
-            NODE_ID,
-            [NODE_ID],
-            log,
-            state,
-            rng=random.Random(),
-            now=clocks.now(),
-            wall=clocks.wall(),
-            free_bytes=lambda: data_dir.free_bytes() - RESERVE_BYTES,
-        )
+        self._node = open_node(NODE_ID, [NODE_ID], data_dir)
         self.tick()
 
     @classmethod
@@ -88,35 +72,19 @@ class EmbeddedStore:
         return [_reply(outcome) for outcome in outcomes]
 
     def last_sequence(self, session: str) -> int:
-        return self._node.state.last_sequence(session)
+        return self._node.last_sequence(session)
 
     def log(self, first: int = 1, last: int | None = None) -> Iterator[LogRow]:
-        yield from log_rows(self._node.accepted, self._node.state, self._node.replica.is_chosen, first, last)
+        yield from self._node.log(first, last)
 
     def status(self) -> Status:
-        replica = self._node.replica
-        return Status(
-            node_id=NODE_ID,
-            nodes=[NODE_ID],
-            role=replica.role.value,
-            leader=replica.leader,
-            ballot=replica.ballot,
-            promised=replica.promised,
-            chosen_upto=replica.chosen_upto,
-            applied_upto=self._node.state.applied_upto,
-            last_slot=replica.last_slot,
-            gaps=replica.gaps(),
-            keys=self._node.state.count(),
-            log_bytes=self._node.log.bytes(),
-            state_bytes=self._node.state.bytes(),
-            data_dir=str(self._data_dir.path),
-        )
+        return self._node.status(str(self._data_dir.path))
 
     def sql(self, query: str) -> tuple[list[str], list[tuple[object, ...]]]:
-        return self._node.state.sql(query)
+        return self._node.sql(query)
 
     def keys(self, prefix: bytes, limit: int) -> list[bytes]:
-        return self._node.state.keys(prefix, limit)
+        return self._node.keys(prefix, limit)
 
     def tick(self) -> None:
         self._node.tick(clocks.now(), clocks.wall())
@@ -135,25 +103,20 @@ class EmbeddedStore:
         self.close()
 
     def _pump(self) -> None:
-        """Turn the node until nothing moves any more: no records to store, nothing chosen, nobody served."""
+        """Turn the node until nothing changes any more: no records to store, nothing chosen, no request served."""
         moved = True
         while moved:
-            before = self._node.state.applied_upto
+            before = self._node.applied_upto
             records = self._node.turn().records
             self._node.apply()
             if records:
                 try:
-                    self._node.log.append(records)
+                    self._node.append(records)
                 except StorageFullError as error:
                     self._node.storage_failed(error)
                 else:
                     self._node.persisted()
-            moved = bool(records) or self._node.state.applied_upto > before
-
-
-def inspect(path: Path) -> ReadOnlyStore:
-    """Look at a data directory without its lock, also while another process has it open."""
-    return ReadOnlyStore(path)
+            moved = bool(records) or self._node.applied_upto > before
 
 
 def _reply(outcome: Reply | Refusal) -> Reply:

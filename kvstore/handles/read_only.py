@@ -1,4 +1,4 @@
-"""A store's log as people read it, from a running store or from its files alone."""
+"""A store as its files show it, while no process or another one has it open."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kvstore.store import LogRow, Status
 
 
 class ReadOnlyStore:
-    """A data directory looked at without its lock, also while another process writes it: as far as it is on disk."""
+    """The store in a data directory, as far as it is on disk. Another process may be writing it meanwhile."""
 
     def __init__(self, path: Path) -> None:
         self._data_dir = DataDir.read_only(path)
@@ -33,7 +33,7 @@ class ReadOnlyStore:
         return log_rows(self._log.read, self._state, lambda slot: slot <= self._chosen_upto, first, last)
 
     def status(self) -> Status:
-        """Where the node stands as far as its files tell; nobody leads by them."""
+        """Where the node stands as far as its files tell; they do not tell who leads."""
         gaps = Log(self._chosen_upto + 1, self._log.tail(self._chosen_upto)).gaps(self._chosen_upto + 1, self._log.last)
         return Status(
             node_id=self._log.node_id,

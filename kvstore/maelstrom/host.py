@@ -3,61 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-import random
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from consensus.invariants import InvariantViolation
 from consensus.messages import Record
-from kvstore import clocks
+from kvstore import clocks, exit_status
 from kvstore.commands import MAX_VALUE_BYTES, Cas, Command, Failed, Get, Missing, NotMet, Outcomes, Result, Set
 from kvstore.errors import CommandError, KvstoreError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.limits import check
 from kvstore.maelstrom import wire
 from kvstore.maelstrom.pipes import Pipes, report
-from kvstore.maelstrom.wire import NoMessageError, RequestError
+from kvstore.maelstrom.wire import ErrorReply, UnreadableLineError
 from kvstore.node.client_order import ClientOrder, PendingReply
+from kvstore.node.hosting import BUG, failure, new_event_loop, open_node
 from kvstore.node.node import Node
 from kvstore.node.peer_messages import PeerMessage
-from kvstore.state.machine import StateMachine
-from kvstore.storage.data_dir import RESERVE_BYTES, DataDir
-from kvstore.storage.log_store import LogStore, MemoryLog, SqliteLog
+from kvstore.storage.data_dir import DataDir
 from kvstore.store import Reply, SlotReply
 from kvstore.values import from_json
 
 PATIENCE = 3_000
 """How long a request may take, in ms: graders wait 5 s, start-up included."""
-EXIT_BROKEN, EXIT_UNAVAILABLE = 1, 3
 FLUSH_SECONDS = 1.0
-"""How long a node that failed tries to hand over the replies that it owes."""
+"""How long a node that failed tries to write the replies that it owes."""
 
 _encode_peer = msgspec.json.Encoder().encode
 _decode_peer = msgspec.json.Decoder(PeerMessage).decode
 
-Answer = tuple[str, list[wire.Field]]
+ReplyBody = tuple[str, list[wire.ReplyField]]
 """A reply's type and payload."""
-Answered = Callable[[Answer], None]
+OnReplyBody = Callable[[ReplyBody], None]
 
 
 def run(data_dir: Path | None) -> int:
     """Serve until the end of input; returns the exit status."""
-    new_event_loop: Callable[[], asyncio.AbstractEventLoop]
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        from asyncio import new_event_loop
-    host = Host(data_dir)
+    host = PipeHost(data_dir)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(host.serve())
     return host.status
 
 
-class Host:
+class PipeHost:
     """Carries lines between the pipes and one node, and the node's records to its disk."""
 
     def __init__(self, data_dir: Path | None) -> None:
@@ -65,8 +54,8 @@ class Host:
         self._path = data_dir
         self._data_dir: DataDir | None = None
         self._node: Node | None = None
-        self._init: wire.Init | None = None
-        self._orders: dict[str, ClientOrder[wire.Message, tuple[wire.Message, Answer]]] = {}
+        self._init: wire.InitRequest | None = None
+        self._orders: dict[str, ClientOrder[wire.WireMessage, tuple[wire.WireMessage, ReplyBody]]] = {}
         self._sent = 0
         self._disk: ThreadPoolExecutor | None = None
         self._writing = False
@@ -83,9 +72,9 @@ class Host:
         self._failed: asyncio.Future[None] = self._loop.create_future()
         self._pipes = Pipes(
             self._loop,
-            on_lines=self._take,
+            on_lines=self._on_lines,
             on_end=self._finish,
-            on_failure=lambda why: self._fail(EXIT_BROKEN, why),
+            on_failure=lambda why: self._fail(exit_status.BROKEN, why),
         )
         try:
             await self._ended
@@ -96,34 +85,35 @@ class Host:
             self._close()
 
     def _fail(self, status: int, why: str) -> None:
-        """End without another turn of the node, and without a commit: what it knows may not be what is on its disk."""
+        """End without another turn of the node and without a commit, since it may know what is not on its disk."""
         if self._failed.done():
             return
         self._failed.set_result(None)
         self.status = status
         report(f"cannot go on: {why}")
-        # At once: what else is ready in this turn of the loop must find nothing that calls the node.
+        # At once, so that nothing else that is ready in this turn of the loop calls the node.
         self._pipes.stop()
         if self._timer:
             self._timer.cancel()
         self._end()
 
-    def _fail_unforeseen(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """A callback raised what nobody caught, half-way through a turn."""
+    def _fail_unforeseen(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        """A callback raised an error that nobody caught, possibly half-way through a turn."""
         error = context.get("exception")
         match error:
-            case KvstoreError():
-                self._fail(EXIT_UNAVAILABLE, str(error))
-            case InvariantViolation():
-                self._fail(EXIT_BROKEN, f"a rule of the protocol does not hold: {error}")
             case OSError():
-                self._fail(EXIT_BROKEN, str(error))
+                self._fail(exit_status.BROKEN, str(error))
+            case BaseException():
+                why = failure(error)
+                if why.trace:
+                    report(why.trace)
+                self._fail(why.status, why.reason)
             case _:
-                report("".join(traceback.format_exception(error)).rstrip() if error else context["message"])
-                self._fail(EXIT_BROKEN, "this is a bug; what was acknowledged is in the log")
+                report(str(context["message"]))
+                self._fail(exit_status.BROKEN, BUG)
 
     async def _flush(self) -> None:
-        """Hand over what is owed: for as long as a reader takes, but only briefly after a failure."""
+        """Write the replies that are owed, however slowly they are read, but only for a short time after a failure."""
         flushed = self._loop.create_task(self._pipes.close())
         await asyncio.wait([flushed, self._failed], return_when=asyncio.FIRST_COMPLETED)
         if not flushed.done():
@@ -134,13 +124,13 @@ class Host:
 
     # -- input --------------------------------------------------------------------------------------------------------
 
-    def _take(self, lines: Sequence[tuple[int, bytes]]) -> None:
+    def _on_lines(self, lines: Sequence[tuple[int, bytes]]) -> None:
         """The lines of one read, with their numbers: one turn of the node."""
         self._advance()
         for number, line in lines:
             try:
                 message = wire.parse_message(line)
-            except NoMessageError as error:
+            except UnreadableLineError as error:
                 report(f"line {number} skipped: {error}")
                 continue
             if self._is_from_peer(message):
@@ -149,22 +139,22 @@ class Host:
                 self._request(message)
         self._turn()
 
-    def _is_from_peer(self, message: wire.Message) -> bool:
+    def _is_from_peer(self, message: wire.WireMessage) -> bool:
         if self._init is None:
             # Nodes that were initialised earlier speak already. They repeat themselves, so that nothing is lost; to
             # answer would spend the msg_id that belongs to init_ok.
             return message.kind in wire.PEER_TYPES
         return message.src != self._init.node_id and message.src in self._init.node_ids
 
-    def _receive(self, number: int, message: wire.Message) -> None:
+    def _receive(self, number: int, message: wire.WireMessage) -> None:
         if self._node is None:
             return
         try:
             self._node.receive(message.src, _decode_peer(message.body))
         except (msgspec.DecodeError, RecursionError) as error:
-            report(f"line {number} skipped: no message of a node: {error}")
+            report(f"line {number} skipped: not a message of a node: {error}")
 
-    def _request(self, message: wire.Message) -> None:
+    def _request(self, message: wire.WireMessage) -> None:
         # A node alone answers everybody in one order, so that what it prints depends on what it read only.
         alone = self._node is None or self._node.is_alone
         name = "" if alone else message.src
@@ -172,14 +162,14 @@ class Host:
             self._orders[name] = self._new_order(name)
         self._orders[name].add(message)
 
-    def _new_order(self, name: str) -> ClientOrder[wire.Message, tuple[wire.Message, Answer]]:
-        def start(message: wire.Message) -> bool:
-            reply = PendingReply[tuple[wire.Message, Answer]]()
+    def _new_order(self, name: str) -> ClientOrder[wire.WireMessage, tuple[wire.WireMessage, ReplyBody]]:
+        def start(message: wire.WireMessage) -> bool:
+            reply = PendingReply[tuple[wire.WireMessage, ReplyBody]]()
             if not order.begin(reply, message.kind in ("read", "multi_paxos_log", "init")):
                 return False
             self._moved = True
 
-            def answered(answer: Answer) -> None:
+            def answered(answer: ReplyBody) -> None:
                 self._moved = True
                 order.answer(reply, (message, answer))
                 while (ready := order.next_answer()) is not None:
@@ -190,7 +180,7 @@ class Host:
 
             try:
                 self._serve_request(message, answered)
-            except RequestError as error:
+            except ErrorReply as error:
                 answered(_error(error.code, error.text))
             except UnavailableError as error:
                 answered(_error(wire.UNAVAILABLE, str(error)))
@@ -198,10 +188,10 @@ class Host:
                 answered(_error(wire.MALFORMED, str(error)))
             return True
 
-        order: ClientOrder[wire.Message, tuple[wire.Message, Answer]] = ClientOrder(start)
+        order: ClientOrder[wire.WireMessage, tuple[wire.WireMessage, ReplyBody]] = ClientOrder(start)
         return order
 
-    def _send(self, reply: tuple[wire.Message, Answer]) -> None:
+    def _send(self, reply: tuple[wire.WireMessage, ReplyBody]) -> None:
         message, (kind, fields) = reply
         src = self._init.node_id if self._init else message.dest
         self._pipes.write(wire.encode_reply(src, message.src, kind, message.msg_id, fields, self._sent))
@@ -209,51 +199,51 @@ class Host:
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
-    def _serve_request(self, message: wire.Message, answered: Answered) -> None:
+    def _serve_request(self, message: wire.WireMessage, answered: OnReplyBody) -> None:
         request = wire.parse_request(message)
-        if isinstance(request, wire.Init):
+        if isinstance(request, wire.InitRequest):
             self._initialise(request, answered)
             return
         node = self._node
         if node is None:
-            raise RequestError(wire.UNAVAILABLE, "the node is not initialised: send init first")
+            raise ErrorReply(wire.UNAVAILABLE, "the node is not initialised: send init first")
         if self._closing:
-            raise RequestError(wire.UNAVAILABLE, "the node is shutting down")
+            raise ErrorReply(wire.UNAVAILABLE, "the node is shutting down")
         deadline = clocks.now() + PATIENCE
         match request:
-            case wire.Echo():
+            case wire.EchoRequest():
                 answered(("echo_ok", [("echo", bytes(request.echo))]))
-            case wire.Log():
-                answered(("multi_paxos_log_ok", [wire.log_field(node.log_rows())]))
-            case wire.ProposeAt():
+            case wire.LogRequest():
+                answered(("multi_paxos_log_ok", [wire.log_field(node.slot_rows())]))
+            case wire.ProposeAtRequest():
                 slot, json = wire.parse_slot(request.slot), bytes(request.value)
                 if len(json) > MAX_VALUE_BYTES:
-                    raise RequestError(
+                    raise ErrorReply(
                         wire.MALFORMED, f"value has {len(json)} bytes of JSON, at most {MAX_VALUE_BYTES} are allowed"
                     )
-                node.propose_at(slot, json, lambda outcome: answered(_slot_answer(outcome)), deadline)
-            case wire.Read():
+                node.propose_at(slot, json, lambda outcome: answered(_slot_reply(outcome)), deadline)
+            case wire.ReadRequest():
                 key = wire.parse_key(request.key)
-                node.query(Get(key), lambda outcome: answered(_read_answer(outcome)), deadline)
-            case wire.Write():
+                node.query(Get(key), lambda outcome: answered(_read_reply(outcome)), deadline)
+            case wire.WriteRequest():
                 self._execute(Set(wire.parse_key(request.key), from_json(bytes(request.value))), "write_ok", answered)
-            case wire.Cas():
+            case wire.CasRequest():
                 old, new = from_json(bytes(request.old)), from_json(bytes(request.new))
                 cas = Cas(wire.parse_key(request.key), old, new, request.create_if_not_exists)
                 self._execute(cas, "cas_ok", answered)
-            case wire.Transact():
+            case wire.TxnRequest():
                 self._transact(request, answered)
 
-    def _execute(self, command: Command, ok: str, answered: Answered) -> None:
+    def _execute(self, command: Command, ok: str, answered: OnReplyBody) -> None:
         assert self._node is not None
         check(command)
 
         def done(outcome: Reply | Refusal) -> None:
-            answered(_write_answer(outcome.result, ok, []) if isinstance(outcome, Reply) else _refusal(outcome))
+            answered(_write_reply(outcome.result, ok, []) if isinstance(outcome, Reply) else _refusal(outcome))
 
         self._node.execute(command, done, clocks.now() + PATIENCE, size=MAX_VALUE_BYTES)
 
-    def _transact(self, request: wire.Transact, answered: Answered) -> None:
+    def _transact(self, request: wire.TxnRequest, answered: OnReplyBody) -> None:
         assert self._node is not None
         if not request.txn:
             answered(("txn_ok", [("txn", b"[]")]))
@@ -267,49 +257,34 @@ class Host:
             elif isinstance(outcome.result, Outcomes):
                 answered(("txn_ok", [wire.txn_field(request, outcome.result.results)]))
             else:
-                answered(_write_answer(outcome.result, "txn_ok", []))
+                answered(_write_reply(outcome.result, "txn_ok", []))
 
         self._node.execute(command, done, clocks.now() + PATIENCE, size=MAX_VALUE_BYTES)
 
-    def _initialise(self, request: wire.Init, answered: Answered) -> None:
+    def _initialise(self, request: wire.InitRequest, answered: OnReplyBody) -> None:
         if self._init is None:
             self._init = request
             try:
                 self._node = self._open(request)
             except KvstoreError as error:
-                self.status = EXIT_UNAVAILABLE
+                self.status = exit_status.UNAVAILABLE
                 report(f"cannot start: {error}")
                 self._end()
-                raise RequestError(wire.UNAVAILABLE, str(error)) from error
-            self._timer = self._loop.call_soon(self._tick)  # not before the reply: init_ok is what a node says first
+                raise ErrorReply(wire.UNAVAILABLE, str(error)) from error
+            self._timer = self._loop.call_soon(self._tick)  # after the reply: a node says init_ok before anything else
         elif request != self._init:
-            raise RequestError(
+            raise ErrorReply(
                 wire.MALFORMED, f"init: this node is {self._init.node_id} of {self._init.node_ids} already"
             )
         elif self._node is None:
-            raise RequestError(wire.UNAVAILABLE, "the node could not start")
+            raise ErrorReply(wire.UNAVAILABLE, "the node could not start")
         answered(("init_ok", []))
 
-    def _open(self, init: wire.Init) -> Node:
-        log: LogStore
-        if self._path is None:
-            log, state = MemoryLog(), StateMachine(None)
-        else:
+    def _open(self, init: wire.InitRequest) -> Node:
+        if self._path is not None:
             self._data_dir = DataDir.open(self._path, "kvstore node")
-            log = SqliteLog(self._data_dir.log_path, node_id=init.node_id, nodes=init.node_ids)
-            state = StateMachine(self._data_dir.state_path)
             self._disk = ThreadPoolExecutor(1, "log")
-        data_dir = self._data_dir
-        return Node(
-            init.node_id,
-            init.node_ids,
-            log,
-            state,
-            rng=random.Random(),
-            now=clocks.now(),
-            wall=clocks.wall(),
-            free_bytes=None if data_dir is None else lambda: data_dir.free_bytes() - RESERVE_BYTES,
-        )
+        return open_node(init.node_id, init.node_ids, self._data_dir)
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
@@ -320,27 +295,27 @@ class Host:
         self._turn()
 
     def _advance(self) -> None:
-        """Tell the node the time; at the end it has been told a later one, so that it gives up."""
+        """Tell the node the time, except at the end: by then it has been told a later time, so that it gives up."""
         if self._node is not None and not self._closing:
             self._node.tick(clocks.now(), clocks.wall())
 
     def _turn(self) -> None:
-        """Turn the node until nothing moves: what one turn completes makes room for the next proposals and requests."""
+        """Turn the node until nothing changes: what a turn completes makes room for further proposals and requests."""
         node = self._node
         if node is None:
             return
         moved = True
         while moved:
             self._moved = False
-            applied_upto = node.state.applied_upto
+            applied_upto = node.applied_upto
             turn = node.turn()
             for receiver, message in turn.messages:
-                if not self._pipes.is_full:  # nodes repeat themselves, without end if nobody reads
-                    self._pipes.write(wire.encode_peer(node.replica.node, receiver, _encode_peer(message)))
+                if not self._pipes.is_full:  # nodes repeat messages, endlessly if nobody reads them
+                    self._pipes.write(wire.encode_peer(node.node_id, receiver, _encode_peer(message)))
             node.apply()
-            moved = self._moved or node.state.applied_upto > applied_upto
+            moved = self._moved or node.applied_upto > applied_upto
             if turn.records and self._disk is None:
-                node.log.append(turn.records)
+                node.append(turn.records)
                 node.persisted()
                 moved = True
             elif turn.records:
@@ -351,7 +326,7 @@ class Host:
     def _disk_write(self, node: Node, records: list[Record]) -> None:
         assert self._disk is not None
         self._writing = True
-        written = asyncio.wrap_future(self._disk.submit(node.log.append, records), loop=self._loop)
+        written = asyncio.wrap_future(self._disk.submit(node.append, records), loop=self._loop)
 
         def done(future: asyncio.Future[None]) -> None:
             self._writing = False
@@ -363,7 +338,7 @@ class Host:
                 self._disk_full = False
                 node.persisted()
             elif isinstance(error, StorageFullError):
-                if not self._disk_full:  # it is tried again several times a second
+                if not self._disk_full:  # the node tries again several times a second
                     report(str(error))
                 self._disk_full = True
                 node.storage_failed(error)
@@ -376,7 +351,7 @@ class Host:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        """The input ended: finish what needs no other node, give up the rest, answer everybody."""
+        """The input has ended: finish the requests that need no other node, give up the rest, answer everybody."""
         node = self._node
         if node is None or self._failed.done():
             self._end()
@@ -400,10 +375,10 @@ class Host:
             self._data_dir.close()
 
 
-def _slot_answer(outcome: SlotReply | Refusal) -> Answer:
+def _slot_reply(outcome: SlotReply | Refusal) -> ReplyBody:
     if not isinstance(outcome, SlotReply):
         return _refusal(outcome)
-    fields: list[wire.Field] = [
+    fields: list[wire.ReplyField] = [
         ("slot", outcome.slot),
         ("phase1_skipped", outcome.phase1_skipped),
         ("chosen", True),
@@ -412,13 +387,13 @@ def _slot_answer(outcome: SlotReply | Refusal) -> Answer:
     return ("multi_paxos_propose_ok", fields)
 
 
-def _read_answer(outcome: Reply | Refusal) -> Answer:
+def _read_reply(outcome: Reply | Refusal) -> ReplyBody:
     if not isinstance(outcome, Reply):
         return _refusal(outcome)
-    return _write_answer(outcome.result, "read_ok", [("value", wire.value_json(outcome.result))])
+    return _write_reply(outcome.result, "read_ok", [("value", wire.value_json(outcome.result))])
 
 
-def _write_answer(result: Result, ok: str, fields: list[wire.Field]) -> Answer:
+def _write_reply(result: Result, ok: str, fields: list[wire.ReplyField]) -> ReplyBody:
     match result:
         case Missing():
             return _error(wire.KEY_MISSING, "key does not exist")
@@ -427,11 +402,11 @@ def _write_answer(result: Result, ok: str, fields: list[wire.Field]) -> Answer:
     return (ok, fields)
 
 
-def _refusal(error: Refusal) -> Answer:
+def _refusal(error: Refusal) -> ReplyBody:
     if isinstance(error, CommandError):
         return _error(wire.MALFORMED, str(error))
     return _error(wire.TIMEOUT if isinstance(error, UnknownOutcomeError) else wire.UNAVAILABLE, str(error))
 
 
-def _error(code: int, text: str) -> Answer:
+def _error(code: int, text: str) -> ReplyBody:
     return ("error", [("code", code), ("text", text)])

@@ -12,13 +12,13 @@ from contextlib import suppress
 READ_BYTES = 65_536
 MAX_LINE = 16 * 1_048_576
 MAX_UNREAD = 16 * 1_048_576
-"""While so much output waits for a slow reader, no more input is taken."""
+"""While this many bytes of output wait for a slow reader, no more input is read."""
 STDIN, STDOUT, STDERR = 0, 1, 2
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def report(text: str) -> None:
-    """Say something on standard error; what nobody takes is dropped, since no node may fail or hang over a report."""
+    """Write a line to standard error. What nobody reads is dropped: no node may fail or hang because of a report."""
     data = f"kvstore node: {text}\n".encode(errors="backslashreplace")
     with suppress(OSError):
         while data and _is_writable(STDERR):
@@ -37,10 +37,10 @@ def _reason(error: OSError) -> str:
 
 
 class Pipes:
-    """Hands on the lines of each read at once, and writes what it is given in order.
+    """Passes on the lines of each read together, and writes what it is given in order.
 
-    Pipes are shared with other processes, so that O_NONBLOCK must not be set on them: no more is written at a time than
-    what cannot block. ``on_end`` is called once, at the end of input; ``on_failure`` with the reason when input or
+    Other processes share the pipes, so that O_NONBLOCK must not be set on them: at most as much is written at a time as
+    cannot block. ``on_end`` is called once, at the end of input; ``on_failure`` with the reason when input or
     output fails for another reason than that its other end was closed.
     """
 
@@ -65,7 +65,7 @@ class Pipes:
         self._next_read: asyncio.Handle | None = None
         try:
             loop.add_reader(STDIN, self._read)
-        except OSError:  # a file or /dev/null: always ready, and cannot be polled
+        except OSError:  # a file or /dev/null is always ready, and cannot be polled
             self._next_read = loop.call_soon(self._read_file)
         for number in SIGNALS:
             loop.add_signal_handler(number, self._interrupted)
@@ -155,15 +155,15 @@ class Pipes:
 
     @property
     def is_full(self) -> bool:
-        """Whether too much waits for the reader."""
+        """Whether too much output waits for the reader."""
         return len(self._output) > MAX_UNREAD
 
     def _begin_writing(self) -> None:
         self._drain()
         if self._output:
-            self._loop.add_writer(STDOUT, self._go_on_writing)
+            self._loop.add_writer(STDOUT, self._continue_writing)
 
-    def _go_on_writing(self) -> None:
+    def _continue_writing(self) -> None:
         self._drain()
         if not self._output:
             self._loop.remove_writer(STDOUT)

@@ -26,7 +26,7 @@ TIMEOUT, NOT_SUPPORTED, UNAVAILABLE, MALFORMED = 0, 10, 11, 12
 KEY_MISSING, PRECONDITION_FAILED = 20, 22
 
 
-class RequestError(Exception):
+class ErrorReply(Exception):
     """A request that is answered with an error of this code."""
 
     def __init__(self, code: int, text: str) -> None:
@@ -35,11 +35,11 @@ class RequestError(Exception):
         self.text = text
 
 
-class NoMessageError(ValueError):
-    """A line that is no message, and cannot be answered: no JSON object, or without ``src`` or ``body``."""
+class UnreadableLineError(ValueError):
+    """A line that is not a message and cannot be answered: it is not a JSON object, or lacks ``src`` or ``body``."""
 
 
-class Message(msgspec.Struct, frozen=True):
+class WireMessage(msgspec.Struct, frozen=True):
     """One line of input, its request not yet looked into.
 
     ``msg_id`` is the JSON it came as, empty when there was none. ``fault``, if any, is why it can only be answered with
@@ -65,29 +65,29 @@ class _Head(msgspec.Struct, frozen=True):
     msg_id: Raw = Raw(b"")
 
 
-class Init(msgspec.Struct, frozen=True):
+class InitRequest(msgspec.Struct, frozen=True):
     node_id: str
     node_ids: list[str]
 
 
-class ProposeAt(msgspec.Struct, frozen=True):
+class ProposeAtRequest(msgspec.Struct, frozen=True):
     """``multi_paxos_propose``: a value for a slot by name."""
 
     slot: Raw
     value: Raw
 
 
-class Read(msgspec.Struct, frozen=True):
+class ReadRequest(msgspec.Struct, frozen=True):
     key: Raw
 
 
-class Write(msgspec.Struct, frozen=True):
+class WriteRequest(msgspec.Struct, frozen=True):
     key: Raw
     value: Raw
 
 
-class Cas(msgspec.Struct, frozen=True):
-    """lin-kv's compare-and-set; ``from`` is a word of Python."""
+class CasRequest(msgspec.Struct, frozen=True):
+    """lin-kv's compare-and-set; ``from`` is a keyword of Python."""
 
     key: Raw
     old: Raw = msgspec.field(name="from")
@@ -95,31 +95,33 @@ class Cas(msgspec.Struct, frozen=True):
     create_if_not_exists: bool = False
 
 
-class Transact(msgspec.Struct, frozen=True):
+class TxnRequest(msgspec.Struct, frozen=True):
     """``txn``: micro-operations [kind, key, value], kind r, w or append."""
 
     txn: list[tuple[str, Raw, Raw]]
 
 
-class Echo(msgspec.Struct, frozen=True):
+class EchoRequest(msgspec.Struct, frozen=True):
     echo: Raw
 
 
-class Log(msgspec.Struct, frozen=True):
+class LogRequest(msgspec.Struct, frozen=True):
     """``multi_paxos_log``: this node's log."""
 
 
-Request = Init | ProposeAt | Read | Write | Cas | Transact | Echo | Log
+WireRequest = (
+    InitRequest | ProposeAtRequest | ReadRequest | WriteRequest | CasRequest | TxnRequest | EchoRequest | LogRequest
+)
 
-_REQUESTS: dict[str, type[Request]] = {
-    "init": Init,
-    "multi_paxos_propose": ProposeAt,
-    "multi_paxos_log": Log,
-    "read": Read,
-    "write": Write,
-    "cas": Cas,
-    "txn": Transact,
-    "echo": Echo,
+_REQUESTS: dict[str, type[WireRequest]] = {
+    "init": InitRequest,
+    "multi_paxos_propose": ProposeAtRequest,
+    "multi_paxos_log": LogRequest,
+    "read": ReadRequest,
+    "write": WriteRequest,
+    "cas": CasRequest,
+    "txn": TxnRequest,
+    "echo": EchoRequest,
 }
 
 PEER_TYPES = frozenset(kind.__struct_config__.tag for kind in get_args(PeerMessage))
@@ -129,24 +131,24 @@ _decode_head = msgspec.json.Decoder(_Head).decode
 _SLOT = re.compile(rb"[1-9][0-9]{0,18}")
 
 
-def parse_message(line: bytes) -> Message:
-    """Take a line apart; NoMessageError says why it is none.
+def parse_message(line: bytes) -> WireMessage:
+    """Take a line apart. Raises UnreadableLineError for a line that is not a message.
 
     A body stays the JSON text it came as, so that its values can go back unchanged.
     """
     try:
-        # Values are handed on unparsed, so that bytes that are no text would come out again.
+        # Values are passed on unparsed: bytes that are not text would come out again.
         line.decode()
         outer = _decode_line(line)
         head = _decode_head(outer.body)
     except UnicodeDecodeError as error:
-        raise NoMessageError(f"not UTF-8 ({error})") from error
+        raise UnreadableLineError(f"not UTF-8 ({error})") from error
     except RecursionError as error:
-        raise NoMessageError("JSON nested too deeply") from error
+        raise UnreadableLineError("JSON nested too deeply") from error
     except msgspec.DecodeError as error:
         return _salvage(line, error)
     kind, fault = _kind(head.kind)
-    return Message(outer.src, outer.dest, kind, head.msg_id, outer.body, fault)
+    return WireMessage(outer.src, outer.dest, kind, head.msg_id, outer.body, fault)
 
 
 def _kind(text: Raw) -> tuple[str, str]:
@@ -156,60 +158,61 @@ def _kind(text: Raw) -> tuple[str, str]:
     return "", f"type must be a string, not {_shown(text)}" if bytes(text) else "type is missing"
 
 
-def _salvage(line: bytes, error: msgspec.DecodeError) -> Message:
-    """Whom to tell that a line cannot be served. Half a surrogate pair is JSON but no text: msgspec stops there."""
+def _salvage(line: bytes, error: msgspec.DecodeError) -> WireMessage:
+    """The sender of a line that msgspec refuses, who is to be told. Half a surrogate pair is JSON, but not text."""
     try:
         parsed = json.loads(line, parse_constant=_no_constant)
     except (ValueError, RecursionError):
-        raise NoMessageError(f"no JSON ({error})") from error
+        raise UnreadableLineError(f"not valid JSON ({error})") from error
     if not isinstance(parsed, dict):
-        raise NoMessageError("no JSON object") from error
+        raise UnreadableLineError("not a JSON object") from error
     src, body = parsed.get("src"), parsed.get("body")
     if not isinstance(src, str):
-        raise NoMessageError("src is missing or no string") from error
+        raise UnreadableLineError("src is missing or not a string") from error
     if not isinstance(body, dict):
-        raise NoMessageError("body is missing or no object") from error
+        raise UnreadableLineError("body is missing or not an object") from error
     surrogate = not isinstance(error, msgspec.ValidationError)
-    fault = "a string has half a surrogate pair: no Unicode text" if surrogate else str(error)
+    fault = "a string has half a surrogate pair, which is not Unicode text" if surrogate else str(error)
     msg_id = Raw(json.dumps(body["msg_id"]).encode() if "msg_id" in body else b"")
-    return Message(src, "", "", msg_id, Raw(b"{}"), fault)
+    return WireMessage(src, "", "", msg_id, Raw(b"{}"), fault)
 
 
 def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
-def parse_request(message: Message) -> Request:
-    """The request in a message; RequestError names the field that is wrong."""
+def parse_request(message: WireMessage) -> WireRequest:
+    """The request in a message; ErrorReply names the field that is wrong."""
     kind = message.kind
     if message.fault:
-        raise RequestError(MALFORMED, message.fault)
+        raise ErrorReply(MALFORMED, message.fault)
     if kind not in _REQUESTS:
-        raise RequestError(NOT_SUPPORTED, f"type {kind[:80]!r} is not supported: there are {', '.join(_REQUESTS)}")
+        raise ErrorReply(NOT_SUPPORTED, f"type {kind[:80]!r} is not supported: there are {', '.join(_REQUESTS)}")
     try:
         request = msgspec.json.decode(message.body, type=_REQUESTS[kind])
-    except (msgspec.DecodeError, RecursionError) as error:  # the line was parsed with a little more room on the stack
-        raise RequestError(MALFORMED, f"malformed {kind}: {error}") from error
-    if isinstance(request, Init):
+    except (msgspec.DecodeError, RecursionError) as error:  # when the line was parsed the stack had a little more room
+        raise ErrorReply(MALFORMED, f"malformed {kind}: {error}") from error
+    if isinstance(request, InitRequest):
         _check_init(request)
     return request
 
 
-def _check_init(init: Init) -> None:
+def _check_init(init: InitRequest) -> None:
     names = init.node_ids
     if not 1 <= len(names) <= MAX_NODES:
-        raise RequestError(MALFORMED, f"init: node_ids must name 1 to {MAX_NODES} nodes, not {len(names)}")
+        remedy = ": initialise a smaller cluster" if names else ""
+        raise ErrorReply(MALFORMED, f"init: node_ids must name 1 to {MAX_NODES} nodes, not {len(names)}{remedy}")
     if not all(names) or len(set(names)) != len(names):
-        raise RequestError(MALFORMED, "init: node_ids must be different names, none of them empty")
+        raise ErrorReply(MALFORMED, "init: node_ids must be different names, none of them empty")
     if init.node_id not in names:
-        raise RequestError(MALFORMED, f"init: node_id {init.node_id!r} is not one of node_ids")
+        raise ErrorReply(MALFORMED, f"init: node_id {init.node_id!r} is not one of node_ids")
 
 
 def parse_slot(text: Raw) -> int:
     """A slot number from 1 to 2**63 - 1."""
     # Measured as text first: Python refuses to convert thousands of digits.
     if not _SLOT.fullmatch(bytes(text)) or (slot := int(bytes(text))) >= 2**63:
-        raise RequestError(MALFORMED, f"slot must be a whole number from 1 to 2**63 - 1, not {_shown(text)}")
+        raise ErrorReply(MALFORMED, f"slot must be a whole number from 1 to 2**63 - 1, not {_shown(text)}")
     return slot
 
 
@@ -220,13 +223,13 @@ def parse_key(text: Raw) -> bytes:
         data = str(key).encode()
         check(Get(data))
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
-        raise RequestError(MALFORMED, f"key must be a string or an integer, not {_shown(text)}") from error
+        raise ErrorReply(MALFORMED, f"key must be a string or an integer, not {_shown(text)}") from error
     except CommandError as error:
-        raise RequestError(MALFORMED, str(error)) from error
+        raise ErrorReply(MALFORMED, str(error)) from error
     return data
 
 
-def parse_txn(request: Transact) -> Txn:
+def parse_txn(request: TxnRequest) -> Txn:
     """One command for all micro-operations, in their order."""
     commands: list[Simple] = []
     for kind, key_text, value in request.txn:
@@ -238,16 +241,16 @@ def parse_txn(request: Transact) -> Txn:
         elif kind == "append":
             commands.append(Push(key, from_json(bytes(value))))
         else:
-            raise RequestError(MALFORMED, f"txn: an operation is r, w or append, not {kind[:80]!r}")
+            raise ErrorReply(MALFORMED, f"txn: an operation is r, w or append, not {kind[:80]!r}")
     return Txn(commands)
 
 
 # -- replies ----------------------------------------------------------------------------------------------------------
 
-Field = tuple[str, bytes | str | int | bool]
+ReplyField = tuple[str, bytes | str | int | bool]
 
 
-def encode_reply(src: str, dest: str, kind: str, in_reply_to: Raw, fields: Sequence[Field], msg_id: int) -> bytes:
+def encode_reply(src: str, dest: str, kind: str, in_reply_to: Raw, fields: Sequence[ReplyField], msg_id: int) -> bytes:
     """A reply's line. Graders compare it as text: the order of keys and the separators are part of the contract.
 
     A field's bytes are JSON text that goes out as it is.
@@ -265,13 +268,13 @@ def encode_peer(src: str, dest: str, body: bytes) -> bytes:
     return _object([("src", _text(src)), ("dest", _text(dest)), ("body", body)]) + b"\n"
 
 
-def log_field(rows: Iterable[SlotRow]) -> Field:
+def log_field(rows: Iterable[SlotRow]) -> ReplyField:
     """The payload of ``multi_paxos_log_ok``."""
     shown = [_object([("slot", _text(row.slot)), ("value", row.json), ("status", _text(row.status))]) for row in rows]
     return ("log", b"[" + b", ".join(shown) + b"]")
 
 
-def txn_field(request: Transact, results: Sequence[SimpleResult]) -> Field:
+def txn_field(request: TxnRequest, results: Sequence[SimpleResult]) -> ReplyField:
     """The payload of ``txn_ok``: the operations with what each read filled in."""
     operations = []
     for (kind, key, value), result in zip(request.txn, results, strict=True):
@@ -281,7 +284,7 @@ def txn_field(request: Transact, results: Sequence[SimpleResult]) -> Field:
 
 
 def value_json(result: Result) -> bytes:
-    """What a read found, as JSON; null when the key does not exist."""
+    """The value that a read found, as JSON; null when the key does not exist."""
     return to_json(result.value) if isinstance(result, Found) else b"null"
 
 

@@ -19,7 +19,7 @@ def log_rows(
     first: int,
     last: int | None,
 ) -> Iterator[LogRow]:
-    """The slots first..last that ``accepted`` finds a value in, each with its result if that is still recorded."""
+    """The slots first..last in which ``accepted`` finds a value, each with its result if that is still recorded."""
     for run in accepted(max(first, 1), NO_END if last is None else last):
         results = state.results(run.first, run.last)
         for slot, value in enumerate(run.values, run.first):
@@ -30,7 +30,7 @@ def log_rows(
             try:
                 entry = entries.decode(value)
             except entries.UNREADABLE:
-                # Written by a newer version, perhaps; the state machine executed it as nothing.
+                # Perhaps a newer version wrote it; the state machine did nothing for it.
                 yield LogRow(slot, run.ballot, status, f"<{len(value)} bytes>", "", 0, 0, results.get(slot))
                 continue
             yield LogRow(

@@ -22,8 +22,8 @@ class Forward(msgspec.Struct, frozen=True, tag="forward"):
     """Please propose these, in this order, under this ballot. There is no reply: the sender completes a request when it
     applies it itself.
 
-    ``anew``: these are the first of all that the sender has no outcome of. A leader takes no Forward of a sender before
-    such a one, nor after one that it left out, or a write would overtake those that its client sent before it.
+    ``anew``: these begin with the oldest request that the sender has no outcome of. A leader takes no Forward of a
+    sender before such a one, nor after one that it left out: a write would overtake those that its client sent before.
     """
 
     ballot: Ballot
@@ -32,7 +32,7 @@ class Forward(msgspec.Struct, frozen=True, tag="forward"):
 
 
 class LeftOut(msgspec.Struct, frozen=True, tag="left_out"):
-    """The leader of this ballot did not take a Forward: please begin anew, in a while."""
+    """The leader of this ballot did not take a Forward: please send all requests again after a while."""
 
     ballot: Ballot
 
@@ -46,7 +46,7 @@ class ForwardSlot(msgspec.Struct, frozen=True, tag="forward_slot"):
 
 
 class ForwardSlotReply(msgspec.Struct, frozen=True, tag="forward_slot_reply"):
-    """The leader took the proposal up. The sender learns what was chosen from the log."""
+    """The leader has proposed the value. The sender learns from the log what was chosen."""
 
     request: Number
     phase1_skipped: bool

@@ -17,9 +17,10 @@ RETRY_STORAGE = 200
 
 
 class Proposal(msgspec.Struct, eq=False, gc=False):
-    """A request on its way into the log. ``tried``: it was handed to a leader, so that it may happen unheard of.
+    """A request on its way into the log. ``tried``: it was handed to a leader, so that it may happen
+    without this node hearing of it.
 
-    ``closed``: its outcome is known, or was given up. ``size``: its bytes, about.
+    ``closed``: its outcome is known, or the wait for it was given up. ``size``: about how many bytes it has.
     """
 
     deadline: int
@@ -29,7 +30,7 @@ class Proposal(msgspec.Struct, eq=False, gc=False):
     sent_at: int = 0
 
     def refusal(self, why: str) -> Refusal:
-        """The truth about a proposal that we give up."""
+        """The error that says truthfully what can have become of a proposal that is given up."""
         if self.tried:
             return UnknownOutcomeError(f"{why}: it may have happened or may still happen")
         return UnavailableError(f"{why}: it was never proposed")
@@ -52,8 +53,8 @@ class SlotProposal(Proposal, kw_only=True, eq=False, gc=False):
     phase1_skipped: bool = True
 
 
-class Read(msgspec.Struct, frozen=True):
-    """Complete when a quorum confirmed the leader and all that was acknowledged before is applied here."""
+class PendingRead(msgspec.Struct, frozen=True):
+    """Complete when a quorum has confirmed the leader and everything acknowledged before is applied here."""
 
     query: Command
     done: Callable[[Reply | Refusal], None]
@@ -61,7 +62,7 @@ class Read(msgspec.Struct, frozen=True):
 
 
 class RecordQueue:
-    """The records in line for the log store: at most one append under way, the rest gather into the next commit."""
+    """The records that wait for the log store. One append at most is under way; the others gather for the next one."""
 
     def __init__(self) -> None:
         self._waiting: list[Record] = []
@@ -75,7 +76,7 @@ class RecordQueue:
         self._waiting_upto = upto
 
     def take(self, now: int) -> list[Record]:
-        """The records to append now; empty while an append is under way or a failed one is not due again."""
+        """The records to append now; empty while an append is under way, or until a failed one is due again."""
         if self._writing or now < self._retry_at:
             return []
         self._writing, self._waiting = self._waiting, []

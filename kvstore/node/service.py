@@ -1,4 +1,4 @@
-"""What a server's faces ask of the node behind them: one interface, whatever protocol the client speaks."""
+"""What clients' connections ask of the node behind them: one interface, whatever protocol a client speaks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kvstore.errors import KvstoreError, Refusal
 from kvstore.state.sql import Table
 from kvstore.store import LogRow, Reply, SlotReply, Status
 
-Done = Callable[[Reply | Refusal], None]
+OnReply = Callable[[Reply | Refusal], None]
 """Called once with the outcome, always later than the call that it was given to."""
 
 
@@ -30,7 +30,7 @@ class ServerStatus(msgspec.Struct, frozen=True):
 
     ``reads``, ``writes``: requests answered since the start. ``p50_us``, ``p99_us``: latencies of the last seconds, in
     microseconds from the request's arrival to its answer; 0 if there was none. ``time_us``: where the event loop's time
-    went since the start, in microseconds by phase (see :class:`kvstore.server.time_spent.Phases`).
+    went since the start, in microseconds by kind of work (see :class:`kvstore.server.time_spent.TimeSpent`).
     """
 
     status: Status
@@ -52,23 +52,23 @@ class Service(Protocol):
     """One running node, as a client's connection uses it. Everything happens on the event loop's thread.
 
     ``execute`` and ``query`` raise CommandError, UnavailableError or StorageFullError when the request is not taken at
-    all; else ``done`` hears of it.
+    all; otherwise ``done`` is called with the outcome.
     """
 
     def execute(
         self,
         command: Command,
-        done: Done,
+        done: OnReply,
         *,
         session: str = "",
         sequence: int = 0,
         acknowledged: int = 0,
         size: int = 0,
     ) -> None:
-        """Put a command through the log; ``size``: bytes of it, about. Without a session this node's own is used."""
+        """Put a command of about ``size`` bytes through the log. Without a session the node uses its own."""
         ...
 
-    def query(self, command: Command, done: Done) -> None:
+    def query(self, command: Command, done: OnReply) -> None:
         """A linearizable read, of a command for which ``is_read_only`` holds."""
         ...
 
@@ -89,7 +89,7 @@ class Service(Protocol):
     def sql(self, query: str, done: Callable[[Table | KvstoreError], None]) -> None:
         """Column names and rows of a read-only query on a state that holds at least what is applied here now.
 
-        Raises nothing: what is wrong with the query is told to ``done`` too.
+        Raises nothing: ``done`` is given the error of a query that fails.
         """
         ...
 

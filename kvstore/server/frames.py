@@ -11,7 +11,7 @@ from kvstore.node.peer_messages import PeerMessage
 
 PROTOCOL_VERSION = 2
 MAX_GREETING_BYTES = 4_096
-"""A frame from somebody who has not said yet who it is."""
+"""The largest frame from somebody who has not yet said who it is."""
 MAX_FRAME_BYTES = 512 * 1_048_576
 """A promise carries all that its acceptor still holds in memory."""
 
@@ -19,7 +19,7 @@ _LENGTH = struct.Struct(">I")
 _encode = msgspec.msgpack.Encoder().encode
 
 KEEP_ALIVE = _LENGTH.pack(0)
-"""An empty frame: nothing to say, but still there."""
+"""An empty frame, which shows that the sender is still there."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
@@ -49,7 +49,7 @@ decode_message = msgspec.msgpack.Decoder(PeerMessage).decode
 
 
 class FrameError(KvstoreError):
-    """What arrived is not this protocol: the connection cannot be used any further."""
+    """The bytes that arrived are not of this protocol: the connection cannot be used any further."""
 
 
 def frame(message: PeerMessage | Hello | Welcome | Refused) -> bytes:
@@ -65,7 +65,7 @@ class FrameReader:
         self.limit = MAX_GREETING_BYTES
         self._pieces: list[bytes] = []
         self._missing = 0
-        """Bytes until the frame that has begun is whole, or its length known."""
+        """How many bytes are missing until the current frame is whole, or until its length is known."""
 
     def feed(self, data: bytes) -> list[bytes]:
         """The bodies that are whole now, in order; empty ones are left out. Raises FrameError for a frame too large."""

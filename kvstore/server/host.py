@@ -7,54 +7,73 @@ import errno
 import random
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
-from consensus.invariants import InvariantViolation
 from consensus.messages import Accepted, Record, Stored
 from consensus.replica import Role
 from kvstore import clocks, logs
 from kvstore.addresses import address_text
 from kvstore.commands import Command, Result
 from kvstore.errors import KvstoreError, Refusal, StorageFullError, UnavailableError
-from kvstore.node.log_rows import log_rows
-from kvstore.node.node import Node
+from kvstore.node.hosting import failure, open_node
 from kvstore.node.peer_messages import PeerMessage
-from kvstore.node.service import Done, PeerInfo, ServerStatus
+from kvstore.node.service import OnReply, PeerInfo, ServerStatus
 from kvstore.server import process_memory
 from kvstore.server.latencies import Latencies
 from kvstore.server.peers import Identity, Peers
 from kvstore.server.settings import Settings
-from kvstore.server.time_spent import Phases
-from kvstore.state.machine import STATE_SCHEMA, Batch, StateMachine
+from kvstore.server.time_spent import TimeSpent
+from kvstore.state.machine import STATE_SCHEMA, Batch
 from kvstore.state.sql import Queries, Table
-from kvstore.storage.data_dir import RESERVE_BYTES, DataDir
-from kvstore.storage.log_store import SqliteLog
-from kvstore.store import LogRow, Reply, SlotReply, Status
+from kvstore.storage.data_dir import DataDir
+from kvstore.store import LogRow, Reply, SlotReply
 
-EXIT_BROKEN, EXIT_UNAVAILABLE = 1, 3
 TIMED = 8
-"""One request of so many is timed: often enough for percentiles, and nearly free."""
-FEW = 16
-FEW_BYTES = 65_536
+"""One request of this many is timed: often enough for percentiles, and nearly free."""
+QUICK_SLOTS = 16
+QUICK_BYTES = 65_536
 QUICK_US = 3_000
-"""Up to so many slots and bytes are written on the loop's own thread, as long as the disk takes no longer for it."""
+"""Records of at most this many slots and bytes are written on the event loop's own thread, as long as an fsync takes no
+longer than this many microseconds."""
 SWITCH_SECONDS = 0.0005
-"""The disk's thread gets the interpreter back so soon after an fsync; Python's own 5 ms would be most of a write."""
+"""How soon the disk's thread gets the interpreter back after an fsync; Python's default of 5 ms would be most of
+the time that a write takes."""
 
 log = logs.get("server")
 
 
-class Host:
-    """Implements :class:`kvstore.node.service.Service`. All but the disk's writes happens on the loop's thread."""
+class Clients(Protocol):
+    """The connections of this node's clients, as far as the host cares for them."""
 
-    def __init__(self, settings: Settings, data_dir: DataDir, on_failure: Callable[[int], None]) -> None:
+    @property
+    def address(self) -> str:
+        """Where clients connect."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """The number of connections."""
+        ...
+
+    def flush(self) -> None:
+        """Write out the replies that a turn brought; called at the end of each."""
+        ...
+
+
+class Host:
+    """Implements :class:`kvstore.node.service.Service`.
+
+    Everything but writing to the disk happens on the event loop's thread.
+    """
+
+    def __init__(
+        self, settings: Settings, data_dir: DataDir, clients: Clients, on_failure: Callable[[int], None]
+    ) -> None:
         self.settings = settings
-        self.flush: Callable[[], None] = lambda: None
-        """Called at the end of each turn, to write out the replies that it brought."""
-        self.clients: Callable[[], int] = lambda: 0
-        self.client_address = address_text(settings.client_listen)
+        self._clients = clients
+        self._flush = clients.flush
         self.peer_address = address_text(settings.peer_listen)
         self._data_dir = data_dir
         self._on_failure = on_failure
@@ -74,46 +93,33 @@ class Host:
         self._timer: asyncio.TimerHandle | None = None
         self._started = clocks.now_us()
         self._latencies = Latencies(self._started)
-        self._phases = Phases()
+        self._time_spent = TimeSpent()
         self._reads = self._writes = 0
         self._patience = settings.request_timeout_ms
-        self.node = self._open(settings, data_dir)
+        self.node = open_node(
+            settings.node_id, list(settings.peers), data_dir, timing=settings.timing, background=self._commit
+        )
         identity = Identity(_cluster(settings), settings.node_id, random.getrandbits(63))
         self.peers = Peers(identity, settings.peers, self._receive, self._resume)
-        self._known: tuple[Role, str | None] = (self.node.replica.role, None)
-
-    def _open(self, settings: Settings, data_dir: DataDir) -> Node:
-        nodes = list(settings.peers)
-        return Node(
-            settings.node_id,
-            nodes,
-            SqliteLog(data_dir.log_path, node_id=settings.node_id, nodes=nodes),
-            StateMachine(data_dir.state_path),
-            rng=random.Random(),
-            now=clocks.now(),
-            wall=clocks.wall(),
-            timing=settings.timing,
-            free_bytes=lambda: data_dir.free_bytes() - RESERVE_BYTES,
-            background=self._commit,
-        )
+        self._known: tuple[Role, str | None] = (self.node.role, None)
 
     async def start(self) -> None:
-        """Listen for the other nodes, and begin to take part. Raises OSError when the address cannot be had."""
+        """Listen for the other nodes, and begin to take part. Raises OSError if the address cannot be used."""
         self.peer_address = address_text(await self.peers.start(self.settings.peer_listen))
         if self.settings.node_id == next(iter(self.settings.peers)):
-            # When all start at once, somebody has to be first; a leader that is at work already is left alone.
-            self.node.replica.campaign()
+            # Of nodes that start together one has to be first; a leader that is already at work is not disturbed.
+            self.node.campaign()
         self._tick()
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
     def _receive(self, sender: str, message: PeerMessage) -> None:
         if not self._failed:
-            began = self._phases.now()
+            began = self._time_spent.now()
             self.node.receive(sender, message)
-            self._phases.spent("consensus", began)
-            # The votes after those of a quorum change nothing.
-            if type(message) is not Accepted or self.node.replica.has_effects:
+            self._time_spent.spent("consensus", began)
+            # A vote that arrives after a quorum's votes changes nothing.
+            if type(message) is not Accepted or self.node.has_effects:
                 self._wake()
 
     def _resume(self, peer: str) -> None:
@@ -122,7 +128,7 @@ class Host:
             self._wake()
 
     def _wake(self) -> None:
-        """Something came in: turn the node once all else that is ready has come in too."""
+        """Something came in: turn the node as soon as everything else that is ready has come in too."""
         if not self._woken:
             self._woken = True
             if not self._turning:
@@ -131,7 +137,7 @@ class Host:
     def _tick(self) -> None:
         interval = self.node.tick_interval
         self._timer = self._loop.call_later(interval / 1_000, self._tick)
-        if clocks.now() - self._ticked_at > interval >> 1:  # else a turn has just seen to it
+        if clocks.now() - self._ticked_at > interval >> 1:  # otherwise a turn has just done so
             self._turn()
 
     def _turn(self) -> None:
@@ -139,7 +145,7 @@ class Host:
             return
         node = self.node
         self._turning = True
-        self._phases.begin("log" if self._writing else "idle")
+        self._time_spent.begin("log" if self._writing else "idle")
         self._woken = True
         while self._woken:  # a request that was waiting for the answer of another comes in with the next turn
             self._woken = False
@@ -151,23 +157,23 @@ class Host:
             turn = node.turn()
             if turn.messages:
                 self.peers.send(turn.messages)
-            self._phases.mark("consensus")
+            self._time_spent.mark("consensus")
             # A leader's clients wait for what is chosen, everybody else for this node's vote.
-            answers_first = node.replica.role is Role.LEADER and self._is_quick(turn.records)
+            answers_first = node.leads and self._is_quick(turn.records)
             if turn.records and not answers_first:
                 self._write(turn.records)
-                self._phases.mark("log")
+                self._time_spent.mark("log")
             if answers_first or not self._woken:
                 node.apply()
-                self._phases.mark("apply")
-                self.flush()
-                self._phases.mark("replies")
+                self._time_spent.mark("apply")
+                self._flush()
+                self._time_spent.mark("replies")
             if turn.records and answers_first:
                 self._write(turn.records)
-                self._phases.mark("log")
-        self._phases.end()
+                self._time_spent.mark("log")
+        self._time_spent.end()
         self._turning = False
-        known = (node.replica.role, node.replica.leader)
+        known = (node.role, node.leader)
         if known != self._known:
             self._tell_role(known)
 
@@ -175,17 +181,17 @@ class Host:
         (role_before, leader_before), self._known = self._known, known
         role, leader = known
         if Role.LEADER in (role, role_before) or leader != leader_before:  # not every step of an election
-            log.info("role", role=role.value, leader=leader or "none", ballot=str(self.node.replica.ballot))
+            log.info("role", role=role.value, leader=leader or "none", ballot=str(self.node.ballot))
 
     def _write(self, records: list[Record]) -> None:
-        """Store records on the disk's thread; a few of them at once, while the disk is quick.
+        """Store records on the disk's thread, or here and now if they are few and the disk is quick.
 
         Handing work to a thread and back costs about as much as a quick fsync, and nothing much can be done meanwhile.
         """
         if self._is_quick(records):
             began = clocks.now_us()
             try:
-                self.node.log.append(records)
+                self.node.append(records)
             except StorageFullError as error:
                 self._no_room(error)
                 self._woken = True
@@ -193,23 +199,23 @@ class Host:
                 self.node.persisted()
                 self._has_room()
             self._fsync_us += (clocks.now_us() - began - self._fsync_us) >> 3
-            self._woken |= self.node.replica.has_effects
+            self._woken |= self.node.has_effects
         else:
             self._fsync_us -= self._fsync_us >> 8
             self._writing = True
-            self._disk.submit(self.node.log.append, records).add_done_callback(self._written)
+            self._disk.submit(self.node.append, records).add_done_callback(self._written)
 
     def _is_quick(self, records: list[Record]) -> bool:
-        if self._fsync_us >= QUICK_US or len(records) > FEW or sum(map(_slots, records)) > FEW:
+        if self._fsync_us >= QUICK_US or len(records) > QUICK_SLOTS or sum(map(_slots, records)) > QUICK_SLOTS:
             return False
-        return sum(map(_bytes, records)) <= FEW_BYTES
+        return sum(map(_bytes, records)) <= QUICK_BYTES
 
     def _written(self, future: Future[None]) -> None:
         """On the disk's thread: tell the loop's."""
         self._loop.call_soon_threadsafe(self._stored, future)
 
     def _stored(self, future: Future[None]) -> None:
-        self._phases.begin("log")
+        self._time_spent.begin("log")
         self._writing = False
         if self._failed:
             return
@@ -224,8 +230,8 @@ class Host:
         self._turn()
 
     def _commit(self, batch: Batch) -> None:
-        """Write the state on a thread of its own: the log must not wait for it."""
-        future = self._state_disk.submit(self.node.state.write, batch)
+        """Write the state on a separate thread, so that the log does not wait for it."""
+        future = self._state_disk.submit(self.node.write_state, batch)
         future.add_done_callback(lambda future: self._loop.call_soon_threadsafe(self._committed, batch, future))
 
     def _committed(self, batch: Batch, future: Future[int]) -> None:
@@ -234,17 +240,17 @@ class Host:
         error = future.exception()
         if error is None:
             self.node.committed(batch, future.result())
-            if not self.node.state.uncommitted:
+            if not self.node.has_uncommitted:
                 process_memory.give_back()
         elif isinstance(error, StorageFullError):
             self.node.committed(batch, error)
             log.limited("disk_full", "state", level="error", reason=str(error))
         else:
             raise error
-        self._wake()  # the next one may be awaited
+        self._wake()  # somebody may wait for the next commit
 
     def _no_room(self, error: StorageFullError) -> None:
-        if not self._disk_full:  # it is tried again several times a second
+        if not self._disk_full:  # the node tries again several times a second
             log.error("disk_full", reason=str(error))
         self._disk_full = True
         self.node.storage_failed(error)
@@ -257,7 +263,7 @@ class Host:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def fail(self, status: int, why: str) -> None:
-        """End without another turn, and without a commit: what the node knows may not be what is on its disk."""
+        """End without another turn and without a commit, since the node may know what is not on its disk."""
         if self._failed:
             return
         self._failed = True
@@ -265,7 +271,7 @@ class Host:
         self._on_failure(status)
 
     def _unforeseen(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-        """A callback raised what nobody caught, half-way through a turn."""
+        """A callback raised an error that nobody caught, possibly half-way through a turn."""
         if self._failed:
             return
         error = context.get("exception")
@@ -274,22 +280,19 @@ class Host:
                 log.limited(
                     "too_many_files", "", level="error", reason=f"{error.strerror}: raise the limit (ulimit -n)"
                 )
-            case KvstoreError():
-                self.fail(EXIT_UNAVAILABLE, str(error))
-            case InvariantViolation():
-                self.fail(EXIT_BROKEN, f"a rule of the protocol does not hold: {error}")
             case BaseException():
-                log.error("bug", trace="".join(traceback.format_exception(error)).rstrip())
-                self.fail(EXIT_BROKEN, "this is a bug; what was acknowledged is in the log")
+                why = failure(error)
+                if why.trace:
+                    log.error("bug", trace=why.trace)
+                self.fail(why.status, why.reason)
             case _:
                 log.warning("event_loop", reason=str(context.get("message")))
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is under way, and nobody else relies on this node as leader."""
-        alone = self.node.is_alone
-        leads = self.node.replica.role is Role.LEADER
-        return self._failed or not (self._writing or self.node.has_pending or (leads and not alone))
+        """Whether nothing is under way and no other node relies on this one as its leader."""
+        node = self.node
+        return self._failed or not (self._writing or node.has_pending or (node.leads and not node.is_alone))
 
     def hand_over(self) -> None:
         """Ask another node to lead, if this one does."""
@@ -298,14 +301,14 @@ class Host:
             self._wake()
 
     async def close(self) -> None:
-        """Stop, with everything committed unless the node failed."""
+        """Stop, after committing everything unless the node failed."""
         if self._timer:
             self._timer.cancel()
         await self.peers.close()
         self._queries.close()
         self._disk.shutdown()
         self._state_disk.shutdown()
-        await asyncio.sleep(0)  # what the threads have reported comes in
+        await asyncio.sleep(0)  # lets the reports of the threads come in
         if not self._failed:
             self._failed = True
             self.node.close()
@@ -315,7 +318,7 @@ class Host:
     def execute(
         self,
         command: Command,
-        done: Done,
+        done: OnReply,
         *,
         session: str = "",
         sequence: int = 0,
@@ -336,14 +339,14 @@ class Host:
         )
         self._wake()
 
-    def query(self, command: Command, done: Done) -> None:
+    def query(self, command: Command, done: OnReply) -> None:
         self._reads += 1
         if not self._reads % TIMED:
             done = self._timed(done)
         self.node.query(command, done, self._ticked_at + self._patience)
         self._wake()
 
-    def _timed(self, done: Done) -> Done:
+    def _timed(self, done: OnReply) -> OnReply:
         began = clocks.now_us()
 
         def timed(outcome: Reply | Refusal) -> None:
@@ -355,7 +358,7 @@ class Host:
 
     def look(self, command: Command) -> Result:
         self._reads += 1
-        return self.node.state.query(command, clocks.wall())
+        return self.node.look(command, clocks.wall())
 
     def propose_at(self, slot: int, json: bytes, done: Callable[[SlotReply | Refusal], None]) -> None:
         self._writes += 1
@@ -363,10 +366,10 @@ class Host:
         self._wake()
 
     def log(self, first: int, last: int | None) -> Iterator[LogRow]:
-        return log_rows(self.node.accepted, self.node.state, self.node.replica.is_chosen, first, last)
+        return self.node.log(first, last)
 
     def sql(self, query: str, done: Callable[[Table | KvstoreError], None]) -> None:
-        """On what is committed, so that neither the loop nor the state waits; a commit comes first if there must be."""
+        """Query what is committed, so that neither the loop nor the state waits; if need be it is committed first."""
 
         def on_loop(outcome: Table | KvstoreError) -> None:
             self._loop.call_soon_threadsafe(self._answer, done, outcome)
@@ -383,50 +386,34 @@ class Host:
     def _answer(self, done: Callable[[Table | KvstoreError], None], outcome: Table | KvstoreError) -> None:
         if not self._failed:
             done(outcome)
-            self.flush()
+            self._flush()
 
     def last_sequence(self, session: str) -> int:
-        return self.node.state.last_sequence(session)
+        return self.node.last_sequence(session)
 
     def keys(self, prefix: bytes, limit: int) -> list[bytes]:
-        return self.node.state.keys(prefix, limit)
+        return self.node.keys(prefix, limit)
 
     def clock(self) -> int:
         return clocks.wall()
 
     def status(self) -> ServerStatus:
-        node, replica = self.node, self.node.replica
         p50, p99 = self._latencies.percentiles(50, 99, now=clocks.now_us())
         return ServerStatus(
-            status=Status(
-                node_id=replica.node,
-                nodes=list(replica.configuration.nodes),
-                role=replica.role.value,
-                leader=replica.leader,
-                ballot=replica.ballot,
-                promised=replica.promised,
-                chosen_upto=replica.chosen_upto,
-                applied_upto=node.state.applied_upto,
-                last_slot=replica.last_slot,
-                gaps=replica.gaps(),
-                keys=node.state.count(),
-                log_bytes=node.log.bytes(),
-                state_bytes=node.state.bytes(),
-                data_dir=str(self._data_dir.path),
-            ),
-            client_address=self.client_address,
+            status=self.node.status(str(self._data_dir.path)),
+            client_address=self._clients.address,
             peer_address=self.peer_address,
             uptime_ms=(clocks.now_us() - self._started) // 1_000,
-            clients=self.clients(),
+            clients=self._clients.count,
             reads=self._reads,
             writes=self._writes,
             p50_us=p50,
             p99_us=p99,
             memory_bytes=process_memory.resident_bytes(),
             cpu_ms=time.process_time_ns() // 1_000_000,
-            time_us=self._phases.microseconds(),
+            time_us=self._time_spent.microseconds(),
             peers=[
-                PeerInfo(peer, address_text(address), self.peers.is_connected(peer), replica.heard_chosen.get(peer, -1))
+                PeerInfo(peer, address_text(address), self.peers.is_connected(peer), self.node.heard_chosen(peer))
                 for peer, address in self.peers.addresses.items()
             ],
         )

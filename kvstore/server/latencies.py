@@ -1,9 +1,9 @@
-"""How long requests took lately: counts in buckets that grow with the time, cheap enough for every request."""
+"""How long requests took lately: counts in buckets whose width grows with the time, cheap enough for every request."""
 
 from __future__ import annotations
 
 _STEPS = 8
-"""Buckets to each doubling: a percentile is off by an eighth at most."""
+"""The number of buckets for each doubling of the time: a percentile is off by an eighth at most."""
 WINDOW_US = 5_000_000
 
 
@@ -16,14 +16,14 @@ class Latencies:
         self._turned_at = now
 
     def record(self, took: int, now: int) -> None:
-        """A request took so long."""
+        """A request took this many microseconds."""
         self._turn(now)
         exponent = max(took.bit_length() - 4, 0)
         bucket = exponent * _STEPS * 2 + (took >> exponent)
         self._current[bucket] = self._current.get(bucket, 0) + 1
 
     def percentiles(self, *wanted: float, now: int) -> list[int]:
-        """The time that so many percent of the requests stayed within; 0 if there was none."""
+        """For each percentage, the time within which that share of the requests was answered; 0 if there were none."""
         self._turn(now)
         counts = dict(self._before)
         for bucket, count in self._current.items():

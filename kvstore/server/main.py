@@ -7,13 +7,15 @@ import errno
 import gc
 import os
 import socket
-from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 from kvstore import logs
 from kvstore import stop_signals as end_signals
 from kvstore.addresses import address_text
 from kvstore.errors import DataDirError
+from kvstore.node.hosting import new_event_loop
+from kvstore.node.service import Service
 from kvstore.resp.connection import Connection
 from kvstore.resp.hub import Hub
 from kvstore.server.host import Host
@@ -21,24 +23,19 @@ from kvstore.server.settings import Settings
 from kvstore.storage.data_dir import DataDir
 
 DRAIN_SECONDS = 5.0
-"""How long a node that was told to end waits for what is under way, and for another leader."""
+"""How long a node that was told to end waits for requests under way, and for another node to lead."""
 BACKLOG = 4_096
 KEEPALIVE_SECONDS = 300
-"""A client that is silent for so long is asked whether it is there: one whose machine is gone would stay for ever."""
+"""A client that is silent for this long is probed: the connection of one whose machine is gone would stay for ever."""
 
 log = logs.get("server")
 
 
 def run(settings: Settings) -> int:
     """Serve until a signal asks it to end; returns the exit status. Raises DataDirError when it cannot start."""
-    # Looking for cycles among hundreds of thousands of values would stop the node for longer than anything it does.
+    # A search for cycles among hundreds of thousands of values would stop the node for longer than anything it does.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    new_event_loop: Callable[[], asyncio.AbstractEventLoop]
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        from asyncio import new_event_loop
     with (
         DataDir.open(settings.data_dir, f"kvstore serve, node {settings.node_id}") as data_dir,
         asyncio.Runner(loop_factory=new_event_loop) as runner,
@@ -55,23 +52,26 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
         if not ended.done():
             ended.set_result(status)
 
-    host = Host(settings, data_dir, on_failure=end)
-    clients = Clients(host, settings)
+    clients = ClientListener(settings)
+    host = Host(settings, data_dir, clients, on_failure=end)
     numbers = end_signals.numbers()
     for number in numbers:
         loop.add_signal_handler(number, end, 0)
     try:
-        for start, address in ((host.start, settings.peer_listen), (clients.listen, settings.client_listen)):
+        for start, address in (
+            (host.start, settings.peer_listen),
+            (partial(clients.listen, host), settings.client_listen),
+        ):
             try:
                 await start()
             except OSError as error:
                 raise DataDirError(f"cannot listen on {address_text(address)}: {_reason(error)}") from error
         log.info(
             "serving",
-            clients=host.client_address,
+            clients=clients.address,
             peers=host.peer_address,
             nodes=",".join(sorted(settings.peers)),
-            applied=host.node.state.applied_upto,
+            applied=host.node.applied_upto,
         )
         status = await ended
         if status == 0:
@@ -87,13 +87,13 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
 
 
 def _reason(error: OSError) -> str:
-    """In the system's words: the event loop's name the address once more."""
+    """The reason in the system's words; the event loop's own text would name the address a second time."""
     known = error.errno in errno.errorcode
     return (os.strerror(error.errno or 0) if known else error.strerror or str(error)).lower()
 
 
-async def _drain(host: Host, clients: Clients) -> None:
-    """Take no more requests, answer those under way, and leave another node to lead."""
+async def _drain(host: Host, clients: ClientListener) -> None:
+    """Take no more requests, answer those under way, and let another node lead."""
     log.info("draining")
     clients.stop()
     deadline = asyncio.get_running_loop().time() + DRAIN_SECONDS
@@ -102,28 +102,31 @@ async def _drain(host: Host, clients: Clients) -> None:
         await asyncio.sleep(0.05)
 
 
-class Clients:
-    """The connections of this node's clients."""
+class ClientListener:
+    """Accepts clients, and keeps their connections. Implements :class:`kvstore.server.host.Clients`."""
 
-    def __init__(self, host: Host, settings: Settings) -> None:
-        self._host = host
-        self._address = settings.client_listen
-        self.hub = Hub(password=settings.password)
+    def __init__(self, settings: Settings) -> None:
+        self.address = address_text(settings.client_listen)
+        self._listen = settings.client_listen
+        self._hub = Hub(password=settings.password)
+        self.flush = self._hub.flush
         self._open: set[ClientProtocol] = set()
         self._server: asyncio.Server | None = None
-        host.flush = self.hub.flush
-        host.clients = lambda: len(self._open)
 
-    async def listen(self) -> None:
-        """Raises OSError when the address cannot be had."""
+    async def listen(self, service: Service) -> None:
+        """Accept clients of this service. Raises OSError if the address cannot be used."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: ClientProtocol(self._host, self.hub, self._open), *self._address, backlog=BACKLOG
+            lambda: ClientProtocol(service, self._hub, self._open), *self._listen, backlog=BACKLOG
         )
-        self._host.client_address = address_text(self._server.sockets[0].getsockname())
+        self.address = address_text(self._server.sockets[0].getsockname())
+
+    @property
+    def count(self) -> int:
+        return len(self._open)
 
     def stop(self) -> None:
-        """Accept nobody, and read no further request."""
+        """Accept no more clients, and read no further requests."""
         if self._server is not None:
             self._server.close()
         for protocol in self._open:
@@ -131,7 +134,7 @@ class Clients:
 
     @property
     def have_all(self) -> bool:
-        """Whether every client has taken the replies to it."""
+        """Whether every client has taken its replies."""
         return not any(protocol.unsent for protocol in self._open)
 
     async def close(self) -> None:
@@ -144,8 +147,8 @@ class Clients:
 class ClientProtocol(asyncio.Protocol):
     """Carries bytes between a client's socket and its connection."""
 
-    def __init__(self, host: Host, hub: Hub, registry: set[ClientProtocol]) -> None:
-        self._host = host
+    def __init__(self, service: Service, hub: Hub, registry: set[ClientProtocol]) -> None:
+        self._service = service
         self._hub = hub
         self._registry = registry
         self._stopped = False
@@ -153,12 +156,14 @@ class ClientProtocol(asyncio.Protocol):
         self._connection: Connection | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is none of asyncio's classes
+        self._transport = transport = cast(
+            asyncio.Transport, transport
+        )  # uvloop's transport does not derive from asyncio's
         transport.set_write_buffer_limits(high=1_048_576)
         _keep_alive(transport.get_extra_info("socket"))
         self._registry.add(self)
         self._connection = Connection(
-            self._host,
+            self._service,
             self._hub,
             write=transport.write,
             close=transport.close,
@@ -208,5 +213,5 @@ class ClientProtocol(asyncio.Protocol):
 
 def _keep_alive(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_KEEPIDLE"):  # elsewhere the system's own time holds
+    if hasattr(socket, "TCP_KEEPIDLE"):  # other systems keep their default
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)

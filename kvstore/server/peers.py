@@ -31,13 +31,13 @@ from kvstore.server.frames import (
 from kvstore.state.entries import UNREADABLE
 
 MAX_UNSENT_BYTES = 32 * 1_048_576
-"""What may wait for one node's socket; beyond it messages to that node are dropped."""
+"""This many bytes may wait for one node's socket; beyond that messages to the node are dropped."""
 KEEP_ALIVE_SECONDS = 1.0
 SILENCE_SECONDS = 5.0
-"""A connection on which nothing was heard for so long is given up: its host may be gone without a word."""
+"""A connection on which nothing was heard for this long is given up: the other machine may be gone without notice."""
 BACK_OFF_SECONDS = (0.05, 1.0)
 STEADY_SECONDS = 1.0
-"""A connection that lasted so long was a good one: the next attempt is made at once."""
+"""After a connection that lasted at least this long the next attempt is made at once."""
 CONNECT_SECONDS = 3.0
 
 Receive = Callable[[str, PeerMessage], None]
@@ -54,8 +54,8 @@ class Identity(NamedTuple):
     incarnation: int
 
 
-class Link(asyncio.Protocol):
-    """One connection, dialled or accepted: frames in, keep-alives out, and an end when the other side falls silent."""
+class PeerConnection(asyncio.Protocol):
+    """A connection with another node, opened by either: takes frames apart, sends keep-alives, and ends on silence."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
         self.name = name
@@ -67,7 +67,9 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is none of asyncio's classes
+        self._transport = transport = cast(
+            asyncio.Transport, transport
+        )  # uvloop's transport does not derive from asyncio's
         if not self.name:
             self.name = address_text(transport.get_extra_info("peername"))
         self._timer = self._loop.call_later(KEEP_ALIVE_SECONDS, self._keep_alive)
@@ -83,7 +85,7 @@ class Link(asyncio.Protocol):
             self.close()
 
     def received(self, body: bytes) -> None:
-        """A frame that arrived. Raises FrameError or one of UNREADABLE for one that does not belong here."""
+        """A frame arrived. Raises FrameError or one of UNREADABLE for a frame that does not belong here."""
         raise NotImplementedError
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -98,7 +100,7 @@ class Link(asyncio.Protocol):
 
     @property
     def is_full(self) -> bool:
-        """Whether so much waits for the other side that nothing should be added."""
+        """Whether so much already waits for the other side that nothing should be added."""
         return self._transport is None or self._transport.get_write_buffer_size() > MAX_UNSENT_BYTES
 
     def close(self) -> None:
@@ -114,7 +116,7 @@ class Link(asyncio.Protocol):
             self.write(KEEP_ALIVE)
 
 
-class Dialled(Link):
+class OutboundConnection(PeerConnection):
     """The connection on which this node sends to another; only the answer to the Hello comes back."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
@@ -122,7 +124,7 @@ class Dialled(Link):
         self.welcomed = False
         self.refused = ""
         self.gap = False
-        """Whether messages were dropped, and nothing was sent since."""
+        """Whether messages were dropped since the last one that was sent."""
 
     def received(self, body: bytes) -> None:
         answer = decode_answer(body)
@@ -133,7 +135,7 @@ class Dialled(Link):
             self.welcomed = True
 
 
-class Accepted(Link):
+class InboundConnection(PeerConnection):
     """A connection on which another node sends, once its Hello has been checked."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, peers: Peers) -> None:
@@ -175,10 +177,10 @@ class Accepted(Link):
 
 
 class Peers:
-    """The other nodes of the cluster, as reached from this one.
+    """The connections with the other nodes of the cluster.
 
-    ``resume`` is called with a node's id when messages to it may have been lost, before any later one is sent: whoever
-    cares for their order can send them again.
+    ``resume`` is called with a node's id when messages to it may have been lost, before any later one is sent, so
+    that the node can send them again in their order.
     """
 
     def __init__(self, identity: Identity, addresses: dict[str, Address], receive: Receive, resume: Resume) -> None:
@@ -186,18 +188,18 @@ class Peers:
         self._resume = resume
         self.addresses = {node: address for node, address in addresses.items() if node != identity.node}
         self._identity = identity
-        self._dialled: dict[str, Dialled] = {}
-        self._accepted: dict[str, Accepted] = {}
-        self._links: set[Accepted] = set()
+        self._dialled: dict[str, OutboundConnection] = {}
+        self._accepted: dict[str, InboundConnection] = {}
+        self._links: set[InboundConnection] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
 
     async def start(self, listen: Address) -> Address:
-        """Listen, and begin to dial the others; returns the address in use. Raises OSError when it cannot be had."""
+        """Listen, and begin to dial the others; returns the address in use. Raises OSError if that cannot be used."""
         loop = asyncio.get_running_loop()
 
-        def accept() -> Accepted:
-            link = Accepted(loop, self)
+        def accept() -> InboundConnection:
+            link = InboundConnection(loop, self)
             self._links.add(link)
             return link
 
@@ -221,10 +223,10 @@ class Peers:
     # -- sending ------------------------------------------------------------------------------------------------------
 
     def send(self, messages: Iterable[tuple[str, PeerMessage]]) -> None:
-        """Send what a turn brought, each message encoded once however many it goes to."""
+        """Send the messages of a turn, encoding each once for all its receivers."""
         encoded: dict[int, bytes] = {}
         frames: dict[str, list[bytes]] = {}
-        resumed: dict[str, Dialled] = {}
+        resumed: dict[str, OutboundConnection] = {}
         for node, message in messages:
             link = self._dialled.get(node)
             if link is None:
@@ -266,10 +268,10 @@ class Peers:
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))
             wait = min(wait * 2, BACK_OFF_SECONDS[1])
 
-    async def _connect(self, node: str) -> Dialled | None:
+    async def _connect(self, node: str) -> OutboundConnection | None:
         """Dial and greet a node; None when it cannot be reached or refuses."""
         loop = asyncio.get_running_loop()
-        link = Dialled(loop, node)
+        link = OutboundConnection(loop, node)
         hello = Hello(self._identity.cluster, self._identity.node, node, PROTOCOL_VERSION, self._identity.incarnation)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
@@ -288,8 +290,8 @@ class Peers:
 
     # -- being dialled ------------------------------------------------------------------------------------------------
 
-    def admit(self, link: Accepted, hello: Hello) -> str:
-        """Take a node's connection in; returns why not, "" if it may stay."""
+    def admit(self, link: InboundConnection, hello: Hello) -> str:
+        """Accept a node's connection; returns the reason why it is refused, "" if it is not."""
         if hello.version != PROTOCOL_VERSION:
             return f"it speaks version {hello.version} of the protocol, this node version {PROTOCOL_VERSION}"
         if hello.cluster != self._identity.cluster:
@@ -299,7 +301,7 @@ class Peers:
         if hello.sender == self._identity.node:
             return f"it calls itself {hello.sender} like this node: every node needs an id of its own"
         if hello.sender not in self.addresses:
-            return f"{hello.sender} is no node of this cluster ({', '.join(sorted(self.addresses))})"
+            return f"{hello.sender} is not a node of this cluster ({', '.join(sorted(self.addresses))})"
         before = self._accepted.get(hello.sender)
         if before is not None and before.hello is not None:
             if before.hello.incarnation != hello.incarnation:
@@ -308,7 +310,7 @@ class Peers:
         self._accepted[hello.sender] = link
         return ""
 
-    def leave(self, link: Accepted) -> None:
+    def leave(self, link: InboundConnection) -> None:
         """A connection to this node has ended."""
         self._links.discard(link)
         if link.hello is not None and self._accepted.get(link.hello.sender) is link:

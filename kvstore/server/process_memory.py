@@ -1,4 +1,4 @@
-"""How much memory this process has, and giving back what it no longer needs."""
+"""How much memory this process uses, and returning memory that it no longer needs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import resource
 
 
 def resident_bytes() -> int:
-    """The memory that this process has in RAM now; at its height where the system does not tell."""
+    """The memory that this process has in RAM now, or its highest value where the system does not tell that."""
     try:
         with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 (a path object costs more than the read)
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -19,7 +19,7 @@ def resident_bytes() -> int:
 def give_back() -> None:
     """Return freed memory to the system, where its C library can.
 
-    It keeps what was freed for later use: without this a third of what a busy time took stays with an idle node.
+    The library keeps freed memory for later use: without this call an idle node keeps a third of what a burst took.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

@@ -13,21 +13,21 @@ from typing import TypeVar, get_args
 import msgspec
 
 from consensus.election import Timing
+from consensus.membership import MAX_NODES
 from kvstore.addresses import Address, is_host
 from kvstore.errors import KvstoreError
 from kvstore.logs import Format, Level
 
-MAX_NODES = 15
 MAX_ID = 64
 PREFIX = "KVSTORE_"
 TIMING = Timing(heartbeat=100, election=(600, 1_000), resend=200)
-"""Machines do other things as well: a pause of half a second is no reason to change the leader."""
+"""Machines do other things as well: a pause of half a second should not change the leader."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _Word = TypeVar("_Word", bound=str)
 
 
 class SettingsError(KvstoreError):
-    """A setting that cannot be used; says which, where it came from, and what would do."""
+    """A setting that cannot be used; says which one, where it came from, and which values are allowed."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -66,7 +66,7 @@ NAMES = (
 
 
 class _Given:
-    """Where each setting comes from: the command line goes before the environment, and that before the file."""
+    """Where each setting comes from. The command line takes precedence over the environment, and that over the file."""
 
     def __init__(self, options: Mapping[str, str | None], environment: Mapping[str, str], file: Path | None) -> None:
         in_file = _read(file) if file else {}
@@ -79,7 +79,7 @@ class _Given:
                 (in_file.get(name), f"{name} in {file}"),
             )
             for rank, (text, source) in enumerate(sources):
-                # An empty password is none, and must not hide one from another place.
+                # An empty password means none, and must not hide one that is given elsewhere.
                 if text is not None and (text or name != "password"):
                     self._found[name], self._rank[name] = (text, source), rank
                     break
@@ -98,7 +98,7 @@ class _Given:
         return name in self._found
 
     def nearest(self, *names: str) -> list[str]:
-        """Those of settings that exclude each other that come from the place that goes before the others'."""
+        """Of settings that exclude each other, those given in the place that takes precedence."""
         found = [name for name in names if name in self._rank]
         return [name for name in found if self._rank[name] == min(self._rank[name] for name in found)]
 
@@ -140,7 +140,7 @@ def load(options: Mapping[str, str | None], environment: Mapping[str, str], file
 
 
 def client_password(environment: Mapping[str, str]) -> str | None:
-    """What a client gives to a cluster, from the variables that a node takes its own from. Raises SettingsError."""
+    """The password with which a client authenticates, from the variables that a node uses too. Raises SettingsError."""
     return _password(_Given({}, environment, None))
 
 
@@ -150,12 +150,12 @@ def _read(file: Path) -> dict[str, str]:
     except OSError as error:
         raise SettingsError(f"--config {file} cannot be read: {(error.strerror or str(error)).lower()}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"--config {file} is no TOML: {error}") from error
+        raise SettingsError(f"--config {file} is not valid TOML: {error}") from error
     texts = {}
     for name, value in found.items():
         if name not in NAMES:
             near = difflib.get_close_matches(name, NAMES, 1)
-            raise SettingsError(f"{name} in {file} is no setting{f': did you mean {near[0]}?' if near else ''}")
+            raise SettingsError(f"{name} in {file} is not a setting{f': did you mean {near[0]}?' if near else ''}")
         if name == "initial_cluster" and isinstance(value, dict):
             value = ",".join(f"{node}={address}" for node, address in value.items())
         if name == "read_lease" and isinstance(value, bool):
@@ -198,7 +198,7 @@ def _address(given: _Given, name: str, text: str) -> Address:
     if not colon or not host or not fits or set("[]") & set(host) or (":" in host) != bracketed:
         raise given.wrong(name, f"{text!r} must be HOST:PORT, with a port up to 65535 and IPv6 as [::1]:PORT")
     if not is_host(host):
-        raise given.wrong(name, f"{host!r} is no host's name: its parts have 1 to 63 characters")
+        raise given.wrong(name, f"{host!r} is not a host name: its parts have 1 to 63 characters")
     return host, int(port)
 
 
@@ -216,7 +216,9 @@ def _cluster(given: _Given, node_id: str) -> dict[str, Address]:
     if node_id not in peers:
         raise given.wrong("initial_cluster", f"this node, {node_id}, is not among {', '.join(peers)}: add it")
     if len(peers) > MAX_NODES:
-        raise given.wrong("initial_cluster", f"{len(peers)} nodes are named, at most {MAX_NODES} are allowed")
+        raise given.wrong(
+            "initial_cluster", f"{len(peers)} nodes are named, at most {MAX_NODES} are allowed: leave some out"
+        )
     if len(set(peers.values())) < len(peers):
         raise given.wrong("initial_cluster", "two nodes have the same address")
     return peers
@@ -263,12 +265,12 @@ def _password(given: _Given) -> str | None:
     if nearest != ["password_file"]:
         password = given.text("password", "")
         if any("\ud800" <= character <= "\udfff" for character in password):
-            raise given.wrong("password", "it is no UTF-8 text")
+            raise given.wrong("password", "it is not UTF-8 text")
         return password or None
     try:
         password = Path(given.text("password_file")).read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, ValueError) as error:
-        reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "it is no UTF-8 text"
+        reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "it is not UTF-8 text"
         raise given.wrong("password_file", f"{given.text('password_file')!r} cannot be read: {reason}") from error
     if not password:
         raise given.wrong("password_file", "it is empty: write a password into it, or leave it out")

@@ -9,13 +9,13 @@ from typing import Literal, TypeAlias
 Phase: TypeAlias = Literal["requests", "consensus", "log", "apply", "replies", "idle"]
 
 
-class Phases:
-    """Nanoseconds since the start by what the event loop's thread did with them; together they are all the time.
+class TimeSpent:
+    """What the event loop's thread has done since the start, in nanoseconds; the sum is all the time that passed.
 
     ``requests``: reading from sockets, understanding and starting requests. ``consensus``: messages of other nodes in,
-    what follows from them, and messages out. ``log``: writing the log, or nothing else to do meanwhile. ``apply``:
-    executing what was chosen, and making replies of it. ``replies``: sending them. ``idle``: nothing to do, or waiting
-    for a processor.
+    what follows from them, and messages out. ``log``: writing the log, or waiting for it with nothing else to do.
+    ``apply``: executing chosen commands, and making their replies. ``replies``: sending them.
+    ``idle``: nothing to do, or waiting for a processor.
 
     Call ``begin`` when a turn begins, ``mark`` after each of its parts, and ``end`` at its end. ``clock`` and ``cpu``
     give nanoseconds: of time, and of the time that this thread has had a processor.
@@ -39,15 +39,16 @@ class Phases:
         return self._clock()
 
     def spent(self, phase: Phase, since: int) -> None:
-        """Between two turns: the time from ``since`` until now was this phase's."""
+        """Between two turns: the time from ``since`` until now belongs to this phase."""
         took = self._clock() - since
         self.nanoseconds[phase] += took
         self._apart += took
 
     def begin(self, waiting: Phase = "idle") -> None:
-        """A turn begins. Between turns the loop reads requests or waits: ``waiting`` is what for.
+        """A turn begins. Between turns the loop reads requests or waits: ``waiting`` is
+        the phase that waiting counts for.
 
-        Which of the two is told by the processor time, since the loop does not say when it falls asleep.
+        The processor time tells the two apart, since the loop does not say when it falls asleep.
         """
         now, cpu = self._clock(), self._cpu()
         between = now - self._at - self._apart
@@ -57,7 +58,7 @@ class Phases:
         self._at, self._cpu_at, self._apart = now, cpu, 0
 
     def mark(self, phase: Phase) -> None:
-        """In a turn: the time since the last mark, or the turn's beginning, was this phase's."""
+        """In a turn: the time since the last mark, or the turn's beginning, belongs to this phase."""
         now = self._clock()
         self.nanoseconds[phase] += now - self._at
         self._at = now

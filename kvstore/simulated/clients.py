@@ -86,7 +86,7 @@ class SessionClient:
         self._world.timeline.after(self._random.randint(0, self._pace), self._next)
 
     def stop(self) -> None:
-        """No more new commands; those on their way now get all the time that they need."""
+        """Send no new commands; those under way now get all the time that they need."""
         self._done = True
         self._patience = PATIENT
 
@@ -97,7 +97,7 @@ class SessionClient:
         self._next()
 
     def unfinished(self) -> str:
-        """What it waits for, in words."""
+        """What it still waits for, as text; "" if nothing."""
         waits = [f"{pending.sequence} (attempt {pending.attempt})" for pending in self._pending.values()]
         if not waits:
             return "" if self._done else f"{self.name} has not asked for everything yet"
@@ -123,7 +123,7 @@ class SessionClient:
         pending.attempt += 1
         if pending.attempt > 1:
             self._world.count("request: tried again")
-            # Each in its turn: by chance alone one might ask a node that is gone again and again.
+            # Each node in turn: chance alone might choose a node that is gone again and again.
             self._target = self._nodes[(self._nodes.index(self._target) + 1) % len(self._nodes)]
         acknowledged = next(iter(self._pending))
         request = ClientRequest(
@@ -186,7 +186,7 @@ class SlotClient:
         self._done = True
 
     def unfinished(self) -> str:
-        """Whether a claim came through is checked when the answer comes; nobody waits for it."""
+        """Nothing: a claim is checked when its answer arrives, and nobody waits for it."""
         return ""
 
     def _next(self) -> None:
@@ -210,7 +210,7 @@ class SlotClient:
 
 
 def _fades(command: Command) -> bool:
-    """Whether it touches keys that expire: no part of the histories."""
+    """Whether a command touches keys that expire, which are not part of the histories."""
     if isinstance(command, Txn):
         return any(_fades(part) for part in [*command.then, *command.otherwise])
     return getattr(command, "key", b"") in FADING
@@ -236,13 +236,13 @@ def _on_one_key(rng: random.Random) -> Command:
 
 
 def _counting(rng: random.Random) -> Command:
-    """Every execution shows, and every read that is stale."""
+    """Commands by which every execution, and every stale read, can be noticed."""
     key = KEYS[0]
     return Incr(key) if rng.random() < 0.6 else Get(key)
 
 
 def _reading(rng: random.Random) -> Command:
-    """Hardly ever waits for a write, and so goes on reading where it is when the leader has long been deposed."""
+    """Mostly reads: such a client goes on reading at a leader that was deposed long ago."""
     key = rng.choice(KEYS)
     return Get(key) if rng.random() < 0.97 else Incr(key)
 
@@ -272,7 +272,7 @@ def _over_keys(rng: random.Random) -> Command:
 
 
 def draws(rng: random.Random, whole: bool) -> Callable[[random.Random], Command | None]:
-    """What one client does all the time."""
+    """The commands that one client sends all the time."""
     if whole:
         return rng.choice([_over_keys, _over_keys, _reading])
     return rng.choice([_on_one_key, _on_one_key, _counting, _counting, _reading, _reading, _fading])

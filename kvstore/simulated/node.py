@@ -21,10 +21,11 @@ from kvstore.simulated.model import seen
 from kvstore.simulated.oracle import Told
 from kvstore.simulated.requests import ClientReply, ClientRequest, SlotClaim, SlotVerdict
 from kvstore.simulated.state import NO_ROOM, Environment, SimulatedState
+from kvstore.state.machine import StateMachine
 from kvstore.store import Reply, SlotReply
 
 
-class Turn(NamedTuple):
+class SimulatedTurn(NamedTuple):
     records: Sequence[Record]
     messages: Sequence[tuple[str, object]]
 
@@ -53,7 +54,7 @@ class SimulatedNode:
                 name,
                 environment.names,
                 disk,
-                state,
+                state.machine,
                 rng=rng,
                 now=now,
                 wall=wall,
@@ -61,6 +62,7 @@ class SimulatedNode:
                 keep_slots=environment.keep_slots,
                 timing=environment.timing,
                 background=lambda batch: state.begin(batch, self._now),
+                apply=state.apply,
             )
 
     @property
@@ -72,8 +74,8 @@ class SimulatedNode:
         return self._node.waiting
 
     @property
-    def state(self) -> SimulatedState:
-        return self._state
+    def state(self) -> StateMachine:
+        return self._state.machine
 
     def tick(self, now: int, wall: int) -> None:
         self._now = now
@@ -82,14 +84,14 @@ class SimulatedNode:
             self._node.committed(*ended)
         self._node.tick(now, wall)
 
-    def turn(self) -> Turn:
+    def turn(self) -> SimulatedTurn:
         with _damage():
             turn = self._node.turn()
             self._node.apply()
         # Replies first: a client may know of a result though nothing else leaves this process any more.
         messages = [*self._replies, *turn.messages]
         self._replies = []
-        return Turn(turn.records, messages)
+        return SimulatedTurn(turn.records, messages)
 
     def persisted(self) -> None:
         self._node.persisted()
@@ -145,7 +147,7 @@ class SimulatedNode:
     def _answer(self, client: str, request: ClientRequest, outcome: Reply | Refusal, led_by: Ballot) -> None:
         count = self._environment.note
         if isinstance(outcome, Reply):
-            applied_upto = self._state.applied_upto
+            applied_upto = self._node.applied_upto
             told = Told(client, request.sequence, request.command, outcome.slot, applied_upto, seen(outcome.result))
             self._environment.oracle.told(self._name, told, applied_upto)
             if led_by != self.replica.ballot:

@@ -62,16 +62,16 @@ class Oracle:
         self._modelled_upto = 0
         self._results: dict[int, int] = {0: 0}
         self._digests: dict[int, tuple[str, str]] = {}
-        self._moment = 0
+        self._time = 0
         self._seen_upto = 0
         self._floors: dict[tuple[str, int], int] = {}
 
     # -- while the run goes on ----------------------------------------------------------------------------------------
 
-    def moment(self) -> int:
-        """A point in the order of all calls and returns."""
-        self._moment += 1
-        return self._moment
+    def next_time(self) -> int:
+        """The next point in the order of all calls and returns."""
+        self._time += 1
+        return self._time
 
     def applied(self, node: str, slot: int, value: bytes, applied: Applied, state: StateMachine) -> None:
         """A node executed a slot with this result."""
@@ -124,14 +124,14 @@ class Oracle:
             )
 
     def called(self, client: str, sequence: int) -> int:
-        """A client begins a request, and must be shown whatever any client has been shown by now."""
+        """A client begins a request. Its answer must show everything that any client has been shown by now."""
         self._floors[client, sequence] = self._seen_upto
-        return self.moment()
+        return self.next_time()
 
     def returned(self, told: Told) -> int:
         """A client has its answer."""
         self._seen_upto = max(self._seen_upto, told.slot or told.as_of)
-        return self.moment()
+        return self.next_time()
 
     def told(self, node: str, told: Told, applied_upto: int) -> None:
         """A node answers a client. The answer must be final: chosen, durable on a majority, applied."""
@@ -217,4 +217,4 @@ def _key(request: Command) -> bytes:
         case Set(key) | Get(key) | Cas(key) | Incr(key) | Append(key):
             return key
         case _:
-            raise NotImplementedError(f"{type(request).__name__} is no part of a history of one key")
+            raise NotImplementedError(f"{type(request).__name__} is not part of a history of one key")

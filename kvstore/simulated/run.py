@@ -68,7 +68,7 @@ def simulate(scenario: Scenario, trace: Trace | None = None) -> Outcome:
 
 
 def smallest(outcome: Outcome) -> Outcome:
-    """A failed run without the faults and clients that its failure does not need, and no longer than that takes.
+    """A failed run, reduced to the faults, clients and time that its failure needs.
 
     A smaller run counts only if it breaks the same rule.
     """

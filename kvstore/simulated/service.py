@@ -24,7 +24,7 @@ MAX_CLIENTS = 5
 
 
 class SimulatedStore:
-    """Everything of one run that is about keys and values."""
+    """The part of one run that knows about keys and values: its nodes, clients and oracle."""
 
     def __init__(self, scenario: Scenario, world: World) -> None:
         self._scenario = scenario
@@ -57,18 +57,18 @@ class SimulatedStore:
         rng = scenario.random("clients")
         workers: list[SessionClient | SlotClient] = []
         for number in range(client_count(scenario)):
-            own = scenario.random(f"client {number}")
+            rng_of_client = scenario.random(f"client {number}")
             if rng.random() < 0.15:
-                workers.append(SlotClient(f"c{number}", world, own, scenario.names, self._check_slot))
+                workers.append(SlotClient(f"c{number}", world, rng_of_client, scenario.names, self._check_slot))
                 continue
             workers.append(
                 SessionClient(
                     f"c{number}",
                     world,
                     self._oracle,
-                    own,
+                    rng_of_client,
                     scenario.names,
-                    draws(own, self._whole),
+                    draws(rng_of_client, self._whole),
                     window=rng.choice([1, 1, 3, 6]),
                     pace=rng.choice([2, 10, 40]),
                     patience=rng.choice([100, 300, 1_000]),
@@ -103,7 +103,7 @@ class SimulatedStore:
             worker.stop()
 
     def probe(self) -> None:
-        """The first time each node serves a read, the second time a write and a read."""
+        """Have each node serve a read the first time, and a write and a read the second time."""
         self._probed += 1
         for name in self._running():
             self._probes[name].go_on(probe(name.encode(), read_only=self._probed == 1))
@@ -116,7 +116,7 @@ class SimulatedStore:
         return [name for name, machine in self._world.machines.items() if machine.process is not None]
 
     def _check_slot(self, node: str, verdict: SlotVerdict) -> None:
-        """A client is told what its slot holds."""
+        """Check that a client was told what its slot holds. Raises Violation."""
         chosen = self._world.safety.chosen.get(verdict.slot)
         if chosen is None or entries.as_json(chosen) != verdict.json:
             raise Violation(
@@ -142,5 +142,5 @@ class SimulatedStore:
 
 
 def client_count(scenario: Scenario) -> int:
-    """How many clients the seed gives, before any are dropped."""
+    """The number of clients that the seed gives, before any are dropped."""
     return scenario.random("client count").randint(2, MAX_CLIENTS)

@@ -31,8 +31,10 @@ class Environment(NamedTuple):
     note: Callable[[str], None]
 
 
-class SimulatedState(StateMachine):
+class SimulatedState:
     """The real state machine on a database in memory, whose commits a crash spares and whose rest it undoes.
+
+    Implements :class:`kvstore.state.machine.WriterHooks` for it.
 
     Commits are made as by another thread: one is written some time after it was begun, at once when something waits for
     the writer, and the node hears of it later still.
@@ -41,12 +43,13 @@ class SimulatedState(StateMachine):
     def __init__(
         self, connection: sqlite3.Connection, node: str, disk: Disk, environment: Environment, rng: random.Random
     ) -> None:
-        super().__init__(None, connection=connection)
+        self.machine = StateMachine(None, connection=connection, hooks=self)
+        self._connection = connection
         self._node = node
         self._disk = disk
         self._environment = environment
         self._rng = rng
-        self._began_at = self.applied_upto
+        self._began_at = self.machine.applied_upto
         self._under_way: Batch | None = None
         self._outcome: int | StorageFullError | None = None
         self._written_at = self._told_at = 0
@@ -56,8 +59,8 @@ class SimulatedState(StateMachine):
         applied = []
         for slot, value in enumerate(values, first):
             self._environment.observe(self._node, slot, value, slot == self._began_at + 1)
-            (done,) = super().apply(slot, [value])
-            self._environment.oracle.applied(self._node, slot, value, done, self)
+            (done,) = self.machine.apply(slot, [value])
+            self._environment.oracle.applied(self._node, slot, value, done, self.machine)
             applied.append(done)
         if applied and self._under_way:
             self._environment.note("state: slots applied while a commit is under way")
@@ -70,7 +73,7 @@ class SimulatedState(StateMachine):
         self._told_at = self._written_at + self._rng.choice([0, 0, 1, 5])
 
     def ended(self, now: int) -> tuple[Batch, int | StorageFullError] | None:
-        """The commit whose end the node hears of now, with its outcome."""
+        """The commit that the node is told of now, with its outcome; None if there is none."""
         batch = self._under_way
         if batch is None:
             return None
@@ -83,28 +86,26 @@ class SimulatedState(StateMachine):
 
     def _write_now(self, batch: Batch) -> None:
         try:
-            self._outcome = self.write(batch)
+            self._outcome = self.machine.write(batch)
         except StorageFullError as error:
             self._environment.note("state: a commit found no room")
             self._outcome = error
 
-    def _wait_for_writer(self) -> None:
+    def before_wait(self) -> None:
         if self._under_way and self._outcome is None:
             self._environment.note("state: something waited for a commit")
             self._write_now(self._under_way)
             self._told_at = 0  # soon
-        super()._wait_for_writer()
 
-    def _write(self, batch: Batch) -> int:
+    def before_write(self) -> None:
         if self._disk.full:
             raise StorageFullError(NO_ROOM)
-        return super()._write(batch)
 
     def close(self) -> None:
         """The database outlives the process, as a file does; what was not committed is gone."""
         if self._under_way:
             self._environment.note(f"state: a crash met a commit {'under way' if self._outcome is None else 'untold'}")
-        self._writer.rollback()
+        self._connection.rollback()
 
 
 _TEMPLATE: list[bytes] = []

@@ -13,11 +13,11 @@ COMMIT_INTERVAL_PER_SLOT = 3
 MAX_COMMIT_INTERVAL = 15_000
 COMMIT_SLOTS = 400_000
 COMMIT_BYTES = 112 * 1_048_576
-"""The state database is committed after so many ms, slots or bytes; what a crash loses of it is replayed from the log.
+"""The state database is committed after this many ms, slots or bytes. What a crash loses is replayed from the log.
 
-A large commit costs less for each slot than a small one, so that the more there is the longer it waits for more."""
+A large commit costs less for each slot than a small one: the interval grows by this many ms with each slot."""
 MAX_UNCOMMITTED_BYTES = 256 * 1_048_576
-"""While changes of so many bytes wait for a commit no slot is applied."""
+"""While changes of this many bytes wait for a commit no slot is applied."""
 
 
 class AwaitedCommit(NamedTuple):
@@ -29,10 +29,11 @@ class AwaitedCommit(NamedTuple):
 
 
 class Commits:
-    """Has the state committed now and then.
+    """Decides when the state is committed, and has it done.
 
-    ``durable_upto`` tells up to which slot the log is durable. ``background``: has ``state.write`` called on another
-    thread with a batch, and then ``ended`` here; without it the state is written at once. Times are in ms.
+    ``durable_upto`` tells up to which slot the log is durable. ``background`` is called with a batch: it has
+    ``state.write`` called with it on another thread, and then ``ended`` here. Without it the state is written at once.
+    Times are in ms.
     """
 
     def __init__(
@@ -48,19 +49,19 @@ class Commits:
         self._awaited: list[AwaitedCommit] = []
 
     def tidy(self, now: int) -> None:
-        """Commit if it is time to."""
+        """Commit if it is time for it."""
         if self._state.uncommitted and self._is_due(now):
             self._commit(now)
 
     def make_room(self, now: int) -> bool:
-        """Commit if so much waits for it that no slot may be applied; returns whether slots may be."""
+        """Commit if so many changes wait that no slot may be applied. Returns whether slots may be applied."""
         if self._background is not None and self._state.uncommitted_bytes >= MAX_UNCOMMITTED_BYTES:
             self._commit(now)
             return self._state.uncommitted_bytes < MAX_UNCOMMITTED_BYTES
         return True
 
     def ended(self, batch: Batch, outcome: int | StorageFullError, now: int) -> None:
-        """``state.write`` gave this outcome in the background; where there was no room, it is tried again soon."""
+        """``state.write`` ended like this in the background. Where there was no room it is tried again soon."""
         self._under_way = False
         if isinstance(outcome, int):
             self._state.committed(batch, outcome)
@@ -85,7 +86,7 @@ class Commits:
             done(None)
 
     def tell(self, now: int, log_full: StorageFullError | None = None) -> None:
-        """Answer who has waited long enough, for a commit or for room: no commit may be ahead of the log either."""
+        """Answer those whose commit is done, failed or late. A full log stops commits too: none may be ahead of it."""
         awaited, self._awaited = self._awaited, []
         full = log_full or self.full
         for one in awaited:
@@ -125,5 +126,5 @@ class Commits:
 
 
 def is_large(state: StateMachine) -> bool:
-    """Whether what waits for a commit is worth one, however short a time it waits."""
+    """Whether so much waits for a commit that one is worthwhile at once."""
     return state.uncommitted >= COMMIT_SLOTS or state.uncommitted_bytes >= COMMIT_BYTES

@@ -1,4 +1,4 @@
-"""Entries: what one slot of the log holds, as bytes, how it is shown, and what came of it."""
+"""Entries: the content of one slot of the log as bytes, how people are shown it, and the result of executing it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from kvstore.language.canonical import format as format_command
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Entry).decode
-"""Raises one of UNREADABLE for bytes that are no entry."""
+"""Raises one of UNREADABLE for bytes that are not an entry."""
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for bytes that somebody else wrote: a text that is not UTF-8 is no DecodeError to it."""
+"""What msgspec raises for bytes that are not an entry; for text that is not UTF-8 it is not a DecodeError."""
 
 
 class Applied(msgspec.Struct, frozen=True, gc=False):
-    """Whose request a slot held ("" = nobody's who waits for it) and what executing it gave, None for a no-op."""
+    """Whose request a slot held ("" if nobody waits for it), and the result of executing it, None for a no-op."""
 
     session: str
     sequence: int

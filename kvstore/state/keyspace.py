@@ -1,4 +1,4 @@
-"""The table of keys and values: changes gather in memory and reach SQLite in large batches, on a thread if need be."""
+"""The table of keys and values: changes gather in memory, and reach SQLite in large batches, if need be on a thread."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from kvstore.state.rows import (
 )
 
 MAX_CLEAN_BYTES = 24 * 1_048_576
-"""What was committed last stays in memory as a cache if it is no larger than this."""
+"""The last committed batch stays in memory as a cache if it is no larger than this."""
 ROW_BYTES = 200
-"""What a key costs beside its bytes, about."""
+"""About how much memory a key takes besides its bytes."""
 
 
 _CLEAR = "DELETE FROM kv"
@@ -38,8 +38,8 @@ _key_of = itemgetter(0)
 class Changes(NamedTuple):
     """What one commit writes: the keys that changed, and the number of keys.
 
-    ``doubtful`` are those of which nobody knows yet whether the table holds them, each with the slot that first
-    stored it; they are not in ``size``. ``cleared``: all keys were removed first.
+    ``doubtful`` are the keys of which it is not yet known whether the table holds them, each with the slot that first
+    stored it; ``size`` does not count them. ``cleared``: all keys were removed first.
     """
 
     cleared: bool
@@ -76,7 +76,7 @@ class Keyspace:
         self._doubtful: dict[bytes, int] = {}
         self._doubtful_in_flight: dict[bytes, int] = {}
         self.dirty_bytes = 0
-        """The size of what was changed since the last ``take``, about."""
+        """About how many bytes were changed since the last ``take``."""
         self._taken_bytes = 0
         self._reader = reader
         self._writer = writer
@@ -125,7 +125,7 @@ class Keyspace:
             held = self._in_flight[key]
             if held is not None and held.is_unseen:
                 row = self._row(key)
-                # The commit may have come to its end meanwhile, and then the row is what is looked for.
+                # The commit may have ended meanwhile; then the row is already the one that it wrote.
                 held = self._in_flight[key] = row if row is not None and row.slot == held.slot else held.over(row)
             return held
         if self._in_flight_is_cleared:
@@ -140,7 +140,7 @@ class Keyspace:
         return read_row(self._reader, key)
 
     def _read(self) -> None:
-        """Keep to one moment of the database: a lock for each row would cost more than finding it."""
+        """Read from one snapshot of the database: a lock for each row would cost more than finding the row."""
         if not self._is_reading and self._reader is not self._writer:
             self._reader.execute("BEGIN")
             self._is_reading = True
@@ -149,14 +149,14 @@ class Keyspace:
         """Find out how many keys are new."""
         self._read()
         for doubtful in (self._doubtful, self._doubtful_in_flight):
-            # By now the commit under way may have come to its end: what it stored was created by its own slots.
+            # The commit under way may have ended by now: what it stored was created by its own slots.
             self._size += len(doubtful) - count_held(self._reader, doubtful, min(doubtful.values(), default=0))
         self._doubtful, self._doubtful_in_flight = {}, {}
 
     def release(self) -> None:
-        """The end of a turn: let go of the moment of the database that was looked at, if another one is on its way.
+        """At the end of a turn: give up the snapshot that was read from, if a commit is under way.
 
-        Otherwise it is as good for the next turn. It must be gone when a commit begins, or its WAL would only grow.
+        Otherwise the next turn can use it too. A snapshot that is kept during a commit would make the WAL grow.
         """
         if self._is_reading and self._in_flight:
             self._stop_reading()
@@ -182,7 +182,7 @@ class Keyspace:
             self.put(key, Cell(value, slot, created, version, expires), is_new=before is None)
             return
         before = self._dirty.get(key)
-        if before is not None and not expires:  # as below, with no call: most commands of most loads come here
+        if before is not None and not expires:  # as below, but without a call: most commands of most loads come here
             self.dirty_bytes += len(value.data) - len(before.value.data)
             self._dirty[key] = Cell(value, slot, before.created, before.version + 1)
             return
@@ -244,7 +244,7 @@ class Keyspace:
 
     # -- ranges -------------------------------------------------------------------------------------------------------
 
-    # None of this waits for the writer, or writes: the rows of the table and the keys in memory are merged.
+    # Nothing here waits for the writer, or writes: the rows of the table and the keys in memory are merged.
 
     def scan(self, prefix: bytes, limit: int) -> Iterator[tuple[bytes, Cell]]:
         """The keys with this prefix and what they hold, in byte order; ``limit`` 0 = all."""
@@ -258,7 +258,7 @@ class Keyspace:
                 return
 
     def count(self, prefix: bytes = b"") -> int:
-        """How many keys have this prefix."""
+        """The number of keys with this prefix."""
         if not prefix:
             return self.size
         layers, shows_table = self._layers()
@@ -273,7 +273,7 @@ class Keyspace:
         """The keys after ``after`` in byte order, without the first ``skip`` of them, at most ``count`` (0 = all)."""
         keys = map(_key_of, self._from(after, keys_from))
         later = islice(dropwhile(after.__eq__, keys), skip, None)
-        return list(islice(later, count or None))  # the sum of both may be beyond what islice takes
+        return list(islice(later, count or None))  # the sum of both may be more than islice takes
 
     def _layers(self) -> tuple[list[Overlay], bool]:
         """What lies over the table, the uppermost first, and whether anything of the table shows."""
@@ -309,13 +309,13 @@ class Keyspace:
             self._read()
             sources += read(self._reader, first)
         before = None
-        for key, row in heapq.merge(*sources, key=_key_of):  # of equal ones the uppermost comes first
+        for key, row in heapq.merge(*sources, key=_key_of):  # of equal keys the uppermost layer's comes first
             if key != before and _exists(layers, key):
                 yield key, row
             before = key
 
     def clear(self) -> None:
-        """Remove every key: one by one only where it may have to be undone."""
+        """Remove every key; one by one only if that may have to be undone."""
         if self._undo is not None:
             for key in self.walk(b"", 0, 0):
                 self.delete(key)
@@ -383,12 +383,12 @@ class Keyspace:
         return Changes(is_cleared, rows, self._size, self._doubtful_in_flight)
 
     def committed(self, new: int) -> None:
-        """What was taken is in the database for good; so many of the doubtful keys were new."""
+        """What was taken is in the database for good; ``new`` of the doubtful keys were new."""
         self._stop_reading()
         if self._doubtful_in_flight:
             self._size += new
             self._doubtful_in_flight = {}
-        # Without a change meanwhile nobody is in a hurry, and the memory can be given back.
+        # If nothing was changed meanwhile the node is idle, and the memory can be given back.
         self._clean = self._in_flight if self._dirty and self._taken_bytes <= MAX_CLEAN_BYTES else {}
         self._in_flight, self._in_flight_is_cleared = {}, False
         self._expiring_in_flight = []

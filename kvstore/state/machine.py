@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 from types import NoneType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
@@ -43,16 +43,16 @@ if TYPE_CHECKING:
 
 KEEP_RESULTS = 1_000
 MAX_KEPT_BYTES = 4_096
-"""The results of so many recent slots are kept for people to read, in the table ``results``, without those that hold
-more bytes: a write of a few bytes may read a large value."""
+"""The results of this many recent slots are kept for people to read, in the table ``results``, except those that hold
+more than this many bytes: a write of a few bytes may read a large value."""
 WRITER_CACHE_KB = 262_144
 READER_CACHE_KB = 16_384
 CHECKPOINT_PAGES = 4_096
-"""The WAL is copied into the database when it holds so many pages, and not at every large commit."""
+"""The WAL is copied into the database when it holds this many pages, and not at every large commit."""
 
 
 def _create(database: Database) -> None:
-    # WITHOUT ROWID: one B-tree instead of two halves the cost of an upsert. sqlite-utils has no word for it.
+    # WITHOUT ROWID: one B-tree instead of two halves the cost of an upsert. sqlite-utils cannot express it.
     database.execute(
         "CREATE TABLE kv (key PRIMARY KEY NOT NULL, value NOT NULL, type TEXT NOT NULL, slot INTEGER NOT NULL,"
         " created INTEGER NOT NULL, version INTEGER NOT NULL, expires INTEGER) WITHOUT ROWID"
@@ -82,6 +82,18 @@ _NO_OP_APPLIED = Applied("", 0, None)
 _NO_COMMAND_APPLIED = Applied("", 0, NotACommand())
 
 
+class WriterHooks(Protocol):
+    """What a simulator does around the writing of batches; a running node has none."""
+
+    def before_write(self) -> None:
+        """A batch is about to be written. Raises StorageFullError when there is to be no room for it."""
+        ...
+
+    def before_wait(self) -> None:
+        """Something is about to wait until no batch is being written."""
+        ...
+
+
 class StateMachine:
     """Executes entries, slot by slot. The same entries give the same state and results on every replica.
 
@@ -90,8 +102,14 @@ class StateMachine:
     """
 
     def __init__(
-        self, path: Path | None, *, read_only: bool = False, connection: sqlite3.Connection | None = None
+        self,
+        path: Path | None,
+        *,
+        read_only: bool = False,
+        connection: sqlite3.Connection | None = None,
+        hooks: WriterHooks | None = None,
     ) -> None:
+        self._hooks = hooks
         self._path = path or Path(":memory:")
         self._writer = connection or connect(path, STATE_SCHEMA, synchronous="NORMAL", read_only=read_only)
         self._reader = self._writer
@@ -100,16 +118,16 @@ class StateMachine:
         self._failed: Batch | None = None
         try:
             if path is not None and not read_only:
-                # Looks at what is committed while the writer is with another thread.
+                # Reads what is committed while another thread uses the writer.
                 self._reader = connect(path, STATE_SCHEMA, synchronous="NORMAL", read_only=True)
             with storage_errors(self._path):
                 self._reader.execute(f"PRAGMA cache_size = -{READER_CACHE_KB}")
                 self._writer.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KB}")
                 self._writer.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-                self.applied_upto, self.clock, size = self._writer.execute(
-                    "SELECT applied_upto, clock, keys FROM progress"
-                ).fetchone()
-                self._keys = Keyspace(self._reader, self._writer, size, self._wait_for_writer)
+                progress = self._writer.execute("SELECT applied_upto, clock, keys FROM progress").fetchone()
+                self.applied_upto: int = progress[0]
+                self.clock: int = progress[1]
+                self._keys = Keyspace(self._reader, self._writer, progress[2], self._wait_for_writer)
                 self._sessions = Sessions(self._writer)
         except BaseException:
             self.close()
@@ -166,7 +184,7 @@ class StateMachine:
 
     @property
     def uncommitted(self) -> int:
-        """How many slots were applied since the last commit."""
+        """The number of slots applied since the last commit."""
         return int(self.applied_upto - self._committed_upto)
 
     @property
@@ -176,7 +194,7 @@ class StateMachine:
 
     @property
     def uncommitted_bytes(self) -> int:
-        """The size of the keys and values that were changed since the last commit began, about."""
+        """About how many bytes the keys and values have that were changed since the last commit began."""
         return self._keys.dirty_bytes
 
     def commit(self) -> None:
@@ -190,7 +208,7 @@ class StateMachine:
         self.committed(batch, new)
 
     def take(self) -> Batch:
-        """What a commit now has to write. Until it is ``committed`` or ``rolled_back`` no other may be taken."""
+        """The changes that a commit must write. Until it is ``committed`` or ``rolled_back`` no other may be taken."""
         self._writer_is_free.clear()
         return Batch(
             self.applied_upto,
@@ -203,11 +221,13 @@ class StateMachine:
     def write(self, batch: Batch) -> int:
         """Write and commit a batch, on any thread; the state machine goes on meanwhile. ``committed`` takes the result.
 
-        Raises StorageFullError when there is no room. Whatever fails, nothing of it is in the database then.
+        Raises StorageFullError when there is no room. After any error nothing of the batch is in the database.
         """
         try:
             with storage_errors(self._path):
                 try:
+                    if self._hooks is not None:
+                        self._hooks.before_write()
                     new = self._write(batch)
                     self._writer.commit()
                 except BaseException:
@@ -219,7 +239,9 @@ class StateMachine:
         return new
 
     def _wait_for_writer(self) -> None:
-        """Until no batch is being written; one that could not be written is among the changes again."""
+        """Wait until no batch is being written. A batch that could not be written is then among the changes again."""
+        if self._hooks is not None:
+            self._hooks.before_wait()
         self._writer_is_free.wait()
         if self._failed is not None:
             self.rolled_back(self._failed)
@@ -246,7 +268,7 @@ class StateMachine:
                     connection.execute("PRAGMA shrink_memory")
 
     def rolled_back(self, batch: Batch) -> None:
-        """A batch could not be written: the next one has to hold it too. Nothing happens if that is known already."""
+        """A batch could not be written: the next one must include it. Does nothing when that is known already."""
         if self._failed is None:
             return
         self._failed = None
@@ -315,7 +337,7 @@ class StateMachine:
 
 
 def _result(command: Command | Opaque, context: Context) -> Result:
-    """What executing it gives."""
+    """The result of executing a command, or what a proposed JSON value says."""
     if isinstance(command, Opaque):
         parsed = _parsed(command)
         return NotACommand() if parsed is None else execute(parsed, context)

@@ -18,12 +18,12 @@ from kvstore.commands import Value
 from kvstore.state.cell import Cell
 
 MANY_ROWS = 2_000
-"""So many rows, about, are sorted or counted at a time."""
+"""About this many rows are sorted or counted at a time."""
 STATEMENT_ROWS = (512, 32, 1)
-"""So many rows are written by one statement: its execution needs no interpreter's lock, and row by row would."""
+"""How many rows a statement may write: SQLite runs one without the interpreter's lock, which row by row would need."""
 
 MAX_JOINED_BYTES = 1_048_576
-"""So many bytes are decoded at once at most."""
+"""At most this many bytes are decoded at once."""
 
 
 Column: TypeAlias = str | bytes | int | None
@@ -67,7 +67,7 @@ def rows_from(connection: sqlite3.Connection, first: bytes) -> list[Iterator[tup
 
 
 def keys_from(connection: sqlite3.Connection, first: bytes) -> list[Iterator[tuple[bytes, Cell | None]]]:
-    """The same without what they hold."""
+    """The same keys, without what they hold."""
     return [zip(map(as_bytes, map(_key_of, rows)), repeat(None)) for rows in _each_kind(connection, "kv.key", first)]
 
 
@@ -92,7 +92,7 @@ def count_prefix(connection: sqlite3.Connection, prefix: bytes) -> int:
 
 def count_held(connection: sqlite3.Connection, keys: Iterable[bytes], before: int = 0) -> int:
     """How many of these keys the table holds; with ``before`` only those that were created before that slot."""
-    names = _all_stored(sorted(keys))  # neighbours share a page: a third of the time
+    names = _all_stored(sorted(keys))  # neighbours share a page: sorted, this takes a third of the time
     before = before or _LAST_SLOT
     rows = [read_row(connection, name) for name in names if not isinstance(name, str)]
     held = sum(row is not None and row.created < before for row in rows)
@@ -135,7 +135,7 @@ def write_rows(connection: sqlite3.Connection, changes: Overlay, doubtful: Colle
 def _upsert(
     connection: sqlite3.Connection, rows: list[tuple[bytes, Cell]], statements: Iterable[tuple[int, str]]
 ) -> list[tuple[bytes, Cell]]:
-    """Write the rows; returns what is too little for these statements."""
+    """Write the rows; returns the rows left over, too few for the smallest of these statements."""
     at = 0
     for size, statement in statements:
         while at + size <= len(rows):
@@ -145,9 +145,9 @@ def _upsert(
 
 
 def _columns(rows: list[tuple[bytes, Cell]]) -> list[Column]:
-    """The columns of some rows, row by row in one line.
+    """The columns of some rows, as one flat list, row by row.
 
-    Made column by column, since a step of the interpreter for each row would keep the event loop waiting.
+    It is filled column by column, since a step of the interpreter for each row would keep the event loop waiting.
     """
     columns: list[Column] = [None] * (COLUMN_COUNT * len(rows))
     held = [held for _, held in rows]
@@ -177,14 +177,14 @@ def _in_order(rows: list[tuple[bytes, Cell]]) -> Iterator[list[tuple[bytes, Cell
 
 
 def _let_others_run() -> None:
-    """Give the interpreter's lock to a thread that waits for it: compiled code would keep it until it waits itself."""
+    """Let a waiting thread have the interpreter's lock: compiled code keeps it until it waits itself."""
     time.sleep(0)
 
 
 def _all_stored(texts: list[bytes]) -> list[str | bytes]:
     """Each of them as SQLite holds it.
 
-    No byte but NUL itself means NUL in UTF-8, so that texts joined by NULs are UTF-8 if, and only if, each of them is.
+    In UTF-8 only the byte NUL stands for NUL, so that texts joined by NULs are UTF-8 if and only if each of them is.
     """
     if sum(map(len, texts)) <= MAX_JOINED_BYTES:
         joined = b"\0".join(texts)
@@ -195,7 +195,7 @@ def _all_stored(texts: list[bytes]) -> list[str | bytes]:
 
 
 def stored(data: bytes) -> str | bytes:
-    """Bytes as SQLite holds them: TEXT where they are UTF-8 without NUL, else BLOB."""
+    """Bytes as SQLite stores them: TEXT where they are UTF-8 without NUL, otherwise BLOB."""
     if b"\0" in data:
         return data
     try:
@@ -205,7 +205,7 @@ def stored(data: bytes) -> str | bytes:
 
 
 def as_bytes(stored: str | bytes) -> bytes:
-    """And back."""
+    """The bytes that SQLite stores in this form."""
     return stored.encode() if isinstance(stored, str) else stored
 
 

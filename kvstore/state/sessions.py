@@ -1,4 +1,4 @@
-"""Exactly-once: the recorded results of each session's requests, from its acknowledged low-water mark on."""
+"""Exactly-once execution: the results of each session's requests, from its acknowledged low-water mark on."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _unpack = msgspec.msgpack.Decoder(dict[int, Result]).decode
 class Session:
     """One client's requests. All below ``acknowledged`` are done with; ``results`` holds what was executed since.
 
-    ``last_slot``: that of its last request, also one that was not executed again: it says after a restart, as before,
-    which session was used longest ago.
+    ``last_slot`` is the slot of its last request, even of one that was not executed again: it tells, after a restart as
+    before it, which session was used longest ago.
 
-    A last sequence alone would not do: with pipelining 6 may be applied before 5, and 5 must still be executed.
+    The last sequence alone would not suffice: with pipelining 6 may be applied before 5, and 5 must still be executed.
     """
 
     __slots__ = ("acknowledged", "last_sequence", "last_slot", "results")
@@ -80,7 +80,7 @@ class Sessions:
             self._packed[name] = results
 
     def use(self, name: str) -> Session:
-        """The session that a request belongs to, begun if need be; it is now the one used last."""
+        """The session that a request belongs to, created if it is new. It becomes the one used last."""
         if name == self._last and name in self._dirty:
             return self._sessions[name]
         self._last = name
@@ -109,11 +109,11 @@ class Sessions:
         return taken
 
     def peek(self) -> dict[str, SessionRow | None]:
-        """The same, without taking them."""
+        """The same as ``take``, but they stay to be taken."""
         return {name: self._row(name) for name in self._dirty}
 
     def rolled_back(self, taken: Iterable[str]) -> None:
-        """Those were not committed: they are to be taken again."""
+        """These sessions were not committed: they must be taken again."""
         self._dirty = {**dict.fromkeys(taken), **self._dirty}
 
     def _row(self, name: str) -> SessionRow | None:

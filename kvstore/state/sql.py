@@ -1,4 +1,4 @@
-"""SQL from outside: queries that only read, and on a server no longer and no more than one of many clients may."""
+"""SQL from outside: queries that only read; on a server they are limited in time and size, since clients share it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Table: TypeAlias = tuple[list[str], list[tuple[object, ...]]]
 """Column names and rows."""
 MAX_ROWS = 10_000
 MAX_BYTES = 32 * 1_048_576
-"""What a server sends at most as the answer to one query, about."""
+"""About the most rows and bytes that a server sends as the answer to one query."""
 MAX_AT_ONCE = 2
 _CHECK_EVERY = 10_000
-"""Steps of SQLite's machine: well under a millisecond."""
+"""After this many steps of SQLite's virtual machine, well under a millisecond, the query's deadline is checked."""
 _READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 
 
@@ -61,7 +61,7 @@ def _reads_only(action: int, *_: object) -> int:
 
 
 class Queries:
-    """Queries on what a database has committed, on threads of their own: nothing else waits for them."""
+    """Runs queries on what a database has committed, on separate threads, so that nothing else waits for them."""
 
     def __init__(self, path: Path, schema: Schema) -> None:
         self._path = path
@@ -70,7 +70,7 @@ class Queries:
         self._closing = False
 
     def start(self, query: str, seconds: float, done: Callable[[Table | KvstoreError], None]) -> None:
-        """Run a query, which is given up after so many seconds; ``done`` is called on any thread."""
+        """Run a query, which is given up after ``seconds``; ``done`` is called on any thread."""
         deadline = time.monotonic() + seconds
         running = self._threads.submit(self._run, query, seconds, deadline)
         running.add_done_callback(partial(_tell, done))
@@ -81,7 +81,7 @@ class Queries:
 
         connection = connect(self._path, self._schema, synchronous="NORMAL", read_only=True)
         try:
-            # One value must not take the memory of a whole node either.
+            # A single value must not take all of the node's memory either.
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BYTES)
             connection.set_progress_handler(is_over, _CHECK_EVERY)
             with storage_errors(self._path):
@@ -97,7 +97,7 @@ class Queries:
             connection.close()
 
     def close(self) -> None:
-        """Give up what is running."""
+        """Give up the queries that are running."""
         self._closing = True
         self._threads.shutdown(cancel_futures=True)
 
@@ -111,4 +111,4 @@ def _tell(done: Callable[[Table | KvstoreError], None], running: Future[Table]) 
     elif isinstance(error, KvstoreError):
         done(error)
     else:
-        done(KvstoreError(f"SQL: {error}"))  # MemoryError, OverflowError of a strange value
+        done(KvstoreError(f"SQL: {error}"))  # such as MemoryError, or OverflowError for an unusual value

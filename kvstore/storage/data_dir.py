@@ -13,7 +13,7 @@ from typing import Self
 from kvstore.errors import DataDirError
 
 RESERVE_BYTES = 1_048_576
-"""Room that new writes leave free, so that what was proposed before can still be made durable."""
+"""New writes leave this much room, so that what was proposed before them can still be made durable."""
 
 
 class DataDir:
@@ -60,9 +60,9 @@ class DataDir:
         return cls(path, None)
 
     def claim(self, cluster: str) -> None:
-        """Keep the name of the cluster whose node lives here, and hold against it from then on.
+        """Note the name of the cluster whose node lives here, and refuse any other from then on.
 
-        Node ids are alike in many clusters: a directory of another one would bring its log into this one. Raises
+        Many clusters use the same node ids: the directory of another cluster would bring its log into this one. Raises
         DataDirError.
         """
         file = self.path / "cluster"
@@ -137,7 +137,7 @@ def _make_directory(path: Path) -> None:
     """
     parents = {directory.parent for directory in (path, *path.parents) if not directory.exists()}
     path.mkdir(parents=True, exist_ok=True)
-    for directory in parents | {path.parent}:  # a start that was killed may have made it, but not synced
-        # As in a home that others own and may not be listed; most often nothing was made in it.
+    for directory in parents | {path.parent}:  # a start that was killed may have made the directory without syncing it
+        # A parent that belongs to others may not be readable; usually nothing was created in it.
         with contextlib.suppress(PermissionError):
             _sync_directory(directory)

@@ -26,7 +26,7 @@ class Schema(msgspec.Struct, frozen=True):
 
     migrations: tuple[Callable[[Database], None], ...]
     page_bytes: int = 4_096
-    """Of a new file: larger pages suit many rows changed by one commit."""
+    """The page size of a new file: larger pages suit commits that change many rows."""
 
 
 def connect(
@@ -34,8 +34,8 @@ def connect(
 ) -> sqlite3.Connection:
     """Open a database (in memory without a path), make or check its schema; transactions begin by themselves.
 
-    Raises DataDirError when the file cannot be opened or was made by a newer version, DamagedError when it is no intact
-    database.
+    Raises DataDirError when the file cannot be opened or was made by a newer version, DamagedError when it is not an
+    intact database.
     """
     name = ":memory:" if path is None else str(path)
     target = f"{path.absolute().as_uri()}?mode=ro" if path is not None and read_only else name
@@ -77,7 +77,7 @@ def _migrate(connection: sqlite3.Connection, schema: Schema, version: int) -> No
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Say SQLite's errors in the store's own terms."""
+    """Raise the store's own errors in place of SQLite's."""
     try:
         yield
     except sqlite3.Error as error:

@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 MAX_ROW_SLOTS = 4_096
-"""No row holds more slots, so that the rows of a range are found by their first slot."""
+"""The most slots in one row, so that the rows of a range can be found by their first slot."""
 READ_SLOTS = 4_096
 READ_BYTES = 4 * 1_048_576
-"""What is read at a time, give or take a row: memory stays flat whatever the values' size."""
+"""About this much is read at a time, so that memory stays bounded whatever the size of the values."""
 WAL_BYTES = 16 * 1_048_576
-"""What a WAL that a huge batch made larger is cut back to."""
+"""A WAL that a huge batch has made larger is cut back to this size."""
 
 _COLUMNS = "id, first, last, round, node, chosen_upto, slots, checksum"
 _Columns: TypeAlias = tuple[int, int, int, int, str, int, bytes]
 _open_logs: Counter[Path] = Counter()
-"""The logs that this process has open: their files' locks must be left alone."""
+"""How often this process has each log open: the locks of these files must be left alone."""
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[bytes]).decode
@@ -74,7 +74,7 @@ class LogStore(Protocol):
 
 
 class MemoryLog:
-    """A log that goes with the process: for a node that was given no data directory."""
+    """A log that ends with its process, for a node that was given no data directory."""
 
     def __init__(self) -> None:
         self.promised = NEVER
@@ -117,8 +117,8 @@ class SqliteLog:
     """The log in SQLite: one row a record, one commit (and fsync) a batch.
 
     Rows are numbered from 1 without a gap and carry a checksum over all their columns. When the log is opened every one
-    is verified, and SQLite's own structure with the index: a row that it no longer points to would be missing in
-    silence. A promise is a row without slots (first 1, last 0).
+    is verified, and SQLite's own structure with the index: a row that the index no longer points to
+    would go missing without notice. A promise is a row without slots (first 1, last 0).
     """
 
     def __init__(self, path: Path, *, node_id: str = "", nodes: Iterable[str] = (), read_only: bool = False) -> None:
@@ -141,7 +141,7 @@ class SqliteLog:
             self._connection = self._reader = connect(path, LOG_SCHEMA, synchronous="FULL", read_only=read_only)
         except UnicodeDecodeError as unreadable:
             raise self._damaged("its schema is not readable") from unreadable
-        self._connection.isolation_level = None  # one row is a transaction of its own
+        self._connection.isolation_level = None  # a single row is a transaction of its own
         _open_logs[self._key] += 1
         try:
             self._open(node_id, sorted(nodes))
@@ -162,12 +162,12 @@ class SqliteLog:
         self.node_id, self.nodes = self._identify(node_id, nodes)
         if self._read_only:
             return
-        # Without room it stays as it is: the log can be read, and written again when there is some.
+        # Without room the WAL stays as it is: the log can be read, and written again once there is room.
         with suppress(StorageFullError), storage_errors(self._path):
             self._connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
             # Begin with an empty WAL: the rest of a torn commit in it could look like rot the next time.
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        # Whoever reads shall not wait for an append, which may take as long as the disk likes.
+        # Readers must not wait for an append, however long the disk takes for it.
         self._reader = connect(self._path, LOG_SCHEMA, synchronous="FULL", read_only=True)
         self._reader.text_factory = self._connection.text_factory
 
@@ -213,7 +213,7 @@ class SqliteLog:
                 self.last = max(self.last, last)
 
     def _intact(self, row: tuple[object, ...]) -> _Columns:
-        """A row's columns without the checksum, which also proves that they have the types that were written."""
+        """A row's columns without the checksum, which also proves that they still have the types that were written."""
         *columns, checksum = row
         if _checksum(columns) != checksum:
             identity, first, last = columns[:3]
@@ -292,7 +292,7 @@ class SqliteLog:
         return last, sorted(rows)
 
     def _next_held(self, after: int) -> int:
-        """The first slot above ``after`` that any row holds, so that reading skips a wide gap."""
+        """The first slot above ``after`` that a row holds, so that a wide gap is skipped at once."""
         with storage_errors(self._path):
             (found,) = self._reader.execute(
                 "SELECT min(first) FROM records WHERE first > ? AND last >= first", (after,)
@@ -309,7 +309,7 @@ class SqliteLog:
     def close(self) -> None:
         if self._key is not None:
             self._reader.close()
-            self._connection.close()  # last, since only who may write can empty the WAL
+            self._connection.close()  # last, since only a connection that may write can empty the WAL
             _open_logs[self._key] -= 1
             self._key = None
 
@@ -327,5 +327,5 @@ def _rows(record: Record) -> Iterator[tuple[int, int, Ballot, int, bytes]]:
 
 
 def _checksum(columns: Sequence[object]) -> int:
-    """Over the columns with their types, whatever SQLite gives for a damaged row."""
+    """A checksum over the columns and their types; takes whatever SQLite returns for a damaged row."""
     return zlib.crc32(_pack(columns))

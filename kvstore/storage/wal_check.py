@@ -1,7 +1,7 @@
-"""Telling a torn tail of SQLite's write-ahead log from one that rotted.
+"""Tells a torn tail of SQLite's write-ahead log from one that has rotted.
 
-When SQLite opens a database it takes the WAL's frames up to the first whose checksum fails, and drops the rest
-without a word. That is right for a torn tail: a commit that was cut off was never acknowledged. It is wrong for a
+When SQLite opens a database it takes the WAL's frames up to the first whose checksum fails, and silently drops
+the rest. That is right for a torn tail: a commit that was cut off was never acknowledged. It is wrong for a
 commit that was whole once. Three things prove that one was:
 
 - A later commit follows, since each is synced before the next one is written.

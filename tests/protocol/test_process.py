@@ -179,12 +179,12 @@ node.Node.turn = turn"""
 def test_clients_that_come_and_go_are_forgotten() -> None:
     code = """
 import atexit
-make = host.Host
+make = host.PipeHost
 def counted(path):
     made = make(path)
     atexit.register(lambda: print(len(made._orders), "orders", file=sys.stderr))
     return made
-host.Host = counted"""
+host.PipeHost = counted"""
     echoes = [request(i, type="echo", echo=i).replace(b"c1", b"c%d" % i) for i in range(300)]
     done = run(INIT_OF_THREE, *echoes, command=changed(code))
     assert done.stdout.count(b"echo_ok") == 300
@@ -458,7 +458,7 @@ def fail(*arguments):
 {place} = fail"""
 
 
-@pytest.mark.parametrize("place", ["node.Node.log_rows", "node.Node.receive", "log_store.SqliteLog.append"])
+@pytest.mark.parametrize("place", ["node.Node.slot_rows", "node.Node.receive", "log_store.SqliteLog.append"])
 @pytest.mark.parametrize(
     ("error", "status", "last"),
     [
@@ -488,7 +488,7 @@ def test_a_node_that_fails_ends_at_once_and_says_why(
 
 def test_a_node_that_fails_neither_reads_on_nor_votes() -> None:
     """Not even while it hands over what it owed before."""
-    code = PATIENT + FAILING.format(error="InvariantViolation('rule')", place="node.Node.log_rows")
+    code = PATIENT + FAILING.format(error="InvariantViolation('rule')", place="node.Node.slot_rows")
     with started(command=changed(code)) as node:
         assert node.stdout is not None
         assert node.stderr is not None
@@ -510,7 +510,7 @@ def slowly(self, records):
     time.sleep(0.5)
     append(self, records)
 log_store.SqliteLog.append = slowly"""
-    code = slow + PATIENT + FAILING.format(error="InvariantViolation('rule')", place="node.Node.log_rows")
+    code = slow + PATIENT + FAILING.format(error="InvariantViolation('rule')", place="node.Node.slot_rows")
     with started(tmp_path / "d", INIT_OF_THREE, changed(code)) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from kvstore.maelstrom.wire import NoMessageError, parse_message
+from kvstore.maelstrom.wire import UnreadableLineError, parse_message
 
 TRANSCRIPTS = sorted((Path(__file__).parent / "transcripts").glob("*.txt"))
 NODE = [sys.executable, "-m", "kvstore", "node"]
@@ -58,7 +58,7 @@ def is_answered(line: str) -> bool:
     """Whether a reply to the line must be waited for: all but those that are no message."""
     try:
         parse_message(line.encode())
-    except NoMessageError:
+    except UnreadableLineError:
         return False
     return True
 

@@ -366,7 +366,7 @@ def test_a_cluster_names_the_ports_in_use_before_it_starts_anything(start: Start
     with socket.create_server(("127.0.0.1", port + 1)), socket.create_server(("127.0.0.1", port + 1_002)):
         cluster = start("cluster", "--data-dir", tmp_path / "data", "--base-port", str(port))
         assert cluster.wait(10) == 3
-    assert f"ports {port + 1}, {port + 1_002} cannot be had: choose others with --base-port" in said(cluster)
+    assert f"ports {port + 1}, {port + 1_002} cannot be used: choose others with --base-port" in said(cluster)
     assert not (tmp_path / "data").exists()
 
 

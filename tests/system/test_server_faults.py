@@ -395,7 +395,7 @@ def test_strangers_are_refused_and_said_so(servers: Servers, tmp_path: Path) -> 
             Hello("kvstore/n1,n2,n3 with a read lease of 600 ms", "n2", "n1", PROTOCOL_VERSION, 5),
             "this node to 'kvstore/n1,n2,n3'",
         ),
-        (Hello("kvstore/n1,n2,n3", "n9", "n1", PROTOCOL_VERSION, 5), "n9 is no node of this cluster"),
+        (Hello("kvstore/n1,n2,n3", "n9", "n1", PROTOCOL_VERSION, 5), "n9 is not a node of this cluster"),
         (Hello("kvstore/n1,n2,n3", "n2", "n1", PROTOCOL_VERSION, 5), "another process is connected as n2"),
         (Hello("kvstore/n1,n2,n3", "n2", "n3", PROTOCOL_VERSION, 5), "it looks for node n3"),
         (Hello("kvstore/n1,n2,n3", "n1", "n1", PROTOCOL_VERSION, 5), "it calls itself n1"),

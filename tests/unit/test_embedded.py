@@ -19,7 +19,8 @@ from consensus.ballot import Ballot
 from kvstore import clocks
 from kvstore.commands import Command, Done, Expired, Found, Get, Incr, Integer, Missing, Outcomes, Set, Tick, Value
 from kvstore.errors import CommandError, DamagedError, DataDirError, StorageFullError, UnknownOutcomeError
-from kvstore.handles.embedded import EmbeddedStore, inspect
+from kvstore.handles.embedded import EmbeddedStore
+from kvstore.handles.opening import open_read_only
 from kvstore.language.parser import parse
 from kvstore.state.machine import StateMachine
 from kvstore.storage.data_dir import DataDir
@@ -108,7 +109,7 @@ def test_the_directory_is_open_once_and_can_be_looked_at_meanwhile(store: Embedd
     store.execute(parse("set x=1"))
     with pytest.raises(DataDirError, match=rf"in use by process {os.getpid()} \(test\)"):
         EmbeddedStore.open(tmp_path, "second")
-    with inspect(tmp_path) as looked:
+    with open_read_only(tmp_path) as looked:
         assert [row.value for row in looked.log()] == ["set x=1"]
         assert looked.status().last_slot == 1
 

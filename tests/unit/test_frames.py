@@ -29,8 +29,7 @@ from kvstore.server.frames import (
     frame,
 )
 from kvstore.server.latencies import WINDOW_US, Latencies
-from kvstore.server.peers import Accepted as Link
-from kvstore.server.peers import Identity, Peers
+from kvstore.server.peers import Identity, InboundConnection, Peers
 from kvstore.state.entries import UNREADABLE
 
 BALLOT = Ballot(3, "n1")
@@ -105,7 +104,7 @@ def test_numbers_that_no_slot_or_round_has_are_refused(message: PeerMessage) -> 
 
 def test_a_name_that_is_no_text_ends_the_connection_and_nothing_else() -> None:
     loop = asyncio.new_event_loop()
-    link = Link(loop, Peers(Identity("c", "n2", 1), {}, lambda sender, message: None, lambda node: None))
+    link = InboundConnection(loop, Peers(Identity("c", "n2", 1), {}, lambda sender, message: None, lambda node: None))
     body = frame(Hello("c", "n1", "n2", PROTOCOL_VERSION, 5))[4:].replace(b"n1", b"\xff1")
     link.data_received(len(body).to_bytes(4, "big") + body)
     assert link.hello is None

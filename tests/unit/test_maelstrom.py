@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kvstore.commands import Done, Found, Get, Missing, Push, Set, Txn, Value
 from kvstore.errors import CommandError
 from kvstore.maelstrom import wire
-from kvstore.maelstrom.wire import NoMessageError, RequestError, parse_message, parse_request
+from kvstore.maelstrom.wire import ErrorReply, UnreadableLineError, parse_message, parse_request
 from kvstore.node.node import SlotRow
 
 Raw = msgspec.Raw
@@ -23,12 +23,12 @@ JSON = st.recursive(
 )
 
 
-def message(body: str, src: str = "c1") -> wire.Message:
+def message(body: str, src: str = "c1") -> wire.WireMessage:
     return parse_message(f'{{"src":"{src}","dest":"n1","body":{body}}}'.encode())
 
 
-def refused(body: str) -> RequestError:
-    with pytest.raises(RequestError) as caught:
+def refused(body: str) -> ErrorReply:
+    with pytest.raises(ErrorReply) as caught:
         parse_request(message(body))
     return caught.value
 
@@ -40,29 +40,29 @@ def test_a_message_keeps_its_values_as_they_were_written() -> None:
     parsed = message('{"type":"echo","msg_id":7,"echo":{"a" :1.50, "b":[ ]}}')
     assert (parsed.src, parsed.dest, parsed.kind, bytes(parsed.msg_id)) == ("c1", "n1", "echo", b"7")
     request = parse_request(parsed)
-    assert isinstance(request, wire.Echo)
+    assert isinstance(request, wire.EchoRequest)
     assert bytes(request.echo) == b'{"a" :1.50, "b":[ ]}'
 
 
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        (b"rubbish", "no JSON"),
-        (b"[]", "no JSON object"),
+        (b"rubbish", "not valid JSON"),
+        (b"[]", "not a JSON object"),
         (b"{}", "src"),
         (b'{"src":"c1"}', "body"),
         (b'{"body":{}}', "src"),
         (b'{"src":5,"body":{}}', "src"),
         (b'{"src":"c1","body":[1]}', "body"),
         (b'{"src":"c1","body":"x"}', "body"),
-        (b'{"src":"c1","body":{"type":"echo","echo":NaN}}', "no JSON"),
+        (b'{"src":"c1","body":{"type":"echo","echo":NaN}}', "not valid JSON"),
         (b'{"src":"c1","body":{"type":"echo","echo":"\xe9"}}', "UTF-8"),
         (b"\x00\xff\xfe", "UTF-8"),
         (b'{"src":"c1","body":{"type":"echo","echo":' + b"[" * 100_000 + b"]" * 100_000 + b"}}", "deep"),
     ],
 )
 def test_a_line_that_is_no_message_says_why(line: bytes, why: str) -> None:
-    with pytest.raises(NoMessageError, match=why):
+    with pytest.raises(UnreadableLineError, match=why):
         parse_message(line)
 
 
@@ -73,18 +73,18 @@ def test_whatever_comes_in_is_a_message_or_none(line: bytes) -> None:
     """Nothing else is raised, neither by the line nor by its request: one bad line must not take others with it."""
     try:
         parsed = parse_message(line)
-    except NoMessageError:
+    except UnreadableLineError:
         return
     try:
         parse_request(parsed)
-    except RequestError:
+    except ErrorReply:
         return
 
 
 def test_half_a_surrogate_pair_is_answered_with_an_error() -> None:
     parsed = message(r'{"type":"write","msg_id":3,"key":"k","value":"\ud800"}')
     assert (parsed.src, bytes(parsed.msg_id)) == ("c1", b"3")
-    with pytest.raises(RequestError, match="surrogate") as caught:
+    with pytest.raises(ErrorReply, match="surrogate") as caught:
         parse_request(parsed)
     assert caught.value.code == 12
 
@@ -134,7 +134,7 @@ def test_slots(slot: int) -> None:
     ["0", "-1", "true", "null", '"1"', "1.0", "1e3", "[1]", str(2**63), "9" * 5_000, '"a' + "é" * 60 + '"'],
 )
 def test_no_slots(text: str) -> None:
-    with pytest.raises(RequestError, match="slot must be") as caught:
+    with pytest.raises(ErrorReply, match="slot must be") as caught:
         wire.parse_slot(Raw(text.encode()))
     assert caught.value.code == 12
     assert len(caught.value.text) < 200
@@ -152,14 +152,14 @@ def test_keys(text: str, key: bytes) -> None:
     ['""', "1.0", "1e3", "true", "null", "[1]", "{}", f'"{"k" * 1_025}"', "9" * 5_000, f'["a{"é" * 60}"]'],
 )
 def test_no_keys(text: str) -> None:
-    with pytest.raises(RequestError, match="key") as caught:
+    with pytest.raises(ErrorReply, match="key") as caught:
         wire.parse_key(Raw(text.encode()))
     assert caught.value.code == 12
 
 
 def test_a_transaction_is_one_command() -> None:
     request = parse_request(message('{"type":"txn","txn":[["r",1,null],["append",1,2],["w","k","v"]]}'))
-    assert isinstance(request, wire.Transact)
+    assert isinstance(request, wire.TxnRequest)
     assert wire.parse_txn(request) == Txn([Get(b"1"), Push(b"1", Value(b"2")), Set(b"k", Value(b"v"))])
     field = wire.txn_field(request, [Found(Value(b"[7]", True), 1, 1, 1), Done(), Done()])
     assert field == ("txn", b'[["r", 1, [7]], ["append", 1, 2], ["w", "k", "v"]]')
@@ -167,8 +167,8 @@ def test_a_transaction_is_one_command() -> None:
 
 def test_an_unknown_operation_is_named() -> None:
     request = parse_request(message('{"type":"txn","txn":[["x",1,null]]}'))
-    assert isinstance(request, wire.Transact)
-    with pytest.raises(RequestError, match="'x'"):
+    assert isinstance(request, wire.TxnRequest)
+    with pytest.raises(ErrorReply, match="'x'"):
         wire.parse_txn(request)
 
 
@@ -181,7 +181,7 @@ def test_the_types_of_nodes_are_no_types_of_requests() -> None:
 
 
 def test_a_reply_is_exact() -> None:
-    fields: list[wire.Field] = [("slot", 1), ("phase1_skipped", False), ("chosen", True), ("value", b'"cmd1"')]
+    fields: list[wire.ReplyField] = [("slot", 1), ("phase1_skipped", False), ("chosen", True), ("value", b'"cmd1"')]
     assert wire.encode_reply("n1", "c1", "multi_paxos_propose_ok", Raw(b"2"), fields, 1) == (
         b'{"src": "n1", "dest": "c1", "body": {"type": "multi_paxos_propose_ok", "in_reply_to": 2, "slot": 1, '
         b'"phase1_skipped": false, "chosen": true, "value": "cmd1", "msg_id": 1}}\n'
@@ -218,7 +218,7 @@ def test_a_missing_key_reads_as_null_in_a_transaction() -> None:
 
 def test_a_value_that_is_no_text_is_refused_by_name() -> None:
     request = parse_request(message('{"type":"txn","txn":[["w",1,1]]}'))
-    assert isinstance(request, wire.Transact)
-    broken = wire.Transact([("w", Raw(b"1"), Raw(b"nonsense"))])
+    assert isinstance(request, wire.TxnRequest)
+    broken = wire.TxnRequest([("w", Raw(b"1"), Raw(b"nonsense"))])
     with pytest.raises(CommandError, match="JSON"):
         wire.parse_txn(broken)

@@ -13,7 +13,7 @@ from consensus.replica import Role
 from kvstore.commands import Count, Entry, Integer, Set, SetRange, Value
 from kvstore.errors import Refusal, StorageFullError, UnavailableError
 from kvstore.node import node as nodes
-from kvstore.node.log_rows import log_rows
+from kvstore.node import proposals
 from kvstore.node.node import Node
 from kvstore.node.peer_messages import Forward, LeftOut, PeerMessage, Request
 from kvstore.state import commit_schedule as commits
@@ -39,12 +39,12 @@ def run(node: Node, now: int) -> None:
         node.apply()
         if not turn.records:
             return
-        node.log.append(turn.records)
+        node.append(turn.records)
         node.persisted()
 
 
 def test_what_waits_for_a_leader_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nodes, "MAX_MEMORY", 10_000)
+    monkeypatch.setattr(proposals, "MAX_MEMORY", 10_000)
     node = new_node("n1", "n2", "n3")
     heard: list[Reply | Refusal] = []
     for _ in range(11):
@@ -59,20 +59,20 @@ def test_what_waits_for_a_leader_is_bounded_in_bytes(monkeypatch: pytest.MonkeyP
 
 
 def test_what_was_answered_waits_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nodes, "MAX_MEMORY", 10_000)
+    monkeypatch.setattr(proposals, "MAX_MEMORY", 10_000)
     node = new_node("n1")
     heard: list[Reply | Refusal] = []
     for moment in range(30):
         node.execute(LARGE, heard.append, 100, session="s", sequence=moment + 1, size=1_000)
         node.execute(LARGE, heard.append, 100, session="s", sequence=moment + 1, size=1_000)
         run(node, moment)
-        node.replica.forget(node.state.applied_upto)
+        node.replica.forget(node.applied_upto)
     assert len(heard) == 60
 
 
 def test_a_leader_takes_over_no_more_than_it_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk that would make room may stand still; the node that handed the request on does it again later."""
-    monkeypatch.setattr(nodes, "MAX_MEMORY", 10_000)
+    monkeypatch.setattr(proposals, "MAX_MEMORY", 10_000)
     node = new_node("n1")
     run(node, 0)
     assert node.replica.role is Role.LEADER
@@ -111,12 +111,12 @@ def test_slots_wait_while_too_much_of_the_state_waits_for_its_commit(monkeypatch
     run(node, 1)
     node.query(Count(), read.append, 1_000)
     run(node, 2)
-    assert node.state.uncommitted_bytes < 200_000
-    assert len(heard) == node.state.applied_upto == 24, "one part is being committed, and the next is as large"
+    assert node._state.uncommitted_bytes < 200_000
+    assert len(heard) == node.applied_upto == 24, "one part is being committed, and the next is as large"
     assert not read
     while batches:
         batch = batches.pop(0)
-        node.committed(batch, node.state.write(batch))
+        node.committed(batch, node.write_state(batch))
         run(node, 3)
     assert len(heard) == 64
     assert [reply.result for reply in read if isinstance(reply, Reply)] == [Integer(64)]
@@ -133,16 +133,16 @@ def test_the_log_shows_what_is_applied_though_this_nodes_disk_lacks_it_yet() -> 
     node.receive("n3", Chosen(Ballot(2, "n3"), 2, []))
     node.turn()
     node.apply()
-    assert node.state.applied_upto == node.replica.chosen_upto == 2
+    assert node.applied_upto == node.replica.chosen_upto == 2
 
     def rows(first: int, last: int | None) -> list[tuple[int, str, str]]:
-        found = log_rows(node.accepted, node.state, node.replica.is_chosen, first, last)
+        found = node.log(first, last)
         return [(row.slot, row.value, row.status) for row in found]
 
     assert rows(1, None) == [(1, "set k=new", "chosen"), (2, "set k=new", "chosen")]
     assert rows(2, 2) == [(2, "set k=new", "chosen")]
-    assert [row.status for row in node.log_rows()] == ["chosen", "chosen"]
-    node.log.append(append)
+    assert [row.status for row in node.slot_rows()] == ["chosen", "chosen"]
+    node.append(append)
     node.persisted()
     node.replica.forget(1)
     assert rows(1, 5) == [(1, "set k=new", "chosen"), (2, "set k=new", "chosen")]
@@ -158,7 +158,7 @@ def test_writes_are_refused_until_the_state_has_room_again(monkeypatch: pytest.M
     run(node, 20_000)
     with monkeypatch.context() as full, pytest.raises(StorageFullError) as no_room:
         full.setattr(Changes, "write", refused)
-        node.state.write(batches[0])
+        node.write_state(batches[0])
     node.committed(batches.pop(), no_room.value)
     monkeypatch.setattr(commits, "COMMIT_SLOTS", 1)
     with pytest.raises(StorageFullError):
@@ -168,8 +168,8 @@ def test_writes_are_refused_until_the_state_has_room_again(monkeypatch: pytest.M
     run(node, 20_999)
     assert batches == []
     run(node, 21_000)
-    node.committed(batches[0], node.state.write(batches[0]))
-    assert node.state.sql("SELECT key FROM kv") == (["key"], [("k",)])
+    node.committed(batches[0], node.write_state(batches[0]))
+    assert node.sql("SELECT key FROM kv") == (["key"], [("k",)])
     node.execute(LARGE, heard.append, 100_000)
     run(node, 21_010)
     assert len(heard) == 2
@@ -196,9 +196,9 @@ def test_a_follower_hands_on_all_that_is_unanswered_once_some_of_it_is_late() ->
         node.execute(LARGE, lambda outcome: None, 10_000)
         sent += forwards(node)
     assert sent == [(True, [1]), (False, [2])]
-    node.tick(nodes.FORWARD_PATIENCE // 2, 0)
+    node.tick(proposals.FORWARD_PATIENCE // 2, 0)
     node.receive("n2", Chosen(Ballot(1, "n2"), 0, []))
-    node.tick(nodes.FORWARD_PATIENCE, 0)
+    node.tick(proposals.FORWARD_PATIENCE, 0)
     node.execute(LARGE, lambda outcome: None, 10_000)
     assert forwards(node) == [(True, [1, 2, 3])]
     node.resume("n2")
@@ -223,7 +223,7 @@ def test_a_leader_that_left_out_requests_takes_no_later_ones_before_them(monkeyp
     node.receive("n2", Forward(ballot, False, [one]))
     assert node.turn().messages == [("n2", LeftOut(ballot))], "what came before it was lost"
     node.receive("n2", Forward(ballot, True, [one]))
-    monkeypatch.setattr(nodes, "MAX_MEMORY", -1)
+    monkeypatch.setattr(proposals, "MAX_MEMORY", -1)
     node.receive("n2", Forward(ballot, False, [two]))
     monkeypatch.undo()
     node.receive("n2", Forward(ballot, False, [three]))
@@ -255,12 +255,12 @@ def test_what_a_leader_left_out_comes_again_soon_and_in_order(monkeypatch: pytes
     follower = next(node for node in pair.values() if node is not leader)
     heard: list[Reply | Refusal] = []
     for now in (3_000, 3_010, 3_020):
-        monkeypatch.setattr(nodes, "MAX_MEMORY", 1 << 30)
+        monkeypatch.setattr(proposals, "MAX_MEMORY", 1 << 30)
         follower.execute(LARGE, heard.append, now + 5_000, size=100_000_000)
-        monkeypatch.setattr(nodes, "MAX_MEMORY", -1 if now == 3_010 else 1 << 30)
+        monkeypatch.setattr(proposals, "MAX_MEMORY", -1 if now == 3_010 else 1 << 30)
         pass_time(now, now + 10)
     assert sequences(leader)[-1:] == [1]
-    pass_time(3_030, 3_030 + nodes.FORWARD_PATIENCE + nodes.GIVE_UP_INTERVAL)
+    pass_time(3_030, 3_030 + proposals.FORWARD_PATIENCE + nodes.GIVE_UP_INTERVAL)
     assert [reply.slot for reply in heard if isinstance(reply, Reply)] == [1, 2, 3]
     assert sequences(leader) == [1, 2, 3]
 
@@ -269,6 +269,6 @@ def turned(node: Node) -> list[tuple[str, PeerMessage]]:
     turn = node.turn()
     node.apply()
     if turn.records:
-        node.log.append(turn.records)
+        node.append(turn.records)
         node.persisted()
     return turn.messages

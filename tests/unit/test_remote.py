@@ -180,5 +180,5 @@ def test_addresses_are_read_and_shown() -> None:
         with pytest.raises(CommandError, match=r"^--connect: .* must be HOST:PORT"):
             addresses(wrong)
     for wrong in ("a..b:1", "a" * 64 + ":1"):
-        with pytest.raises(CommandError, match=r"^--connect: .* is no host's name"):
+        with pytest.raises(CommandError, match=r"^--connect: .* is not a host name"):
             addresses(wrong)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstore.server.time_spent import Phases
+from kvstore.server.time_spent import TimeSpent
 
 
 class Clocks:
@@ -14,7 +14,7 @@ class Clocks:
     def __init__(self) -> None:
         self.time = 1_000_000
         self.cpu = 0
-        self.phases = Phases(lambda: self.time, lambda: self.cpu)
+        self.time_spent = TimeSpent(lambda: self.time, lambda: self.cpu)
 
     def work(self, nanoseconds: int) -> None:
         self.time += nanoseconds
@@ -25,47 +25,47 @@ class Clocks:
 
     @property
     def spent(self) -> dict[str, int]:
-        return {phase: spent for phase, spent in self.phases.nanoseconds.items() if spent}
+        return {phase: spent for phase, spent in self.time_spent.nanoseconds.items() if spent}
 
 
 def test_each_part_of_a_turn_is_counted_where_it_belongs() -> None:
     clocks = Clocks()
     clocks.wait(7_000)
     clocks.work(2_000)
-    clocks.phases.begin()
+    clocks.time_spent.begin()
     clocks.work(300)
-    clocks.phases.mark("consensus")
+    clocks.time_spent.mark("consensus")
     clocks.work(40)
-    clocks.phases.mark("replies")
+    clocks.time_spent.mark("replies")
     clocks.wait(5_000)  # an fsync
-    clocks.phases.mark("log")
+    clocks.time_spent.mark("log")
     clocks.work(100)
-    clocks.phases.mark("consensus")
-    clocks.phases.end()
+    clocks.time_spent.mark("consensus")
+    clocks.time_spent.end()
     assert clocks.spent == {"idle": 7_000, "requests": 2_000, "consensus": 400, "replies": 40, "log": 5_000}
-    assert clocks.phases.microseconds()["log"] == 5
+    assert clocks.time_spent.microseconds()["log"] == 5
 
 
 def test_messages_between_turns_are_no_requests() -> None:
     clocks = Clocks()
     clocks.work(100)
-    began = clocks.phases.now()
+    began = clocks.time_spent.now()
     clocks.work(30)
-    clocks.phases.spent("consensus", began)
+    clocks.time_spent.spent("consensus", began)
     clocks.wait(500)
-    clocks.phases.begin()
+    clocks.time_spent.begin()
     assert clocks.spent == {"requests": 100, "consensus": 30, "idle": 500}
 
 
 def test_waiting_for_the_disk_alone_is_the_logs_time() -> None:
     clocks = Clocks()
-    clocks.phases.begin()
-    clocks.phases.end()
+    clocks.time_spent.begin()
+    clocks.time_spent.end()
     clocks.work(10)
     clocks.wait(90)
-    clocks.phases.begin("log")
-    clocks.phases.begin()  # the turn that the disk's answer brings: nothing is counted twice
-    clocks.phases.end()
+    clocks.time_spent.begin("log")
+    clocks.time_spent.begin()  # the turn that the disk's answer brings: nothing is counted twice
+    clocks.time_spent.end()
     assert clocks.spent == {"requests": 10, "log": 90}
 
 
@@ -79,16 +79,16 @@ def test_all_phases_together_are_all_the_time(steps: list[tuple[str, int]]) -> N
             case "wait":
                 clocks.wait(size)
             case "mark":
-                clocks.phases.begin()
+                clocks.time_spent.begin()
                 clocks.wait(size)
-                clocks.phases.mark("log")
+                clocks.time_spent.mark("log")
             case "spent":
-                began = clocks.phases.now()
+                began = clocks.time_spent.now()
                 clocks.wait(size)  # less than it seems: the thread lost its processor meanwhile
-                clocks.phases.spent("consensus", began)
+                clocks.time_spent.spent("consensus", began)
             case "end":
-                clocks.phases.end()
+                clocks.time_spent.end()
             case "begin":
-                clocks.phases.begin()
-        assert min(clocks.phases.nanoseconds.values()) >= 0
+                clocks.time_spent.begin()
+        assert min(clocks.time_spent.nanoseconds.values()) >= 0
     assert sum(clocks.spent.values()) == clocks.time - 1_000_000

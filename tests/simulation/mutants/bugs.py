@@ -333,7 +333,7 @@ EXECUTION = [
         (
             "kvstore.node.node:Node.tick",
             "self._now, self._wall = now, wall",
-            "self._now, self._wall = now, wall\n    self.state.wall = wall",
+            "self._now, self._wall = now, wall\n    self._state.wall = wall",
         ),
         (
             "kvstore.state.machine:StateMachine.apply",
@@ -344,25 +344,25 @@ EXECUTION = [
     mutant(
         "a reply is sent when a command is proposed",
         (
-            "kvstore.node.node:Node._send_commands",
+            "kvstore.node.proposals:Proposals._send_commands",
             "self._propose(requests)",
             "self._propose(requests)\n"
             "        for request in requests:\n"
             "            proposal = self._commands.pop((request.session, request.sequence))\n"
             "            done = __import__('kvstore.commands', fromlist=['Done']).Done()\n"
-            "            proposal.done(Reply(done, self.replica.last_slot + 1))",
+            "            proposal.done(Reply(done, self._replica.last_slot + 1))",
         ),
     ),
     mutant(
         "a command is answered when it has been handed to the leader",
         (
-            "kvstore.node.node:Node._send_commands",
+            "kvstore.node.proposals:Proposals._send_commands",
             "self._sends_anew = False",
             "self._sends_anew = False\n"
             "        for request in requests:\n"
             "            proposal = self._commands.pop((request.session, request.sequence))\n"
             "            done = __import__('kvstore.commands', fromlist=['Done']).Done()\n"
-            "            proposal.done(Reply(done, self.replica.last_slot))",
+            "            proposal.done(Reply(done, self._replica.last_slot))",
         ),
     ),
     mutant(

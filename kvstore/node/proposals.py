@@ -1,0 +1,348 @@
+"""Requests on their way into the log: which ones a node takes, to whom it hands them, and when it does so again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+
+from consensus.ballot import Ballot
+from consensus.leader import BYTES_PER_MS
+from consensus.log import NO_END
+from consensus.messages import Run
+from consensus.replica import SLOT_WINDOW, Replica, Role
+from kvstore.commands import Command, Entry, Opaque, Tick
+from kvstore.errors import CommandError, Refusal, StorageFullError, UnavailableError
+from kvstore.node.peer_messages import Forward, ForwardSlot, ForwardSlotReply, LeftOut, PeerMessage, Request
+from kvstore.node.pending import CommandProposal, SlotProposal
+from kvstore.state import entries
+from kvstore.state.commit_schedule import Commits
+from kvstore.state.entries import Applied
+from kvstore.state.machine import StateMachine
+from kvstore.store import Reply, SlotReply
+
+MAX_PENDING = 65_536
+MAX_MEMORY = 256 * 1_048_576
+"""A node refuses requests while more than this many wait, or while they or the log take more bytes of memory than this,
+so that clients slow down."""
+FORWARD_PATIENCE = 500
+"""How long a follower waits, in ms, before it hands its requests to the leader again. It waits longer while many bytes
+are under way, since the leader repeats its own messages too."""
+COPIES_ON_DISK = 4
+"""A value is written to log.db and to state.db, and to the WAL of each."""
+
+
+class Proposals:
+    """The requests of this node's clients, and those that followers handed to it as leader.
+
+    Each request's ``done`` is called once. ``now`` and ``wall`` are set by the node whenever time passes, both in ms.
+    ``free_bytes`` tells how much room on the disk new writes may take.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        state: StateMachine,
+        commits: Commits,
+        *,
+        rng: random.Random,
+        now: int,
+        wall: int,
+        free_bytes: Callable[[], int] | None,
+    ) -> None:
+        self._session = f"{replica.node}.{rng.getrandbits(64):016x}"
+        """Requests that bring no session of their own run under this one, new for every incarnation."""
+        self.now = now
+        self.wall = wall
+        self.log_full: StorageFullError | None = None
+        """Set while the log finds no room on the disk."""
+        self._replica = replica
+        self._state = state
+        self._commits = commits
+        self._sequence = 0
+        self._acknowledged = 1
+        # Not from 0: a late answer to the process before a restart must not be taken for one to this.
+        self._slot_request = rng.getrandbits(52)
+        self._commands: dict[tuple[str, int], CommandProposal] = {}
+        self._slots: dict[int, SlotProposal] = {}
+        self._pending_bytes = 0
+        self._free_bytes = free_bytes
+        self._budget: int | None = None
+        self._to_send: list[CommandProposal | SlotProposal] = []
+        self._sends_anew = True
+        self._anew_at = NO_END
+        self._begun: set[str] = set()
+        self._led_by: tuple[str | None, Ballot] = (None, replica.ballot)
+        self._stamp = 0
+        self._tick_upto = 0
+        self._messages: list[tuple[str, PeerMessage]] = []
+
+    @property
+    def waiting(self) -> int:
+        """The number of requests that wait for their outcome."""
+        return len(self._commands) + len(self._slots)
+
+    # -- admission ----------------------------------------------------------------------------------------------------
+
+    def add_command(
+        self,
+        command: Command,
+        done: Callable[[Reply | Refusal], None],
+        deadline: int,
+        session: str,
+        sequence: int,
+        acknowledged: int,
+        size: int,
+    ) -> None:
+        """Take a command of a client; one without a session runs under this node's own.
+
+        Raises StorageFullError or UnavailableError when it is not taken.
+        """
+        self._admit(size)
+        if not session:
+            self._sequence += 1
+            session, sequence, acknowledged = self._session, self._sequence, self._acknowledged
+        key = (session, sequence)
+        request = Request(session, sequence, acknowledged, command)
+        proposal = CommandProposal(deadline=deadline, size=size, request=request, done=done)
+        if key in self._commands:  # sent again before it was answered: both callers shall hear
+            waiting = self._commands[key]
+            proposal.done = _both(waiting.done, done)
+            proposal.deadline = max(waiting.deadline, deadline)
+            self._close(waiting)
+        self._commands[key] = proposal
+        self._pending_bytes += size
+        self._to_send.append(proposal)
+
+    def add_slot(self, slot: int, json: bytes, done: Callable[[SlotReply | Refusal], None], deadline: int) -> None:
+        """Take a JSON value that a client proposes for a slot. Raises CommandError when the slot is out of range."""
+        highest = self._replica.chosen_upto + SLOT_WINDOW
+        if not 1 <= slot <= highest:
+            raise CommandError(
+                f"slot must be from 1 to {highest}, not {slot}: at most {SLOT_WINDOW} past what is chosen without a gap"
+            )
+        self._admit(len(json))
+        self._slot_request += 1
+        proposal = SlotProposal(
+            deadline=deadline, size=len(json), number=self._slot_request, slot=slot, json=json, done=done
+        )
+        self._slots[self._slot_request] = proposal
+        self._pending_bytes += proposal.size
+        self._to_send.append(proposal)
+
+    def _admit(self, size: int) -> None:
+        """Refuse a request that cannot be taken, before anything has happened."""
+        full = self.log_full or self._commits.full
+        if full is not None:
+            raise StorageFullError(str(full))  # not the same one again: each raise adds to its traceback
+        if (
+            len(self._commands) + len(self._slots) >= MAX_PENDING
+            or self._pending_bytes > MAX_MEMORY
+            or self._replica.memory_bytes > MAX_MEMORY
+        ):
+            raise UnavailableError(
+                f"more than {MAX_PENDING} requests or {MAX_MEMORY} bytes are waiting: send them more slowly"
+            )
+        if self._free_bytes is not None:
+            if self._budget is None:
+                self._budget = self._free_bytes()
+            self._budget -= COPIES_ON_DISK * size
+            if self._budget < 0:
+                raise StorageFullError("the disk is full: the write was refused, make room and try again")
+
+    # -- sending ------------------------------------------------------------------------------------------------------
+
+    def note_leader(self) -> None:
+        """After a change of leader everything unfinished is sent again; the session table removes the duplicates."""
+        led_by = (self._replica.leader, self._replica.ballot)
+        if led_by != self._led_by:
+            self._led_by = led_by
+            self._tick_upto = 0
+            self._begun.clear()
+            self.send_all_again()
+
+    def send_all_again(self) -> None:
+        """Hand all unfinished requests to the leader once more, before any later one."""
+        self._to_send = self._proposals()
+        self._sends_anew = True
+        self._anew_at = NO_END
+
+    def _proposals(self) -> list[CommandProposal | SlotProposal]:
+        return [*self._commands.values(), *self._slots.values()]
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether a request waits to be handed to a leader."""
+        return bool(self._to_send)
+
+    def send(self, leader: str) -> None:
+        """Propose what waits, or hand it to the leader."""
+        proposals, self._to_send = self._to_send, []
+        commands: list[Request] = []
+        for proposal in proposals:
+            if proposal.closed:
+                continue
+            proposal.tried = True
+            proposal.sent_at = self.now
+            if isinstance(proposal, CommandProposal):
+                commands.append(proposal.request)
+                continue
+            # In the order of arrival: a command before this one takes the lowest free slot first.
+            self._send_commands(leader, commands)
+            commands = []
+            if leader == self._replica.node:
+                proposal.phase1_skipped = self._propose_at(proposal.slot, proposal.json)
+            else:
+                self._messages.append((leader, ForwardSlot(proposal.number, proposal.slot, proposal.json)))
+        self._send_commands(leader, commands)
+
+    def _send_commands(self, leader: str, requests: list[Request]) -> None:
+        if requests and leader == self._replica.node:
+            self._propose(requests)
+        elif requests:
+            self._messages.append((leader, Forward(self._replica.ballot, self._sends_anew, requests)))
+            self._sends_anew = False
+
+    def take_messages(self) -> list[tuple[str, PeerMessage]]:
+        """The messages to other nodes since the last call, at the end of a turn."""
+        self._budget = None
+        messages, self._messages = self._messages, []
+        return messages
+
+    # -- what other nodes hand on -------------------------------------------------------------------------------------
+
+    def on_forward(self, sender: str, forward: Forward) -> None:
+        """Propose a follower's requests, unless some that its clients sent before them may be missing."""
+        if self._replica.role is not Role.LEADER or forward.ballot != self._replica.ballot:
+            return
+        if self._replica.memory_bytes > MAX_MEMORY:
+            self._begun.discard(sender)
+        elif forward.anew:
+            self._begun.add(sender)
+        if sender in self._begun:
+            self._replica.urgent_upto = max(self._replica.urgent_upto, self._propose(forward.requests))
+        else:
+            self._messages.append((sender, LeftOut(forward.ballot)))
+
+    def on_left_out(self, message: LeftOut) -> None:
+        """The leader did not take a Forward: all requests go to it once more in a while."""
+        if message.ballot == self._replica.ballot:
+            self._anew_at = min(self._anew_at, self.now + FORWARD_PATIENCE)
+
+    def on_forward_slot(self, sender: str, message: ForwardSlot) -> None:
+        """Propose a follower's value for a slot. Ignored while memory is short: the follower repeats it later."""
+        replica = self._replica
+        if replica.memory_bytes > MAX_MEMORY or replica.role is not Role.LEADER:
+            return
+        if message.slot <= replica.chosen_upto + SLOT_WINDOW:
+            skipped = self._propose_at(message.slot, message.json)
+            replica.urgent_upto = max(replica.urgent_upto, message.slot)
+            self._messages.append((sender, ForwardSlotReply(message.request, skipped)))
+
+    def on_forward_slot_reply(self, message: ForwardSlotReply) -> None:
+        """The leader proposed this node's value for a slot."""
+        if message.request in self._slots:
+            self._slots[message.request].phase1_skipped = message.phase1_skipped
+
+    # -- into the log -------------------------------------------------------------------------------------------------
+
+    def _propose(self, requests: Iterable[Request]) -> int:
+        """Returns the last slot that they took."""
+        stamp = self._next_stamp()
+        ranges = self._replica.propose(
+            [
+                entries.encode(Entry(request.session, request.sequence, request.acknowledged, stamp, request.command))
+                for request in requests
+            ]
+        )
+        return ranges[-1][1] if ranges else 0
+
+    def _propose_at(self, slot: int, json: bytes) -> bool:
+        """Propose for a slot by name unless it is taken; returns whether Phase 1 was skipped for it."""
+        proposed = self._replica.propose_at(slot, entries.encode(Entry("", 0, 0, self._next_stamp(), Opaque(json))))
+        return not (proposed and self._replica.first_proposal == slot)
+
+    def _next_stamp(self) -> int:
+        """The time for entries proposed now; never before that of an entry already in the log."""
+        self._stamp = max(self._stamp, self.wall, self._state.clock)
+        return self._stamp
+
+    def expire_keys(self) -> None:
+        """When a key is due, move the log's clock on: expiry is a command in the log, not a timer on each node."""
+        due = self._state.next_expiry
+        if due is None or due > self.wall or self._replica.role is not Role.LEADER:
+            return
+        if self._tick_upto <= self._state.applied_upto:  # else a tick is under way
+            ranges = self._replica.propose([entries.encode(Entry("", 0, 0, self._next_stamp(), Tick()))])
+            self._tick_upto = ranges[-1][1]
+
+    # -- outcomes -----------------------------------------------------------------------------------------------------
+
+    def complete(self, run: Run, outcomes: list[Applied]) -> None:
+        """The commands of a run were applied: answer those that wait for them."""
+        if not self._commands:
+            return
+        leads = self._replica.role is Role.LEADER
+        first_proposal = self._replica.first_proposal
+        waiting, ballot = self._commands.pop, run.ballot
+        for slot, applied in enumerate(outcomes, run.first):
+            proposal = waiting((applied.session, applied.sequence), None)
+            if proposal is not None and applied.result is not None:
+                self._close(proposal)
+                proposal.done(Reply(applied.result, slot, ballot, slot != first_proposal if leads else None))
+
+    def acknowledge(self) -> None:
+        """After commands were answered: note up to which sequence this node's own session has all its results."""
+        self._acknowledged = next(
+            (sequence for session, sequence in self._commands if session == self._session), self._sequence + 1
+        )
+
+    def complete_slots(self, chosen: Callable[[int], bytes]) -> None:
+        """Answer the proposals for slots that are known as chosen by now; ``chosen`` gives the value of one."""
+        for proposal in list(self._slots.values()):
+            if self._replica.is_chosen(proposal.slot):
+                del self._slots[proposal.number]
+                self._close(proposal)
+                proposal.done(SlotReply(proposal.slot, entries.as_json(chosen(proposal.slot)), proposal.phase1_skipped))
+
+    def give_up(self) -> None:
+        """Answer the requests whose time is over, and hand on again what a leader may never have received."""
+        follows = self._replica.leader not in (None, self._replica.node)
+        patience = FORWARD_PATIENCE + self._pending_bytes // BYTES_PER_MS
+        is_late = self._anew_at <= self.now
+        for proposal in self._proposals():
+            if proposal.deadline <= self.now:
+                self._drop(proposal, "no quorum answered in time")
+            elif follows and proposal.tried and proposal.sent_at + patience <= self.now:
+                is_late = True
+        if is_late:
+            self.send_all_again()
+
+    def storage_failed(self, error: StorageFullError) -> None:
+        """The log found no room: answer the requests that depend on this node's disk, and refuse later ones."""
+        self.log_full = error
+        alone = len(self._replica.configuration.nodes) == 1
+        for proposal in self._proposals():
+            if proposal.tried or alone:
+                self._drop(proposal, str(error))
+
+    def _close(self, proposal: CommandProposal | SlotProposal) -> None:
+        proposal.closed = True
+        self._pending_bytes -= proposal.size
+
+    def _drop(self, proposal: CommandProposal | SlotProposal, why: str) -> None:
+        self._close(proposal)
+        if isinstance(proposal, CommandProposal):
+            del self._commands[proposal.request.session, proposal.request.sequence]
+        else:
+            del self._slots[proposal.number]
+        proposal.done(proposal.refusal(why))
+
+
+def _both(
+    one: Callable[[Reply | Refusal], None], other: Callable[[Reply | Refusal], None]
+) -> Callable[[Reply | Refusal], None]:
+    def done(outcome: Reply | Refusal) -> None:
+        one(outcome)
+        other(outcome)
+
+    return done
