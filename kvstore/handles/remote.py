@@ -27,12 +27,12 @@ PATIENCE = 10.0
 """How long a request is tried, at one node after the other, in seconds."""
 CONNECT_SECONDS = 2.0
 SILENCE_SECONDS = 2.0
-"""A node that lets an answer wait for so long is asked whether it is alive, where there are others to turn to."""
+"""A node that owes an answer for this long is asked whether it is alive, if there are other nodes to turn to."""
 PAUSE_SECONDS = 0.05
 COMPLETION_SECONDS = 1.0
 """How long somebody who presses Tab is kept waiting."""
 PIPELINED_BYTES = 262_144
-"""So much is sent before replies are taken: more could fill both directions while both sides wait."""
+"""At most this much is sent before replies are read: more could fill both directions while both sides wait."""
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(Reply).decode
@@ -59,7 +59,7 @@ def as_status(fields: Fields) -> Status:
 
 
 class _Refused(Exception):
-    """A node did not execute the request, or does not know; another may be asked. ``lasting``: this one in vain."""
+    """A node did not execute the request, or does not know; another may be asked. ``lasting``: not this one."""
 
     def __init__(self, error: KvstoreError, *, lasting: bool = False) -> None:
         super().__init__(str(error))
@@ -125,7 +125,7 @@ class RemoteStore:
         return as_status(self.fields())
 
     def fields(self) -> Fields:
-        """All that the node tells of itself, by the names of ``ServerStatus`` and ``Status``."""
+        """Everything that the node tells about itself, under the field names of ``ServerStatus`` and ``Status``."""
         flat = cast("list[bytes | int | None]", self._ask("KV.STATUS"))
         values = [_text(value) if isinstance(value, bytes) else value for value in flat]
         return {str(name): value for name, value in zip(values[::2], values[1::2], strict=True)}
@@ -164,14 +164,14 @@ class RemoteStore:
     # -- requests -----------------------------------------------------------------------------------------------------
 
     def _run(self, commands: Sequence[Command], session: str, first: int) -> list[Reply]:
-        """Writes, each exactly once. After a failure all from the first unanswered one on are sent again, in order."""
+        """Execute writes, each exactly once. After a failure all unanswered ones are sent again, in order."""
         requests: list[list[str | bytes | int]] = [
             ["KV.EXECUTE", session, sequence, first, _pack(command)] for sequence, command in enumerate(commands, first)
         ]
         return [_unpack(cast(bytes, reply)) for reply in self._persist(requests, writes=True)]
 
     def _ask(self, *request: str | bytes | int) -> object:
-        """A request that may be asked of any node any number of times."""
+        """Send a request that may be sent to any node any number of times."""
         return self._persist([list(request)], writes=False)[0]
 
     def _persist(
@@ -248,7 +248,7 @@ class RemoteStore:
         return f"none of {len(self._nodes)} nodes answers; the last one asked, {node}: {reason.lower()}"
 
     def _await_answer(self, connection: Connection) -> None:
-        """Wait for as long as the node is alive. A machine that froze keeps its connections, and never answers."""
+        """Wait for a reply while the node is alive. A machine that froze keeps its connections, and never answers."""
         deadline = time.monotonic() + self._patience
         while len(self._nodes) > 1 and not connection.can_read(SILENCE_SECONDS):
             if time.monotonic() >= deadline:
@@ -319,7 +319,9 @@ def _refusal(error: redis.RedisError, node: Address) -> Exception:
 
 
 def _not_kvstore(node: Address) -> UnavailableError:
-    return UnavailableError(f"{address_text(node)} is no kvstore node: something else listens there; check --connect")
+    return UnavailableError(
+        f"{address_text(node)} is not a kvstore node: something else listens there; check --connect"
+    )
 
 
 def _ballot(text: str) -> Ballot:
@@ -332,7 +334,7 @@ def _text(value: object) -> str:
 
 
 def _shown(value: object) -> object:
-    """A cell of a query: text where it is any."""
+    """A cell of a query's result: as text if its bytes are text."""
     if not isinstance(value, bytes):
         return value
     try:

@@ -136,7 +136,7 @@ def test_what_is_no_kvstore_is_passed_over_and_named_at_once(answer: Answer) -> 
             assert store.last_sequence("s") == 7
         with RemoteStore([stranger], patience=FAR_TOO_LONG) as store, pytest.raises(UnavailableError) as caught:
             store.last_sequence("s")
-        assert str(caught.value).startswith(f"{address_text(stranger)} is no kvstore node")
+        assert str(caught.value).startswith(f"{address_text(stranger)} is not a kvstore node")
 
 
 def test_a_full_disk_of_one_node_is_passed_over() -> None:
