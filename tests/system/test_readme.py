@@ -25,7 +25,7 @@ def commands(page: str = "README.md") -> list[str]:
 def environment(tmp_path: Path) -> dict[str, str]:
     """A PATH on which ``kvstore`` is this checkout's, and ``python`` finds its packages."""
     programs = tmp_path / "bin"
-    programs.mkdir()
+    programs.mkdir(exist_ok=True)
     for name, arguments in (("kvstore", "-m kvstore "), ("python", "")):
         program = programs / name
         program.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" {arguments}"$@"\n')
@@ -46,6 +46,15 @@ def test_every_command_in_the_readme_works(tmp_path: Path) -> None:
         printed.append(done.stdout)
     assert printed[0] == "OK\n2\n2\n"
     assert any("init_ok" in text for text in printed)
+
+
+def test_the_python_in_the_readme_runs(tmp_path: Path) -> None:
+    (code,) = blocks("python")
+    for printed in ("b'1'", "b'2'"):
+        done = subprocess.run(
+            ["python", "-c", code], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout.strip()) == (0, printed), done.stderr
 
 
 @pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs").glob("*.md"))])

@@ -61,6 +61,12 @@ def test_every_room_has_its_floor() -> None:
     assert {room(module) for module in TREES} == FLOOR.keys()
 
 
+def test_the_design_tells_what_every_room_is_for() -> None:
+    house = (ROOT / "docs" / "design.md").read_text().partition("## The house")[2].partition("\n## ")[0]
+    told = {line.split("/ ", 1)[0].replace("/", ".") for line in house.splitlines() if "/  " in line}
+    assert told == FLOOR.keys()
+
+
 def test_imports_run_one_way() -> None:
     wrong = [
         f"{module} imports {other}"
