@@ -488,7 +488,7 @@ def simulate(
         int | None, typer.Option("--seed", metavar="S", min=0, help="Run this one alone.", show_default=False)
     ] = None,
     nodes: Annotated[
-        int, typer.Option("--nodes", min=0, max=7, help="How many replicas.", show_default="the seed chooses")
+        int, typer.Option("--nodes", min=0, help="How many replicas.", show_default="the seed chooses")
     ] = 0,
     faults: Annotated[
         str, typer.Option("--faults", metavar="PRESET", help="all, network, processes, disks, clocks or none.")

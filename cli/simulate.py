@@ -16,6 +16,7 @@ import msgspec
 from cli.exits import OK, UNMET, write_lines
 from cli.progress import StatusLine, bar, clock
 from cli.render import counted, table_lines
+from consensus.membership import MAX_NODES
 from consensus.simulation.faults import PRESETS
 from consensus.simulation.scenario import Scenario
 from consensus.simulation.trace import picture, relevant
@@ -101,6 +102,8 @@ class Tally:
 def _scenario(options: SimulateOptions) -> Scenario:
     if options.preset not in PRESETS:
         raise CommandError(f"--faults must be one of {', '.join(PRESETS)}, not {options.preset}")
+    if options.nodes > MAX_NODES:
+        raise CommandError(f"--nodes must be at most {MAX_NODES}, not {options.nodes}: simulate a smaller cluster")
     if not 0.1 <= options.seconds <= MAX_TIME:
         raise CommandError(f"--time must be from 0.1 to {MAX_TIME} seconds, not {options.seconds:g}")
     return Scenario(

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from cli.exits import OK, UNAVAILABLE, USAGE, complain, write_lines
+from consensus.membership import MAX_NODES
 from kvstore.errors import UnavailableError
 
 HOST = "127.0.0.1"
@@ -61,6 +62,9 @@ def run(nodes: int, data_dir: Path | None, base_port: int, options: Sequence[str
     ``options`` of ``kvstore serve`` are given to every node.
     Raises UnavailableError when one of its ports is in use.
     """
+    if nodes > MAX_NODES:
+        complain(f"--nodes must be at most {MAX_NODES}, not {nodes}: start a smaller cluster")
+        return USAGE
     if base_port + PEER_PORTS + nodes - 1 > 65_535:
         complain(f"--base-port must be at most {65_536 - PEER_PORTS - nodes} with {nodes} nodes")
         return USAGE

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from consensus.simulation.linearizability import NEVER
+from consensus.simulation.linearizability import PENDING
 from tests.system.register import Kind, Operation, Request, Saw
 
 INDEFINITE = (0, 13)
@@ -213,7 +213,7 @@ class Client:
         returned = time.monotonic()
         result: object = None
         if reply is None or (reply["type"] == "error" and reply["code"] in INDEFINITE):
-            returned = NEVER
+            returned = PENDING
         elif reply["type"] == "error":
             if reply["code"] == 11 or (kind == "cas" and reply["code"] not in (20, 22)):
                 return  # it certainly did not happen

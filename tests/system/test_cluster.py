@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from consensus.simulation.linearizability import NEVER
+from consensus.simulation.linearizability import PENDING
 from tests.system import register
 from tests.system.register import Operation, Saw
 from tests.system.router import Client, Router
@@ -66,7 +66,7 @@ def run_under(router: Router, seed: int, seconds: float, trouble: Callable[[Rout
                 before = len(last.history.get(key, []))
                 last.operate(name, "read", key)
                 read = last.history.get(key, [])[before:]
-                if read and read[0].returned != NEVER:
+                if read and read[0].returned != PENDING:
                     break
                 assert time.monotonic() < deadline, f"{name} does not serve after the faults stopped"
     return [*clients, last]
@@ -77,7 +77,7 @@ def check(clients: list[Client]) -> int:
     certain = 0
     for key in KEYS:
         history: list[Operation] = [op for client in clients for op in client.history.get(key, [])]
-        certain += sum(op.returned != NEVER for op in history)
+        certain += sum(op.returned != PENDING for op in history)
         verdict = register.check(history)
         assert verdict.linearizable, f"{key}: after {verdict.longest} none of these can come next: {verdict.stuck}"
     return certain

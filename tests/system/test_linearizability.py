@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from consensus.simulation.linearizability import NEVER
+from consensus.simulation.linearizability import PENDING
 from tests.system.register import Operation, Request, Saw, Value, check
 
 
@@ -51,5 +51,5 @@ def test_refutes(name: str) -> None:
 
 
 def test_a_missing_key_is_not_an_unknown_result() -> None:
-    lost = Operation("c1", 2, NEVER, Request("read"), None)
+    lost = Operation("c1", 2, PENDING, Request("read"), None)
     assert check([*in_turn(write(1)), lost]).linearizable

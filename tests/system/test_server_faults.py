@@ -20,7 +20,7 @@ from redis.retry import Retry
 
 from consensus.ballot import Ballot
 from consensus.messages import Accept, Prepare
-from consensus.simulation.linearizability import NEVER
+from consensus.simulation.linearizability import PENDING
 from kvstore.commands import Found, Get, Incr, Set, Value
 from kvstore.handles.remote import RemoteStore
 from kvstore.node.peer_messages import Forward
@@ -75,7 +75,7 @@ class Load:
             )
             called = time.monotonic()
             result = self._perform(rng.choice(self._servers.names), key, request)
-            returned = time.monotonic() if result is not None else NEVER
+            returned = time.monotonic() if result is not None else PENDING
             if result is not None or request.kind != "read":
                 operation = Operation(f"c{number}", called, returned, request, result)
                 with self._lock:
