@@ -38,7 +38,8 @@ class ClientOrder(Generic[Q, A]):
         self._start = start
         self._running = 0
         self._reads = False  # what those that run do; they all do the same
-        self._advancing = False
+        self.is_advancing = False
+        """Whether ``advance`` is at work."""
 
     def add(self, request: Q) -> None:
         """Start a request, or let it wait behind those before it."""
@@ -78,15 +79,15 @@ class ClientOrder(Generic[Q, A]):
 
         A request that is answered at once must not start the next one on top of its own stack.
         """
-        if self._advancing:
+        if self.is_advancing:
             return False
-        self._advancing = True
+        self.is_advancing = True
         while self.waiting:
             request = self.waiting.popleft()
             if not self._start(request):
                 self.waiting.appendleft(request)
                 break
-        self._advancing = False
+        self.is_advancing = False
         return True
 
     @property

@@ -15,7 +15,8 @@ from kvstore.resp.hub import Client, Hub
 from kvstore.resp.kv_commands import perform
 from kvstore.resp.parser import Parser, ProtocolError
 from kvstore.resp.requests import Requests
-from kvstore.resp.spec import NEITHER, READS, Effect, InMulti, OnClient, OnData, OnNode, OnServer, OnWalk, Spec
+from kvstore.resp.shares import LARGE_BYTES, MAX_LARGE_BYTES_EACH
+from kvstore.resp.spec import NEITHER, READS, WRITES, Effect, InMulti, OnClient, OnData, OnNode, OnServer, OnWalk, Spec
 from kvstore.resp.states import (
     ALL_SENT,
     ENDED,
@@ -27,10 +28,12 @@ from kvstore.resp.states import (
     LEAVING,
     LOST,
     MANY_PENDING,
+    NEXT_TURN,
     OFF,
     ON,
     OPEN,
     READING,
+    SHARE_USED,
     STOPPED_TAKING,
     TAKES_AGAIN,
     ConnectionEvent,
@@ -49,21 +52,29 @@ MAX_UNSENT = 8 * 1_048_576
 """About how many bytes the replies to the requests under way may have, and as many those that wait to be sent, so that
 a slow reader of large values cannot fill the memory. A reply's length is not known before it is there; until then it is
 taken to be as long as the longest of late."""
+PLAIN_CHECKED = 16
+"""After this many plain requests it is time to look at the clock; after any other request at once."""
 _ON_STORE = (OnData, OnWalk)
+_RUBBISH = [b""]
+"""Stands for what could not be understood, in line with the requests before it."""
 _HTTP = (b"post", b"host:")
 """What a browser sends before anything that a page can choose. In the body of a request a page could give commands to a
 node that only its reader can reach."""
 
 
 class PipelinedReply(PendingReply[bytes]):
-    """The reply to one request of a connection. ``silent``: the client does not want to hear it."""
+    """The reply to one request of a connection. ``silent``: the client does not want to hear it.
 
-    __slots__ = ("connection", "silent")
+    ``room``: how many bytes the request takes of what large ones may take in all, 0 for others.
+    """
+
+    __slots__ = ("connection", "room", "silent")
 
     def __init__(self, connection: Connection) -> None:
         self.value = None
         self.connection = connection
         self.silent = False
+        self.room = 0
 
     def stored(self, outcome: Reply | Refusal) -> None:
         """The outcome of a plain SET."""
@@ -129,6 +140,12 @@ class Connection:
         self._unsent = 0
         self._expected = MAX_VALUE_BYTES
         self._asked_for_flush = False
+        self._shares = hub.shares
+        self._turn_ends = 0.0  # by time.monotonic()
+        self._is_heavy = False  # the last request was not a plain one
+        self._large_bytes = 0
+        self._waits_for_room = False
+        self._wrong = ""
 
     def _move(self, event: ConnectionEvent) -> None:
         """Follow the table of states; stop reading from the client when the state is no longer READING."""
@@ -142,11 +159,17 @@ class Connection:
         """Take bytes from the client, and start the requests in them."""
         if self._state not in OPEN:
             return
-        self.client.heard_at = time.monotonic()
+        self.client.heard_at = now = time.monotonic()
         self._parser.feed(data)
-        self._read_requests()
+        shares = self._shares
+        if self._state is READING and shares.is_over:
+            self._yield()
+        else:
+            self._turn_ends = now + shares.share_seconds
+            self._read_requests()
         if self._out:
             self.flush()
+        shares.spent += time.monotonic() - now
 
     def flush(self) -> None:
         """Send the replies that are ready."""
@@ -175,6 +198,14 @@ class Connection:
         if self._out:
             self.flush()
 
+    def carry_on(self) -> None:
+        """It is this client's turn again, or there may be room for its request."""
+        self._waits_for_room = False
+        self._move(NEXT_TURN)
+        self._resume()
+        if self._out:
+            self.flush()
+
     def lost(self) -> None:
         """The client went away. Its requests are finished all the same, but nobody hears of it."""
         self._move(LOST)
@@ -187,25 +218,38 @@ class Connection:
     def _read_requests(self) -> None:
         order = self._order
         reading = READING
+        plain = 0
         while self._state is reading:
+            self._is_heavy = False
             try:
                 request = self._parser.next()
-            except ProtocolError as error:
-                reply = PipelinedReply(self)
-                order.begin(reply, None)
-                reply.reply(Error(f"ERR Protocol error: {error}"))
-                self._move(LEAVE)
+            except ProtocolError as error:  # what came before it is answered first
+                self._wrong = str(error)
+                if order.waiting or not self._start(_RUBBISH):
+                    order.waiting.append(_RUBBISH)
+                    self._move(MANY_PENDING)  # nothing more is read
                 return
             if request is None:
                 return
             self.hub.commands += 1
+            plain += 1
             if order.waiting or len(order.unsent) * self._expected > MAX_UNSENT or not self._start(request):
                 order.waiting.append(request)
             if len(order.unsent) + len(order.waiting) >= MAX_BACKLOG and self._state is reading:
                 self._move(MANY_PENDING)
+            if (self._is_heavy or not plain % PLAIN_CHECKED) and time.monotonic() > self._turn_ends:
+                self._yield()
+
+    def _yield(self) -> None:
+        """Start nothing more in this turn."""
+        if self._state is READING or self._state is FULL:
+            self._move(SHARE_USED)
+            self._shares.wait(self)
 
     def _start_waiting(self, request: list[bytes]) -> bool:
         """Start a request that waited; returns False when it has to wait longer."""
+        if self._is_heavy and time.monotonic() > self._turn_ends:
+            self._yield()
         if self._state is not READING and self._state is not FULL:
             return False
         return len(self._order.unsent) * self._expected <= MAX_UNSENT and self._start(request)
@@ -219,10 +263,15 @@ class Connection:
             key, value = request[1], request[2]
             if 0 < len(key) <= MAX_KEY_BYTES and len(value) <= MAX_VALUE_BYTES:
                 reply = PipelinedReply(self)
+                size = len(key) + len(value)
+                if size > LARGE_BYTES and not self._has_room(size):
+                    return False
                 if not self._order.begin(reply, False):
                     return False
+                if size > LARGE_BYTES:
+                    self._take_room(reply, size)
                 try:
-                    self.service.execute(Set(key, Value(value)), reply.stored, size=len(key) + len(value))
+                    self.service.execute(Set(key, Value(value)), reply.stored, size=size)
                 except KvstoreError as error:
                     reply.reply(refusal(error))
                 return True
@@ -235,13 +284,45 @@ class Connection:
         self.service.query(Get(request[1]), reply.found)
         return True
 
+    def _has_room(self, size: int) -> bool:
+        """Whether a large request may run now. If not, nothing more is read, and the client carries on when it may."""
+        if not self._large_bytes or self._large_bytes + size <= MAX_LARGE_BYTES_EACH:
+            if self._shares.has_room(size):
+                return True
+            if not self._waits_for_room:
+                self._waits_for_room = True
+                self._shares.wait_for_room(self)
+        if self._state is READING:
+            self._move(MANY_PENDING)
+        return False
+
+    def _take_room(self, reply: PipelinedReply, size: int) -> None:
+        reply.room = size
+        self._large_bytes += size
+        self._shares.take_room(size)
+
     def _start_any(self, request: list[bytes]) -> bool:
+        self._is_heavy = True
+        if request is _RUBBISH:
+            reply = PipelinedReply(self)
+            self._order.begin(reply, None)
+            reply.reply(Error(f"ERR Protocol error: {self._wrong}"))
+            self._move(LEAVE)
+            return True
         spec = find(request[0])
         effect = NEITHER if spec is None else self._effect(spec, request)
+        size = 0
+        if effect is WRITES:
+            queued = spec is not None and spec.effect is Effect.AS_QUEUED
+            size = self._transaction.size if queued else sum(map(len, request))
+            if size > LARGE_BYTES and not self._has_room(size):
+                return False
         reply = PipelinedReply(self)
         reads = None if effect is NEITHER else effect is READS
         if not self._order.begin(reply, reads, spec is not None and spec.is_slow):
             return False
+        if size > LARGE_BYTES:
+            self._take_room(reply, size)
         if self._mode is not ON:
             reply.silent = True
             self._mode = mode_after(self._mode, ModeEvent.REQUEST_BEGINS)
@@ -301,6 +382,9 @@ class Connection:
         """A reply is there: send those that are next in order, and perhaps start more requests."""
         order = self._order
         order.answer(reply, data)
+        if reply.room:
+            self._large_bytes -= reply.room
+            self._shares.give_room(reply.room)
         while (ready := order.next_answer()) is not None:
             size = len(ready)
             self._expected = size if size > self._expected else self._expected - (self._expected >> 4)
@@ -322,6 +406,9 @@ class Connection:
     def _resume(self) -> None:
         """Start the requests that waited, and read on once few are left."""
         order = self._order
+        if not order.is_advancing:
+            self._is_heavy = False
+            self._turn_ends = time.monotonic() + self._shares.share_seconds
         if not order.advance():
             return
         if self._state is FULL and not order.waiting and len(order.unsent) <= LOW_BACKLOG:

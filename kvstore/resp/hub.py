@@ -8,6 +8,7 @@ from itertools import count
 from typing import Protocol
 
 from kvstore.resp.cursors import Cursors
+from kvstore.resp.shares import Shares
 
 
 class ClientConnection(Protocol):
@@ -83,8 +84,9 @@ class Client:
 class Hub:
     """All clients by number, and those that have something to send at the end of the turn."""
 
-    def __init__(self, password: str | None = None) -> None:
+    def __init__(self, password: str | None = None, shares: Shares | None = None) -> None:
         self.password = password
+        self.shares = shares or Shares()
         self.clients: dict[int, Client] = {}
         self.cursors = Cursors()
         self.accepted = 0
@@ -109,6 +111,7 @@ class Hub:
 
     def flush(self) -> None:
         """Send what the turn brought, in one write for each connection."""
+        self.shares.spent = 0.0
         connections, self._to_flush = self._to_flush, []
         for connection in connections:
             connection.flush()

@@ -1,6 +1,6 @@
 """The states of a client's connection, as tables.
 
-A connection is in one of six states. In three of them it is open:
+A connection is in one of seven states. In four of them it is open:
 
 - READING: requests are read, and each is started as soon as the client's order allows.
 - FULL: the client sent many requests whose replies have not come yet. Its socket is not read from, so that it cannot
@@ -8,6 +8,8 @@ A connection is in one of six states. In three of them it is open:
 - BLOCKED: the client does not take its replies. Nothing is read and nothing is started, since each request would make
   another reply that waits in memory. Replies to what is under way still go out. When the client takes them again the
   connection is FULL at first, and READING at once if few requests are left.
+- YIELDING: it has used up its share of this turn, or other clients have used up the turn. Nothing is read and nothing
+  is started. In its next turn it is FULL at first, as above.
 
 In the other three it comes to an end, and nothing is read or started any more:
 
@@ -39,6 +41,7 @@ class ConnectionState(Enum):
     READING = "reading"
     FULL = "full"
     BLOCKED = "blocked"
+    YIELDING = "yielding"
     LEAVING = "leaving"
     KILLED = "killed"
     ENDED = "ended"
@@ -51,6 +54,8 @@ class ConnectionEvent(Enum):
     FEW_PENDING = "few requests are pending"
     STOPPED_TAKING = "the client stopped taking its replies"
     TAKES_AGAIN = "the client takes its replies again"
+    SHARE_USED = "the client's share of the turn is used up"
+    NEXT_TURN = "it is the client's turn again, or there may be room for its request"
     LEAVE = "the client is to leave"
     KILL = "the client is killed"
     ALL_SENT = "everything is sent"
@@ -82,6 +87,7 @@ class UndeclaredMoveError(Exception):
 READING: Final = ConnectionState.READING
 FULL: Final = ConnectionState.FULL
 BLOCKED: Final = ConnectionState.BLOCKED
+YIELDING: Final = ConnectionState.YIELDING
 LEAVING: Final = ConnectionState.LEAVING
 KILLED: Final = ConnectionState.KILLED
 ENDED: Final = ConnectionState.ENDED
@@ -90,15 +96,19 @@ MANY_PENDING: Final = ConnectionEvent.MANY_PENDING
 FEW_PENDING: Final = ConnectionEvent.FEW_PENDING
 STOPPED_TAKING: Final = ConnectionEvent.STOPPED_TAKING
 TAKES_AGAIN: Final = ConnectionEvent.TAKES_AGAIN
+SHARE_USED: Final = ConnectionEvent.SHARE_USED
+NEXT_TURN: Final = ConnectionEvent.NEXT_TURN
 LEAVE: Final = ConnectionEvent.LEAVE
 KILL: Final = ConnectionEvent.KILL
 ALL_SENT: Final = ConnectionEvent.ALL_SENT
 LOST: Final = ConnectionEvent.LOST
 
-OPEN: Final = (READING, FULL, BLOCKED)
+OPEN: Final = (READING, FULL, BLOCKED, YIELDING)
 
 MOVES: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
     READING: {
+        SHARE_USED: YIELDING,
+        NEXT_TURN: READING,
         MANY_PENDING: FULL,
         STOPPED_TAKING: BLOCKED,
         LEAVE: LEAVING,
@@ -106,6 +116,8 @@ MOVES: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
         LOST: ENDED,
     },
     FULL: {
+        SHARE_USED: YIELDING,
+        NEXT_TURN: FULL,
         FEW_PENDING: READING,
         STOPPED_TAKING: BLOCKED,
         LEAVE: LEAVING,
@@ -113,13 +125,22 @@ MOVES: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
         LOST: ENDED,
     },
     BLOCKED: {
+        NEXT_TURN: BLOCKED,
         STOPPED_TAKING: BLOCKED,
         TAKES_AGAIN: FULL,
         LEAVE: LEAVING,
         KILL: KILLED,
         LOST: ENDED,
     },
+    YIELDING: {
+        NEXT_TURN: FULL,
+        STOPPED_TAKING: BLOCKED,
+        LEAVE: LEAVING,
+        KILL: KILLED,
+        LOST: ENDED,
+    },
     LEAVING: {
+        NEXT_TURN: LEAVING,
         STOPPED_TAKING: LEAVING,
         TAKES_AGAIN: LEAVING,
         LEAVE: LEAVING,
@@ -128,6 +149,7 @@ MOVES: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
         LOST: ENDED,
     },
     KILLED: {
+        NEXT_TURN: KILLED,
         STOPPED_TAKING: KILLED,
         TAKES_AGAIN: KILLED,
         KILL: KILLED,
@@ -135,6 +157,7 @@ MOVES: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
         LOST: ENDED,
     },
     ENDED: {
+        NEXT_TURN: ENDED,
         STOPPED_TAKING: ENDED,
         TAKES_AGAIN: ENDED,
         KILL: ENDED,

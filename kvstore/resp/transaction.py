@@ -57,6 +57,11 @@ class Transaction:
         return -1 if self._queue is None else len(self._queue)
 
     @property
+    def size(self) -> int:
+        """How many bytes the queued requests have."""
+        return self._size
+
+    @property
     def watching(self) -> int:
         return len(self._watched)
 

@@ -18,6 +18,7 @@ from kvstore.node.hosting import new_event_loop
 from kvstore.node.service import Service
 from kvstore.resp.connection import Connection
 from kvstore.resp.hub import Hub
+from kvstore.resp.shares import Shares
 from kvstore.server.host import Host
 from kvstore.server.settings import Settings
 from kvstore.storage.data_dir import DataDir
@@ -108,7 +109,7 @@ class ClientListener:
     def __init__(self, settings: Settings) -> None:
         self.address = address_text(settings.client_listen)
         self._listen = settings.client_listen
-        self._hub = Hub(password=settings.password)
+        self._hub = Hub(settings.password, Shares(asyncio.get_running_loop().call_soon))
         self.flush = self._hub.flush
         self._open: set[ClientProtocol] = set()
         self._server: asyncio.Server | None = None

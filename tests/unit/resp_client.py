@@ -105,10 +105,12 @@ class Client:
 
     def turn(self) -> None:
         """Let the node answer every request that it has."""
+        self.hub.shares.next_turn()
         while self.node.waiting:
             waiting, self.node.waiting = self.node.waiting, []
             for answer in waiting:
                 answer()
+            self.hub.shares.next_turn()
         self.hub.flush()
 
     def ask(self, *requests: str) -> bytes:

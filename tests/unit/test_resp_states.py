@@ -68,11 +68,13 @@ REQUESTS = [
 STEPS = ["blocked", "taken", "lost", "other kills", "turn", "answer one", "flush", "rubbish", "many", *REQUESTS]
 
 
-@given(st.lists(st.sampled_from(STEPS), max_size=30))
+@given(st.lists(st.sampled_from(STEPS), max_size=30), st.booleans())
 @settings(max_examples=300, deadline=None)
-def test_a_connection_moves_as_the_table_says(steps: list[str]) -> None:
+def test_a_connection_moves_as_the_table_says(steps: list[str], has_little_time: bool) -> None:
     """Nothing raises, the transport is paused only while the connection is open, and it is closed once at the end."""
     hub, node = Hub(), Node()
+    if has_little_time:
+        hub.shares.share_seconds = hub.shares.turn_seconds = -1.0
     client = Client(node, hub=hub)
     other = Client(node, hub=hub)
     blocked = lost = False

@@ -1,0 +1,195 @@
+"""What one client may take of a turn of the event loop, and of the bytes that are under way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from kvstore.resp.connection import MAX_BACKLOG, PLAIN_CHECKED
+from kvstore.resp.hub import Hub
+from kvstore.resp.shares import MAX_LARGE_BYTES, MAX_LARGE_BYTES_EACH, Shares
+from tests.unit.resp_client import Client, Node, packed
+
+MIB = 1_048_576
+
+
+class Loop:
+    """An event loop that turns when a test says so."""
+
+    def __init__(self) -> None:
+        self.ready: list[Callable[[], None]] = []
+
+    def soon(self, function: Callable[[], None]) -> None:
+        self.ready.append(function)
+
+    def turn(self) -> None:
+        ready, self.ready = self.ready, []
+        for function in ready:
+            function()
+
+
+def hub_without_time(loop: Loop, password: str | None = None) -> Hub:
+    """A server whose clients have used up their share as soon as anybody looks at the clock."""
+    shares = Shares(loop.soon)
+    shares.share_seconds = -1.0
+    return Hub(password, shares)
+
+
+@pytest.mark.parametrize("password", [None, "secret"])
+@pytest.mark.parametrize("request_", ["PING", "COMMAND COUNT", "NOSUCH", "SET a", "CLIENT ID"])
+def test_requests_that_are_answered_at_once_are_served_one_share_a_turn(request_: str, password: str | None) -> None:
+    loop = Loop()
+    hub = hub_without_time(loop, password)
+    greedy, other = Client(hub=hub), Client(hub=hub)
+    greedy.connection.received(packed(request_) * 100)
+    assert greedy.said.count(b"\r\n") <= 2 and greedy.paused
+    other.connection.received(packed("PING"))
+    assert other.said  # nobody waits for the rest
+    turns = 0
+    while loop.ready:
+        loop.turn()
+        turns += 1
+    assert turns >= 99 and not greedy.paused
+    assert greedy.said.count(b"\r\n") == 100
+
+
+def test_plain_requests_are_started_some_at_a_time() -> None:
+    loop = Loop()
+    node = Node()
+    client = Client(node, hub=hub_without_time(loop))
+    client.connection.received(packed("PING") * 100)
+    while loop.ready:
+        loop.turn()
+    client.said = b""
+    client.connection.received(packed("SET a 1") * 100)
+    assert len(node.started) == PLAIN_CHECKED
+    loop.turn()
+    assert len(node.started) == 2 * PLAIN_CHECKED
+    while loop.ready:
+        loop.turn()
+    client.turn()
+    assert client.said == b"+OK\r\n" * 100
+
+
+def test_requests_that_waited_for_a_write_are_started_one_share_a_turn() -> None:
+    loop = Loop()
+    node = Node()
+    client = Client(node, hub=hub_without_time(loop))
+    client.connection.received(packed("SET a 1") + packed("GET a") + packed("ECHO x") * 100)
+    for _ in range(2):
+        loop.turn()
+        node.waiting.pop()()
+    node_turns = 0
+    while loop.ready:
+        loop.turn()
+        node_turns += 1
+    client.turn()
+    assert node_turns > 90
+    assert client.said == b"+OK\r\n$1\r\n1\r\n" + b"$1\r\nx\r\n" * 100
+
+
+def test_a_turn_ends_for_all_clients_together() -> None:
+    loop = Loop()
+    shares = Shares(loop.soon)
+    hub = Hub(shares=shares)
+    clients = [Client(hub=hub) for _ in range(5)]
+    shares.spent = 1.0
+    for client in clients:
+        client.connection.received(packed("PING"))
+        assert not client.said and client.paused
+    shares.turn_seconds = -1.0  # as if one of them took all of it
+    for number in range(1, 6):
+        loop.turn()
+        assert sum(bool(client.said) for client in clients) == number
+    assert not loop.ready and not any(client.paused for client in clients)
+
+
+def test_a_client_that_leaves_is_not_served_any_further() -> None:
+    loop = Loop()
+    client = Client(hub=hub_without_time(loop))
+    client.connection.received(packed("PING") * 10)
+    said = client.said
+    client.connection.lost()
+    while loop.ready:
+        loop.turn()
+    assert client.said == said
+
+
+# -- bytes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("request_", ["SET a {}", "SET a {} PX 1000", "APPEND a {}", "MSET a {} b 1"])
+def test_large_writes_of_one_client_run_some_at_a_time(request_: str) -> None:
+    node = Node()
+    client = Client(node)
+    one = packed(request_.format("x" * (MIB - 2 * MAX_BACKLOG)))
+    client.connection.received(one * 30)
+    assert len(node.started) == MAX_LARGE_BYTES_EACH // MIB and client.paused
+    client.turn()
+    assert len(node.started) == 30 and not client.paused
+
+
+def test_large_writes_of_all_clients_have_a_bound_too() -> None:
+    loop = Loop()
+    node, hub = Node(), Hub(shares=Shares(loop.soon))
+    hub.shares.turn_seconds = hub.shares.share_seconds = 1_000.0
+    clients = [Client(node, hub=hub) for _ in range(20)]
+    for client in clients:
+        client.connection.received(packed("SET a " + "x" * (MIB - 10)) * 4)
+    most = MAX_LARGE_BYTES // MIB
+    assert len(node.started) == most
+    small = Client(node, hub=hub)
+    small.connection.received(packed("SET b 1"))  # is not held up
+    assert len(node.started) == most + 1
+    clients[0].connection.lost()  # what it had under way gives its room back all the same
+    while node.waiting:
+        node.waiting.pop(0)()
+        loop.turn()
+        assert len(node.waiting) <= most + 1
+    hub.flush()
+    assert all(client.said == b"+OK\r\n" * 4 for client in clients[1:])
+    assert hub.shares.has_room(MAX_LARGE_BYTES)
+
+
+def test_a_transaction_counts_with_all_that_it_has_queued() -> None:
+    node = Node()
+    client = Client(node)
+    transaction = packed("MULTI") + packed("SET a " + "x" * (MIB - 10)) * 3 + packed("EXEC")
+    client.connection.received(transaction * 2)
+    assert len(node.started) == 1
+    client.turn()
+    assert len(node.started) == 2 and client.said.count(b"+OK") == 8
+
+
+# -- rubbish ----------------------------------------------------------------------------------------------------------
+
+
+def test_requests_before_rubbish_are_answered_first() -> None:
+    client = Client()
+    client.connection.received(
+        packed("SET a 1") + packed("GET a") + packed("SET a 2") + packed("GET a") + b"*x\r\n" + packed("SET a 3")
+    )
+    client.turn()
+    assert client.said == b"+OK\r\n$1\r\n1\r\n+OK\r\n$1\r\n2\r\n-ERR Protocol error: invalid multibulk length\r\n"
+    assert client.closed and len(client.node.started) == 4
+
+
+@pytest.mark.parametrize("before", [0, 1, MAX_BACKLOG - 1, MAX_BACKLOG, 3 * MAX_BACKLOG])
+def test_however_many_came_before_the_rubbish(before: int) -> None:
+    client = Client()
+    client.connection.received((packed("INCR a") + packed("GET a")) * before + b"*1\r\n:1\r\n" + packed("PING") * 9)
+    client.turn()
+    assert client.said.count(b"\r\n") == 3 * before + 1
+    assert client.said.endswith(b"-ERR Protocol error: expected '$', got ':'\r\n") and client.closed
+
+
+def test_rubbish_behind_a_share_that_is_used_up() -> None:
+    loop = Loop()
+    client = Client(hub=hub_without_time(loop))
+    client.connection.received(packed("ECHO x") * 20 + b"*x\r\n")
+    while loop.ready:
+        loop.turn()
+    client.turn()
+    assert client.said == b"$1\r\nx\r\n" * 20 + b"-ERR Protocol error: invalid multibulk length\r\n"
+    assert client.closed
