@@ -37,10 +37,11 @@ class Proposal(msgspec.Struct, eq=False, gc=False):
 
 
 class CommandProposal(Proposal, kw_only=True, eq=False, gc=False):
-    """Complete when the command is applied here."""
+    """Complete when the command is applied here. ``others``: who sent the same request before, and waits too."""
 
     request: Request
     done: Callable[[Reply | Refusal], None]
+    others: list[Callable[[Reply | Refusal], None]] | None = None
 
 
 class SlotProposal(Proposal, kw_only=True, eq=False, gc=False):

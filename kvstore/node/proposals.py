@@ -11,7 +11,7 @@ from consensus.log import NO_END
 from consensus.messages import Run
 from consensus.replica import SLOT_WINDOW, Replica, Role
 from kvstore.commands import Command, Entry, Opaque, Tick
-from kvstore.errors import CommandError, Refusal, StorageFullError, UnavailableError
+from kvstore.errors import CommandError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.node.peer_messages import Forward, ForwardSlot, ForwardSlotReply, LeftOut, PeerMessage, Request
 from kvstore.node.pending import CommandProposal, SlotProposal
 from kvstore.state import entries
@@ -24,6 +24,8 @@ MAX_PENDING = 65_536
 MAX_MEMORY = 256 * 1_048_576
 """A node refuses requests while more than this many wait, or while they or the log take more bytes of memory than this,
 so that clients slow down."""
+MAX_REPEATS = 16
+"""A request that waits for its outcome is taken so many times more, each time for another caller who hears of it."""
 FORWARD_PATIENCE = 500
 """How long a follower waits, in ms, before it hands its requests to the leader again. It waits longer while many bytes
 are under way, since the leader repeats its own messages too."""
@@ -65,6 +67,8 @@ class Proposals:
         self._commands: dict[tuple[str, int], CommandProposal] = {}
         self._slots: dict[int, SlotProposal] = {}
         self._pending_bytes = 0
+        self._repeats = 0
+        """How many callers wait for a request that somebody else waits for too."""
         self._free_bytes = free_bytes
         self._budget: int | None = None
         self._to_send: list[CommandProposal | SlotProposal] = []
@@ -95,7 +99,8 @@ class Proposals:
     ) -> None:
         """Take a command of a client; one without a session runs under this node's own.
 
-        Raises StorageFullError or UnavailableError when it is not taken.
+        Raises StorageFullError or UnavailableError when it is not taken, and UnknownOutcomeError when the same request
+        waits already and so many callers wait for it that this one cannot.
         """
         self._admit(size)
         if not session:
@@ -106,7 +111,14 @@ class Proposals:
         proposal = CommandProposal(deadline=deadline, size=size, request=request, done=done)
         if key in self._commands:  # sent again before it was answered: both callers shall hear
             waiting = self._commands[key]
-            proposal.done = _both(waiting.done, done)
+            proposal.others = waiting.others or []
+            if len(proposal.others) == MAX_REPEATS:
+                raise UnknownOutcomeError(
+                    f"request {sequence} of session {session!r} waits already, and was sent again {MAX_REPEATS} times:"
+                    " wait for its outcome before you send it once more"
+                )
+            proposal.others.append(waiting.done)
+            self._repeats += 1
             proposal.deadline = max(waiting.deadline, deadline)
             self._close(waiting)
         self._commands[key] = proposal
@@ -135,7 +147,7 @@ class Proposals:
         if full is not None:
             raise StorageFullError(str(full))  # not the same one again: each raise adds to its traceback
         if (
-            len(self._commands) + len(self._slots) >= MAX_PENDING
+            len(self._commands) + len(self._slots) + self._repeats >= MAX_PENDING
             or self._pending_bytes > MAX_MEMORY
             or self._replica.memory_bytes > MAX_MEMORY
         ):
@@ -288,7 +300,7 @@ class Proposals:
             proposal = waiting((applied.session, applied.sequence), None)
             if proposal is not None and applied.result is not None:
                 self._close(proposal)
-                proposal.done(Reply(applied.result, slot, ballot, slot != first_proposal if leads else None))
+                self._tell(proposal, Reply(applied.result, slot, ballot, slot != first_proposal if leads else None))
 
     def acknowledge(self) -> None:
         """After commands were answered: note up to which sequence this node's own session has all its results."""
@@ -333,16 +345,15 @@ class Proposals:
         self._close(proposal)
         if isinstance(proposal, CommandProposal):
             del self._commands[proposal.request.session, proposal.request.sequence]
+            self._tell(proposal, proposal.refusal(why))
         else:
             del self._slots[proposal.number]
-        proposal.done(proposal.refusal(why))
+            proposal.done(proposal.refusal(why))
 
-
-def _both(
-    one: Callable[[Reply | Refusal], None], other: Callable[[Reply | Refusal], None]
-) -> Callable[[Reply | Refusal], None]:
-    def done(outcome: Reply | Refusal) -> None:
-        one(outcome)
-        other(outcome)
-
-    return done
+    def _tell(self, proposal: CommandProposal, outcome: Reply | Refusal) -> None:
+        """Give the outcome to everybody who waits for it, in the order in which they asked."""
+        if proposal.others is not None:
+            self._repeats -= len(proposal.others)
+            for done in proposal.others:
+                done(outcome)
+        proposal.done(outcome)

@@ -52,7 +52,8 @@ class Service(Protocol):
     """One running node, as a client's connection uses it. Everything happens on the event loop's thread.
 
     ``execute`` and ``query`` raise CommandError, UnavailableError or StorageFullError when the request is not taken at
-    all; otherwise ``done`` is called with the outcome.
+    all, and UnknownOutcomeError when the same one waits already and too many wait for it; otherwise ``done`` is called
+    with the outcome.
     """
 
     def execute(

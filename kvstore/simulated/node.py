@@ -143,6 +143,8 @@ class SimulatedNode:
                 )
         except (CommandError, DamagedError, StorageFullError, UnavailableError) as error:
             done(UnavailableError(str(error)))
+        except UnknownOutcomeError as error:
+            done(error)
 
     def _answer(self, client: str, request: ClientRequest, outcome: Reply | Refusal, led_by: Ballot) -> None:
         count = self._environment.note

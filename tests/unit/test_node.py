@@ -11,7 +11,7 @@ from consensus.ballot import Ballot
 from consensus.messages import Accept, Chosen
 from consensus.replica import Role
 from kvstore.commands import Count, Entry, Integer, Set, SetRange, Value
-from kvstore.errors import Refusal, StorageFullError, UnavailableError
+from kvstore.errors import Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.node import node as nodes
 from kvstore.node import proposals
 from kvstore.node.node import Node
@@ -68,6 +68,36 @@ def test_what_was_answered_waits_no_more(monkeypatch: pytest.MonkeyPatch) -> Non
         run(node, moment)
         node.replica.forget(node.applied_upto)
     assert len(heard) == 60
+
+
+def test_copies_of_a_waiting_request_are_bounded_and_all_heard_in_their_order() -> None:
+    node = new_node("n1")
+    heard: list[int] = []
+    for copy in range(proposals.MAX_REPEATS + 1):
+        node.execute(LARGE, lambda outcome, copy=copy: heard.append(copy), 100, session="s", sequence=1, size=10)
+    for _ in range(1_500):
+        with pytest.raises(UnknownOutcomeError, match="sent again 16 times"):
+            node.execute(LARGE, lambda outcome: heard.append(-1), 100, session="s", sequence=1, size=10)
+    assert node.waiting == 1 and not heard
+    run(node, 0)
+    assert heard == list(range(proposals.MAX_REPEATS + 1))
+    node.execute(LARGE, lambda outcome: heard.append(99), 100, session="s", sequence=1)  # now it is recalled
+    run(node, 1)
+    assert heard[-1] == 99 and not node.has_pending
+
+
+def test_copies_of_a_waiting_request_count_among_those_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proposals, "MAX_PENDING", 10)
+    node = new_node("n1", "n2", "n3")
+    heard: list[Reply | Refusal] = []
+    for _ in range(10):
+        node.execute(LARGE, heard.append, 100, session="s", sequence=1)
+    with pytest.raises(UnavailableError, match="are waiting"):
+        node.execute(LARGE, heard.append, 100, session="s", sequence=1)
+    run(node, 100)
+    assert len(heard) == 10
+    for sequence in range(2, 12):
+        node.execute(LARGE, heard.append, 200, session="s", sequence=sequence)
 
 
 def test_a_leader_takes_over_no_more_than_it_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
