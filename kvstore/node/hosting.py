@@ -29,8 +29,9 @@ def open_node(
     *,
     timing: Timing | None = None,
     background: Callable[[Batch], None] | None = None,
+    is_late: Callable[[], bool] | None = None,
 ) -> Node:
-    """A node with its stores in ``data_dir``, or in memory without one; ``background`` as for :class:`Node`.
+    """A node with its stores in ``data_dir``, or in memory without one; the callbacks as for :class:`Node`.
 
     Raises DataDirError when the stores cannot be opened, and ValueError for a cluster of an impossible size.
     """
@@ -46,6 +47,7 @@ def open_node(
             wall=clocks.wall(),
             timing=timing,
             background=background,
+            is_late=is_late,
         )
     return Node(
         node_id,
@@ -58,6 +60,7 @@ def open_node(
         timing=timing,
         free_bytes=lambda: data_dir.free_bytes() - RESERVE_BYTES,
         background=background,
+        is_late=is_late,
     )
 
 

@@ -17,7 +17,7 @@ from consensus.catchup import one_message
 from consensus.election import Timing
 from consensus.messages import Record, Run
 from consensus.replica import Replica, Role
-from kvstore.commands import Command, Result
+from kvstore.commands import Command, Get, Result
 from kvstore.errors import DamagedError, Refusal, StorageFullError, UnavailableError
 from kvstore.node.log_rows import log_rows
 from kvstore.node.peer_messages import Forward, ForwardSlot, ForwardSlotReply, LeftOut, PeerMessage
@@ -36,7 +36,11 @@ KEEP_BYTES = 16 * 1_048_576
 """This many applied slots, of this many bytes at most, stay in memory for followers that are a little behind; followers
 further behind are served from the log store."""
 APPLY_SLOTS = 256
-"""After applying this many slots the node checks whether the changes that wait for a commit leave room for more."""
+APPLY_BYTES = 65_536
+"""After applying this many slots, or about so many bytes of them, the node checks whether the changes that wait for a
+commit leave room for more, and whether its turn is over."""
+READS_CHECKED = 16
+"""After this many plain reads, or any other one, it checks whether its turn is over."""
 GIVE_UP_INTERVAL = 50
 """How often, in ms, the node looks for requests whose time is over."""
 
@@ -67,7 +71,8 @@ class Node:
     number of applied slots that stay in memory.
 
     ``background`` is called with a batch: the host then calls ``write_state`` on another thread and ``committed`` when
-    that returns. Without ``background`` the node writes the state itself. ``apply`` is called in place of
+    that returns. Without ``background`` the node writes the state itself. ``is_late`` tells within ``apply`` that the
+    turn has lasted long enough: what is left comes in the next one (``has_more``). ``apply`` is called in place of
     ``state.apply``, by a simulator that looks at every slot.
     """
 
@@ -85,6 +90,7 @@ class Node:
         free_bytes: Callable[[], int] | None = None,
         keep_slots: int = KEEP_SLOTS,
         background: Callable[[Batch], None] | None = None,
+        is_late: Callable[[], bool] | None = None,
         apply: Callable[[int, Sequence[bytes]], list[Applied]] | None = None,
     ) -> None:
         self._apply_slots = apply or state.apply
@@ -116,6 +122,11 @@ class Node:
         self._fetches: list[tuple[str, int, int]] = []
         self._keep_slots = keep_slots
         self._give_up_at = now
+        self._is_late = is_late or _never
+        self.has_more = False
+        """Whether the last ``apply`` stopped because its turn was over."""
+        self.last_done = ""
+        """What ``apply`` did last, for people."""
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
@@ -320,13 +331,15 @@ class Node:
 
         Not a part of the turn, so that others need not wait for it: messages can leave and an append begin before.
         """
+        self.has_more = False
         if self._chosen:
             self._apply_chosen()
             self._proposals.acknowledge()
         self._proposals.complete_slots(self._chosen_value)
         if self._reads_upto and not self._chosen:
             self._serve_reads(self._reads_upto)
-            self._reads_upto = 0
+            if not self.has_more:
+                self._reads_upto = 0
         fetches, self._fetches = self._fetches, []
         for receiver, first, last in fetches:
             self.replica.supply(receiver, one_message(self._log.read(first, last)))
@@ -397,12 +410,18 @@ class Node:
         A request of a few bytes can change a megabyte, so that the log's own bounds do not bound them.
         """
         waiting = deque(self._chosen)
+        self.last_done = "slots"
         while waiting and self._commits.make_room(self._now):
             run = waiting.popleft()
-            if len(run.values) > APPLY_SLOTS:
-                waiting.appendleft(run.clip(run.first + APPLY_SLOTS, run.last))
-                run = run.clip(run.first, run.first + APPLY_SLOTS - 1)
+            count = len(run.values)
+            portion = APPLY_SLOTS if count < 2 else max(1, min(APPLY_SLOTS, count * APPLY_BYTES // (run.size + 1)))
+            if count > portion:
+                waiting.appendleft(run.clip(run.first + portion, run.last))
+                run = run.clip(run.first, run.first + portion - 1)
             self._proposals.complete(run, self._apply_slots(run.first, run.values))
+            if waiting and self._is_late():
+                self.has_more = True
+                break
         self._chosen = list(waiting)
 
     def _chosen_value(self, slot: int) -> bytes:
@@ -411,8 +430,19 @@ class Node:
 
     def _serve_reads(self, upto: int) -> None:
         for number in [number for number in self._reads if number <= upto]:
-            for read in self._reads.pop(number):
+            reads = self._reads.pop(number)
+            for index, read in enumerate(reads, 1):
                 read.done(Reply(self._state.query(read.query, self._wall)))
+                is_plain = type(read.query) is Get
+                if is_plain and index % READS_CHECKED:
+                    continue
+                if not is_plain:
+                    self.last_done = type(read.query).__name__
+                if self._is_late():
+                    self.has_more = True
+                    if index < len(reads):
+                        self._reads[number] = reads[index:]
+                    return
 
     def _tidy(self) -> None:
         """Forget applied slots, and commit the state now and then."""
@@ -421,6 +451,10 @@ class Node:
         if surplus >= self._keep_slots >> 4 or self.replica.memory_bytes > KEEP_BYTES:
             self.replica.forget(applied_upto - (self._keep_slots if self.replica.memory_bytes <= KEEP_BYTES else 0))
         self._commits.tidy(self._now)
+
+
+def _never() -> bool:
+    return False
 
 
 def recover(log: LogStore, state: StateMachine, apply: Callable[[int, Sequence[bytes]], list[Applied]]) -> None:

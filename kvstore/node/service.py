@@ -31,6 +31,8 @@ class ServerStatus(msgspec.Struct, frozen=True):
     ``reads``, ``writes``: requests answered since the start. ``p50_us``, ``p99_us``: latencies of the last seconds, in
     microseconds from the request's arrival to its answer; 0 if there was none. ``time_us``: where the event loop's time
     went since the start, in microseconds by kind of work (see :class:`kvstore.server.time_spent.TimeSpent`).
+    ``long_turns``: how often something kept the event loop busy for more than 50 ms; ``longest_turn`` says what did so
+    longest.
     """
 
     status: Status
@@ -45,6 +47,9 @@ class ServerStatus(msgspec.Struct, frozen=True):
     memory_bytes: int
     cpu_ms: int
     time_us: dict[str, int]
+    long_turns: int
+    longest_turn_ms: int
+    longest_turn: str
     peers: list[PeerInfo]
 
 

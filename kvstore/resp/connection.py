@@ -15,7 +15,7 @@ from kvstore.resp.hub import Client, Hub
 from kvstore.resp.kv_commands import perform
 from kvstore.resp.parser import Parser, ProtocolError
 from kvstore.resp.requests import Requests
-from kvstore.resp.shares import LARGE_BYTES, MAX_LARGE_BYTES_EACH
+from kvstore.resp.shares import LARGE_BYTES, MAX_LARGE_BYTES_EACH, SHARE_SECONDS
 from kvstore.resp.spec import NEITHER, READS, WRITES, Effect, InMulti, OnClient, OnData, OnNode, OnServer, OnWalk, Spec
 from kvstore.resp.states import (
     ALL_SENT,
@@ -169,7 +169,10 @@ class Connection:
             self._read_requests()
         if self._out:
             self.flush()
-        shares.spent += time.monotonic() - now
+        took = time.monotonic() - now
+        shares.spent += took
+        if took > SHARE_SECONDS:
+            shares.note(self, took)
 
     def flush(self) -> None:
         """Send the replies that are ready."""
@@ -197,6 +200,11 @@ class Connection:
         self._resume()
         if self._out:
             self.flush()
+
+    @property
+    def last_command(self) -> str:
+        """The name of the last command that the client sent, apart from plain SET and GET."""
+        return self.client.last_command
 
     def carry_on(self) -> None:
         """It is this client's turn again, or there may be room for its request."""

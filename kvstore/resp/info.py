@@ -85,6 +85,9 @@ def _sections(status: ServerStatus, hub: Hub) -> dict[str, dict[str, object]]:
             "writes": status.writes,
             "latency_p50_us": status.p50_us,
             "latency_p99_us": status.p99_us,
+            "long_turns": status.long_turns,
+            "longest_turn_ms": status.longest_turn_ms,
+            "longest_turn": status.longest_turn,
         },
         "Replication": {
             "role": "master" if node.role == "leader" else "slave",

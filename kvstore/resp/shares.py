@@ -24,19 +24,29 @@ _WOKEN = MAX_LARGE_BYTES // MAX_LARGE_BYTES_EACH
 class Sharer(Protocol):
     """A client's connection that waits for its turn, or for room."""
 
+    @property
+    def last_command(self) -> str:
+        """The name of the last command that it sent, apart from plain SET and GET."""
+        ...
+
     def carry_on(self) -> None:
         """Start what waits."""
         ...
 
 
 class Shares:
-    """The turns of one server's clients. ``soon`` calls a function in the next turn of the event loop.
+    """The turns of one server's clients. ``soon`` calls a function in the next turn of the event loop; ``took`` is told
+    what was done, how many nanoseconds it took, and what was the last of it.
 
     Without it there is no loop, and nothing is put off for the time that it takes; who waits for room goes on when
     ``next_turn`` is called.
     """
 
-    def __init__(self, soon: Callable[[Callable[[], None]], object] | None = None) -> None:
+    def __init__(
+        self,
+        soon: Callable[[Callable[[], None]], object] | None = None,
+        took: Callable[[str, int, str], None] | None = None,
+    ) -> None:
         self.share_seconds = math.inf if soon is None else SHARE_SECONDS
         self.turn_seconds = math.inf if soon is None else TURN_SECONDS
         self.spent = 0.0
@@ -45,6 +55,7 @@ class Shares:
         """How often a client had to wait for a further turn."""
         self._large_bytes = 0
         self._soon = soon
+        self._took = took
         self._waiting: deque[Sharer] = deque()
         self._for_room: deque[Sharer] = deque()
         self._is_asked_for = False
@@ -66,13 +77,21 @@ class Shares:
         self.spent = 0.0
         now = began = time.monotonic()
         for _ in range(len(self._waiting)):
-            self._waiting.popleft().carry_on()
+            client = self._waiting.popleft()
+            before = now
+            client.carry_on()
             now = time.monotonic()
+            self.note(client, now - before)
             if now - began > self.turn_seconds:
                 break
         self.spent = now - began
         if self._waiting:
             self._ask()
+
+    def note(self, client: Sharer, seconds: float) -> None:
+        """A client's requests took so long."""
+        if seconds > SHARE_SECONDS and self._took is not None:
+            self._took("requests", int(seconds * 1_000_000_000), client.last_command)
 
     def _ask(self) -> None:
         if not self._is_asked_for and self._soon is not None:

@@ -22,6 +22,7 @@ from kvstore.node.peer_messages import PeerMessage
 from kvstore.node.service import OnReply, PeerInfo, ServerStatus
 from kvstore.server import process_memory
 from kvstore.server.latencies import Latencies
+from kvstore.server.long_turns import LONG_NS, LongTurns
 from kvstore.server.peers import Identity, Peers
 from kvstore.server.settings import Settings
 from kvstore.server.time_spent import TimeSpent
@@ -37,6 +38,9 @@ QUICK_BYTES = 65_536
 QUICK_US = 3_000
 """Records of at most this many slots and bytes are written on the event loop's own thread, as long as an fsync takes no
 longer than this many microseconds."""
+TURN_MS = 10
+"""After so long the host lets the event loop look for what else has come in, though the node has more to do. Applying
+slots and serving reads stops after as long a time too."""
 SWITCH_SECONDS = 0.0005
 """How soon the disk's thread gets the interpreter back after an fsync; Python's default of 5 ms would be most of
 the time that a write takes."""
@@ -69,7 +73,12 @@ class Host:
     """
 
     def __init__(
-        self, settings: Settings, data_dir: DataDir, clients: Clients, on_failure: Callable[[int], None]
+        self,
+        settings: Settings,
+        data_dir: DataDir,
+        clients: Clients,
+        long_turns: LongTurns,
+        on_failure: Callable[[int], None],
     ) -> None:
         self.settings = settings
         self._clients = clients
@@ -94,10 +103,17 @@ class Host:
         self._started = clocks.now_us()
         self._latencies = Latencies(self._started)
         self._time_spent = TimeSpent()
+        self._long_turns = long_turns
+        self._late_at = 0
         self._reads = self._writes = 0
         self._patience = settings.request_timeout_ms
         self.node = open_node(
-            settings.node_id, list(settings.peers), data_dir, timing=settings.timing, background=self._commit
+            settings.node_id,
+            list(settings.peers),
+            data_dir,
+            timing=settings.timing,
+            background=self._commit,
+            is_late=self._is_late,
         )
         identity = Identity(_cluster(settings), settings.node_id, random.getrandbits(63))
         self.peers = Peers(identity, settings.peers, self._receive, self._resume)
@@ -117,7 +133,9 @@ class Host:
         if not self._failed:
             began = self._time_spent.now()
             self.node.receive(sender, message)
-            self._time_spent.spent("consensus", began)
+            took = self._time_spent.spent("consensus", began)
+            if took > LONG_NS:
+                self._long_turns.took("message", took, type(message).__name__)
             # A vote that arrives after a quorum's votes changes nothing.
             if type(message) is not Accepted or self.node.has_effects:
                 self._wake()
@@ -147,7 +165,10 @@ class Host:
         self._turning = True
         self._time_spent.begin("log" if self._writing else "idle")
         self._woken = True
-        while self._woken:  # a request that was waiting for the answer of another comes in with the next turn
+        began = now = clocks.now()
+        while (
+            self._woken and now - began < TURN_MS
+        ):  # a request that was waiting for the answer of another comes in with the next turn
             self._woken = False
             now = clocks.now()
             if now != self._ticked_at or self.settings.timing.lease:
@@ -164,7 +185,9 @@ class Host:
                 self._write(turn.records)
                 self._time_spent.mark("log")
             if answers_first or not self._woken:
+                self._late_at = clocks.now_us() + TURN_MS * 1_000
                 node.apply()
+                self._woken |= node.has_more
                 self._time_spent.mark("apply")
                 self._flush()
                 self._time_spent.mark("replies")
@@ -173,9 +196,20 @@ class Host:
                 self._time_spent.mark("log")
         self._time_spent.end()
         self._turning = False
+        if self._woken:
+            self._loop.call_soon(self._turn)
+        if self._time_spent.turn_took > LONG_NS:
+            self._long_turns.took(
+                self._time_spent.longest_phase,
+                self._time_spent.turn_took,
+                f"{node.last_done}, slot {node.applied_upto}",
+            )
         known = (node.role, node.leader)
         if known != self._known:
             self._tell_role(known)
+
+    def _is_late(self) -> bool:
+        return clocks.now_us() > self._late_at
 
     def _tell_role(self, known: tuple[Role, str | None]) -> None:
         (role_before, leader_before), self._known = self._known, known
@@ -412,6 +446,9 @@ class Host:
             memory_bytes=process_memory.resident_bytes(),
             cpu_ms=time.process_time_ns() // 1_000_000,
             time_us=self._time_spent.microseconds(),
+            long_turns=self._long_turns.count,
+            longest_turn_ms=self._long_turns.longest_ms,
+            longest_turn=self._long_turns.longest,
             peers=[
                 PeerInfo(peer, address_text(address), self.peers.is_connected(peer), self.node.heard_chosen(peer))
                 for peer, address in self.peers.addresses.items()

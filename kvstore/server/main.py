@@ -20,6 +20,7 @@ from kvstore.resp.connection import Connection
 from kvstore.resp.hub import Hub
 from kvstore.resp.shares import Shares
 from kvstore.server.host import Host
+from kvstore.server.long_turns import LongTurns
 from kvstore.server.settings import Settings
 from kvstore.storage.data_dir import DataDir
 
@@ -53,8 +54,9 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
         if not ended.done():
             ended.set_result(status)
 
-    clients = ClientListener(settings)
-    host = Host(settings, data_dir, clients, on_failure=end)
+    long_turns = LongTurns()
+    clients = ClientListener(settings, long_turns)
+    host = Host(settings, data_dir, clients, long_turns, on_failure=end)
     numbers = end_signals.numbers()
     for number in numbers:
         loop.add_signal_handler(number, end, 0)
@@ -106,10 +108,10 @@ async def _drain(host: Host, clients: ClientListener) -> None:
 class ClientListener:
     """Accepts clients, and keeps their connections. Implements :class:`kvstore.server.host.Clients`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, long_turns: LongTurns) -> None:
         self.address = address_text(settings.client_listen)
         self._listen = settings.client_listen
-        self._hub = Hub(settings.password, Shares(asyncio.get_running_loop().call_soon))
+        self._hub = Hub(settings.password, Shares(asyncio.get_running_loop().call_soon, long_turns.took))
         self.flush = self._hub.flush
         self._open: set[ClientProtocol] = set()
         self._server: asyncio.Server | None = None

@@ -33,16 +33,20 @@ class TimeSpent:
         self._cpu_at = cpu()
         self._apart = 0
         """Nanoseconds since the last turn that ``spent`` has already given to a phase."""
+        self._began = self._at
+        self._longest = 0
+        self._longest_phase: Phase = "idle"
 
     def now(self) -> int:
         """The clock, in ns: for ``spent``."""
         return self._clock()
 
-    def spent(self, phase: Phase, since: int) -> None:
-        """Between two turns: the time from ``since`` until now belongs to this phase."""
+    def spent(self, phase: Phase, since: int) -> int:
+        """Between two turns: the time from ``since`` until now belongs to this phase. Returns it."""
         took = self._clock() - since
         self.nanoseconds[phase] += took
         self._apart += took
+        return took
 
     def begin(self, waiting: Phase = "idle") -> None:
         """A turn begins. Between turns the loop reads requests or waits: ``waiting`` is
@@ -56,12 +60,26 @@ class TimeSpent:
         self.nanoseconds["requests"] += busy
         self.nanoseconds[waiting] += between - busy
         self._at, self._cpu_at, self._apart = now, cpu, 0
+        self._began, self._longest = now, 0
 
     def mark(self, phase: Phase) -> None:
         """In a turn: the time since the last mark, or the turn's beginning, belongs to this phase."""
         now = self._clock()
-        self.nanoseconds[phase] += now - self._at
+        took = now - self._at
+        self.nanoseconds[phase] += took
         self._at = now
+        if took > self._longest:
+            self._longest, self._longest_phase = took, phase
+
+    @property
+    def turn_took(self) -> int:
+        """How many nanoseconds the turn has taken up to its last mark."""
+        return self._at - self._began
+
+    @property
+    def longest_phase(self) -> Phase:
+        """In which phase the longest part of the turn was."""
+        return self._longest_phase
 
     def end(self) -> None:
         """The turn is over."""

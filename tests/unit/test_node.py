@@ -152,6 +152,43 @@ def test_slots_wait_while_too_much_of_the_state_waits_for_its_commit(monkeypatch
     assert [reply.result for reply in read if isinstance(reply, Reply)] == [Integer(64)]
 
 
+def test_slots_and_reads_are_done_in_portions_while_the_turn_is_over() -> None:
+    node = Node(
+        "n1", ["n1"], MemoryLog(), StateMachine(None), rng=random.Random(1), now=0, wall=0, is_late=lambda: True
+    )
+    heard: list[Reply | Refusal] = []
+    for number in range(3 * nodes.APPLY_SLOTS):
+        node.execute(Set(b"%d" % number, Value(b"x")), heard.append, 100)
+    for _ in range(5):
+        node.query(Count(), heard.append, 100)
+    applied = []
+    for _ in range(20):
+        node.tick(0, 0)
+        node.append(node.turn().records)
+        node.persisted()
+        before = len(heard)
+        node.apply()
+        applied.append(len(heard) - before)
+        assert node.has_more == (applied[-1] > 0)
+    assert [number for number in applied if number] == [1, 256, 256, 257, 1, 1, 1]
+    assert all(isinstance(outcome, Reply) for outcome in heard) and not node.has_pending
+
+
+def test_a_portion_of_large_slots_is_small() -> None:
+    node = Node(
+        "n1", ["n1"], MemoryLog(), StateMachine(None), rng=random.Random(1), now=0, wall=0, is_late=lambda: True
+    )
+    heard: list[Reply | Refusal] = []
+    for _ in range(10):
+        node.execute(Set(b"k", Value(b"x" * nodes.APPLY_BYTES)), heard.append, 100)
+    run(node, 0)
+    counts = [len(heard)]
+    while node.has_more:
+        node.apply()
+        counts.append(len(heard))
+    assert counts == list(range(1, 11))
+
+
 def test_the_log_shows_what_is_applied_though_this_nodes_disk_lacks_it_yet() -> None:
     """Two others have chosen it; what this node has stored of the slot may even be an older leader's value."""
     node = new_node("n1", "n2", "n3")
