@@ -39,6 +39,8 @@ APPLY_SLOTS = 256
 APPLY_BYTES = 65_536
 """After applying this many slots, or about so many bytes of them, the node checks whether the changes that wait for a
 commit leave room for more, and whether its turn is over."""
+EXPIRING_SLOTS = 4
+"""While keys are due each slot may remove many."""
 READS_CHECKED = 16
 """After this many plain reads, or any other one, it checks whether its turn is over."""
 GIVE_UP_INTERVAL = 50
@@ -414,7 +416,9 @@ class Node:
         while waiting and self._commits.make_room(self._now):
             run = waiting.popleft()
             count = len(run.values)
-            portion = APPLY_SLOTS if count < 2 else max(1, min(APPLY_SLOTS, count * APPLY_BYTES // (run.size + 1)))
+            due = self._state.next_expiry
+            most = EXPIRING_SLOTS if due is not None and due <= self._wall else APPLY_SLOTS
+            portion = most if count < 2 else max(1, min(most, count * APPLY_BYTES // (run.size + 1)))
             if count > portion:
                 waiting.appendleft(run.clip(run.first + portion, run.last))
                 run = run.clip(run.first, run.first + portion - 1)

@@ -283,6 +283,8 @@ class Proposals:
         due = self._state.next_expiry
         if due is None or due > self.wall or self._replica.role is not Role.LEADER:
             return
+        if self.wall <= self._state.clock:
+            return  # a slot removes keys only when time has passed since the one before
         if self._tick_upto <= self._state.applied_upto:  # else a tick is under way
             ranges = self._replica.propose([entries.encode(Entry("", 0, 0, self._next_stamp(), Tick()))])
             self._tick_upto = ranges[-1][1]

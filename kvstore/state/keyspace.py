@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from itertools import dropwhile, islice, repeat
 from operator import itemgetter
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
@@ -22,6 +22,7 @@ from kvstore.state.rows import (
     keys_from,
     read_row,
     rows_from,
+    stored,
     write_rows,
 )
 
@@ -29,9 +30,15 @@ MAX_CLEAN_BYTES = 24 * 1_048_576
 """The last committed batch stays in memory as a cache if it is no larger than this."""
 ROW_BYTES = 200
 """About how much memory a key takes besides its bytes."""
+EXPIRED_AT_ONCE = 1_000
+"""At most this many keys are removed in a slot because they are due; the others follow in later slots, and count as
+gone until then. All nodes must agree on it."""
 
 
 _CLEAR = "DELETE FROM kv"
+_DUE = "SELECT expires, key FROM kv WHERE expires <= ? AND (expires, key) > (?, ?) ORDER BY expires, key"
+Due: TypeAlias = tuple[int, bool, bytes]
+"""When a key is due, whether SQLite holds it as a BLOB, and the key: in the order of SQLite's index."""
 _key_of = itemgetter(0)
 
 
@@ -71,6 +78,7 @@ class Keyspace:
         writer: sqlite3.Connection,
         size: int,
         wait_for_writer: Callable[[], object] = lambda: None,
+        clock: int = 0,
     ) -> None:
         self._size = size
         self._doubtful: dict[bytes, int] = {}
@@ -88,21 +96,41 @@ class Keyspace:
         self._clean: Overlay = {}
         self._is_cleared = self._settled_is_cleared = self._in_flight_is_cleared = False
         self._orders: list[InOrder] = []
-        self._expiring: list[tuple[int, bytes]] = []
-        self._expiring_in_flight: list[tuple[int, bytes]] = []
+        self._expiring: list[Due] = []
+        self._expiring_in_flight: list[Due] = []
+        self._expired_upto: tuple[int, str | bytes] = (0, "")  # all that the table says up to here is done or outdated
+        self._clock = clock
+        self.is_applying = False
+        """Whether slots are being applied: only then a key that is due is removed when somebody asks for it."""
         self._undo: list[tuple[bytes, Cell | None]] | None = None
         self._grown = 0
         self.next_expiry: int | None = self._earliest_expiry(-1)
+        self.is_overdue = self.next_expiry is not None and self.next_expiry <= clock
+        """Whether keys may be there that are due and not removed yet."""
 
     @property
     def size(self) -> int:
-        """The number of keys."""
+        """The number of keys, those included that are due and not removed yet."""
         if self._doubtful or self._doubtful_in_flight:
             self._dispel_doubts()
         return self._size
 
     def get(self, key: bytes) -> Cell | None:
         """What the key holds, None if it does not exist."""
+        if self.is_overdue:
+            held = self._held(key)
+            if held is None or not self._is_due(held):
+                return held
+            if self.is_applying:
+                self._remove(key, held)
+            return None
+        return self._held(key)
+
+    def _is_due(self, held: Cell) -> bool:
+        return 0 < held.expires <= self._clock
+
+    def _held(self, key: bytes) -> Cell | None:
+        """What the key holds, though it may be due."""
         if key not in self._dirty:
             return None if self._is_cleared else self._below(key)
         held = self._dirty[key]
@@ -176,7 +204,7 @@ class Keyspace:
 
     def overwrite(self, key: bytes, value: Value, slot: int, expires: int = 0) -> None:
         """Store a value, whatever the key held before."""
-        if self._undo is not None:
+        if self._undo is not None or self.is_overdue:
             before = self.get(key)
             created, version = (before.created, before.version + 1) if before else (slot, 1)
             self.put(key, Cell(value, slot, created, version, expires), is_new=before is None)
@@ -214,14 +242,18 @@ class Keyspace:
         self._dirty[key] = held
         if held.expires:
             self.dirty_bytes += ROW_BYTES
-            heapq.heappush(self._expiring, (held.expires, key))
+            heapq.heappush(self._expiring, (held.expires, isinstance(stored(key), bytes), key))
             if self.next_expiry is None or held.expires < self.next_expiry:
                 self.next_expiry = held.expires
 
     def delete(self, key: bytes) -> None:
         """Remove a key, which exists, after a ``get``."""
+        self._remove(key, self.get(key) if self._undo is not None else None)
+
+    def _remove(self, key: bytes, held: Cell | None) -> None:
+        """Remove a key that exists and holds this, which only matters within a transaction."""
         if self._undo is not None:
-            self._undo.append((key, self.get(key)))
+            self._undo.append((key, held))
         self._dirty[key] = None
         self._size -= 1
         self._grown -= 1
@@ -248,17 +280,21 @@ class Keyspace:
 
     def scan(self, prefix: bytes, limit: int) -> Iterator[tuple[bytes, Cell]]:
         """The keys with this prefix and what they hold, in byte order; ``limit`` 0 = all."""
-        for count, (key, row) in enumerate(self._from(prefix, rows_from), 1):
+        count = 0
+        for key, row in self._from(prefix, rows_from):
             if not key.startswith(prefix):
                 return
-            held = row or self.get(key)
+            held = row or self._held(key)
             assert held is not None
+            if self.is_overdue and self._is_due(held):
+                continue
             yield key, held
+            count += 1
             if count == limit:
                 return
 
     def count(self, prefix: bytes = b"") -> int:
-        """The number of keys with this prefix."""
+        """The number of keys with this prefix, those included that are due and not removed yet."""
         if not prefix:
             return self.size
         layers, shows_table = self._layers()
@@ -271,9 +307,15 @@ class Keyspace:
 
     def walk(self, after: bytes, skip: int, count: int) -> list[bytes]:
         """The keys after ``after`` in byte order, without the first ``skip`` of them, at most ``count`` (0 = all)."""
-        keys = map(_key_of, self._from(after, keys_from))
+        keys: Iterator[bytes] = map(_key_of, self._from(after, keys_from))
+        if self.is_overdue:
+            keys = filter(self._lives, keys)
         later = islice(dropwhile(after.__eq__, keys), skip, None)
         return list(islice(later, count or None))  # the sum of both may be more than islice takes
+
+    def _lives(self, key: bytes) -> bool:
+        held = self._held(key)
+        return held is not None and not self._is_due(held)
 
     def _layers(self) -> tuple[list[Overlay], bool]:
         """What lies over the table, the uppermost first, and whether anything of the table shows."""
@@ -325,25 +367,53 @@ class Keyspace:
         self._expiring = []
 
     def expire(self, clock: int) -> None:
-        """Remove every key that is due by then."""
+        """Time has come to ``clock``: remove the keys that are due, the earliest first, as many as one slot may."""
+        self._clock = clock
         if self.next_expiry is None or self.next_expiry > clock:
             return
-        rows = self._reader.execute("SELECT key FROM kv WHERE expires <= ?", (clock,)).fetchall()
-        due = {as_bytes(key) for (key,) in rows}
-        while self._expiring and self._expiring[0][0] <= clock:
-            due.add(heapq.heappop(self._expiring)[1])
-        due.update(key for expires, key in self._expiring_in_flight if expires <= clock)
-        for key in sorted(due):
-            held = self.get(key)
-            if held is not None and 0 < held.expires <= clock:
-                self.delete(key)
+        self._read()
+        rows = self._reader.execute(_DUE, (clock, *self._expired_upto))
+        try:
+            removed = 0
+            row = rows.fetchone()
+            while True:
+                first = self._first_due(row, clock)
+                if first is None:
+                    break
+                expires, _, key = first
+                held = self._held(key)
+                if held is not None and self._is_due(held):
+                    if removed == EXPIRED_AT_ONCE:
+                        self.next_expiry, self.is_overdue = expires, True
+                        return
+                    self._remove(key, held)
+                    removed += 1
+                if row is not None and (row[0], as_bytes(row[1])) == (expires, key):
+                    self._expired_upto = row
+                    row = rows.fetchone()
+                for heap in (self._expiring, self._expiring_in_flight):
+                    while heap and heap[0] == first:
+                        heapq.heappop(heap)
+        finally:
+            rows.close()
+        self.is_overdue = False
         self.next_expiry = self._earliest_expiry(clock)
+
+    def _first_due(self, row: tuple[int, str | bytes] | None, clock: int) -> Due | None:
+        """The earliest that is due by then, of the table, whose earliest is ``row``, and of what is in memory."""
+        first: Due | None = None
+        if row is not None:
+            first = (row[0], isinstance(row[1], bytes), as_bytes(row[1]))
+        for heap in (self._expiring, self._expiring_in_flight):
+            if heap and heap[0][0] <= clock and (first is None or heap[0] < first):
+                first = heap[0]
+        return first
 
     def _earliest_expiry(self, clock: int) -> int | None:
         """When a key may be due, after this time; the database may still show an expiry that a key had before."""
-        (stored,) = self._reader.execute("SELECT min(expires) FROM kv WHERE expires > ?", (clock,)).fetchone()
-        times = [expires for expires, _ in (*self._expiring[:1], *self._expiring_in_flight) if expires > clock]
-        return min(times if stored is None else [*times, stored], default=None)
+        (earliest,) = self._reader.execute("SELECT min(expires) FROM kv WHERE expires > ?", (clock,)).fetchone()
+        times = [due[0] for due in (*self._expiring[:1], *self._expiring_in_flight[:1]) if due[0] > clock]
+        return min(times if earliest is None else [*times, earliest], default=None)
 
     # -- to SQLite ----------------------------------------------------------------------------------------------------
 

@@ -127,7 +127,7 @@ class StateMachine:
                 progress = self._writer.execute("SELECT applied_upto, clock, keys FROM progress").fetchone()
                 self.applied_upto: int = progress[0]
                 self.clock: int = progress[1]
-                self._keys = Keyspace(self._reader, self._writer, progress[2], self._wait_for_writer)
+                self._keys = Keyspace(self._reader, self._writer, progress[2], self._wait_for_writer, self.clock)
                 self._sessions = Sessions(self._writer)
         except BaseException:
             self.close()
@@ -146,6 +146,7 @@ class StateMachine:
         applied: list[Applied] = []
         context = Context(self._keys, 0, 0)
         name, session = "", None
+        self._keys.is_applying = True
         try:
             with storage_errors(self._path):
                 for slot, value in enumerate(values, first):
@@ -171,6 +172,7 @@ class StateMachine:
                     applied.append(Applied(name, entry.sequence, recorded))
                 self._keys.release()
         finally:
+            self._keys.is_applying = False
             self.applied_upto += len(applied)
         recent = applied[-KEEP_RESULTS:]
         results = [done.result if type(done.result) in _SHORT else _if_short(done.result) for done in recent]
