@@ -36,8 +36,14 @@ class Unordered(msgspec.Struct, frozen=True):
     items: list[str]
 
 
+class Encoded(msgspec.Struct, frozen=True):
+    """A reply that is encoded already, alike in both versions."""
+
+    data: bytes
+
+
 RespValue: TypeAlias = (
-    "SimpleString | Error | NullArray | Verbatim | Unordered | bytes | str | int | float"
+    "SimpleString | Error | NullArray | Verbatim | Unordered | Encoded | bytes | str | int | float"
     " | list[RespValue] | dict[str, RespValue] | None"
 )
 """``bytes`` and ``str`` are bulk strings, a ``dict`` is a map (a flat array in version 2)."""
@@ -54,7 +60,7 @@ _NULL_ARRAY = {2: b"*-1\r\n", 3: b"_\r\n"}
 def encode(reply: RespValue, version: int) -> bytes:
     """A reply as bytes, for a client that speaks this version of the protocol, 2 or 3."""
     if isinstance(reply, bytes):
-        return b"$%d\r\n%b\r\n" % (len(reply), reply)
+        return bulk(reply)
     parts: list[bytes] = []
     _encode(reply, version, parts)
     return b"".join(parts)
@@ -79,7 +85,9 @@ def _encode(reply: RespValue, version: int, parts: list[bytes]) -> None:
             parts.append(b"%b%d\r\n" % (b"~" if version == 3 else b"*", len(items)))
             parts.extend(b"+%b\r\n" % _line(item) for item in items)
         case bytes():
-            parts.append(b"$%d\r\n%b\r\n" % (len(reply), reply))
+            parts.append(bulk(reply))
+        case Encoded(data):
+            parts.append(data)
         case str():
             _encode(reply.encode("utf-8", "backslashreplace"), version, parts)
         case bool() | int():
@@ -100,6 +108,11 @@ def _encode(reply: RespValue, version: int, parts: list[bytes]) -> None:
             parts.append(b"*%d\r\n" % len(reply))
             for item in reply:
                 _encode(item, version, parts)
+
+
+def bulk(data: bytes) -> bytes:
+    """A bulk string."""
+    return b"$%d\r\n%b\r\n" % (len(data), data)
 
 
 def _line(text: str) -> bytes:

@@ -30,6 +30,7 @@ from kvstore.node.service import Service
 from kvstore.resp.cursors import Cursors
 from kvstore.resp.encoding import OK, Error, RespValue, SimpleString
 from kvstore.resp.errors import SYNTAX, RequestError
+from kvstore.resp.long_walk import WALK_KEYS
 from kvstore.resp.spec import READS, WRITES, Compiled, Effect, OnData, OnWalk, Spec, integer
 
 _SCAN_COUNT = 10
@@ -149,7 +150,7 @@ def _scan(arguments: list[bytes], cursors: Cursors, service: Service) -> Compile
         cursor = cursors.add(results[0].after) if results[0].after else 0
         return [str(cursor), [] if nothing or not pattern else list(results[0].keys)]
 
-    return Compiled([Walk(after, count, pattern)], render)
+    return Compiled([Walk(after, min(count, WALK_KEYS), pattern)], render)  # COUNT is a hint
 
 
 def _random_key(arguments: list[bytes], cursors: Cursors, service: Service) -> Compiled:

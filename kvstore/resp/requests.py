@@ -14,6 +14,7 @@ from kvstore.commands import (
     Simple,
     SimpleResult,
     Txn,
+    Walk,
     is_read_only,
 )
 from kvstore.errors import Refusal
@@ -22,6 +23,7 @@ from kvstore.node.service import Service
 from kvstore.resp.encoding import Error, NullArray, OnAnswer, RespValue
 from kvstore.resp.errors import failure, refusal
 from kvstore.resp.hub import Hub
+from kvstore.resp.long_walk import LongWalk, is_long
 from kvstore.resp.spec import Compiled, OnData, OnWalk, rendered
 from kvstore.store import Reply
 
@@ -32,6 +34,7 @@ class Requests:
     def __init__(self, service: Service, hub: Hub) -> None:
         self._service = service
         self._cursors = hub.cursors
+        self._shares = hub.shares
 
     def compile(self, performer: OnData | OnWalk, request: list[bytes]) -> Compiled:
         """A request as commands of the store. Raises RequestError or CommandError."""
@@ -51,6 +54,10 @@ class Requests:
         compiled = self.compile(performer, request)
         is_single = len(compiled.commands) == 1
         command: Command = compiled.commands[0] if is_single else Txn(list(compiled.commands), partial=True)
+
+        if isinstance(command, Walk) and is_long(command):
+            LongWalk(command, compiled, self._service, self._shares, answer).start(locally=locally)
+            return
 
         def results(result: Result) -> Sequence[SimpleResult]:
             return result.results if isinstance(result, Outcomes) else [result]  # type: ignore[list-item]

@@ -65,6 +65,11 @@ class Shares:
         """Whether no further request is to be started in this turn."""
         return self.spent > self.turn_seconds
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for a turn."""
+        return not self._waiting
+
     def wait(self, client: Sharer) -> None:
         """Let a client carry on in a later turn; to be called once until then."""
         self.deferred += 1

@@ -6,7 +6,7 @@ import heapq
 import sqlite3
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from itertools import dropwhile, islice, repeat
+from itertools import dropwhile, islice, repeat, takewhile
 from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
@@ -292,6 +292,13 @@ class Keyspace:
             count += 1
             if count == limit:
                 return
+
+    def names(self, prefix: bytes, limit: int) -> list[bytes]:
+        """The first keys with this prefix, in byte order; what they hold is not read."""
+        keys: Iterator[bytes] = map(_key_of, self._from(prefix, keys_from))
+        if self.is_overdue:
+            keys = filter(self._lives, keys)
+        return list(takewhile(lambda key: key.startswith(prefix), islice(keys, limit)))
 
     def count(self, prefix: bytes = b"") -> int:
         """The number of keys with this prefix, those included that are due and not removed yet."""

@@ -298,7 +298,7 @@ class StateMachine:
     def keys(self, prefix: bytes, limit: int) -> list[bytes]:
         """Some keys with this prefix, in byte order."""
         with storage_errors(self._path):
-            return [key for key, _ in self._keys.scan(prefix, limit)]
+            return self._keys.names(prefix, limit)
 
     def count(self) -> int:
         """The number of keys."""

@@ -105,12 +105,11 @@ class Client:
 
     def turn(self) -> None:
         """Let the node answer every request that it has."""
-        self.hub.shares.next_turn()
-        while self.node.waiting:
+        while self.node.waiting or not self.hub.shares.is_idle:
+            self.hub.shares.next_turn()
             waiting, self.node.waiting = self.node.waiting, []
             for answer in waiting:
                 answer()
-            self.hub.shares.next_turn()
         self.hub.flush()
 
     def ask(self, *requests: str) -> bytes:
