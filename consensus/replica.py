@@ -36,7 +36,7 @@ from consensus.reads import Reader
 from consensus.replica_state import ReplicaState
 from consensus.replica_state import Role as Role
 
-SLOT_WINDOW = 1_048_576
+SLOT_WINDOW = 65_536
 """How far past ``chosen_upto`` a slot may be proposed by name: a new leader has to fill every gap below it."""
 MAX_HELD_BYTES = 64 * 1_048_576
 """A follower with more bytes of values than this in memory, which wait for its disk or for a slot before them, accepts

@@ -1,4 +1,8 @@
-"""Frames between nodes: a length of four bytes and a MessagePack body; and how two nodes greet each other."""
+"""Frames between nodes: a length of four bytes and a MessagePack body; and how two nodes greet each other.
+
+A large body goes in pieces, so that other frames can leave between them. The two highest bits of a length say that the
+frame is a piece and that more follow, or that it is the last piece.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,18 @@ import msgspec
 from kvstore.errors import KvstoreError
 from kvstore.node.peer_messages import PeerMessage
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_GREETING_BYTES = 4_096
 """The largest frame from somebody who has not yet said who it is."""
 MAX_FRAME_BYTES = 512 * 1_048_576
 """A promise carries all that its acceptor still holds in memory."""
 
+PIECE_BYTES = 65_536
+"""A body of more bytes than this is sent in pieces."""
+
 _LENGTH = struct.Struct(">I")
+_MORE = 1 << 31
+_LAST = 1 << 30
 _encode = msgspec.msgpack.Encoder().encode
 
 KEEP_ALIVE = _LENGTH.pack(0)
@@ -58,6 +67,16 @@ def frame(message: PeerMessage | Hello | Welcome | Refused) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
+def pieces(message: PeerMessage) -> list[bytes]:
+    """A message as it goes over the wire: one frame, or several that belong together in this order."""
+    body = _encode(message)
+    if len(body) <= PIECE_BYTES:
+        return [_LENGTH.pack(len(body)) + body]
+    parts = [body[start : start + PIECE_BYTES] for start in range(0, len(body), PIECE_BYTES)]
+    flags = [_MORE] * (len(parts) - 1) + [_LAST]
+    return [_LENGTH.pack(len(part) | flag) + part for part, flag in zip(parts, flags, strict=True)]
+
+
 class FrameReader:
     """Cuts what arrives into the bodies of frames. ``limit`` bounds the next ones, in bytes."""
 
@@ -66,6 +85,8 @@ class FrameReader:
         self._pieces: list[bytes] = []
         self._missing = 0
         """How many bytes are missing until the current frame is whole, or until its length is known."""
+        self._body: list[bytes] = []
+        self._body_bytes = 0
 
     def feed(self, data: bytes) -> list[bytes]:
         """The bodies that are whole now, in order; empty ones are left out. Raises FrameError for a frame too large."""
@@ -80,14 +101,26 @@ class FrameReader:
         start, end = 0, len(data)
         self._missing = 0
         while end - start >= 4:
-            (length,) = _LENGTH.unpack_from(data, start)
-            if length > self.limit:
-                raise FrameError(f"a frame of {length:,} bytes was announced, at most {self.limit:,} are allowed")
+            (head,) = _LENGTH.unpack_from(data, start)
+            length = head & ~(_MORE | _LAST)
+            is_piece = head != length
+            size = self._body_bytes + length if is_piece else length
+            if size > self.limit:
+                raise FrameError(f"a frame of {size:,} bytes was announced, at most {self.limit:,} are allowed")
+            if is_piece and not length:
+                raise FrameError("a piece of a frame is empty")
             if end - start < 4 + length:
                 self._missing = 4 + length - (end - start)
                 break
-            if length:
-                bodies.append(data[start + 4 : start + 4 + length])
+            body = data[start + 4 : start + 4 + length]
+            if is_piece:
+                self._body.append(body)
+                self._body_bytes = size
+                if head & _LAST:
+                    bodies.append(b"".join(self._body))
+                    self._body, self._body_bytes = [], 0
+            elif length:
+                bodies.append(body)
             start += 4 + length
         if start < end:
             self._pieces = [data[start:]]

@@ -8,15 +8,33 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, cast
 
+from msgspec.structs import replace
+
+from consensus.messages import (
+    Accepted,
+    Alive,
+    Fetch,
+    Heartbeat,
+    Prepare,
+    PreVote,
+    PreVoteReply,
+    Promise,
+    ReadIndex,
+    Reject,
+    TakeOver,
+)
 from kvstore import logs
 from kvstore.addresses import Address, address_text
 from kvstore.node.peer_messages import PeerMessage
 from kvstore.server.frames import (
     KEEP_ALIVE,
     MAX_FRAME_BYTES,
+    PIECE_BYTES,
     PROTOCOL_VERSION,
     FrameError,
     FrameReader,
@@ -27,11 +45,20 @@ from kvstore.server.frames import (
     decode_hello,
     decode_message,
     frame,
+    pieces,
 )
 from kvstore.state.entries import UNREADABLE
 
 MAX_UNSENT_BYTES = 32 * 1_048_576
 """This many bytes may wait for one node's socket; beyond that messages to the node are dropped."""
+HANDED_OVER_BYTES = 262_144
+"""While the socket has more than this to send, values wait in a queue, and urgent messages go before them."""
+UNSENT_IN_KERNEL_BYTES = 131_072
+MAX_URGENT_BYTES = 4_096
+URGENT = frozenset(
+    (Accepted, Alive, Fetch, Heartbeat, Prepare, PreVote, PreVoteReply, Promise, ReadIndex, Reject, TakeOver)
+)
+"""Messages that decide who leads, and votes: unless they are large, they never wait behind values."""
 KEEP_ALIVE_SECONDS = 1.0
 SILENCE_SECONDS = 5.0
 """A connection on which nothing was heard for this long is given up: the other machine may be gone without notice."""
@@ -100,7 +127,12 @@ class PeerConnection(asyncio.Protocol):
 
     @property
     def is_full(self) -> bool:
-        """Whether so much already waits for the other side that nothing should be added."""
+        """Whether so much already waits for the other side that no values should be added."""
+        return self.is_stuck
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether so much waits in the socket that nothing should be added."""
         return self._transport is None or self._transport.get_write_buffer_size() > MAX_UNSENT_BYTES
 
     def close(self) -> None:
@@ -125,6 +157,51 @@ class OutboundConnection(PeerConnection):
         self.refused = ""
         self.gap = False
         """Whether messages were dropped since the last one that was sent."""
+        self._queue: deque[bytes] = deque()
+        self._queued_bytes = 0
+        self._is_paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        assert self._transport is not None
+        self._transport.set_write_buffer_limits(HANDED_OVER_BYTES)
+        connection = transport.get_extra_info("socket")
+        if connection is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            # What the kernel holds cannot be overtaken any more.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_IN_KERNEL_BYTES)
+
+    @property
+    def is_full(self) -> bool:
+        return super().is_full or self._queued_bytes > MAX_UNSENT_BYTES
+
+    @property
+    def has_queue(self) -> bool:
+        """Whether values wait, so that urgent messages overtake them."""
+        return bool(self._queue)
+
+    def send(self, urgent: list[bytes], others: list[bytes]) -> None:
+        """Send frames: the urgent ones now, and the others in their order, when the socket takes them."""
+        if not self._queue and not self._is_paused and sum(map(len, others)) <= PIECE_BYTES:
+            urgent = urgent + others
+        else:
+            self._queue.extend(others)
+            self._queued_bytes += sum(map(len, others))
+        if urgent:
+            self.write(urgent[0] if len(urgent) == 1 else b"".join(urgent))
+        self._send_queue()
+
+    def _send_queue(self) -> None:
+        while self._queue and not self._is_paused:
+            data = self._queue.popleft()
+            self._queued_bytes -= len(data)
+            self.write(data)
+
+    def pause_writing(self) -> None:
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_paused = False
+        self._send_queue()
 
     def received(self, body: bytes) -> None:
         answer = decode_answer(body)
@@ -224,25 +301,33 @@ class Peers:
 
     def send(self, messages: Iterable[tuple[str, PeerMessage]]) -> None:
         """Send the messages of a turn, encoding each once for all its receivers."""
-        encoded: dict[int, bytes] = {}
-        frames: dict[str, list[bytes]] = {}
+        encoded: dict[int, list[bytes]] = {}
+        urgent: dict[str, list[bytes]] = {}
+        others: dict[str, list[bytes]] = {}
         resumed: dict[str, OutboundConnection] = {}
+        overtaking: list[PeerMessage] = []
         for node, message in messages:
             link = self._dialled.get(node)
             if link is None:
                 continue
-            if link.is_full:
-                link.gap = True
-                continue
-            if link.gap:
-                resumed[node] = link
-                continue
+            if type(message) is Heartbeat and link.has_queue:
+                # What it would tell as chosen waits in the queue: the other node must not fetch it for that.
+                message = replace(message, chosen_upto=0, chosen=[])
+                overtaking.append(message)  # keeps its id
             data = encoded.get(id(message))
             if data is None:
-                data = encoded[id(message)] = frame(message)
-            frames.setdefault(node, []).append(data)
-        for node, parts in frames.items():
-            self._dialled[node].write(parts[0] if len(parts) == 1 else b"".join(parts))
+                data = encoded[id(message)] = pieces(message)
+            if type(message) in URGENT and len(data[0]) <= MAX_URGENT_BYTES:
+                if not link.is_stuck:
+                    urgent.setdefault(node, []).extend(data)
+            elif link.is_full:
+                link.gap = True
+            elif link.gap:
+                resumed[node] = link
+            else:
+                others.setdefault(node, []).extend(data)
+        for node in {**urgent, **others}:
+            self._dialled[node].send(urgent.get(node, []), others.get(node, []))
         for node, link in resumed.items():
             link.gap = False
             self._resume(node)

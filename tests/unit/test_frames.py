@@ -6,6 +6,7 @@ import asyncio
 import random
 from contextlib import suppress
 from itertools import pairwise
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from consensus.ballot import Ballot
 from consensus.messages import Accept, Accepted, Heartbeat, Learn, Prepare, Run
 from kvstore.commands import Set, Value
 from kvstore.node.peer_messages import Forward, PeerMessage, Request
+from kvstore.server import frames
 from kvstore.server.frames import (
     KEEP_ALIVE,
     MAX_FRAME_BYTES,
@@ -52,6 +54,39 @@ def test_messages_are_the_same_however_they_are_cut(sent: list[PeerMessage | Non
     reader.limit = MAX_FRAME_BYTES
     found = [decode_message(body) for first, last in pairwise(at) for body in reader.feed(data[first:last])]
     assert found == [message for message in sent if message is not None]
+
+
+@given(
+    st.lists(messages, max_size=4),
+    st.lists(st.tuples(st.integers(0, 30), messages | st.none()), max_size=6),
+    st.integers(1, 40),
+    st.integers(1, 50),
+)
+def test_large_messages_in_pieces_let_others_through(
+    large: list[PeerMessage], between: list[tuple[int, PeerMessage | None]], piece_bytes: int, cut: int
+) -> None:
+    with patch.object(frames, "PIECE_BYTES", piece_bytes):
+        parts = [part for message in large for part in frames.pieces(message)]
+    for place, message in between:
+        parts.insert(place, KEEP_ALIVE if message is None else frame(message))
+    data = b"".join(parts)
+    reader = FrameReader()
+    reader.limit = MAX_FRAME_BYTES
+    cuts = [reader.feed(data[at : at + cut]) for at in range(0, len(data), cut)]
+    found = [decode_message(body) for bodies in cuts for body in bodies]
+    expected = [*large, *(message for _, message in between if message is not None)]
+    assert sorted(map(repr, found)) == sorted(map(repr, expected))
+
+
+def test_pieces_are_bounded_together() -> None:
+    with patch.object(frames, "PIECE_BYTES", 10):
+        parts = frames.pieces(Accept(BALLOT, 1, [b"x" * 100], 0))
+    reader = FrameReader()
+    reader.limit = 50
+    with pytest.raises(FrameError, match="at most 50"):
+        reader.feed(b"".join(parts))
+    with pytest.raises(FrameError, match="empty"):
+        FrameReader().feed(b"\xc0\0\0\0")
 
 
 @given(st.lists(st.binary(max_size=30), max_size=10))

@@ -11,10 +11,19 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from consensus.ballot import Ballot
-from consensus.messages import Accept
+from consensus.messages import Accept, Accepted, Chosen, Heartbeat, PreVote
 from kvstore.node.peer_messages import PeerMessage
 from kvstore.server import peers
-from kvstore.server.frames import KEEP_ALIVE, PROTOCOL_VERSION, Hello, Welcome, decode_hello, decode_message, frame
+from kvstore.server.frames import (
+    KEEP_ALIVE,
+    PROTOCOL_VERSION,
+    Hello,
+    Welcome,
+    decode_hello,
+    decode_message,
+    frame,
+    pieces,
+)
 from kvstore.server.peers import Address, Identity, Peers
 
 HOST = "127.0.0.1"
@@ -27,8 +36,10 @@ class Other:
     def __init__(self, *, welcomes: bool = True, reads: bool = True, stays: bool = True) -> None:
         self.hellos: list[Hello] = []
         self.messages = 0
+        self.heard: list[PeerMessage] = []
+        self._pieces: list[bytes] = []
         self.address: Address = (HOST, 0)
-        self._welcomes, self._reads, self._stays = welcomes, reads, stays
+        self._welcomes, self.reads, self._stays = welcomes, reads, stays
 
     async def start(self, host: str = HOST, port: int = 0) -> asyncio.Server:
         server = await asyncio.start_server(self._serve, host, port)
@@ -42,11 +53,11 @@ class Other:
                 writer.write(frame(Welcome()))
                 await asyncio.sleep(0.03)
             while self._stays:
-                if not self._reads:
+                if not self.reads:
                     writer.write(KEEP_ALIVE)
                     await asyncio.sleep(0.1)
-                elif body := await self._frame(reader):
-                    decode_message(body)
+                elif body := await self._body(reader):
+                    self.heard.append(decode_message(body))
                     self.messages += 1
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -57,6 +68,19 @@ class Other:
     async def _frame(reader: asyncio.StreamReader) -> bytes:
         (length,) = struct.unpack(">I", await reader.readexactly(4))
         return await reader.readexactly(length)
+
+    async def _body(self, reader: asyncio.StreamReader) -> bytes:
+        """The next message, empty for a piece of one that is not whole yet."""
+        (head,) = struct.unpack(">I", await reader.readexactly(4))
+        length = head & (1 << 30) - 1
+        body = await reader.readexactly(length)
+        if head == length:
+            return body
+        self._pieces.append(body)
+        if head >> 31:
+            return b""
+        pieces, self._pieces = self._pieces, []
+        return b"".join(pieces)
 
 
 @asynccontextmanager
@@ -93,7 +117,9 @@ def test_a_node_that_does_not_read_costs_a_bounded_queue_and_holds_up_nobody() -
             waiting = found._dialled["n2"]
             assert waiting.is_full
             assert waiting._transport is not None
-            assert waiting._transport.get_write_buffer_size() <= peers.MAX_UNSENT_BYTES + len(frame(LARGE))
+            in_socket = waiting._transport.get_write_buffer_size()
+            assert in_socket <= 2 * peers.HANDED_OVER_BYTES
+            assert in_socket + waiting._queued_bytes <= peers.MAX_UNSENT_BYTES + 2 * len(frame(LARGE))
             assert found.is_connected("n2")
         for server in servers:
             server.close()
@@ -101,19 +127,47 @@ def test_a_node_that_does_not_read_costs_a_bounded_queue_and_holds_up_nobody() -
     run(test())
 
 
+def test_heartbeats_and_votes_overtake_values_but_tell_nothing_that_waits_behind_them() -> None:
+    async def test() -> None:
+        other = Other(reads=False)
+        server = await other.start()
+        async with node({"n2": other.address}) as (found, _):
+            await until(lambda: found.is_connected("n2"))
+            values = [Accept(Ballot(1, "n1"), slot, [b"x" * 1_000_000], 0) for slot in range(1, 31)]
+            for value in values:
+                found.send([("n2", value)])
+            await asyncio.sleep(0.1)
+            urgent: list[PeerMessage] = [
+                Heartbeat(Ballot(1, "n1"), 7, 30, [(40, 41)]),
+                Accepted(Ballot(1, "n2"), 1, 2),
+                PreVote(Ballot(2, "n1"), 1),
+            ]
+            found.send([("n2", message) for message in [*urgent, Chosen(Ballot(1, "n1"), 30, [])]])
+            other.reads = True
+            await until(lambda: other.messages == 34)
+        places = [place for place, message in enumerate(other.heard) if type(message) not in (Accept, Chosen)]
+        assert places[-1] < 20, places  # behind what the socket had already
+        assert [other.heard[place] for place in places] == [Heartbeat(Ballot(1, "n1"), 7, 0, []), *urgent[1:]]
+        assert [message for message in other.heard if type(message) is Accept] == values
+        assert type(other.heard[-1]) is Chosen
+        server.close()
+
+    run(test())
+
+
 def test_a_message_is_encoded_once_however_many_it_goes_to(monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[PeerMessage] = []
 
-    def counting(message: PeerMessage) -> bytes:
+    def counting(message: PeerMessage) -> list[bytes]:
         encoded.append(message)
-        return frame(message)
+        return pieces(message)
 
     async def test() -> None:
         others = {f"n{number}": Other() for number in range(2, 6)}
         servers = [await other.start() for other in others.values()]
         async with node({name: other.address for name, other in others.items()}) as (found, _):
             await until(lambda: all(map(found.is_connected, others)))
-            monkeypatch.setattr(peers, "frame", counting)
+            monkeypatch.setattr(peers, "pieces", counting)
             found.send([(name, LARGE) for name in others])
             await until(lambda: all(other.messages for other in others.values()))
         assert encoded == [LARGE]
