@@ -10,17 +10,18 @@ from kvstore.state.keyspace import Keyspace
 
 
 class Context:
-    """The keyspace, the slot being executed, and the log's clock in ms since 1970.
+    """The keyspace, the slot being executed, the log's clock in ms since 1970, and how many bytes a result may have.
 
     One object serves a whole run of slots, which costs less than one for each.
     """
 
-    __slots__ = ("clock", "keys", "slot")
+    __slots__ = ("clock", "keys", "most", "slot")
 
-    def __init__(self, keys: Keyspace, slot: int, clock: int) -> None:
+    def __init__(self, keys: Keyspace, slot: int, clock: int, most: int) -> None:
         self.keys = keys
         self.slot = slot
         self.clock = clock
+        self.most = most
 
 
 def write(context: Context, key: bytes, value: Value, before: Cell | None, expires: int) -> None:

@@ -39,7 +39,7 @@ from kvstore.commands import (
     Txn,
     Walk,
 )
-from kvstore.state import keys, strings
+from kvstore.state import cost, keys, strings
 from kvstore.state.context import Context
 from kvstore.state.keyspace import Keyspace
 from kvstore.values import same
@@ -111,6 +111,16 @@ def execute(command: Command, context: Context) -> Result:
             assert_never(command)
 
 
+def execute_alone(command: Command, context: Context) -> Result:
+    """Execute what a slot or a read holds. It is Failed, and has changed nothing, if it costs more than the bounds."""
+    kind = type(command)
+    if kind is SetMany or kind is Delete or kind is Exists:
+        reason = cost.refused_alone(command, context.keys, context.most)  # type: ignore[arg-type]
+        if reason:
+            return Failed(reason)
+    return execute(command, context)
+
+
 _COMPARE: dict[str, Callable[[int, int], bool]] = {
     "=": int.__eq__,
     "!=": int.__ne__,
@@ -131,8 +141,14 @@ def _holds(condition: Condition, keyspace: Keyspace) -> bool:
 
 
 def _transact(txn: Txn, context: Context) -> Result:
+    reason = cost.refused(txn, (), context.keys, context.most) if txn.conditions else ""
+    if reason:
+        return Failed(f"{reason}; nothing was changed")
     succeeded = all(_holds(condition, context.keys) for condition in txn.conditions)
     branch = txn.then if succeeded else txn.otherwise
+    reason = cost.refused(txn, branch, context.keys, context.most)
+    if reason:
+        return Failed(f"{reason}; nothing was changed")
     results: list[SimpleResult] = []
     if not txn.partial:
         context.keys.begin()

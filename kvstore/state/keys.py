@@ -12,6 +12,7 @@ from kvstore.commands import (
     Done,
     Exists,
     Expire,
+    Failed,
     Integer,
     Keys,
     Missing,
@@ -25,7 +26,9 @@ from kvstore.commands import (
     Walk,
 )
 from kvstore.glob import matcher
+from kvstore.state import cost
 from kvstore.state.context import Context, let_expire, write
+from kvstore.state.keyspace import ROW_BYTES
 
 
 def delete(command: Delete, context: Context) -> Integer:
@@ -117,20 +120,29 @@ def clear(command: Clear, context: Context) -> Integer:
     return Integer(number)
 
 
-def scan(command: Scan, context: Context) -> Rows:
-    return Rows(
-        [
-            Row(key, cell.value, cell.slot, cell.created, cell.version, cell.expires)
-            for key, cell in context.keys.scan(command.prefix, command.limit)
-        ]
-    )
+def scan(command: Scan, context: Context) -> Rows | Failed:
+    rows: list[Row] = []
+    size = 0
+    for key, cell in context.keys.scan(command.prefix, command.limit):
+        size += ROW_BYTES + len(key) + len(cell.value.data)
+        if size > context.most:
+            return Failed(cost.too_large(context.most))
+        rows.append(Row(key, cell.value, cell.slot, cell.created, cell.version, cell.expires))
+    return Rows(rows)
 
 
-def walk(command: Walk, context: Context) -> Keys:
+def walk(command: Walk, context: Context) -> Keys | Failed:
+    # A few keys never are too much, and to count all of them may need a look at the table.
+    few = command.count * (cost.ROW_WORK + len(command.pattern)) + command.skip
+    if (not command.count or few > cost.MAX_WORK) and cost.walk_work(command, context.keys.size) > cost.MAX_WORK:
+        return Failed(cost.TOO_MUCH_WORK)
     matches = matcher(command.pattern)
     seen = context.keys.walk(command.after, command.skip, command.count)
     more = 0 < command.count == len(seen)
-    return Keys([key for key in seen if matches(key)], seen[-1] if more else b"")
+    found = [key for key in seen if matches(key)]
+    if sum(map(len, found)) + cost.RESULT_BYTES * len(found) > context.most:
+        return Failed(cost.too_large(context.most))
+    return Keys(found, seen[-1] if more else b"")
 
 
 def count(command: Count, context: Context) -> Integer:

@@ -31,8 +31,9 @@ from kvstore.commands import (
 )
 from kvstore.errors import CommandError, KvstoreError
 from kvstore.state.context import Context
+from kvstore.state.cost import MAX_READ_BYTES, MAX_RESULT_BYTES
 from kvstore.state.entries import UNREADABLE, Applied, decode
-from kvstore.state.executor import execute
+from kvstore.state.executor import execute_alone
 from kvstore.state.keyspace import Changes, Keyspace
 from kvstore.state.sessions import SessionRow, Sessions, write_sessions
 from kvstore.state.sql import Table, run
@@ -144,7 +145,7 @@ class StateMachine:
         """
         require(first == self.applied_upto + 1, f"slot {first} is applied after slot {self.applied_upto}")
         applied: list[Applied] = []
-        context = Context(self._keys, 0, 0)
+        context = Context(self._keys, 0, 0, MAX_RESULT_BYTES)
         name, session = "", None
         self._keys.is_applying = True
         try:
@@ -287,7 +288,8 @@ class StateMachine:
     def query(self, command: Command, now: int) -> Result:
         """Execute a read on what is applied; ``now`` (ms since 1970) only shortens what a ttl shows."""
         with storage_errors(self._path):
-            result = execute(command, Context(self._keys, self.applied_upto, max(self.clock, now)))
+            context = Context(self._keys, self.applied_upto, max(self.clock, now), MAX_READ_BYTES)
+            result = execute_alone(command, context)
             self._keys.release()
         return result
 
@@ -342,8 +344,8 @@ def _result(command: Command | Opaque, context: Context) -> Result:
     """The result of executing a command, or what a proposed JSON value says."""
     if isinstance(command, Opaque):
         parsed = _parsed(command)
-        return NotACommand() if parsed is None else execute(parsed, context)
-    return execute(command, context)
+        return NotACommand() if parsed is None else execute_alone(parsed, context)
+    return execute_alone(command, context)
 
 
 def _parsed(opaque: Opaque) -> Command | None:

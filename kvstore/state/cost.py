@@ -1,0 +1,291 @@
+"""What commands may cost at most: their work, the bytes of their results and of what they change, from current sizes.
+
+A node asks before it proposes a command, and every replica asks again when it applies the slot, since the sizes may
+have grown in between. The answer depends on the command and on what the log has made of the keys, and on nothing else,
+so that all replicas refuse the same slots. The bounds are a part of what a slot means: a change of them changes what
+logs that exist already do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import assert_never
+
+from kvstore.commands import (
+    MAX_VALUE_BYTES,
+    Append,
+    Cas,
+    Clear,
+    Condition,
+    Copy,
+    Count,
+    Delete,
+    Exists,
+    Expire,
+    Get,
+    GetDelete,
+    GetExpire,
+    Incr,
+    IncrFloat,
+    Persist,
+    Push,
+    Rename,
+    Scan,
+    Set,
+    SetMany,
+    SetRange,
+    Simple,
+    Ttl,
+    Txn,
+    Value,
+    Walk,
+)
+from kvstore.glob import matcher
+from kvstore.state.keyspace import ROW_BYTES, Keyspace
+
+MAX_RESULT_BYTES = 16 * 1_048_576
+"""The most bytes that the results of one slot have, as ``RESULT_BYTES`` and the values and keys in them count."""
+MAX_READ_BYTES = 64 * 1_048_576
+"""The same for a read, which takes no slot."""
+MAX_CHANGED_BYTES = 64 * 1_048_576
+"""The most bytes that one slot writes, or keeps while it may have to be undone."""
+MAX_WORK = 1_000_000
+"""The most work that one slot or one read may be, in units of about a microsecond."""
+RESULT_BYTES = 64
+COMMAND_WORK = 10
+ROW_WORK = 4
+"""To pass over one key of a range."""
+WORK_PER_BYTES = 10
+"""Shift of bytes to work: a value is read or copied at about a KiB in a unit."""
+JSON_WORK_PER_BYTES = 3
+"""Shift of bytes to work where JSON is parsed: about eight bytes in a unit."""
+_NUMBER_BYTES = 400
+_PUSHED = 6
+"""A byte of an item may become this many in JSON."""
+_UNKNOWN = 1 << 62
+
+TOO_MUCH_WORK = f"this would be more than {MAX_WORK:,} units of work: name fewer keys or commands, or walk by scan"
+TOO_MUCH_CHANGED = f"this would change more than {MAX_CHANGED_BYTES:,} bytes at once: split it"
+
+
+def too_large(most: int) -> str:
+    """The reason to refuse what has a result of more than so many bytes."""
+    return f"the result would have more than {most:,} bytes: ask for fewer keys at a time"
+
+
+def walk_work(command: Walk, size: int) -> int:
+    """The work of a walk through a store of so many keys."""
+    seen = min(command.count or size, size)
+    return seen * (ROW_WORK + command.pattern.count(b"*")) + min(command.skip, size)
+
+
+def refused(txn: Txn, branch: Sequence[Simple], keys: Keyspace, most: int) -> str:
+    """Why one branch of a transaction must not be executed now, with its conditions; "" if it may be.
+
+    ``most``: the bytes that its results may have.
+    """
+    if not _Estimate(None, most, not txn.partial).of(txn.conditions, branch):
+        return ""
+    return _Estimate(keys, most, not txn.partial).of(txn.conditions, branch)
+
+
+def refused_alone(command: Simple, keys: Keyspace, most: int) -> str:
+    """The same for a command that is not part of a transaction."""
+    if not _Estimate(None, most, False).of((), (command,)):
+        return ""
+    return _Estimate(keys, most, False).of((), (command,))
+
+
+class _Estimate:
+    """Adds up what commands cost, one after the other, each on the sizes that those before it may leave behind.
+
+    Without ``keys`` every value is taken to be as large as a value can be, which needs no look at the store.
+    ``undone``: all is kept that the commands replace, since they may have to be undone.
+    """
+
+    def __init__(self, keys: Keyspace | None, most: int, undone: bool) -> None:
+        self._keys = keys
+        self._most = most
+        self._undone = undone
+        self._sizes: dict[bytes, int] = {}
+        self._cleared = False
+        self._written = 0
+        self.work = 0
+        self.result = 0
+        self.changed = 0
+
+    def of(self, conditions: Sequence[Condition], commands: Sequence[Simple]) -> str:
+        """Why these must not be executed, "" if they may be. Stops at the first that is too much."""
+        for condition in conditions:
+            self.work += COMMAND_WORK
+            size = self._size(condition.key)
+            if condition.operand is not None:
+                self._compare(size, condition.operand)
+            if self.work > MAX_WORK:
+                return TOO_MUCH_WORK
+        for command in commands:
+            self.work += COMMAND_WORK
+            self.result += RESULT_BYTES
+            self._add(command)
+            if self.work > MAX_WORK:
+                return TOO_MUCH_WORK
+            if self.result > self._most:
+                return too_large(self._most)
+            if self.changed > MAX_CHANGED_BYTES:
+                return TOO_MUCH_CHANGED
+        return ""
+
+    def _is_over(self) -> bool:
+        return self.work > MAX_WORK or self.result > self._most or self.changed > MAX_CHANGED_BYTES
+
+    def _size(self, key: bytes) -> int:
+        """The bytes of the value that a key holds by now, at most; 0 if it does not exist."""
+        size = self._sizes.get(key, -1)
+        if size < 0:
+            if self._cleared:
+                size = 0
+            elif self._keys is None:
+                size = MAX_VALUE_BYTES
+            else:
+                cell = self._keys.get(key)
+                size = 0 if cell is None else len(cell.value.data)
+            self._sizes[key] = size
+        self.work += COMMAND_WORK + (size >> WORK_PER_BYTES)
+        return size
+
+    def _compare(self, size: int, with_value: Value) -> None:
+        if with_value.json:
+            self.work += (size + len(with_value.data)) >> JSON_WORK_PER_BYTES
+
+    def _find(self, key: bytes) -> int:
+        size = self._size(key)
+        self.result += size
+        return size
+
+    def _write(self, key: bytes, size: int, or_stays: bool = False) -> None:
+        """A key is written. ``or_stays``: or it keeps what it holds."""
+        if self._undone or or_stays:
+            before = self._size(key)
+            if self._undone:
+                self.changed += before
+            self._sizes[key] = max(before, size) if or_stays else size
+        else:
+            self._sizes[key] = size
+        self.work += size >> WORK_PER_BYTES
+        self._written += size + len(key)
+        self.changed += size + len(key) + ROW_BYTES
+
+    def _delete(self, key: bytes) -> None:
+        size = self._size(key)
+        if self._undone:
+            self.changed += size
+        self._sizes[key] = 0
+        self.changed += len(key) + ROW_BYTES
+
+    def _add(self, command: Simple) -> None:
+        match command:
+            case Get(key):
+                self._find(key)
+            case Set():
+                if command.get:
+                    self._find(command.key)
+                if command.ifeq is not None:
+                    self._compare(self._size(command.key), command.ifeq)
+                self._write(command.key, len(command.value.data), bool(command.when or command.ifeq is not None))
+            case Incr(key):
+                self._size(key)
+                self._write(key, _NUMBER_BYTES, True)
+            case IncrFloat(key):
+                self._size(key)
+                self.result += _NUMBER_BYTES
+                self._write(key, _NUMBER_BYTES, True)
+            case Append() | SetRange() | Push():
+                self._grow(command)
+            case SetMany():
+                for key, value in zip(command.keys, command.values, strict=True):
+                    if command.nx:
+                        self._size(key)
+                    self._write(key, len(value.data), command.nx)
+                    if self._is_over():
+                        return
+            case Cas():
+                self._compare(self._size(command.key), command.old)
+                self._write(command.key, len(command.new.data), True)
+            case GetDelete(key):
+                self._find(key)
+                self._delete(key)
+            case GetExpire(key):
+                self._write(key, self._find(key))
+            case Delete(keys):
+                for key in keys:
+                    self._delete(key)
+                    if self._is_over():
+                        return
+            case Exists(keys):
+                for key in keys:
+                    self._size(key)
+                    if self._is_over():
+                        return
+            case Expire(key) | Persist(key):
+                self._write(key, self._size(key))
+            case Ttl(key):
+                self._size(key)
+            case Rename(key, to):
+                self._write(to, self._size(key), True)
+                self._delete(key)
+            case Copy(key, to):
+                self._write(to, self._size(key), True)
+            case Scan() | Walk() | Count() | Clear():
+                self._range(command)
+            case _:
+                assert_never(command)
+
+    def _grow(self, command: Append | SetRange | Push) -> None:
+        size = self._size(command.key)
+        match command:
+            case Append(_, data):
+                size += len(data)
+            case SetRange(_, offset, data):
+                size = max(size, offset + len(data)) if data else size
+            case Push(_, item):
+                self.work += size >> JSON_WORK_PER_BYTES
+                size += _PUSHED * len(item.data) + 4
+            case _:
+                assert_never(command)
+        self._write(command.key, min(size, MAX_VALUE_BYTES), True)
+
+    def _range(self, command: Scan | Walk | Count | Clear) -> None:
+        if self._keys is None:
+            self.work = _UNKNOWN
+            return
+        size = (0 if self._cleared else self._keys.size) + len(self._sizes)
+        match command:
+            case Count(prefix):
+                self.work += size >> 2 if prefix else 0
+            case Clear():
+                if self._undone:
+                    self.changed += self._pass_over(self._keys, Scan())
+                self._sizes, self._cleared = {}, True
+            case Scan():
+                self.result += self._pass_over(self._keys, command)
+            case Walk():
+                self.work += walk_work(command, size)
+                self.result += self._written
+                if not (self._cleared or self._is_over()):
+                    matches = matcher(command.pattern)
+                    found = self._keys.walk(command.after, command.skip, command.count)
+                    self.result += sum([RESULT_BYTES + len(key) for key in found if matches(key)])
+            case _:
+                assert_never(command)
+
+    def _pass_over(self, keys: Keyspace, command: Scan) -> int:
+        """The bytes of the keys of a scan with their values; what is too much by itself is not added up to the end."""
+        size = self._written
+        if self._cleared:
+            return size
+        for key, cell in keys.scan(command.prefix, command.limit):
+            self.work += ROW_WORK + (len(cell.value.data) >> WORK_PER_BYTES)
+            size += ROW_BYTES + len(key) + len(cell.value.data)
+            if self.work > MAX_WORK or size > MAX_CHANGED_BYTES:
+                break
+        return size

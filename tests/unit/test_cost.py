@@ -1,0 +1,183 @@
+"""What a slot costs is bounded: what is too much is refused, by every replica alike, and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvstore.commands import (
+    MAX_VALUE_BYTES,
+    Cas,
+    Clear,
+    Command,
+    Condition,
+    Copy,
+    Delete,
+    Entry,
+    Exists,
+    Failed,
+    Get,
+    GetDelete,
+    Incr,
+    Keys,
+    Missing,
+    Opaque,
+    Outcomes,
+    Push,
+    Result,
+    Row,
+    Rows,
+    Scan,
+    Set,
+    SetMany,
+    SetRange,
+    Simple,
+    Txn,
+    Value,
+    Walk,
+)
+from kvstore.language.canonical import format as canonical
+from kvstore.state import cost, entries
+from kvstore.state.machine import StateMachine
+from tests.unit.strategies import commands
+
+BIG = Value(b"x" * MAX_VALUE_BYTES)
+LIST = Value(b"[" + b"1," * 524_000 + b"1]", True)
+
+
+class Slots:
+    """A state machine in memory that takes one command a slot."""
+
+    def __init__(self) -> None:
+        self.state = StateMachine(None)
+
+    def apply(self, command: Command | Opaque) -> Result | None:
+        value = entries.encode(Entry("", 0, 0, 0, command))
+        return self.state.apply(self.state.applied_upto + 1, [value])[0].result
+
+
+@pytest.fixture
+def slots() -> Iterator[Slots]:
+    made = Slots()
+    yield made
+    made.state.close()
+
+
+WRITE = Set(b"w", Value(b"1"))
+POISON: list[Command] = [
+    Txn([WRITE, *[Get(b"big")] * 1_100], partial=True),
+    Txn([SetRange(b"s%d" % number, 1_048_575, b"x") for number in range(16_384)], partial=True),
+    Txn([WRITE, *[Walk(pattern=b"*nomatch*")] * 600], partial=True),
+    Txn([Cas(b"list", LIST, Value(b"y"))] * 10, partial=True),
+    Txn([Push(b"list", Value(b"1"))] * 2_000, partial=True),
+    Txn([Copy(b"big", b"copy%d" % number) for number in range(400)], partial=True),
+    Txn([WRITE], [Condition("value", b"list", "=", LIST)] * 20),
+    Txn([WRITE, *[Scan()] * 1_000], partial=True),
+    Txn([WRITE, *[Exists([b"big"] * 100)] * 100], partial=True),
+    Txn([Get(b"big"), *[GetDelete(b"big"), Copy(b"big2", b"big")] * 20]),
+    Txn(
+        [*[Set(b"n%d" % number, BIG) for number in range(15)], *[Copy(b"n1", b"m%d" % number) for number in range(60)]]
+    ),
+    Walk(pattern=b"*a" * 500),
+    Exists([b"big"] * 2_000),
+    SetMany([b"big"] * 2_000, [Value(b"")] * 2_000, nx=True),
+]
+
+
+@pytest.mark.parametrize("command", POISON, ids=lambda command: canonical(command)[:40])
+def test_what_costs_too_much_is_refused_and_changes_nothing(slots: Slots, command: Command) -> None:
+    for key, value in ((b"big", BIG), (b"big2", BIG), (b"list", LIST)):
+        slots.apply(Set(key, value))
+    for number in range(3_000):
+        slots.apply(Set(b"k%d" % number, Value(b"")))
+    before = slots.state.query(Scan(), 0)
+    result = slots.apply(command)
+    assert isinstance(result, Failed), result
+    assert any(word in result.reason for word in ("units of work", "bytes at a time", "bytes at once", "more than"))
+    assert slots.state.query(Scan(), 0) == before
+    slots.state.commit()
+
+
+def test_a_read_has_more_room_than_a_slot_and_a_bound_too(slots: Slots) -> None:
+    for number in range(70):
+        slots.apply(Set(b"k%d" % number, BIG))
+    many = Txn([Get(b"k1")] * 50, partial=True)
+    assert isinstance(slots.apply(many), Failed)
+    assert isinstance(slots.state.query(many, 0), Outcomes)
+    for read in (Txn([Get(b"k1")] * 16_000, partial=True), Scan()):
+        result = slots.state.query(read, 0)
+        assert isinstance(result, Failed)
+        assert f"{cost.MAX_READ_BYTES:,} bytes" in result.reason
+    assert isinstance(slots.state.query(Scan(limit=20), 0), Rows)
+
+
+def test_a_proposed_text_is_bounded_as_well(slots: Slots) -> None:
+    slots.apply(Set(b"big", BIG))
+    text = canonical(Txn([WRITE, *[Get(b"big")] * 100], partial=True))
+    assert isinstance(slots.apply(Opaque(msgspec.json.encode(text))), Failed)
+    assert slots.state.query(Get(b"w"), 0) == Missing()
+
+
+def test_commands_in_a_transaction_count_what_those_before_them_did(slots: Slots) -> None:
+    """Sixteen megabytes from nothing but what the transaction itself stored; after a clear little is left to read."""
+    grown: list[Simple] = [SetRange(b"k", MAX_VALUE_BYTES - 1, b"x"), *[Get(b"k")] * 20]
+    assert isinstance(slots.apply(Txn(grown, partial=True)), Failed)
+    slots.apply(Set(b"big", BIG))
+    assert isinstance(slots.apply(Txn([Clear(), *[Get(b"big")] * 100], partial=True)), Outcomes)
+
+
+def _bytes(result: Result | None) -> int:
+    match result:
+        case Outcomes():
+            return sum(map(_bytes, result.results))
+        case Rows():
+            return sum(len(row.key) + len(row.value.data) for row in result.rows)
+        case Keys():
+            return sum(map(len, result.keys))
+        case None:
+            return 0
+        case _:
+            return len(result.value.data) if hasattr(result, "value") else 0
+
+
+simple = commands.filter(lambda command: not isinstance(command, Txn) and type(command).__name__ != "Tick")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(commands, max_size=6), st.lists(simple, min_size=1, max_size=8), st.booleans())
+def test_an_estimate_is_never_below_what_is_used(before: list[Command], batch: list[Command], partial: bool) -> None:
+    slots = Slots()
+    try:
+        for command in before:
+            slots.apply(command)
+        branch: list[object] = list(batch)
+        blind = cost._Estimate(None, 1 << 60, not partial)
+        blind.of((), branch)  # type: ignore[arg-type]
+        exact = cost._Estimate(slots.state._keys, 1 << 60, not partial)
+        exact.of((), branch)  # type: ignore[arg-type]
+        assert blind.work >= exact.work
+        if blind.work < cost._UNKNOWN:
+            assert blind.result >= exact.result
+            assert blind.changed >= exact.changed
+        slots.state.commit()
+        result = slots.apply(Txn(branch, partial=partial))  # type: ignore[arg-type]
+        assert _bytes(result) <= exact.result
+        stored = sum(len(row.value.data) for row in _rows(slots) if row.slot == slots.state.applied_upto)
+        assert stored <= exact.changed
+    finally:
+        slots.state.close()
+
+
+def _rows(slots: Slots) -> list[Row]:
+    result = slots.state.query(Scan(), 0)
+    assert isinstance(result, Rows)
+    return result.rows
+
+
+def test_an_ordinary_transaction_is_weighed_without_a_look_at_the_store() -> None:
+    few = Txn([Incr(b"a"), Set(b"b", BIG), Get(b"c"), Delete([b"d", b"e"])] * 3)
+    assert cost._Estimate(None, cost.MAX_RESULT_BYTES, True).of((), few.then) == ""
