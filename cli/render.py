@@ -25,6 +25,7 @@ from kvstore.commands import (
     Exists,
     Expired,
     Failed,
+    Forgotten,
     Found,
     Integer,
     Keys,
@@ -38,6 +39,7 @@ from kvstore.commands import (
     Simple,
     Ttl,
     Txn,
+    Unkept,
     Value,
 )
 from kvstore.store import LogRow, Reply, Status
@@ -142,6 +144,10 @@ def _fields(command: Command | None, result: Result) -> dict[str, object]:
             return {"result": "not_a_command"}
         case Expired():
             return {"result": "expired"}
+        case Unkept():
+            return {"result": "unkept"}
+        case Forgotten():
+            return {"result": "forgotten"}
 
 
 def _sentences(command: Command | None, result: Result) -> Iterator[str]:
@@ -165,7 +171,7 @@ def _sentences(command: Command | None, result: Result) -> Iterator[str]:
                 yield f"{number:>{width}}. {lines[0]}"
                 for line in lines[1:]:
                     yield f"{'':>{width}}  {line}"
-        case Missing() | NotMet() | Failed() | NotACommand() | Expired():
+        case Missing() | NotMet() | Failed() | NotACommand() | Expired() | Unkept() | Forgotten():
             yield f"({trouble(command, result)})"
 
 
@@ -183,6 +189,10 @@ def trouble(command: Command | None, result: Result) -> str:
             return "not a command: kept in the log, executed as nothing"
         case Expired():
             return "executed before; its result is no longer recorded"
+        case Unkept():
+            return "executed before; its result was too large to be recorded"
+        case Forgotten():
+            return "not executed: the store no longer knows whether it was executed before"
         case Outcomes(succeeded) if not succeeded:
             return "the transaction's conditions did not hold"
         case Integer(number) if isinstance(command, Exists) and number < len(command.keys):

@@ -6,7 +6,8 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
-Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+MAX_NUMBER = 2**62
+Number = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
 """A slot or a ballot's round in a message from another node: small enough that sums of them fit signed 64 bits."""
 
 

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         Expire,
         Expired,
         Failed,
+        Forgotten,
         Found,
         Get,
         GetDelete,
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
         Tick,
         Ttl,
         Txn,
+        Unkept,
         Value,
         Walk,
     )
@@ -108,8 +110,8 @@ _HOMES = {
     "kvstore.language.parser": "parse",
     "kvstore.commands": (
         "Append Cas Clear Command Comparison Condition Copy Count Delete Done Exists Expire Expired Failed "
-        "Found Get GetDelete GetExpire Incr IncrFloat Integer Keys Missing NotACommand NotMet Outcomes "
-        "Persist Push Rename Result Row Rows Scan Set SetMany SetRange Subject Tick Ttl Txn Value Walk"
+        "Forgotten Found Get GetDelete GetExpire Incr IncrFloat Integer Keys Missing NotACommand NotMet Outcomes "
+        "Persist Push Rename Result Row Rows Scan Set SetMany SetRange Subject Tick Ttl Txn Unkept Value Walk"
     ),
     "kvstore.errors": (
         "CommandError DamagedError DataDirError KvstoreError StorageFullError UnavailableError UnknownOutcomeError"
@@ -136,6 +138,7 @@ __all__ = [
     "Expire",
     "Expired",
     "Failed",
+    "Forgotten",
     "Found",
     "Get",
     "GetDelete",
@@ -171,6 +174,7 @@ __all__ = [
     "Ttl",
     "Txn",
     "UnavailableError",
+    "Unkept",
     "UnknownOutcomeError",
     "Value",
     "Walk",

@@ -330,7 +330,8 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     ``session`` and ``sequence`` identify a client's request across retries; a request without a session ("") is never
     retried. The client has received the results of all sequences below ``acknowledged``. ``stamp`` is the leader's
-    clock in milliseconds since 1970.
+    clock in milliseconds since 1970. Every slot that executed a request of this session is later than ``since``; -1 in
+    entries of older versions, which did not say so.
     """
 
     session: str
@@ -338,6 +339,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     acknowledged: int
     stamp: int
     command: Command | Opaque
+    since: int = -1
 
 
 # -- results: deterministic, recorded under (session, sequence), the same on every replica -----------------------------
@@ -425,5 +427,14 @@ class Expired(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="expir
     """The request was executed before, and its result is no longer recorded, as the client had acknowledged it."""
 
 
+class Unkept(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="unkept"):
+    """The request was executed before, and its result was too large to be kept for those who ask again."""
+
+
+class Forgotten(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="forgotten"):
+    """The request was not executed: its session is not known, and may be one that was dropped, so that the request may
+    have been executed long ago."""
+
+
 SimpleResult: TypeAlias = Done | Found | Missing | NotMet | Integer | Rows | Keys | Failed
-Result: TypeAlias = SimpleResult | Outcomes | NotACommand | Expired
+Result: TypeAlias = SimpleResult | Outcomes | NotACommand | Expired | Unkept | Forgotten

@@ -6,6 +6,7 @@ from typing import assert_never
 
 import msgspec
 
+from consensus.ballot import MAX_NUMBER
 from kvstore.commands import (
     MAX_INTEGER,
     MAX_KEY_BYTES,
@@ -48,6 +49,12 @@ MAX_TIME = 2**53 - 1
 """The latest time of an expiry, in ms since 1970: the largest integer that every JSON reader reads exactly."""
 MAX_COMMAND_BYTES = 16 * 1_048_576
 """The most that a transaction, or an mset, may take in its slot."""
+
+MAX_SESSION_BYTES = 200
+NODE_SESSIONS = "node:"
+"""The names of nodes' own sessions begin with this, and those of no client do."""
+LOAD_SESSIONS = "load-"
+"""Those of loads: what other clients do does not make the store forget which files were loaded."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -97,6 +104,20 @@ def check(command: Command) -> None:
             pass
         case _:
             assert_never(command)
+
+
+def check_session(name: str, sequence: int, acknowledged: int, since: int) -> None:
+    """Raise CommandError when a client may not use a session of this name, or when a number is out of range."""
+    size = len(name.encode(errors="surrogatepass"))
+    if size > MAX_SESSION_BYTES:
+        raise CommandError(
+            f"the session's name has {size} bytes, at most {MAX_SESSION_BYTES} are allowed: use a shorter one"
+        )
+    if name.startswith(NODE_SESSIONS):
+        raise CommandError(f"sessions named {NODE_SESSIONS}... are the nodes' own: choose another name")
+    _check_range("sequence", sequence, 1, MAX_NUMBER)
+    _check_range("acknowledged sequence", acknowledged, 0, MAX_NUMBER)
+    _check_range("slot at which the session began", since, 0, MAX_NUMBER)
 
 
 def _check_set(command: Set) -> None:

@@ -79,11 +79,19 @@ class Store(Protocol):
         """Execute one command: a write through the log, a read after a quorum round."""
         ...
 
-    def execute_batch(self, commands: Sequence[Command], *, session: str, first_sequence: int) -> list[Reply]:
+    def execute_batch(
+        self, commands: Sequence[Command], *, session: str, first_sequence: int, since: int = 0
+    ) -> list[Reply]:
         """Execute writes and reads as consecutive sequences of a session, each exactly once, pipelined.
 
-        When it returns, all are durable and applied, and the session's earlier results are dropped.
+        When it returns, all are durable and applied, and the session's earlier results are dropped. ``since``: what
+        ``begin`` returned when the session began. With an earlier slot, or 0, the results are Forgotten if the store
+        does not know the session and has dropped one since then: nothing was executed.
         """
+        ...
+
+    def begin(self) -> int:
+        """A slot before everything that a session executes which begins now."""
         ...
 
     def last_sequence(self, session: str) -> int:

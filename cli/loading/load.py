@@ -27,8 +27,9 @@ from cli.loading.source import Source, UnreadableError
 from cli.loading.summary import Summary, summary_lines
 from cli.render import counted, visible
 from cli.target import Target
-from kvstore.commands import Command, Done, Failed, Missing, NotMet, Outcomes, may_fail
+from kvstore.commands import Command, Done, Failed, Forgotten, Missing, NotMet, Outcomes, may_fail
 from kvstore.errors import CommandError, KvstoreError
+from kvstore.limits import LOAD_SESSIONS
 from kvstore.store import Reply, Store
 
 BATCH_COMMANDS = 1_000
@@ -125,6 +126,8 @@ class Load:
         self._name = visible(source.name)
         self._progress = Progress(self._name, source.size, wanted=output != "json")
         self._session = ""
+        self._since = 0
+        """A slot before the session, 0 where an earlier load may have begun it."""
         self._done = 0
         """The ordinal of the last line that the session executed before this load."""
         self._batch: list[Command] = []
@@ -158,16 +161,18 @@ class Load:
         if self._store is None:
             return
         if self._source.is_stream:
-            self._session = f"load-stream-{secrets.token_hex(8)}"
+            self._session = f"{LOAD_SESSIONS}stream-{secrets.token_hex(8)}"
+            self._since = self._store.begin()
             return
-        base = f"load-{self._source.format}-{self._source.digest()[:16]}"
+        base = f"{LOAD_SESSIONS}{self._source.format}-{self._source.digest()[:16]}"
         names, self._session = [base], base
         while self._store.last_sequence(following := f"{base}-{len(names) + 1}"):
             names.append(following)
             self._session = following
         self._done = self._store.last_sequence(self._session)
-        if self._again and self._done and self._is_loaded():
-            self._session, self._done = following, 0
+        if self._again and (not self._done or self._is_loaded()):
+            self._session, self._done = (following, 0) if self._done else (self._session, 0)
+            self._since = self._store.begin()
 
     def _is_loaded(self) -> bool:
         try:
@@ -204,7 +209,9 @@ class Load:
         self.summary.last_line = line
         if self._store and not self._keep_going and isinstance(content, Command) and may_fail(content):
             # Given the same sequence again, the store returns the recorded result and executes nothing.
-            reply = self._store.execute_batch([content], session=self._session, first_sequence=self._done)[0]
+            reply = self._store.execute_batch(
+                [content], session=self._session, first_sequence=self._done, since=self._since
+            )[0]
             if isinstance(reply.result, Failed):
                 self.summary.bad_lines += 1
                 self._fail(UNMET, f"{self._at(line)}: {reply.result.reason}; --keep-going goes on after it", line=line)
@@ -246,10 +253,18 @@ class Load:
         replies: list[Reply] = []
         if self._store is not None:
             try:
-                replies = self._store.execute_batch(batch, session=self._session, first_sequence=self._first)
+                replies = self._store.execute_batch(
+                    batch, session=self._session, first_sequence=self._first, since=self._since
+                )
             except KvstoreError as error:
                 self._count_executed(self._store, lines)
                 self._fail(status_of(error), self._why_stopped(error))
+        if any(isinstance(reply.result, Forgotten) for reply in replies):
+            self._fail(
+                UNMET,
+                f"{self._name}: the store no longer knows whether this file was loaded, since thousands of others were:"
+                " check what it holds, and load it with --again",
+            )
         if self._foresight is not None:
             self._foresight.executed()
         self.summary.commands += len(batch)

@@ -59,17 +59,28 @@ class EmbeddedStore:
             raise UnavailableError("the store cannot lead its own log: its disk does not take the promise it needs")
         return _reply(outcomes[0])
 
-    def execute_batch(self, commands: Sequence[Command], *, session: str, first_sequence: int) -> list[Reply]:
+    def execute_batch(
+        self, commands: Sequence[Command], *, session: str, first_sequence: int, since: int = 0
+    ) -> list[Reply]:
         self.tick()
         outcomes: list[Reply | Refusal] = []
         deadline = clocks.now() + PATIENCE
         for sequence, command in enumerate(commands, first_sequence):
             self._node.execute(
-                command, outcomes.append, deadline, session=session, sequence=sequence, acknowledged=first_sequence
+                command,
+                outcomes.append,
+                deadline,
+                session=session,
+                sequence=sequence,
+                acknowledged=first_sequence,
+                since=since,
             )
         self._pump()
         # Alone and in one session, commands are chosen, applied and answered in the order they came.
         return [_reply(outcome) for outcome in outcomes]
+
+    def begin(self) -> int:
+        return self._node.applied_upto
 
     def last_sequence(self, session: str) -> int:
         return self._node.last_sequence(session)

@@ -17,7 +17,7 @@ from redis.retry import Retry
 
 from consensus.ballot import Ballot
 from kvstore.addresses import Address, address_text
-from kvstore.commands import Command, is_read_only
+from kvstore.commands import Command, Forgotten, is_read_only
 from kvstore.errors import CommandError, KvstoreError, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.limits import check
 from kvstore.store import LogRow, Reply, Status
@@ -79,8 +79,10 @@ class RemoteStore:
         self._password = password
         self._patience = patience
         self._connection: Connection | None = None
-        self._session = f"client.{secrets.token_hex(8)}"
-        self._sequence = 0
+        self._session = ""
+        self._sequence = self._since = 0
+        self._asked_before = False
+        """Whether the last requests had been sent before, to a node that did not answer all of them."""
 
     @property
     def node(self) -> Address:
@@ -93,12 +95,31 @@ class RemoteStore:
         check(command)
         if is_read_only(command):
             return _unpack(cast(bytes, self._ask("KV.EXECUTE", b"", 0, 0, _pack(command))))
+        reply = self._execute(command)
+        if isinstance(reply.result, Forgotten) and not self._asked_before:
+            # The session was not used for long, and this request never: it can begin another one.
+            self._session = ""
+            reply = self._execute(command)
+        if isinstance(reply.result, Forgotten):
+            self._session = ""
+            raise UnknownOutcomeError("the store has dropped the session of this request: it may have happened")
+        return reply
+
+    def _execute(self, command: Command) -> Reply:
+        if not self._session:
+            self._since = self.begin()
+            self._session, self._sequence = f"client.{secrets.token_hex(8)}", 0
         self._sequence += 1
         # One at a time, so that everything before this one has been answered.
-        return self._run([command], self._session, self._sequence)[0]
+        return self._run([command], self._session, self._sequence, self._since)[0]
 
-    def execute_batch(self, commands: Sequence[Command], *, session: str, first_sequence: int) -> list[Reply]:
-        return self._run(commands, session, first_sequence)
+    def execute_batch(
+        self, commands: Sequence[Command], *, session: str, first_sequence: int, since: int = 0
+    ) -> list[Reply]:
+        return self._run(commands, session, first_sequence, since)
+
+    def begin(self) -> int:
+        return int(cast(int, self._ask("KV.BEGIN")))
 
     def last_sequence(self, session: str) -> int:
         return int(cast(int, self._ask("KV.SESSION", session)))
@@ -163,10 +184,11 @@ class RemoteStore:
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
-    def _run(self, commands: Sequence[Command], session: str, first: int) -> list[Reply]:
+    def _run(self, commands: Sequence[Command], session: str, first: int, since: int) -> list[Reply]:
         """Execute writes, each exactly once. After a failure all unanswered ones are sent again, in order."""
         requests: list[list[str | bytes | int]] = [
-            ["KV.EXECUTE", session, sequence, first, _pack(command)] for sequence, command in enumerate(commands, first)
+            ["KV.EXECUTE", session, sequence, first, _pack(command), since]
+            for sequence, command in enumerate(commands, first)
         ]
         return [_unpack(cast(bytes, reply)) for reply in self._persist(requests, writes=True)]
 
@@ -188,6 +210,7 @@ class RemoteStore:
             node = self.node
             try:
                 self._connect()
+                self._asked_before = may_have_happened
                 sent = True
                 self._attempt(requests[len(replies) :], replies)
                 return replies

@@ -142,12 +142,14 @@ class Node:
         sequence: int = 0,
         acknowledged: int = 0,
         size: int = 0,
+        since: int = 0,
     ) -> None:
         """Put a command through the log, exactly once however often the leader changes.
 
-        ``size``: bytes it takes on the way, about. Raises StorageFullError or UnavailableError when it is not taken.
+        ``size``: bytes it takes on the way, about. ``since``: a slot that was applied before the session began. Raises
+        CommandError, StorageFullError or UnavailableError when it is not taken.
         """
-        self._proposals.add_command(command, done, deadline, session, sequence, acknowledged, size)
+        self._proposals.add_command(command, done, deadline, session, sequence, acknowledged, size, since)
 
     def propose_at(self, slot: int, json: bytes, done: Callable[[SlotReply | Refusal], None], deadline: int) -> None:
         """Propose a JSON value for a slot by name. Raises CommandError when the slot is out of range."""

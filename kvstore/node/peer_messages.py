@@ -10,12 +10,16 @@ from kvstore.commands import Command
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A client's command on its way into the log; the leader adds the stamp that makes it an entry."""
+    """A client's command on its way into the log; the leader adds the stamp that makes it an entry.
+
+    ``since``: see :class:`kvstore.commands.Entry`.
+    """
 
     session: str
     sequence: Number
     acknowledged: Number
     command: Command
+    since: Number = 0
 
 
 class Forward(msgspec.Struct, frozen=True, tag="forward"):

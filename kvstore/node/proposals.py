@@ -10,8 +10,9 @@ from consensus.leader import BYTES_PER_MS
 from consensus.log import NO_END
 from consensus.messages import Run
 from consensus.replica import SLOT_WINDOW, Replica, Role
-from kvstore.commands import Command, Entry, Opaque, Tick
+from kvstore.commands import Command, Entry, Expired, Forgotten, Opaque, Result, Tick, Unkept
 from kvstore.errors import CommandError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
+from kvstore.limits import NODE_SESSIONS, check_session
 from kvstore.node.peer_messages import Forward, ForwardSlot, ForwardSlotReply, LeftOut, PeerMessage, Request
 from kvstore.node.pending import CommandProposal, SlotProposal
 from kvstore.state import entries
@@ -33,6 +34,9 @@ COPIES_ON_DISK = 4
 """A value is written to log.db and to state.db, and to the WAL of each."""
 
 
+_UNTOLD = {Expired, Forgotten, Unkept}
+
+
 class Proposals:
     """The requests of this node's clients, and those that followers handed to it as leader.
 
@@ -51,17 +55,15 @@ class Proposals:
         wall: int,
         free_bytes: Callable[[], int] | None,
     ) -> None:
-        self._session = f"{replica.node}.{rng.getrandbits(64):016x}"
-        """Requests that bring no session of their own run under this one, new for every incarnation."""
+        self._rng = rng
+        self._state = state
         self.now = now
         self.wall = wall
         self.log_full: StorageFullError | None = None
         """Set while the log finds no room on the disk."""
         self._replica = replica
-        self._state = state
         self._commits = commits
-        self._sequence = 0
-        self._acknowledged = 1
+        self._begin_session()
         # Not from 0: a late answer to the process before a restart must not be taken for one to this.
         self._slot_request = rng.getrandbits(52)
         self._commands: dict[tuple[str, int], CommandProposal] = {}
@@ -80,6 +82,13 @@ class Proposals:
         self._tick_upto = 0
         self._messages: list[tuple[str, PeerMessage]] = []
 
+    def _begin_session(self) -> None:
+        """Requests that bring no session of their own run under this one, new for every incarnation."""
+        self._session = f"{NODE_SESSIONS}{self._replica.node}.{self._rng.getrandbits(64):016x}"
+        self._since = self._state.applied_upto
+        self._sequence = 0
+        self._acknowledged = 1
+
     @property
     def waiting(self) -> int:
         """The number of requests that wait for their outcome."""
@@ -96,18 +105,22 @@ class Proposals:
         sequence: int,
         acknowledged: int,
         size: int,
+        since: int = 0,
     ) -> None:
         """Take a command of a client; one without a session runs under this node's own.
 
-        Raises StorageFullError or UnavailableError when it is not taken, and UnknownOutcomeError when the same request
-        waits already and so many callers wait for it that this one cannot.
+        Raises CommandError, StorageFullError or UnavailableError when it is not taken, and UnknownOutcomeError when the
+        same request waits already and so many callers wait for it that this one cannot.
         """
+        if session:
+            check_session(session, sequence, acknowledged, since)
         self._admit(size)
         if not session:
             self._sequence += 1
             session, sequence, acknowledged = self._session, self._sequence, self._acknowledged
+            since = self._since
         key = (session, sequence)
-        request = Request(session, sequence, acknowledged, command)
+        request = Request(session, sequence, acknowledged, command, since)
         proposal = CommandProposal(deadline=deadline, size=size, request=request, done=done)
         if key in self._commands:  # sent again before it was answered: both callers shall hear
             waiting = self._commands[key]
@@ -262,7 +275,16 @@ class Proposals:
         stamp = self._next_stamp()
         ranges = self._replica.propose(
             [
-                entries.encode(Entry(request.session, request.sequence, request.acknowledged, stamp, request.command))
+                entries.encode(
+                    Entry(
+                        request.session,
+                        request.sequence,
+                        request.acknowledged,
+                        stamp,
+                        request.command,
+                        request.since,
+                    )
+                )
                 for request in requests
             ]
         )
@@ -302,7 +324,17 @@ class Proposals:
             proposal = waiting((applied.session, applied.sequence), None)
             if proposal is not None and applied.result is not None:
                 self._close(proposal)
+                if type(applied.result) in _UNTOLD and applied.session == self._session:
+                    self._tell(proposal, self._untold(applied.result))
+                    continue
                 self._tell(proposal, Reply(applied.result, slot, ballot, slot != first_proposal if leads else None))
+
+    def _untold(self, result: Result) -> UnknownOutcomeError:
+        """What a client is told that has no session of its own, when there is no result to show for its request."""
+        if type(result) is Forgotten:
+            self._begin_session()  # thousands of later ones pushed it out while it was idle
+            return UnknownOutcomeError("the store no longer knows the session of this node: it may have happened")
+        return UnknownOutcomeError("it happened, and its result is no longer known")
 
     def acknowledge(self) -> None:
         """After commands were answered: note up to which sequence this node's own session has all its results."""

@@ -70,8 +70,12 @@ class Service(Protocol):
         sequence: int = 0,
         acknowledged: int = 0,
         size: int = 0,
+        since: int = 0,
     ) -> None:
-        """Put a command of about ``size`` bytes through the log. Without a session the node uses its own."""
+        """Put a command of about ``size`` bytes through the log. Without a session the node uses its own.
+
+        ``since``: a slot that was applied on some node before the session began.
+        """
         ...
 
     def query(self, command: Command, done: OnReply) -> None:
@@ -97,6 +101,10 @@ class Service(Protocol):
 
         Raises nothing: ``done`` is given the error of a query that fails.
         """
+        ...
+
+    def applied_upto(self) -> int:
+        """The last slot that was applied here."""
         ...
 
     def last_sequence(self, session: str) -> int:

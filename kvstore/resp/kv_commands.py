@@ -13,12 +13,10 @@ from kvstore.limits import check
 from kvstore.node.service import ServerStatus, Service
 from kvstore.resp.encoding import OK, OnAnswer, RespValue
 from kvstore.resp.errors import RequestError, refusal
-from kvstore.resp.spec import READS, WRITES, Effect, InMulti, OnNode, Spec, integer
+from kvstore.resp.spec import NEITHER, READS, WRITES, Effect, InMulti, OnNode, Spec, integer
 from kvstore.state.entries import UNREADABLE
 from kvstore.state.sql import MAX_BYTES, MAX_ROWS, Table
 from kvstore.store import Reply, SlotReply
-
-MAX_SESSION_BYTES = 200
 
 _decode = msgspec.msgpack.Decoder(Command).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -97,9 +95,9 @@ def _cell(value: object) -> RespValue:
 
 
 def _execute(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
-    _, session, sequence, acknowledged, packed = arguments
-    if len(session) > MAX_SESSION_BYTES:
-        raise RequestError(f"ERR the session's name has {len(session)} bytes, at most {MAX_SESSION_BYTES} are allowed")
+    if len(arguments) > 6:
+        raise RequestError("ERR wrong number of arguments for 'kv.execute' command")
+    _, session, sequence, acknowledged, packed, *since = arguments
     try:
         command = _decode(packed)
     except UNREADABLE as error:
@@ -119,6 +117,7 @@ def _execute(service: Service, arguments: list[bytes], answer: OnAnswer) -> None
         sequence=integer(sequence, 0),
         acknowledged=integer(acknowledged, 0),
         size=len(packed),
+        since=integer(since[0], 0) if since else 0,
     )
 
 
@@ -137,6 +136,10 @@ def _after_reading(service: Service, answer: OnAnswer, proceed: Callable[[], Non
 def _session(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
     name = arguments[1].decode(errors="backslashreplace")
     _after_reading(service, answer, lambda: answer(service.last_sequence(name)))
+
+
+def _begin(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
+    answer(service.applied_upto())
 
 
 def _serving(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
@@ -181,13 +184,14 @@ KV_COMMANDS: list[Spec] = [
     _spec("kv.sql", 2, READS, "KV.SQL query: a read-only query.", _sql, confirms=True),
     _spec(
         "kv.execute",
-        5,
+        -5,
         WRITES,
-        "KV.EXECUTE session sequence acknowledged command.",
+        "KV.EXECUTE session sequence acknowledged command [since].",
         _execute,
         reads_if=_has_no_session,
     ),
     _spec("kv.session", 2, READS, "KV.SESSION name: the last sequence executed in a session.", _session),
+    _spec("kv.begin", 1, NEITHER, "KV.BEGIN: a slot before a session that begins now.", _begin),
     _spec("kv.keys", 3, READS, "KV.KEYS prefix limit: keys that this node has applied.", _keys),
     _spec("kv.serving", 1, READS, "KV.SERVING: OK if this node can serve linearizable requests.", _serving),
 ]

@@ -358,6 +358,7 @@ class Host:
         sequence: int = 0,
         acknowledged: int = 0,
         size: int = 0,
+        since: int = 0,
     ) -> None:
         self._writes += 1
         if not self._writes % TIMED:
@@ -370,6 +371,7 @@ class Host:
             sequence=sequence,
             acknowledged=acknowledged,
             size=size,
+            since=since,
         )
         self._wake()
 
@@ -421,6 +423,9 @@ class Host:
         if not self._failed:
             done(outcome)
             self._flush()
+
+    def applied_upto(self) -> int:
+        return self.node.applied_upto
 
     def last_sequence(self, session: str) -> int:
         return self.node.last_sequence(session)

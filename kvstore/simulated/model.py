@@ -21,6 +21,7 @@ from kvstore.commands import (
     Expire,
     Expired,
     Failed,
+    Forgotten,
     Found,
     Get,
     Incr,
@@ -37,13 +38,17 @@ from kvstore.commands import (
     Set,
     Tick,
     Txn,
+    Unkept,
 )
 from kvstore.errors import CommandError
 from kvstore.language.parser import parse
+from kvstore.limits import NODE_SESSIONS
+from kvstore.state import sessions
 
 Seen: TypeAlias = Hashable
 """A result, reduced to what the model can tell; see ``seen``."""
 DONE, NOT_MET, FAILED, EXPIRED, NOTHING = "done", "not met", "failed", "expired", "no command"
+FORGOTTEN = "the session is forgotten"
 
 
 class ModelCell(msgspec.Struct, frozen=True):
@@ -60,12 +65,17 @@ class Model:
         self.cells: dict[bytes, ModelCell] = {}
         self.clock = 0
         self.executed: dict[tuple[str, int], tuple[int, Seen]] = {}
+        self.used: dict[str, int] = {}
+        """The sessions that are known, each with the slot that used it last."""
+        self.forgotten: dict[bool, int] = {True: 0, False: 0}
 
     def apply(self, slot: int, entry: Entry) -> tuple[int, Seen]:
         """Execute an entry, or recall its result; returns the slot that really executed it, and its result."""
         if entry.stamp > self.clock:
             self.clock = entry.stamp
             self.cells = {key: cell for key, cell in self.cells.items() if not 0 < cell.expires <= self.clock}
+        if entry.session and not self._knows(entry, slot):
+            return slot, FORGOTTEN
         request = (entry.session, entry.sequence)
         if entry.session and request in self.executed:
             return self.executed[request]
@@ -73,6 +83,17 @@ class Model:
         if entry.session:
             self.executed[request] = outcome
         return outcome
+
+    def _knows(self, entry: Entry, slot: int) -> bool:
+        """Note that a session is used, unless it may be one that was dropped. Simulated clients load no files."""
+        is_node = entry.session.startswith(NODE_SESSIONS)
+        if entry.session not in self.used and 0 <= entry.since < self.forgotten[is_node]:
+            return False
+        self.used[entry.session] = slot
+        alike = [name for name in self.used if name.startswith(NODE_SESSIONS) == is_node]
+        if len(alike) > sessions.MAX_SESSIONS:
+            self.forgotten[is_node] = max(self.forgotten[is_node], self.used.pop(min(alike, key=self.used.__getitem__)))
+        return True
 
     def _execute(self, command: Command | Opaque) -> Seen:
         if isinstance(command, Opaque):
@@ -188,8 +209,10 @@ def seen(result: Result | None) -> Seen:
             return NOT_MET
         case Failed():
             return FAILED
-        case Expired():
+        case Expired() | Unkept():
             return EXPIRED
+        case Forgotten():
+            return FORGOTTEN
         case Integer(number):
             return number
         case Rows(rows):

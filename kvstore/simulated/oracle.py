@@ -25,7 +25,7 @@ from kvstore.commands import (
     Tick,
     is_read_only,
 )
-from kvstore.simulated.model import EMPTY, EXPIRED, NOTHING, Model, Seen, seen, step
+from kvstore.simulated.model import EMPTY, EXPIRED, FORGOTTEN, NOTHING, Model, Seen, seen, step
 from kvstore.state import entries
 from kvstore.state.entries import Applied
 from kvstore.state.machine import StateMachine
@@ -114,7 +114,7 @@ class Oracle:
             key = "the result is recalled" if applied.result != Expired() else "its result is no longer kept"
             self._counts[f"session: a duplicate executed: {key}"] += 1
         given = NOTHING if _is_no_command(entry) and expected == NOTHING else seen(applied.result)
-        if given != expected and not (executed_in != slot and given == EXPIRED):
+        if given != expected and not (executed_in != slot and given in (EXPIRED, FORGOTTEN)):
             raise Violation(
                 "every request is executed once, as its command says",
                 f"slot {slot}: {entries.as_text(entry)} of {entry.session or 'nobody'}, request {entry.sequence}, gave"

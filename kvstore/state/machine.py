@@ -18,16 +18,13 @@ from consensus.messages import NO_OP
 from kvstore.commands import (
     Command,
     Done,
-    Found,
+    Forgotten,
     Integer,
-    Keys,
     Missing,
     NotACommand,
     NotMet,
     Opaque,
-    Outcomes,
     Result,
-    Rows,
 )
 from kvstore.errors import CommandError, KvstoreError
 from kvstore.state.context import Context
@@ -35,7 +32,7 @@ from kvstore.state.cost import MAX_READ_BYTES, MAX_RESULT_BYTES
 from kvstore.state.entries import UNREADABLE, Applied, decode
 from kvstore.state.executor import execute_alone
 from kvstore.state.keyspace import Changes, Keyspace
-from kvstore.state.sessions import SessionRow, Sessions, write_sessions
+from kvstore.state.sessions import SessionRow, Sessions, result_bytes, weight_of, write_sessions
 from kvstore.state.sql import Table, run
 from kvstore.storage.database import Schema, connect, storage_errors
 
@@ -66,7 +63,14 @@ def _create(database: Database) -> None:
     database.table("progress").insert({"id": 1, "applied_upto": 0, "clock": 0, "keys": 0})
 
 
-STATE_SCHEMA = Schema(migrations=(_create,), page_bytes=8_192)
+def _bound_sessions(database: Database) -> None:
+    database.execute("ALTER TABLE sessions ADD COLUMN weight INTEGER NOT NULL DEFAULT 0")
+    for name, results in database.execute("SELECT session, results FROM sessions").fetchall():
+        database.execute("UPDATE sessions SET weight = ? WHERE session = ?", (weight_of(results), name))
+    database.create_table("forgotten", {"kind": str, "slot": int}, pk="kind")
+
+
+STATE_SCHEMA = Schema(migrations=(_create, _bound_sessions), page_bytes=8_192)
 
 
 class Batch(NamedTuple):
@@ -76,10 +80,12 @@ class Batch(NamedTuple):
     clock: int
     changes: Changes
     sessions: dict[str, SessionRow | None]
+    forgotten: dict[str, int]
     results: list[tuple[int, Result]]
 
 
 _NO_OP_APPLIED = Applied("", 0, None)
+_FORGOTTEN = Forgotten()
 _NO_COMMAND_APPLIED = Applied("", 0, NotACommand())
 
 
@@ -129,7 +135,7 @@ class StateMachine:
                 self.applied_upto: int = progress[0]
                 self.clock: int = progress[1]
                 self._keys = Keyspace(self._reader, self._writer, progress[2], self._wait_for_writer, self.clock)
-                self._sessions = Sessions(self._writer)
+                self._sessions = Sessions(None if read_only else self._writer)
         except BaseException:
             self.close()
             raise
@@ -159,10 +165,10 @@ class StateMachine:
                     if entry.stamp > self.clock:
                         self.clock = entry.stamp
                         self._keys.expire(self.clock)
-                    if entry.session != name:
+                    if session is None or entry.session != name:
                         name = entry.session
-                        session = self._sessions.use(name) if name else None
-                    recorded = session.recorded(entry.sequence) if session else None
+                        session = self._sessions.use(name, entry.since) if name else None
+                    recorded = session.recorded(entry.sequence) if session else _FORGOTTEN if name else None
                     if recorded is None:
                         context.slot, context.clock = slot, self.clock
                         recorded = _result(entry.command, context)
@@ -218,6 +224,7 @@ class StateMachine:
             self.clock,
             self._keys.take(),
             self._sessions.take(),
+            self._sessions.forgotten(),
             [(slot, result) for slot, result in self._recent if slot > self._committed_upto and result],
         )
 
@@ -251,7 +258,7 @@ class StateMachine:
 
     def _write(self, batch: Batch) -> int:
         new = batch.changes.write(self._writer)
-        write_sessions(self._writer, batch.sessions)
+        write_sessions(self._writer, batch.sessions, batch.forgotten)
         results = [(slot, _text(result)) for slot, result in batch.results]
         self._writer.executemany("INSERT OR REPLACE INTO results VALUES (?, ?)", results)
         self._writer.execute("DELETE FROM results WHERE slot <= ?", (batch.upto - KEEP_RESULTS,))
@@ -327,9 +334,9 @@ class StateMachine:
         """A hash of everything the log determines: equal on all replicas that applied the same slots."""
         with storage_errors(self._path):
             self._keys.settle()
-            write_sessions(self._writer, self._sessions.peek())
+            write_sessions(self._writer, self._sessions.peek(), self._sessions.forgotten())
             hashed = hashlib.sha256(f"{self.applied_upto} {self.clock}".encode())
-            for table in ("kv", "sessions"):
+            for table in ("kv", "sessions", "forgotten"):
                 for row in self._writer.execute(f"SELECT * FROM {table} ORDER BY 1"):
                     hashed.update(repr(row).encode())
         return hashed.hexdigest()
@@ -363,21 +370,7 @@ _SHORT = {Done, Integer, Missing, NotMet, NoneType}
 
 
 def _if_short(result: Result | None) -> Result | None:
-    return result if _bytes(result) <= MAX_KEPT_BYTES else None
-
-
-def _bytes(result: Result | None) -> int:
-    match result:
-        case Found():
-            return len(result.value.data)
-        case Rows():
-            return sum(len(row.key) + len(row.value.data) for row in result.rows)
-        case Keys():
-            return sum(map(len, result.keys))
-        case Outcomes():
-            return sum(1 + _bytes(one) for one in result.results)
-        case _:
-            return 0
+    return result if result_bytes(result) <= MAX_KEPT_BYTES else None
 
 
 def _text(result: Result) -> str:

@@ -9,16 +9,56 @@ from typing import TypeAlias
 
 import msgspec
 
-from kvstore.commands import Expired, Result
+from kvstore.commands import (
+    MAX_VALUE_BYTES,
+    Done,
+    Expired,
+    Found,
+    Integer,
+    Keys,
+    Missing,
+    NotMet,
+    Outcomes,
+    Result,
+    Rows,
+    Unkept,
+)
+from kvstore.limits import LOAD_SESSIONS, NODE_SESSIONS
 
 MAX_SESSIONS = 10_000
+"""Of each kind: nodes', loads' and clients' sessions push out none but their own kind."""
 MAX_RESULTS = 65_536
+MAX_RECORDED_BYTES = MAX_VALUE_BYTES + 4_096
+"""A result with more bytes than this is not recorded, only that there was one."""
+MAX_SESSION_BYTES = 4 * 1_048_576
+"""The same goes for a result with which those that a session has recorded would have more bytes than this."""
+MAX_WEIGHT = 128 * 1_048_576
+"""While the sessions of a kind weigh more than this many bytes the one unused for longest is dropped."""
+RESULT_WEIGHT = 100
+"""About how much memory a result takes besides its bytes."""
+ITEM_BYTES = 32
 
-SessionRow: TypeAlias = tuple[str, int, int, int, bytes]
-"""Name, acknowledged, last sequence, last slot, and the results as MessagePack."""
+SessionRow: TypeAlias = tuple[str, int, int, int, bytes, int]
+"""Name, acknowledged, last sequence, last slot, the results as MessagePack, and what they weigh."""
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(dict[int, Result]).decode
+_LIGHT = {Done, Integer, Missing, NotMet}
+
+
+def result_bytes(result: Result | None) -> int:
+    """About how many bytes the keys and values in a result have."""
+    match result:
+        case Found():
+            return len(result.value.data)
+        case Rows():
+            return sum([ITEM_BYTES + len(row.key) + len(row.value.data) for row in result.rows])
+        case Keys():
+            return sum([ITEM_BYTES + len(key) for key in result.keys])
+        case Outcomes():
+            return sum([ITEM_BYTES + result_bytes(one) for one in result.results])
+        case _:
+            return 0
 
 
 class Session:
@@ -30,13 +70,22 @@ class Session:
     The last sequence alone would not suffice: with pipelining 6 may be applied before 5, and 5 must still be executed.
     """
 
-    __slots__ = ("acknowledged", "last_sequence", "last_slot", "results")
+    __slots__ = ("acknowledged", "counted", "heavy", "heavy_bytes", "last_sequence", "last_slot", "results")
 
-    def __init__(self, acknowledged: int = 0, last_sequence: int = 0, last_slot: int = 0) -> None:
+    def __init__(self, acknowledged: int = 0, last_sequence: int = 0, last_slot: int = 0, counted: int = 0) -> None:
         self.acknowledged = acknowledged
         self.last_sequence = last_sequence
         self.last_slot = last_slot
         self.results: dict[int, Result] = {}
+        self.heavy: dict[int, int] = {}
+        """The bytes of those results that have any."""
+        self.heavy_bytes = 0
+        self.counted = counted
+        """Its weight as its kind's weight has it."""
+
+    @property
+    def weight(self) -> int:
+        return RESULT_WEIGHT * len(self.results) + self.heavy_bytes
 
     def recorded(self, sequence: int) -> Result | None:
         """The result of a request that was executed before, Expired if it is no longer kept, None if it is new."""
@@ -49,6 +98,8 @@ class Session:
         self.last_slot = slot
         if sequence > self.last_sequence:
             self.last_sequence = sequence
+        if type(result) not in _LIGHT:
+            result = self._bounded(sequence, acknowledged, result)
         self.results[sequence] = result
         lowest = sequence - MAX_RESULTS + 1
         if lowest < acknowledged:
@@ -61,45 +112,139 @@ class Session:
         else:
             self.results = {number: kept for number, kept in self.results.items() if number >= lowest}
         self.acknowledged = lowest
+        if self.heavy:
+            self._shed(lowest)
+
+    def _bounded(self, sequence: int, acknowledged: int, result: Result) -> Result:
+        """What is recorded of a result, for which those that were acknowledged make room."""
+        size = result_bytes(result)
+        self._shed(acknowledged)
+        if size > MAX_RECORDED_BYTES or size + self.heavy_bytes > MAX_SESSION_BYTES:
+            return Unkept()
+        if size:
+            self.heavy[sequence] = size
+            self.heavy_bytes += size
+        return result
+
+    def _shed(self, lowest: int) -> None:
+        for number in [number for number in self.heavy if number < lowest]:
+            self.heavy_bytes -= self.heavy.pop(number)
+
+    def weigh(self) -> None:
+        """Find out what the results weigh that were read from the database."""
+        sizes = {number: result_bytes(result) for number, result in self.results.items()}
+        self.heavy = {number: size for number, size in sizes.items() if size}
+        self.heavy_bytes = sum(self.heavy.values())
+
+
+def weight_of(packed: bytes) -> int:
+    """What the results in a row weigh."""
+    session = Session()
+    session.results = _unpack(packed)
+    session.weigh()
+    return session.weight
+
+
+class SessionKind:
+    """The sessions of one kind, the one used longest ago first. ``forgotten``: no session of a later last slot was
+    dropped, 0 if none was."""
+
+    __slots__ = ("forgotten", "sessions", "weight")
+
+    def __init__(self) -> None:
+        self.sessions: OrderedDict[str, Session] = OrderedDict()
+        self.weight = 0
+        self.forgotten = 0
+
+
+KINDS = ("client", "load", "node")
+
+
+def _kind(name: str) -> str:
+    if name.startswith(NODE_SESSIONS):
+        return "node"
+    return "load" if name.startswith(LOAD_SESSIONS) else "client"
 
 
 class Sessions:
-    """All sessions; beyond ``MAX_SESSIONS`` the one used longest ago is dropped, on every replica alike."""
+    """All sessions. Those that are too many are dropped, of each kind the one used longest ago, on every replica alike.
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._sessions: OrderedDict[str, Session] = OrderedDict()
+    A request of a session that is not known is new only if no session was dropped since it began; see ``use``. Without
+    a connection there are none.
+    """
+
+    def __init__(self, connection: sqlite3.Connection | None) -> None:
+        self._kinds = {kind: SessionKind() for kind in KINDS}
         self._dirty: dict[str, None] = {}
         self._packed: dict[str, bytes] = {}
         self._last = ""
+        self._current: Session | None = None
+        if connection is None:
+            return
         rows = connection.execute(
-            "SELECT session, acknowledged, last_sequence, last_slot, results FROM sessions ORDER BY last_slot, session"
+            "SELECT session, acknowledged, last_sequence, last_slot, results, weight FROM sessions"
+            " ORDER BY last_slot, session"
         )
-        for name, acknowledged, last_sequence, last_slot, results in rows:
-            self._sessions[name] = Session(acknowledged, last_sequence, last_slot)
+        for name, acknowledged, last_sequence, last_slot, results, weight in rows:
+            kind = self._kinds[_kind(name)]
+            kind.sessions[name] = self._current = Session(acknowledged, last_sequence, last_slot, weight)
+            kind.weight += weight
             self._packed[name] = results
+            self._last = name
+        for name, slot in connection.execute("SELECT kind, slot FROM forgotten"):
+            self._kinds[name].forgotten = slot
 
-    def use(self, name: str) -> Session:
-        """The session that a request belongs to, created if it is new. It becomes the one used last."""
+    def use(self, name: str, since: int) -> Session | None:
+        """The session that a request belongs to, created if it is new. It becomes the one used last.
+
+        ``since``: every slot that executed a request of this session is a later one; -1 where the entry does not say.
+        None if the session is not known, and so may be one that was dropped.
+        """
         if name == self._last and name in self._dirty:
-            return self._sessions[name]
-        self._last = name
-        session = self._sessions.get(name)
+            return self._current
+        if name != self._last:
+            self._settle()
+        kind = self._kinds[_kind(name)]
+        session = kind.sessions.get(name)
         if session is None:
-            session = self._sessions[name] = Session()
-            if len(self._sessions) > MAX_SESSIONS:
-                dropped, _ = self._sessions.popitem(last=False)
-                self._packed.pop(dropped, None)
-                self._dirty[dropped] = None
+            if 0 <= since < kind.forgotten:
+                return None
+            session = kind.sessions[name] = Session()
+            if len(kind.sessions) > MAX_SESSIONS:
+                self._drop(kind)
         else:
-            self._sessions.move_to_end(name)
+            kind.sessions.move_to_end(name)
             if name in self._packed:
                 session.results = _unpack(self._packed.pop(name))
+                session.weigh()
+        self._last, self._current = name, session
         self._dirty[name] = None
         return session
 
+    def _settle(self) -> None:
+        """Another session begins to be used: note what the last one weighs by now, and make room if that is too much.
+
+        At this moment only, since it is the same one on a replica that was restarted.
+        """
+        session = self._current
+        if session is None:
+            return
+        kind = self._kinds[_kind(self._last)]
+        if self._last not in self._packed:
+            kind.weight += session.weight - session.counted
+            session.counted = session.weight
+        while kind.weight > MAX_WEIGHT and len(kind.sessions) > 1:
+            self._drop(kind)
+
+    def _drop(self, kind: SessionKind) -> None:
+        name, session = kind.sessions.popitem(last=False)
+        self._packed.pop(name, None)
+        self._dirty[name] = None
+        kind.weight -= session.counted
+        kind.forgotten = max(kind.forgotten, session.last_slot)
+
     def last_sequence(self, name: str) -> int:
-        session = self._sessions.get(name)
+        session = self._kinds[_kind(name)].sessions.get(name)
         return session.last_sequence if session else 0
 
     def take(self) -> dict[str, SessionRow | None]:
@@ -112,21 +257,30 @@ class Sessions:
         """The same as ``take``, but they stay to be taken."""
         return {name: self._row(name) for name in self._dirty}
 
+    def forgotten(self) -> dict[str, int]:
+        """Of each kind the highest last slot of a session that was dropped."""
+        return {name: kind.forgotten for name, kind in self._kinds.items()}
+
     def rolled_back(self, taken: Iterable[str]) -> None:
         """These sessions were not committed: they must be taken again."""
         self._dirty = {**dict.fromkeys(taken), **self._dirty}
 
     def _row(self, name: str) -> SessionRow | None:
-        session = self._sessions.get(name)
+        session = self._kinds[_kind(name)].sessions.get(name)
         if session is None:
             return None
-        results = self._packed.get(name) or _pack(dict(sorted(session.results.items())))
-        return name, session.acknowledged, session.last_sequence, session.last_slot, results
+        packed = self._packed.get(name)
+        weight = session.weight if packed is None else session.counted
+        results = packed or _pack(dict(sorted(session.results.items())))
+        return name, session.acknowledged, session.last_sequence, session.last_slot, results, weight
 
 
-def write_sessions(connection: sqlite3.Connection, taken: dict[str, SessionRow | None]) -> None:
+def write_sessions(
+    connection: sqlite3.Connection, taken: dict[str, SessionRow | None], forgotten: dict[str, int]
+) -> None:
     """Write sessions into the open transaction."""
     gone = [(name,) for name, row in taken.items() if row is None]
     connection.executemany("DELETE FROM sessions WHERE session = ?", gone)
     rows = [row for row in taken.values() if row is not None]
-    connection.executemany("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?)", rows)
+    connection.executemany("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?)", rows)
+    connection.executemany("INSERT OR REPLACE INTO forgotten VALUES (?, ?)", list(forgotten.items()))

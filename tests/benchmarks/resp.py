@@ -77,6 +77,7 @@ class Service:
         sequence: int = 0,
         acknowledged: int = 0,
         size: int = 0,
+        since: int = 0,
     ) -> None:
         self.waiting.append((done, _STORED if type(command) is Set else _COUNTED))
 
@@ -97,6 +98,9 @@ class Service:
 
     def sql(self, query: str, done: Callable[[Table | KvstoreError], None]) -> None:
         raise NotImplementedError
+
+    def applied_upto(self) -> int:
+        return 0
 
     def last_sequence(self, session: str) -> int:
         return 0

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from kvstore.commands import Command, Entry, Result
 from kvstore.errors import KvstoreError, Refusal
+from kvstore.limits import check_session
 from kvstore.node.service import ServerStatus
 from kvstore.resp.connection import Connection
 from kvstore.resp.hub import Hub
@@ -33,11 +34,14 @@ class Node:
         sequence: int = 0,
         acknowledged: int = 0,
         size: int = 0,
+        since: int = 0,
     ) -> None:
+        if session:
+            check_session(session, sequence, acknowledged, since)
         self.started.append(entries.as_text(Entry("", 0, 0, 0, command)))
 
         def answer() -> None:
-            entry = entries.encode(Entry(session, sequence, acknowledged, 1_000, command))
+            entry = entries.encode(Entry(session, sequence, acknowledged, 1_000, command, since))
             (applied,) = self.state.apply(self.state.applied_upto + 1, [entry])
             assert applied.result is not None
             done(self.refusal or Reply(applied.result, self.state.applied_upto))
@@ -65,6 +69,9 @@ class Node:
             done(self.state.sql(query))
         except KvstoreError as error:
             done(error)
+
+    def applied_upto(self) -> int:
+        return self.state.applied_upto
 
     def last_sequence(self, session: str) -> int:
         return self.state.last_sequence(session)

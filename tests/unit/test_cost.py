@@ -78,10 +78,8 @@ POISON: list[Command] = [
     Txn([WRITE], [Condition("value", b"list", "=", LIST)] * 20),
     Txn([WRITE, *[Scan()] * 1_000], partial=True),
     Txn([WRITE, *[Exists([b"big"] * 100)] * 100], partial=True),
-    Txn([Get(b"big"), *[GetDelete(b"big"), Copy(b"big2", b"big")] * 20]),
-    Txn(
-        [*[Set(b"n%d" % number, BIG) for number in range(15)], *[Copy(b"n1", b"m%d" % number) for number in range(60)]]
-    ),
+    Txn([part for number in range(20) for part in (Copy(b"big", b"c"), GetDelete(b"c"))]),
+    Txn([Set(b"n", BIG), *[Copy(b"n", b"m%d" % number) for number in range(70)]]),
     Walk(pattern=b"*a" * 500),
     Exists([b"big"] * 2_000),
     SetMany([b"big"] * 2_000, [Value(b"")] * 2_000, nx=True),

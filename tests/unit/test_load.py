@@ -48,7 +48,12 @@ class MemoryStore:
         assert isinstance(command, Get)
         return Reply(self.state.query(command, 0))
 
-    def execute_batch(self, commands: Sequence[Command], *, session: str, first_sequence: int) -> list[Reply]:
+    def begin(self) -> int:
+        return self.slot
+
+    def execute_batch(
+        self, commands: Sequence[Command], *, session: str, first_sequence: int, since: int = 0
+    ) -> list[Reply]:
         self.batches.append(len(commands))
         replies = []
         for sequence, command in enumerate(commands, first_sequence):
@@ -57,7 +62,7 @@ class MemoryStore:
                 raise UnknownOutcomeError("broke off")
             self.break_after -= 1
             self.slot += 1
-            entry = entries.encode(Entry(session, sequence, first_sequence, 1, command))
+            entry = entries.encode(Entry(session, sequence, first_sequence, 1, command, since))
             result = self.state.apply(self.slot, [entry])[0].result
             assert result is not None
             replies.append(Reply(result, self.slot))
@@ -438,7 +443,7 @@ def test_a_cluster_that_is_lost_stops_the_load_with_a_summary_and_says_how_to_go
             raise UnavailableError("no quorum")
         return 0
 
-    def execute_batch(commands: Sequence[Command], *, session: str, first_sequence: int) -> list[Reply]:
+    def execute_batch(commands: Sequence[Command], *, session: str, first_sequence: int, since: int = 0) -> list[Reply]:
         raise UnavailableError("no quorum")
 
     monkeypatch.setattr(store, "last_sequence", last_sequence)
@@ -490,7 +495,7 @@ def test_a_slow_stream_is_executed_as_it_comes(tmp_path: Path, store: MemoryStor
     executed = threading.Event()
     original = store.execute_batch
 
-    def execute_batch(commands: Sequence[Command], *, session: str, first_sequence: int) -> list[Reply]:
+    def execute_batch(commands: Sequence[Command], *, session: str, first_sequence: int, since: int = 0) -> list[Reply]:
         replies = original(commands, session=session, first_sequence=first_sequence)
         executed.set()
         return replies
@@ -516,7 +521,7 @@ def test_control_c_waits_for_the_batch_and_the_load_can_go_on(tmp_path: Path, st
     path = written(tmp_path, "incr a\n" * 5000)
     original = store.execute_batch
 
-    def execute_batch(commands: Sequence[Command], *, session: str, first_sequence: int) -> list[Reply]:
+    def execute_batch(commands: Sequence[Command], *, session: str, first_sequence: int, since: int = 0) -> list[Reply]:
         if first_sequence == 1001:
             os.kill(os.getpid(), signal.SIGINT)
         return original(commands, session=session, first_sequence=first_sequence)

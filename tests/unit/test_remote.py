@@ -62,7 +62,7 @@ def node(answer: Answer) -> Iterator[Address]:
 
 def healthy(words: list[bytes]) -> bytes:
     match words[0]:
-        case b"KV.SESSION":
+        case b"KV.SESSION" | b"KV.BEGIN":
             return b":7\r\n"
         case b"KV.EXECUTE":
             return b"$%d\r\n%b\r\n" % (len(DONE), DONE)
@@ -72,7 +72,7 @@ def healthy(words: list[bytes]) -> bytes:
 
 def only(answer: bytes) -> Answer:
     """A node that gives the same answer to every request on data."""
-    return lambda words: answer if words[0].startswith(b"KV.") else b"+OK\r\n"
+    return lambda words: answer if words[0] in (b"KV.EXECUTE", b"KV.SESSION") else healthy(words)
 
 
 def no_http(words: list[bytes]) -> bytes:
@@ -96,7 +96,7 @@ def test_a_node_that_freezes_while_it_owes_an_answer_is_given_up_and_the_write_s
         if words[0] == b"KV.EXECUTE":
             sent.append(words)
             freezing.set()
-        return None if freezing.is_set() else b"+OK\r\n"
+        return None if freezing.is_set() else healthy(words)
 
     def takes_over(words: list[bytes]) -> bytes:
         sent.extend([words] if words[0] == b"KV.EXECUTE" else [])
