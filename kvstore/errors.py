@@ -45,5 +45,9 @@ class UnknownOutcomeError(KvstoreError):
     """The request may have happened or may still happen: only a retry under the same session and sequence is safe."""
 
 
+class RequestFailedError(UnknownOutcomeError):
+    """A fault of ours while a request was executed or its reply was made: it costs this request, and not the node."""
+
+
 Refusal: TypeAlias = CommandError | UnavailableError | UnknownOutcomeError
 """What a request that waits for its outcome can be given in place of a reply."""

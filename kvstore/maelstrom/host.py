@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from consensus.messages import Record
-from kvstore import clocks, exit_status
+from kvstore import clocks, exit_status, logs
 from kvstore.commands import MAX_VALUE_BYTES, Cas, Command, Failed, Get, Missing, NotMet, Outcomes, Result, Set
 from kvstore.errors import CommandError, KvstoreError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.limits import check
@@ -18,6 +19,7 @@ from kvstore.maelstrom import wire
 from kvstore.maelstrom.pipes import Pipes, report
 from kvstore.maelstrom.wire import ErrorReply, UnreadableLineError
 from kvstore.node.client_order import ClientOrder, PendingReply
+from kvstore.node.faults import failed
 from kvstore.node.hosting import BUG, failure, new_event_loop, open_node
 from kvstore.node.node import Node
 from kvstore.node.peer_messages import PeerMessage
@@ -35,11 +37,13 @@ _decode_peer = msgspec.json.Decoder(PeerMessage).decode
 
 ReplyBody = tuple[str, list[wire.ReplyField]]
 """A reply's type and payload."""
+T = TypeVar("T")
 OnReplyBody = Callable[[ReplyBody], None]
 
 
 def run(data_dir: Path | None) -> int:
     """Serve until the end of input; returns the exit status."""
+    logs.configure("human", "error", "")
     host = PipeHost(data_dir)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(host.serve())
@@ -186,6 +190,12 @@ class PipeHost:
                 answered(_error(wire.UNAVAILABLE, str(error)))
             except CommandError as error:
                 answered(_error(wire.MALFORMED, str(error)))
+            except (KvstoreError, OSError):
+                raise  # the disk
+            except Exception as error:
+                if message.kind == "init":
+                    raise  # there is no node to go on with
+                answered(_refusal(failed(message.kind, error)))
             return True
 
         order: ClientOrder[wire.WireMessage, tuple[wire.WireMessage, ReplyBody]] = ClientOrder(start)
@@ -221,10 +231,10 @@ class PipeHost:
                     raise ErrorReply(
                         wire.MALFORMED, f"value has {len(json)} bytes of JSON, at most {MAX_VALUE_BYTES} are allowed"
                     )
-                node.propose_at(slot, json, lambda outcome: answered(_slot_reply(outcome)), deadline)
+                node.propose_at(slot, json, _answering(answered, _slot_reply), deadline)
             case wire.ReadRequest():
                 key = wire.parse_key(request.key)
-                node.query(Get(key), lambda outcome: answered(_read_reply(outcome)), deadline)
+                node.query(Get(key), _answering(answered, _read_reply), deadline)
             case wire.WriteRequest():
                 self._execute(Set(wire.parse_key(request.key), from_json(bytes(request.value))), "write_ok", answered)
             case wire.CasRequest():
@@ -238,10 +248,10 @@ class PipeHost:
         assert self._node is not None
         check(command)
 
-        def done(outcome: Reply | Refusal) -> None:
-            answered(_write_reply(outcome.result, ok, []) if isinstance(outcome, Reply) else _refusal(outcome))
+        def made(outcome: Reply | Refusal) -> ReplyBody:
+            return _write_reply(outcome.result, ok, []) if isinstance(outcome, Reply) else _refusal(outcome)
 
-        self._node.execute(command, done, clocks.now() + PATIENCE, size=MAX_VALUE_BYTES)
+        self._node.execute(command, _answering(answered, made), clocks.now() + PATIENCE, size=MAX_VALUE_BYTES)
 
     def _transact(self, request: wire.TxnRequest, answered: OnReplyBody) -> None:
         assert self._node is not None
@@ -251,15 +261,14 @@ class PipeHost:
         command = wire.parse_txn(request)
         check(command)
 
-        def done(outcome: Reply | Refusal) -> None:
+        def made(outcome: Reply | Refusal) -> ReplyBody:
             if not isinstance(outcome, Reply):
-                answered(_refusal(outcome))
-            elif isinstance(outcome.result, Outcomes):
-                answered(("txn_ok", [wire.txn_field(request, outcome.result.results)]))
-            else:
-                answered(_write_reply(outcome.result, "txn_ok", []))
+                return _refusal(outcome)
+            if isinstance(outcome.result, Outcomes):
+                return ("txn_ok", [wire.txn_field(request, outcome.result.results)])
+            return _write_reply(outcome.result, "txn_ok", [])
 
-        self._node.execute(command, done, clocks.now() + PATIENCE, size=MAX_VALUE_BYTES)
+        self._node.execute(command, _answering(answered, made), clocks.now() + PATIENCE, size=MAX_VALUE_BYTES)
 
     def _initialise(self, request: wire.InitRequest, answered: OnReplyBody) -> None:
         if self._init is None:
@@ -373,6 +382,19 @@ class PipeHost:
             self._node.close()
         if self._data_dir:
             self._data_dir.close()
+
+
+def _answering(answered: OnReplyBody, make: Callable[[T], ReplyBody]) -> Callable[[T], None]:
+    """A callback for an outcome, which answers with what ``make`` makes of it, or that making it failed."""
+
+    def done(outcome: T) -> None:
+        try:
+            body = make(outcome)
+        except Exception as error:
+            body = _refusal(failed("reply", error))
+        answered(body)
+
+    return done
 
 
 def _slot_reply(outcome: SlotReply | Refusal) -> ReplyBody:

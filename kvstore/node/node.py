@@ -18,7 +18,8 @@ from consensus.election import Timing
 from consensus.messages import Record, Run
 from consensus.replica import Replica, Role
 from kvstore.commands import Command, Get, Result
-from kvstore.errors import DamagedError, Refusal, StorageFullError, UnavailableError
+from kvstore.errors import DamagedError, KvstoreError, Refusal, StorageFullError, UnavailableError
+from kvstore.node.faults import failed
 from kvstore.node.log_rows import log_rows
 from kvstore.node.peer_messages import Forward, ForwardSlot, ForwardSlotReply, LeftOut, PeerMessage
 from kvstore.node.pending import PendingRead, RecordQueue
@@ -438,7 +439,7 @@ class Node:
         for number in [number for number in self._reads if number <= upto]:
             reads = self._reads.pop(number)
             for index, read in enumerate(reads, 1):
-                read.done(Reply(self._state.query(read.query, self._wall)))
+                read.done(self._outcome(read.query))
                 is_plain = type(read.query) is Get
                 if is_plain and index % READS_CHECKED:
                     continue
@@ -449,6 +450,14 @@ class Node:
                     if index < len(reads):
                         self._reads[number] = reads[index:]
                     return
+
+    def _outcome(self, query: Command) -> Reply | Refusal:
+        try:
+            return Reply(self._state.query(query, self._wall))
+        except KvstoreError:
+            raise  # the database itself fails
+        except Exception as error:
+            return failed(type(query).__name__, error)
 
     def _tidy(self) -> None:
         """Forget applied slots, and commit the state now and then."""

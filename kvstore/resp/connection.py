@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 
 from kvstore.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES, Done, Found, Get, Missing, Set, Value
-from kvstore.errors import KvstoreError, Refusal
+from kvstore.errors import Refusal
 from kvstore.node.client_order import ClientOrder, PendingReply
 from kvstore.node.service import Service
 from kvstore.resp.encoding import NULL, OK_BYTES, Error, RespValue, encode
-from kvstore.resp.errors import RequestError, refusal
+from kvstore.resp.errors import RequestError, problem, refusal
 from kvstore.resp.hub import Client, Hub
 from kvstore.resp.kv_commands import perform
 from kvstore.resp.parser import Parser, ProtocolError
@@ -100,8 +100,15 @@ class PipelinedReply(PendingReply[bytes]):
             self.reply(refusal(outcome))
 
     def reply(self, reply: RespValue) -> None:
-        """Any reply. To be called once."""
-        self.connection.answered(self, b"" if self.silent else encode(reply, self.connection.client.version))
+        """Any reply. What is called after it, because something failed later, is not sent."""
+        if self.value is not None:
+            return
+        version = self.connection.client.version
+        try:
+            data = b"" if self.silent else encode(reply, version)
+        except Exception as error:
+            data = encode(problem("reply", error), version)
+        self.connection.answered(self, data)
 
 
 class Connection:
@@ -280,8 +287,8 @@ class Connection:
                     self._take_room(reply, size)
                 try:
                     self.service.execute(Set(key, Value(value)), reply.stored, size=size)
-                except KvstoreError as error:
-                    reply.reply(refusal(error))
+                except Exception as refused:
+                    reply.reply(problem("set", refused))
                 return True
             return self._start_any(request)
         if name != b"GET" or len(request) != 2 or self.client.reads_locally or not 0 < len(request[1]) <= MAX_KEY_BYTES:
@@ -289,7 +296,10 @@ class Connection:
         reply = PipelinedReply(self)
         if not self._order.begin(reply, True):
             return False
-        self.service.query(Get(request[1]), reply.found)
+        try:
+            self.service.query(Get(request[1]), reply.found)
+        except Exception as error:
+            reply.reply(problem("get", error))
         return True
 
     def _has_room(self, size: int) -> bool:
@@ -337,12 +347,9 @@ class Connection:
         self._performing = reply
         try:
             self._perform(spec, request, reply)
-        except RequestError as wrong:
+        except Exception as error:
             self._transaction.break_off()
-            reply.reply(Error(str(wrong)))
-        except KvstoreError as error:
-            self._transaction.break_off()
-            reply.reply(refusal(error))
+            reply.reply(problem("unknown" if spec is None else spec.name, error))
         self._performing = None
         self._is_plain = self._finds_plain()
         return True

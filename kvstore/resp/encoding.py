@@ -108,6 +108,8 @@ def _encode(reply: RespValue, version: int, parts: list[bytes]) -> None:
             parts.append(b"*%d\r\n" % len(reply))
             for item in reply:
                 _encode(item, version, parts)
+        case _:  # nothing in its place would make every later reply the answer to another request
+            raise TypeError(f"a reply cannot be of type {type(reply).__name__}")
 
 
 def bulk(data: bytes) -> bytes:

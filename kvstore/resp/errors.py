@@ -12,6 +12,7 @@ from kvstore.commands import (
     Failed,
 )
 from kvstore.errors import DataDirError, KvstoreError, StorageFullError, UnavailableError, UnknownOutcomeError
+from kvstore.node.faults import failed
 from kvstore.resp.encoding import Error
 
 SYNTAX = "ERR syntax error"
@@ -48,6 +49,13 @@ def refusal(error: KvstoreError) -> Error:
             return Error(f"UNKNOWN {error}")
         case _:
             return Error(f"ERR {error}")
+
+
+def problem(what: str, error: Exception) -> Error:
+    """The error to reply when a request raised this one, expected or not. Raises a broken invariant again."""
+    if isinstance(error, RequestError):
+        return Error(str(error))
+    return refusal(error if isinstance(error, KvstoreError) else failed(what, error))
 
 
 def failure(result: Failed) -> Error:

@@ -12,8 +12,8 @@ from kvstore.errors import KvstoreError, Refusal
 from kvstore.limits import check
 from kvstore.node.service import ServerStatus, Service
 from kvstore.resp.encoding import OK, OnAnswer, RespValue
-from kvstore.resp.errors import RequestError, refusal
-from kvstore.resp.spec import NEITHER, READS, WRITES, Effect, InMulti, OnNode, Spec, integer
+from kvstore.resp.errors import RequestError, problem, refusal
+from kvstore.resp.spec import NEITHER, READS, WRITES, Effect, InMulti, OnNode, Spec, answering, integer
 from kvstore.state.entries import UNREADABLE
 from kvstore.state.sql import MAX_BYTES, MAX_ROWS, Table
 from kvstore.store import Reply, SlotReply
@@ -41,13 +41,12 @@ def _propose(service: Service, arguments: list[bytes], answer: OnAnswer) -> None
     if len(value) > MAX_VALUE_BYTES:
         raise RequestError(f"ERR the value has {len(value):,} bytes, at most {MAX_VALUE_BYTES:,} are allowed")
 
-    def done(outcome: SlotReply | Refusal) -> None:
+    def made(outcome: SlotReply | Refusal) -> RespValue:
         if isinstance(outcome, SlotReply):
-            answer([outcome.slot, outcome.json, int(outcome.phase1_skipped)])
-        else:
-            answer(refusal(outcome))
+            return [outcome.slot, outcome.json, int(outcome.phase1_skipped)]
+        return refusal(outcome)
 
-    service.propose_at(slot, _as_json(value), done)
+    service.propose_at(slot, _as_json(value), answering(answer, made))
 
 
 def _as_json(value: bytes) -> bytes:
@@ -80,14 +79,13 @@ def status_map(status: ServerStatus) -> dict[str, RespValue]:
 
 
 def _sql(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
-    def done(outcome: Table | KvstoreError) -> None:
+    def made(outcome: Table | KvstoreError) -> RespValue:
         if isinstance(outcome, KvstoreError):
-            answer(refusal(outcome))
-            return
+            return refusal(outcome)
         columns, rows = outcome
-        answer([list[RespValue](columns), *([_cell(value) for value in row] for row in rows)])
+        return [list[RespValue](columns), *([_cell(value) for value in row] for row in rows)]
 
-    service.sql(arguments[1].decode(errors="replace"), done)
+    service.sql(arguments[1].decode(errors="replace"), answering(answer, made))
 
 
 def _cell(value: object) -> RespValue:
@@ -104,9 +102,10 @@ def _execute(service: Service, arguments: list[bytes], answer: OnAnswer) -> None
         raise RequestError(f"ERR this node does not know the command: {error}") from error
     check(command)
 
-    def done(outcome: Reply | Refusal) -> None:
-        answer(_encode(outcome) if isinstance(outcome, Reply) else refusal(outcome))
+    def made(outcome: Reply | Refusal) -> RespValue:
+        return _encode(outcome) if isinstance(outcome, Reply) else refusal(outcome)
 
+    done = answering(answer, made)
     if is_read_only(command):
         service.query(command, done)
         return
@@ -125,10 +124,13 @@ def _after_reading(service: Service, answer: OnAnswer, proceed: Callable[[], Non
     """Call ``proceed`` once a quorum has confirmed that every write acknowledged so far is applied here."""
 
     def done(outcome: Reply | Refusal) -> None:
-        if isinstance(outcome, Reply):
-            proceed()
-        else:
+        if not isinstance(outcome, Reply):
             answer(refusal(outcome))
+            return
+        try:
+            proceed()
+        except Exception as error:
+            answer(problem("KV request", error))
 
     service.query(Exists([b"x"]), done)
 

@@ -24,7 +24,7 @@ from kvstore.resp.encoding import Error, NullArray, OnAnswer, RespValue
 from kvstore.resp.errors import failure, refusal
 from kvstore.resp.hub import Hub
 from kvstore.resp.long_walk import LongWalk, is_long
-from kvstore.resp.spec import Compiled, OnData, OnWalk, rendered
+from kvstore.resp.spec import Compiled, OnData, OnWalk, answering, rendered
 from kvstore.store import Reply
 
 
@@ -66,10 +66,10 @@ class Requests:
             answer(rendered(compiled, results(self._service.look(command))))
             return
 
-        def done(outcome: Reply | Refusal) -> None:
-            answer(rendered(compiled, results(outcome.result)) if isinstance(outcome, Reply) else refusal(outcome))
+        def made(outcome: Reply | Refusal) -> RespValue:
+            return rendered(compiled, results(outcome.result)) if isinstance(outcome, Reply) else refusal(outcome)
 
-        self.send(command, done, size=sum(map(len, request)))
+        self.send(command, answering(answer, made), size=sum(map(len, request)))
 
     def transact(
         self,
@@ -92,16 +92,16 @@ class Requests:
         command = Txn(commands or [Get(conditions[0].key)], conditions, partial=True)
         check(command)
 
-        def done(outcome: Reply | Refusal) -> None:
+        def made(outcome: Reply | Refusal) -> RespValue:
             if not isinstance(outcome, Reply):
-                answer(refusal(outcome))
-            elif isinstance(outcome.result, Outcomes):
-                answer(_replies(parts, outcome.result) if outcome.result.succeeded else NullArray())
-            elif isinstance(outcome.result, Failed):
-                answer(failure(outcome.result))
-            else:
-                answer(Error(f"ERR the transaction gave {type(outcome.result).__name__}"))
+                return refusal(outcome)
+            if isinstance(outcome.result, Outcomes):
+                return _replies(parts, outcome.result) if outcome.result.succeeded else NullArray()
+            if isinstance(outcome.result, Failed):
+                return failure(outcome.result)
+            return Error(f"ERR the transaction gave {type(outcome.result).__name__}")
 
+        done = answering(answer, made)
         if conditions:
             self._service.execute(command, done, size=size)
         elif locally and is_read_only(command):

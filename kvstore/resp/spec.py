@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from kvstore.commands import Failed, Simple, SimpleResult
 from kvstore.node.service import Service
 from kvstore.resp.cursors import Cursors
 from kvstore.resp.encoding import OnAnswer, RespValue, SimpleString
-from kvstore.resp.errors import NOT_INTEGER, RequestError, failure
+from kvstore.resp.errors import NOT_INTEGER, RequestError, failure, problem
 from kvstore.resp.hub import Client
 
+T = TypeVar("T")
 Render: TypeAlias = Callable[[Sequence[SimpleResult]], RespValue]
-"""Raises nothing: it is called while slots are applied, and an exception there would end the node."""
+"""Is called while slots are applied; what it raises is its own request's failure, see :func:`rendered`."""
 
 
 class Compiled(NamedTuple):
@@ -173,11 +174,30 @@ def usage(name: str, subcommands: dict[str, tuple[int, str]]) -> RespValue:
 
 
 def rendered(compiled: Compiled, results: Sequence[SimpleResult]) -> RespValue:
-    """The reply to a request."""
+    """The reply to a request; a fault while it is made is an error in its place. Raises a broken invariant only."""
     for result in results:
         if isinstance(result, Failed):
             return failure(result)
-    return compiled.render(results)
+    try:
+        return compiled.render(results)
+    except Exception as error:
+        return problem("reply", error)
+
+
+def answering(answer: OnAnswer, make: Callable[[T], RespValue]) -> Callable[[T], None]:
+    """A callback for an outcome, which answers with what ``make`` makes of it, or with the error that it raises."""
+
+    def done(outcome: T) -> None:
+        answer(_made(make, outcome))
+
+    return done
+
+
+def _made(make: Callable[[T], RespValue], outcome: T) -> RespValue:
+    try:
+        return make(outcome)
+    except Exception as error:
+        return problem("reply", error)
 
 
 def integer(text: bytes, low: int = -(2**63), high: int = 2**63 - 1, error: str = NOT_INTEGER) -> int:

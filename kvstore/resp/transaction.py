@@ -9,7 +9,7 @@ from kvstore.errors import Refusal
 from kvstore.limits import MAX_COMMAND_BYTES, check
 from kvstore.node.service import Service
 from kvstore.resp.encoding import OK, Error, OnAnswer, RespValue, SimpleString
-from kvstore.resp.errors import RequestError, refusal
+from kvstore.resp.errors import RequestError, problem, refusal
 from kvstore.resp.hub import Client
 from kvstore.resp.requests import Requests
 from kvstore.resp.spec import (
@@ -24,6 +24,7 @@ from kvstore.resp.spec import (
     OnServer,
     OnTransaction,
     Spec,
+    answering,
 )
 from kvstore.store import Reply
 
@@ -162,8 +163,8 @@ class Transaction:
                     parts.append(OK)
                 else:
                     parts.append(meaning)
-            except RequestError as error:
-                parts.append(Error(str(error)))
+            except Exception as error:
+                parts.append(problem("exec", error))
         conditions = [Condition("slot", key, "=", number=slot) for key, slot in watched.items()]
         requests.transact(parts, conditions, self._size, answer, locally=client.reads_locally)
 
@@ -176,18 +177,17 @@ class Transaction:
         watched = self._watched  # the next transaction has another: a late answer adds nothing to it
         self._asking += 1
 
-        def done(outcome: Reply | Refusal) -> None:
+        def made(outcome: Reply | Refusal) -> RespValue:
             self._asking -= 1
             if not isinstance(outcome, Reply):
-                answer(refusal(outcome))
-                return
+                return refusal(outcome)
             assert isinstance(outcome.result, Outcomes)
             for key, result in zip(keys, outcome.result.results, strict=True):
                 # A key that was watched already keeps the earlier slot.
                 watched.setdefault(key, result.slot if isinstance(result, Found) else 0)
-            answer(OK)
+            return OK
 
-        service.query(command, done)
+        service.query(command, answering(answer, made))
 
 
 def _spec(
