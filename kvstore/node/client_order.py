@@ -95,7 +95,15 @@ class ClientOrder(Generic[Q, A]):
         """Whether every request was answered."""
         return not (self.unsent or self.waiting)
 
+    def close(self) -> None:
+        """Start nothing any more, and refer to nobody who could."""
+        self._start = _never
+
     def forget(self) -> None:
         """Drop what waits, and the replies to what is under way."""
         self.waiting.clear()
         self.unsent.clear()
+
+
+def _never(request: object) -> bool:
+    return False

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from kvstore.resp.encoding import OK, RespValue, Verbatim
-from kvstore.resp.errors import SYNTAX, RequestError
+from kvstore.resp.errors import SYNTAX, RequestError, quoted
 from kvstore.resp.hub import Client
 from kvstore.resp.spec import NEITHER, OnClient, Spec, integer, usage
 
@@ -26,6 +26,7 @@ _SUBCOMMANDS = {
     "SETINFO": (4, "LIB-NAME|LIB-VER <text> -- which library this is"),
     "SETNAME": (3, "<name> -- give this connection a name"),
 }
+MAX_NAME_BYTES = 1_024
 _Filter: TypeAlias = Callable[[Client], bool]
 
 
@@ -40,7 +41,7 @@ def _run(client: Client, arguments: list[bytes]) -> RespValue:
             client.name = printable(rest[0], "Client names")
             return OK
         case b"SETINFO":
-            name = rest[0].decode(errors="replace").lower()
+            name = quoted(rest[0]).lower()
             if name not in ("lib-name", "lib-ver"):
                 raise RequestError(f"ERR Unrecognized option '{name}'")
             client.library[name] = printable(rest[1], name)
@@ -65,6 +66,8 @@ def _run(client: Client, arguments: list[bytes]) -> RespValue:
 
 def printable(text: bytes, what: str) -> bytes:
     """Return the text if CLIENT LIST can show it. Raises RequestError."""
+    if len(text) > MAX_NAME_BYTES:
+        raise RequestError(f"ERR {what} have at most {MAX_NAME_BYTES:,} bytes, and this has {len(text):,}: shorten it")
     if any(not 33 <= byte <= 126 for byte in text):
         raise RequestError(f"ERR {what} cannot contain spaces, newlines or special characters.")
     return text
@@ -92,14 +95,14 @@ def _listed(filters: list[bytes]) -> _Filter:
 def _of_type(name: bytes) -> _Filter:
     """Everybody who connects here is an ordinary client: nodes have a protocol and a port of their own."""
     if name.lower() not in (b"normal", b"master", b"replica", b"slave", b"pubsub"):
-        raise RequestError(f"ERR Unknown client type '{name.decode(errors='replace')}'")
+        raise RequestError(f"ERR Unknown client type '{quoted(name)}'")
     return lambda one: name.lower() == b"normal"
 
 
 def _kill(client: Client, arguments: list[bytes]) -> RespValue:
     """End the connections for which all filters hold; this one only with SKIPME no, or by its address."""
     if len(arguments) == 1:
-        address = arguments[0].decode(errors="replace")
+        address = quoted(arguments[0])
         if not _end(client, [lambda one: one.peer == address]):
             raise RequestError("ERR No such client")
         return OK
@@ -116,7 +119,7 @@ def _kill(client: Client, arguments: list[bytes]) -> RespValue:
 
 
 def _filter(kind: bytes, value: bytes) -> _Filter:
-    text = value.decode(errors="replace")
+    text = quoted(value)
     match kind:
         case b"ID":
             number = integer(value, 1, error="ERR client-id should be greater than 0")

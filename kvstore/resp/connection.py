@@ -10,8 +10,8 @@ from kvstore.errors import Refusal
 from kvstore.node.client_order import ClientOrder, PendingReply
 from kvstore.node.service import Service
 from kvstore.resp.encoding import NULL, OK_BYTES, Error, RespValue, encode
-from kvstore.resp.errors import RequestError, problem, refusal
-from kvstore.resp.hub import Client, Hub
+from kvstore.resp.errors import RequestError, problem, quoted, refusal
+from kvstore.resp.hub import GONE, Client, Hub
 from kvstore.resp.kv_commands import perform
 from kvstore.resp.parser import Parser, ProtocolError
 from kvstore.resp.requests import Requests
@@ -19,6 +19,7 @@ from kvstore.resp.shares import LARGE_BYTES, MAX_LARGE_BYTES_EACH, SHARE_SECONDS
 from kvstore.resp.spec import NEITHER, READS, WRITES, Effect, InMulti, OnClient, OnData, OnNode, OnServer, OnWalk, Spec
 from kvstore.resp.states import (
     ALL_SENT,
+    BLOCKED,
     ENDED,
     FEW_PENDING,
     FULL,
@@ -60,6 +61,13 @@ _RUBBISH = [b""]
 _HTTP = (b"post", b"host:")
 """What a browser sends before anything that a page can choose. In the body of a request a page could give commands to a
 node that only its reader can reach."""
+
+
+def _nothing() -> None: ...
+
+
+def _none() -> int:
+    return 0
 
 
 class PipelinedReply(PendingReply[bytes]):
@@ -114,8 +122,9 @@ class PipelinedReply(PendingReply[bytes]):
 class Connection:
     """One client's side of the Redis protocol: its requests from bytes, its replies to bytes.
 
-    ``write`` takes bytes; ``close`` ends the connection once they are sent; ``pause`` stops and resumes reading from
-    the client. ``peer`` and ``local`` are the two ends' addresses. Its states are in :mod:`kvstore.resp.states`.
+    ``write`` takes bytes; ``close`` ends the connection once they are sent, and ``abort`` at once; ``pause`` stops and
+    resumes reading from the client; ``untaken`` says how many bytes were written and not sent. ``peer`` and ``local``
+    are the two ends' addresses. Its states are in :mod:`kvstore.resp.states`.
     """
 
     def __init__(
@@ -126,6 +135,8 @@ class Connection:
         write: Callable[[bytes], None],
         close: Callable[[], None],
         pause: Callable[[bool], None],
+        abort: Callable[[], None] = _nothing,
+        untaken: Callable[[], int] = _none,
         peer: str = "",
         local: str = "",
     ) -> None:
@@ -135,7 +146,10 @@ class Connection:
         self._write = write
         self._close = close
         self._pause = pause
-        self._parser = Parser()
+        self._abort = abort
+        self._untaken = untaken
+        self.held = 0
+        self._parser = Parser(trusted=self.client.authenticated)
         self._order: ClientOrder[list[bytes], bytes] = ClientOrder(self._start_waiting)
         self._state = READING
         self._mode = ON
@@ -174,12 +188,24 @@ class Connection:
         else:
             self._turn_ends = now + shares.share_seconds
             self._read_requests()
+        if self._parser.has_rest or self.held or self._state is not READING:
+            self._tell_held()
         if self._out:
             self.flush()
         took = time.monotonic() - now
         shares.spent += took
         if took > SHARE_SECONDS:
             shares.note(self, took)
+
+    def _tell_held(self) -> None:
+        """Count what is in memory because the client has not sent the rest, or does not take its replies."""
+        held = self._parser.unfinished + self._transaction.held
+        if self._state is BLOCKED:
+            held += self._untaken()
+        more = held - self.held
+        if more:
+            self.held = held
+            self.hub.hold(more)
 
     def flush(self) -> None:
         """Send the replies that are ready."""
@@ -191,6 +217,8 @@ class Connection:
             self._out = []
             self._unsent = 0
             self._write(data)
+            if self._state is BLOCKED:
+                self._tell_held()
         if self._state is KILLED or (self._state is LEAVING and not self._order.unsent):
             self._move(ALL_SENT)
             self._close()
@@ -204,6 +232,7 @@ class Connection:
             self._move(STOPPED_TAKING)
             return
         self._move(TAKES_AGAIN)
+        self._tell_held()
         self._resume()
         if self._out:
             self.flush()
@@ -224,9 +253,19 @@ class Connection:
     def lost(self) -> None:
         """The client went away. Its requests are finished all the same, but nobody hears of it."""
         self._move(LOST)
+        self._forget()
+        # Nothing may keep it in memory until the collector looks for circles, which is rarely.
+        self.client.connection = GONE
+        self._order.close()
+
+    def _forget(self) -> None:
+        """Drop what is kept for the client."""
         self.hub.leave(self.client.number)
         self._order.forget()
         self._out = []
+        self._parser, self._transaction = Parser(), Transaction()
+        held, self.held = self.held, 0
+        self.hub.hold(-held)
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
@@ -329,6 +368,13 @@ class Connection:
             return True
         spec = find(request[0])
         effect = NEITHER if spec is None else self._effect(spec, request)
+        if (
+            spec is not None
+            and (spec.is_slow or spec.keys[1] < 0 or effect is not spec.effect)
+            and self._order.unsent
+            and self._may_answer_much(spec, request)
+        ):
+            return False
         size = 0
         if effect is WRITES:
             queued = spec is not None and spec.effect is Effect.AS_QUEUED
@@ -358,6 +404,11 @@ class Connection:
         """Whether SET and GET may take their fast path. Only requests that ``_start_any`` performs change this."""
         return self.client.authenticated and self._mode is ON and not self._transaction.is_open
 
+    def _may_answer_much(self, spec: Spec, request: list[bytes]) -> bool:
+        if spec.effect is Effect.AS_QUEUED:
+            return self._transaction.may_answer_much
+        return spec.may_answer_much(request) and not self._transaction.is_open
+
     def _effect(self, spec: Spec, request: list[bytes]) -> Effect:
         effect = spec.effect_of(request)
         if effect is Effect.AS_QUEUED:
@@ -378,18 +429,23 @@ class Connection:
             raise RequestError("NOAUTH Authentication required.")
         if self._transaction.is_open and spec.in_multi is not InMulti.AT_ONCE:
             reply.reply(self._transaction.queue(spec, request, self._requests))
+            self._tell_held()
             return
         performer = spec.performer
         if isinstance(performer, _ON_STORE):
             self._requests.perform(performer, request, reply.reply, locally=client.reads_locally)
         elif isinstance(performer, OnClient):
-            reply.reply(performer.run(client, request))
+            try:
+                reply.reply(performer.run(client, request))
+            finally:  # HELLO may have let the client in and be wrong all the same
+                self._parser.trusted = client.authenticated
         elif isinstance(performer, OnServer):
             reply.reply(performer.run(client, self.service, request))
         elif isinstance(performer, OnNode):
             perform(performer, self.service, request, reply.reply, locally=client.reads_locally)
         else:
             self._transaction.perform(performer, request, client, self.service, self._requests, reply.reply)
+            self._tell_held()
 
     # -- replies ------------------------------------------------------------------------------------------------------
 
@@ -449,8 +505,15 @@ class Connection:
 
     def kill(self) -> None:
         """End without answering what is under way."""
+        was = self._state
         self._move(KILL)
-        self._order.forget()
+        ready = self._out
+        self._forget()
+        if was is BLOCKED:  # it would not take them
+            self._move(ALL_SENT)
+            self._abort()
+            return
+        self._out = ready
         self._ask_for_flush()
 
     def reset(self) -> None:
@@ -466,7 +529,7 @@ class Connection:
 
 
 def _unknown(request: list[bytes]) -> str:
-    name, given = request[0][:128].decode(errors="replace"), ""
+    name, given = quoted(request[0]), ""
     for argument in request[1:]:
         if len(given) >= 128:
             break

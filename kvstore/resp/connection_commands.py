@@ -7,7 +7,7 @@ from collections.abc import Callable
 from kvstore.node.service import Service
 from kvstore.resp.client_command import CLIENT, printable
 from kvstore.resp.encoding import OK, RespValue, SimpleString
-from kvstore.resp.errors import SYNTAX, RequestError
+from kvstore.resp.errors import SYNTAX, RequestError, quoted
 from kvstore.resp.hub import Client
 from kvstore.resp.info import REDIS_VERSION, config, info, role
 from kvstore.resp.spec import NEITHER, READS, Effect, InMulti, OnClient, OnServer, Spec, integer, usage
@@ -67,7 +67,7 @@ def _hello(client: Client, arguments: list[bytes]) -> RespValue:
             case b"SETNAME" if options:
                 name = printable(options.pop(0), "Client names")
             case _:
-                raise RequestError(f"ERR Syntax error in HELLO option '{option.decode(errors='replace')}'")
+                raise RequestError(f"ERR Syntax error in HELLO option '{quoted(option)}'")
     if not client.authenticated:
         raise RequestError(
             "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user>"

@@ -34,6 +34,11 @@ class RequestError(Exception):
     """A request that cannot be performed as it stands. Its text is the reply, and begins with the error's code."""
 
 
+def quoted(text: bytes) -> str:
+    """What a client sent, as an error repeats it: cut short, since it may be of any length."""
+    return text[:128].decode(errors="replace")
+
+
 def refusal(error: KvstoreError) -> Error:
     """The error to reply. Its code says whether the request may be sent again.
 

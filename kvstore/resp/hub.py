@@ -7,12 +7,24 @@ import time
 from itertools import count
 from typing import Protocol
 
+from kvstore import logs
 from kvstore.resp.cursors import Cursors
 from kvstore.resp.shares import Shares
+
+MAX_HELD = 256 * 1_048_576
+"""About how many bytes all clients together may have in memory as requests that are not complete, transactions that are
+not executed, and replies that they do not take. When it is more, the one that has most of it is disconnected."""
+
+log = logs.get("clients")
 
 
 class ClientConnection(Protocol):
     """What a client's connection does when a command asks for it."""
+
+    @property
+    def held(self) -> int:
+        """About how many bytes it keeps for a client that sends no more, or takes no more."""
+        ...
 
     def flush(self) -> None:
         """Send the replies that are ready."""
@@ -37,6 +49,30 @@ class ClientConnection(Protocol):
     def transaction_counts(self) -> tuple[int, int]:
         """How many requests MULTI has queued (-1 outside a transaction), and how many keys are watched."""
         ...
+
+
+class _Gone:
+    """In the place of a connection that is lost, so that nothing refers to it any more."""
+
+    @property
+    def held(self) -> int:
+        return 0
+
+    def flush(self) -> None: ...
+
+    def leave(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def reset(self) -> None: ...
+
+    def set_reply_mode(self, mode: bytes) -> None: ...
+
+    def transaction_counts(self) -> tuple[int, int]:
+        return -1, 0
+
+
+GONE: ClientConnection = _Gone()
 
 
 class Client:
@@ -91,6 +127,7 @@ class Hub:
         self.cursors = Cursors()
         self.accepted = 0
         self.commands = 0
+        self.held = 0
         self._numbers = count(1)
         self._to_flush: list[ClientConnection] = []
 
@@ -104,6 +141,22 @@ class Hub:
     def leave(self, number: int) -> None:
         """Remove a client."""
         self.clients.pop(number, None)
+
+    def hold(self, more: int) -> None:
+        """A connection keeps this many bytes more, or less. When all keep too much, the one with most is ended."""
+        self.held += more
+        if more > 0 and self.held > MAX_HELD:
+            largest = max(self.clients.values(), key=_held, default=None)
+            if largest is not None:
+                log.limited(
+                    "client_ended",
+                    largest.peer,
+                    level="warning",
+                    client=largest.peer,
+                    reason=f"clients left {self.held:,} bytes of requests and replies unfinished, {MAX_HELD:,} are"
+                    f" kept at most, and it has most of them, {largest.connection.held:,}",
+                )
+                largest.connection.kill()
 
     def wants_flush(self, connection: ClientConnection) -> None:
         """Note that a connection has something to send. Each asks once until its next ``flush``."""
@@ -119,3 +172,7 @@ class Hub:
     def is_password(self, given: bytes) -> bool:
         """Whether it is the password; compared in constant time."""
         return self.password is not None and hmac.compare_digest(self.password.encode(), given)
+
+
+def _held(client: Client) -> int:
+    return client.connection.held

@@ -29,7 +29,7 @@ from kvstore.limits import MAX_TIME, MAX_TTL
 from kvstore.node.service import Service
 from kvstore.resp.cursors import Cursors
 from kvstore.resp.encoding import OK, Error, RespValue, SimpleString
-from kvstore.resp.errors import SYNTAX, RequestError
+from kvstore.resp.errors import SYNTAX, RequestError, quoted
 from kvstore.resp.long_walk import WALK_KEYS
 from kvstore.resp.spec import READS, WRITES, Compiled, Effect, OnData, OnWalk, Spec, integer
 
@@ -69,7 +69,7 @@ def _expire(scale: int, absolute: bool) -> Callable[[list[bytes]], Compiled]:
         wanted = {option.upper() for option in options}
         for option in options:
             if option.upper() not in (b"NX", b"XX", b"GT", b"LT"):
-                raise RequestError(f"ERR Unsupported option {option.decode(errors='replace')}")
+                raise RequestError(f"ERR Unsupported option {quoted(option)}")
         if b"NX" in wanted and len(wanted) > 1:
             raise RequestError("ERR NX and XX, GT or LT options at the same time are not compatible")
         if {b"GT", b"LT"} <= wanted:

@@ -161,9 +161,15 @@ def _spec(
     *,
     reads_if: Callable[[list[bytes]], bool] | None = None,
     confirms: bool = False,
+    is_slow: bool = False,
 ) -> Spec:
     performer = OnNode(run, confirms)
-    return Spec(name, arity, effect, (), "kvstore", summary, performer, reads_if=reads_if, in_multi=InMulti.REFUSED)
+    return Spec(
+        *(name, arity, effect, (), "kvstore", summary, performer),
+        reads_if=reads_if,
+        is_slow=is_slow,
+        in_multi=InMulti.REFUSED,
+    )
 
 
 def _has_no_session(arguments: list[bytes]) -> bool:
@@ -180,10 +186,10 @@ def perform(performer: OnNode, service: Service, arguments: list[bytes], answer:
 
 
 KV_COMMANDS: list[Spec] = [
-    _spec("kv.log", -2, READS, "KV.LOG from [to]: slots of this node's log.", _log),
+    _spec("kv.log", -2, READS, "KV.LOG from [to]: slots of this node's log.", _log, is_slow=True),
     _spec("kv.propose", 3, WRITES, "KV.PROPOSE slot value: propose a value for a slot by name.", _propose),
     _spec("kv.status", 1, READS, "KV.STATUS: the state of this node.", _status),
-    _spec("kv.sql", 2, READS, "KV.SQL query: a read-only query.", _sql, confirms=True),
+    _spec("kv.sql", 2, READS, "KV.SQL query: a read-only query.", _sql, confirms=True, is_slow=True),
     _spec(
         "kv.execute",
         -5,
@@ -194,6 +200,6 @@ KV_COMMANDS: list[Spec] = [
     ),
     _spec("kv.session", 2, READS, "KV.SESSION name: the last sequence executed in a session.", _session),
     _spec("kv.begin", 1, NEITHER, "KV.BEGIN: a slot before a session that begins now.", _begin),
-    _spec("kv.keys", 3, READS, "KV.KEYS prefix limit: keys that this node has applied.", _keys),
+    _spec("kv.keys", 3, READS, "KV.KEYS prefix limit: keys that this node has applied.", _keys, is_slow=True),
     _spec("kv.serving", 1, READS, "KV.SERVING: OK if this node can serve linearizable requests.", _serving),
 ]

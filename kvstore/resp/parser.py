@@ -10,12 +10,19 @@ MAX_ELEMENTS = 1_048_576
 MAX_REQUEST_BYTES = 64 * 1_048_576
 MAX_LINE_BYTES = 65_536
 """Bounds on one request. A client that exceeds one gets an error and is disconnected, as by Redis."""
+MAX_STRANGER_ELEMENTS = 10
+MAX_STRANGER_BYTES = 16_384
+"""As many arguments, and as long ones, may a request have while the client has not given the password."""
+UNFINISHED_BYTES = 65_536
+"""With this much of a request still unfinished, it is parsed step by step as it arrives."""
+ARGUMENT_OVERHEAD = 50
+"""What an argument takes in memory beside its bytes, about."""
 REBASE_BYTES = 1_048_576
 """At most about this many bytes of requests that were parsed already are kept."""
 
-# hiredis allocates as many elements as an array's header announces, and takes seconds to free a million of them.
+# hiredis allocates as many elements as an array's header announces.
 # These are two patterns because each begins with a byte of its own, which is quickly searched for.
-_MANY_ELEMENTS = re.compile(rb"\*\d{7}").search
+_MANY_ELEMENTS = re.compile(rb"\*\d{5}").search
 _LONG_ELEMENT = re.compile(rb"\$\d{8}").search
 _TAIL = 16
 _SPACE = b" \t\x0b\x0c\0"
@@ -31,9 +38,13 @@ class Parser:
 
     hiredis parses what looks like ordinary requests. Input that could harm it, and lines that somebody typed, go to
     ``_CarefulParser``. hiredis does not tell how far it got, so the bytes since the last end of a request are kept.
+    ``trusted``: whether the client may send what those with the password may. It is asked for at every request.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, trusted: bool = True) -> None:
+        self.trusted = trusted
+        self.has_rest = False
+        """Whether ``next`` left anything of a request that is not complete."""
         self._reader = hiredis.Reader()
         self._careful: _CarefulParser | None = None
         self._given: list[bytes] = []
@@ -48,13 +59,17 @@ class Parser:
         if self._careful is not None:
             self._careful.feed(data)
             return
+        if not self.trusted and not self._given:
+            self._careful = _CarefulParser()
+            self._careful.feed(data)
+            return
         self._given.append(data)
         self._given_bytes += len(data)
         seen = self._tail + data if self._tail else data
         if (len(self._given) == 1 and data[0] != ord("*")) or _MANY_ELEMENTS(seen) or _LONG_ELEMENT(seen):
             self._be_careful()
             return
-        self._tail = data[-_TAIL:]
+        self._tail = seen[-_TAIL:]
         self._reader.feed(data)
 
     def next(self) -> list[bytes] | None:
@@ -67,7 +82,10 @@ class Parser:
                 continue
             if request is False:
                 self._forget_taken()
-                return None
+                if self._given_bytes - self._taken_bytes <= UNFINISHED_BYTES:
+                    return None
+                self._be_careful()
+                continue
             self._taken += 1
             if type(request) is not list:
                 continue  # a null array
@@ -85,11 +103,18 @@ class Parser:
                     return request
         return self._next_careful(self._careful)
 
+    @property
+    def unfinished(self) -> int:
+        """About how many bytes are kept of requests that were not returned yet."""
+        return self._given_bytes - self._taken_bytes if self._careful is None else self._careful.held
+
     def _next_careful(self, careful: _CarefulParser) -> list[bytes] | None:
         while True:
-            request = careful.next()
-            if request is None and careful.is_empty:
-                self._careful = None
+            request = careful.next(self.trusted)
+            if request is None:
+                self.has_rest = not careful.is_empty
+                if not self.has_rest:
+                    self._careful = None
             if request is None or request:
                 return request
 
@@ -100,13 +125,12 @@ class Parser:
         writes them; with a client that writes them differently something always seems left over, so once in a while the
         rest is found by parsing again.
         """
-        if self._taken_bytes == self._given_bytes:
+        self.has_rest = self._taken_bytes != self._given_bytes
+        if not self.has_rest:
             self._given, self._given_bytes, self._tail = [], 0, b""
             self._rebase_at = REBASE_BYTES
         elif self._given_bytes > self._rebase_at:
             rest = self._rest()
-            if len(rest) > MAX_REQUEST_BYTES:
-                raise ProtocolError(f"the request has more than {MAX_REQUEST_BYTES} bytes: split it")
             self._given, self._given_bytes = [rest] if rest else [], len(rest)
             self._rebase_at = 2 * len(rest) + REBASE_BYTES
         else:
@@ -137,25 +161,31 @@ class _CarefulParser:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._at = 0
-        self._begun_at = 0
+        self._begun_at = 0  # of the unfinished request, as far as it is still in the buffer
+        self._passed = 0  # bytes of it that are no longer there
         self._arguments: list[bytes] = []
         self._missing = 0
 
     def feed(self, data: bytes) -> None:
-        del self._buffer[: self._begun_at]
-        self._at -= self._begun_at
-        self._begun_at = 0
+        self._passed += self._at - self._begun_at
+        del self._buffer[: self._at]
+        self._at = self._begun_at = 0
         self._buffer += data
 
     @property
     def is_empty(self) -> bool:
         return self._at == len(self._buffer) and not self._missing
 
+    @property
+    def held(self) -> int:
+        """About how many bytes are kept."""
+        return self._passed + len(self._buffer) + ARGUMENT_OVERHEAD * len(self._arguments) if not self.is_empty else 0
+
     def rest(self) -> bytes:
-        """The bytes that are not a complete request yet."""
+        """The bytes that are not a complete request yet, if they came in one piece."""
         return bytes(self._buffer[self._begun_at :])
 
-    def next(self) -> list[bytes] | None:
+    def next(self, trusted: bool = True) -> list[bytes] | None:
         """The next request, which may be empty; None while it is incomplete. Raises ProtocolError."""
         if not self._missing:
             if self._at == len(self._buffer):
@@ -166,19 +196,25 @@ class _CarefulParser:
             if number is None:
                 return None
             if number <= 0:
-                self._begun_at = self._at
+                self._end()
                 return []
+            if not trusted and number > MAX_STRANGER_ELEMENTS:
+                raise ProtocolError("unauthenticated multibulk length")
             self._missing, self._arguments = number, []
         while self._missing:
-            argument = self._bulk()
+            argument = self._bulk(trusted)
             if argument is None:
-                if len(self._buffer) - self._begun_at > MAX_REQUEST_BYTES:
+                if self._passed + len(self._buffer) - self._begun_at > MAX_REQUEST_BYTES:
                     raise ProtocolError(f"the request has more than {MAX_REQUEST_BYTES} bytes: split it")
                 return None
             self._arguments.append(argument)
             self._missing -= 1
-        self._begun_at = self._at
-        return self._arguments
+        request, self._arguments = self._arguments, []
+        self._end()
+        return request
+
+    def _end(self) -> None:
+        self._begun_at, self._passed = self._at, 0
 
     def _number(self, what: str, most: int) -> int | None:
         """The number on the line that begins here with ``*`` or ``$``; None while it is incomplete."""
@@ -193,7 +229,7 @@ class _CarefulParser:
         self._at = end + 2
         return int(digits)
 
-    def _bulk(self) -> bytes | None:
+    def _bulk(self, trusted: bool) -> bytes | None:
         begun_at = self._at
         if begun_at == len(self._buffer):
             return None
@@ -204,6 +240,8 @@ class _CarefulParser:
             return None
         if length < 0:
             raise ProtocolError("invalid bulk length")
+        if not trusted and length > MAX_STRANGER_BYTES:
+            raise ProtocolError("unauthenticated bulk length")
         end = self._at + length
         if len(self._buffer) < end + 2:
             self._at = begun_at
@@ -221,7 +259,8 @@ class _CarefulParser:
                 raise ProtocolError("too big inline request")
             return None
         line = bytes(self._buffer[self._at : end]).removesuffix(b"\r")
-        self._at = self._begun_at = end + 1
+        self._at = end + 1
+        self._end()
         return split_line(line)
 
 

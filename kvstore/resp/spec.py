@@ -10,12 +10,16 @@ from kvstore.commands import Failed, Simple, SimpleResult
 from kvstore.node.service import Service
 from kvstore.resp.cursors import Cursors
 from kvstore.resp.encoding import OnAnswer, RespValue, SimpleString
-from kvstore.resp.errors import NOT_INTEGER, RequestError, failure, problem
+from kvstore.resp.errors import NOT_INTEGER, RequestError, failure, problem, quoted
 from kvstore.resp.hub import Client
 
 T = TypeVar("T")
 Render: TypeAlias = Callable[[Sequence[SimpleResult]], RespValue]
 """Is called while slots are applied; what it raises is its own request's failure, see :func:`rendered`."""
+
+
+MANY_VALUES = 8
+"""A request that may be answered with more values than this begins only when all replies before it are on their way."""
 
 
 class Compiled(NamedTuple):
@@ -136,6 +140,12 @@ class Spec(NamedTuple):
             return READS
         return self.effect
 
+    def may_answer_much(self, request: list[bytes]) -> bool:
+        """Whether one reply may be as large as those of many requests."""
+        if isinstance(self.performer, OnData) and self.effect is READS and self.keys[1] < 0:
+            return len(request) > MANY_VALUES + 1
+        return self.is_slow
+
     def takes(self, count: int) -> bool:
         """Whether a request may have this many arguments, the name included."""
         return _takes(self.arity, count)
@@ -146,7 +156,7 @@ class Spec(NamedTuple):
             return f"wrong number of arguments for '{self.name}' command"
         if self.subcommands is None or len(request) < 2:
             return ""
-        asked = request[1][:128].decode(errors="replace")
+        asked = quoted(request[1])
         if asked.upper() not in self.subcommands:
             return f"unknown subcommand '{asked}'. Try {self.name.upper()} HELP."
         arity, _ = self.subcommands[asked.upper()]

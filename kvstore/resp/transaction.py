@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import NamedTuple, assert_never
 
-from kvstore.commands import MAX_TXN_COMMANDS, Condition, Found, Get, Outcomes, Txn, is_read_only
+from kvstore.commands import (
+    MAX_TXN_COMMANDS,
+    Condition,
+    Found,
+    Get,
+    GetDelete,
+    GetExpire,
+    Outcomes,
+    Set,
+    Simple,
+    Txn,
+    is_read_only,
+)
 from kvstore.errors import Refusal
 from kvstore.limits import MAX_COMMAND_BYTES, check
 from kvstore.node.service import Service
@@ -13,6 +25,7 @@ from kvstore.resp.errors import RequestError, problem, refusal
 from kvstore.resp.hub import Client
 from kvstore.resp.requests import Requests
 from kvstore.resp.spec import (
+    MANY_VALUES,
     NEITHER,
     READS,
     WRITES,
@@ -28,6 +41,9 @@ from kvstore.resp.spec import (
 )
 from kvstore.store import Reply
 
+QUEUED_OVERHEAD = 1_024
+WATCHED_OVERHEAD = 160
+"""What a queued request and a watched key take in memory beside their bytes, about."""
 _QUEUED = SimpleString("QUEUED")
 
 
@@ -45,6 +61,7 @@ class Transaction:
         self._queue: list[_Queued] | None = None
         self._broken = False
         self._watched: dict[bytes, int] = {}
+        self._watched_bytes = 0
         self._asking = 0  # WATCHes that are not answered yet
         self._size = 0
 
@@ -67,6 +84,12 @@ class Transaction:
         return len(self._watched)
 
     @property
+    def held(self) -> int:
+        """About how much memory it takes."""
+        queued = 0 if not self._queue else self._size + QUEUED_OVERHEAD * len(self._queue)
+        return queued + self._watched_bytes
+
+    @property
     def effect(self) -> Effect:
         """What EXEC would do to the store: READS when what is queued needs no slot."""
         if self._watched or self._asking:
@@ -74,6 +97,15 @@ class Transaction:
         meanings = [queued.meaning for queued in self._queue or () if isinstance(queued.meaning, Compiled)]
         only_reads = all(is_read_only(command) for meaning in meanings for command in meaning.commands)
         return READS if only_reads else WRITES
+
+    @property
+    def may_answer_much(self) -> bool:
+        """Whether the reply to EXEC may be as large as those of many requests."""
+        values = 0
+        for queued in self._queue or ():
+            if isinstance(queued.meaning, Compiled):
+                values += sum(_gives_value(command) for command in queued.meaning.commands)
+        return values > MANY_VALUES
 
     def break_off(self) -> None:
         """A request could not be queued: EXEC will refuse the transaction."""
@@ -131,21 +163,21 @@ class Transaction:
                     return
                 self._watch(request[1:], service, answer)
             case OnTransaction.UNWATCH:
-                self._watched = {}
+                self._watched, self._watched_bytes = {}, 0
                 answer(OK)
             case _:
                 assert_never(command)
 
     def refuse(self, reason: str) -> str:
         """Drop the transaction because EXEC itself was wrong; returns the text of the reply."""
-        self._queue, self._watched = None, {}
+        self._queue, self._watched, self._watched_bytes = None, {}, 0
         return f"EXECABORT Transaction discarded because of: {reason}"
 
     def _close(self, name: str) -> tuple[list[_Queued], dict[bytes, int]]:
         if self._queue is None:
             raise RequestError(f"ERR {name} without MULTI")
         queue, watched = self._queue, self._watched
-        self._queue, self._watched = None, {}
+        self._queue, self._watched, self._watched_bytes = None, {}, 0
         return queue, watched
 
     def _execute(self, client: Client, service: Service, requests: Requests, answer: OnAnswer) -> None:
@@ -176,6 +208,7 @@ class Transaction:
         check(command)
         watched = self._watched  # the next transaction has another: a late answer adds nothing to it
         self._asking += 1
+        self._watched_bytes += sum(map(len, keys)) + WATCHED_OVERHEAD * len(keys)
 
         def made(outcome: Reply | Refusal) -> RespValue:
             self._asking -= 1
@@ -188,6 +221,14 @@ class Transaction:
             return OK
 
         service.query(command, answering(answer, made))
+
+
+def _gives_value(command: Simple) -> bool:
+    return (
+        is_read_only(command)
+        or isinstance(command, GetDelete | GetExpire)
+        or (isinstance(command, Set) and command.get)
+    )
 
 
 def _spec(

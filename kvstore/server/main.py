@@ -171,26 +171,29 @@ class ClientProtocol(asyncio.Protocol):
             write=transport.write,
             close=transport.close,
             pause=self._pause,
+            abort=transport.abort,
+            untaken=transport.get_write_buffer_size,
             peer=address_text(transport.get_extra_info("peername")),
             local=address_text(transport.get_extra_info("sockname")),
         )
 
     def data_received(self, data: bytes) -> None:
-        assert self._connection is not None
-        self._connection.received(data)
+        if self._connection is not None:
+            self._connection.received(data)
 
     def pause_writing(self) -> None:
-        assert self._connection is not None
-        self._connection.writable(False)
+        if self._connection is not None:
+            self._connection.writable(False)
 
     def resume_writing(self) -> None:
-        assert self._connection is not None
-        self._connection.writable(True)
+        if self._connection is not None:
+            self._connection.writable(True)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._registry.discard(self)
         if self._connection is not None:
             self._connection.lost()
+        self._connection = self._transport = None
 
     def stop_reading(self) -> None:
         self._stopped = True

@@ -93,10 +93,17 @@ class Client:
         self.hub = hub or Hub(password)
         self.said = b""
         self.takes: int | None = None  # the size in bytes from which the transport calls its buffer full
+        self.untaken = 0
         self.closed = False
         self.paused = False
         self.connection = Connection(
-            self.node, self.hub, write=self._write, close=self._close, pause=self._pause, peer=peer
+            *(self.node, self.hub),
+            write=self._write,
+            close=self._close,
+            abort=self._close,
+            pause=self._pause,
+            untaken=lambda: self.untaken,
+            peer=peer,
         )
 
     def _write(self, data: bytes) -> None:

@@ -1,0 +1,225 @@
+"""What clients that do not finish, or do not take their replies, may keep in memory."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from kvstore.resp import hub as hubs
+from kvstore.resp.client_command import MAX_NAME_BYTES
+from kvstore.resp.connection import Connection
+from kvstore.resp.hub import Hub
+from kvstore.resp.parser import MAX_REQUEST_BYTES, Parser, ProtocolError
+from tests.unit.resp_client import Client, Node, packed
+
+KIB = 1_024
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+class Transport:
+    """Dies with the last connection that refers to it."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def close(self) -> None: ...
+
+    def pause(self, wanted: bool) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"*2\r\n$3\r\nGET\r\n$100\r\nx",
+        b"*2\r\n$3\r\nGET\r\n$1000000\r\n" + b"x" * 100_000,
+        packed("multi") + packed("set k v"),
+        packed("client setname me") + packed("watch k"),
+        packed("client kill id 1 skipme no"),
+        packed("quit"),
+        packed("GET k") * 300,
+        b"post / http\r\n",
+        b"*x\r\n",
+    ],
+)
+def test_a_connection_that_is_lost_is_freed_at_once(sent: bytes, no_collector: None) -> None:
+    transport = Transport()
+    node, hub = Node(), Hub()
+    connection = Connection(node, hub, write=transport.write, close=transport.close, pause=transport.pause)
+    if sent:
+        connection.received(sent)
+    while node.waiting:
+        node.waiting.pop(0)()
+    hub.flush()
+    gone = weakref.ref(transport)
+    connection.lost()
+    del connection, transport
+    assert gone() is None
+    assert (hub.held, hub.clients) == (0, {})
+
+
+def closed(*sent: bytes, password: str | None = "secret") -> bytes:
+    """What a client hears that is disconnected for this, "" for one that is not."""
+    client = Client(password=password)
+    for piece in sent:
+        client.connection.received(piece)
+    client.turn()
+    return client.said if client.closed else b""
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (b"*11\r\n", b"unauthenticated multibulk length"),
+        (b"*10\r\n$4\r\nAUTH\r\n", b""),
+        (b"*1\r\n$16385\r\n", b"unauthenticated bulk length"),
+        (b"*2\r\n$4\r\nAUTH\r\n$16384\r\nx", b""),
+        (b"*100000000\r\n", b"invalid multibulk length"),
+        (b"x" * 70_000, b"too big inline request"),
+    ],
+)
+def test_before_the_password_requests_are_small(sent: bytes, said: bytes) -> None:
+    heard = closed(sent)
+    assert heard == (b"-ERR Protocol error: %b\r\n" % said if said else b"")
+    assert closed(*(sent[at : at + 1] for at in range(min(len(sent), 66_000)))) == heard
+
+
+def test_with_the_password_they_may_be_large() -> None:
+    client = Client(password="secret")
+    large = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$100000\r\n" + b"v" * 100_000 + b"\r\n"
+    client.connection.received(packed("auth secret") + large[:50_000])
+    client.connection.received(large[50_000:] + packed("strlen k"))
+    client.turn()
+    assert client.said == b"+OK\r\n+OK\r\n:100000\r\n"
+    client.ask("reset")
+    client.connection.received(large)
+    assert client.closed
+    assert client.said.endswith(b"unauthenticated bulk length\r\n")
+
+
+@pytest.mark.parametrize("begin", [b"*", b"$", b"*1\r\n$", b"*1\r\n*", b"*1\r\n+", b"*1\r\n", b"*2\r\n$1\r\nx\r\n$"])
+@pytest.mark.parametrize("filler", [b"1", b"0", b"x", b"-", b" "])
+@pytest.mark.parametrize("piece", [1, 100, 10_000])
+def test_what_never_becomes_a_request_is_refused_early(begin: bytes, filler: bytes, piece: int) -> None:
+    parser = Parser()
+    given = 0
+    with pytest.raises(ProtocolError):
+        while given <= 64 * KIB + piece:
+            data = begin + filler * piece if not given else filler * piece
+            parser.feed(data)
+            given += len(data)
+            assert parser.next() is None
+
+
+def test_a_large_request_is_kept_once() -> None:
+    parser = Parser()
+    parser.feed(b"*16\r\n")
+    for _ in range(15):
+        parser.feed(b"$1000000\r\n" + b"x" * 1_000_000 + b"\r\n")
+        assert parser.next() is None
+    assert 15_000_000 <= parser.unfinished < 15_100_000
+    parser.feed(b"$1\r\nx\r\n")
+    assert list(map(len, parser.next() or [])) == [1_000_000] * 15 + [1]
+    assert parser.next() is None
+    assert parser.unfinished == 0
+
+
+def test_a_request_that_is_too_large_is_refused() -> None:
+    parser = Parser()
+    parser.feed(b"*1000\r\n")
+    with pytest.raises(ProtocolError, match=str(MAX_REQUEST_BYTES)):
+        for _ in range(100):
+            parser.feed(b"$1000000\r\n" + b"x" * 1_000_000 + b"\r\n")
+            assert parser.next() is None
+
+
+def test_the_client_with_most_unfinished_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hubs, "MAX_HELD", 1_000_000)
+    hub, node = Hub(), Node()
+    clients = [Client(node, hub=hub, peer=f"1.2.3.4:{number}") for number in range(20)]
+    for size, client in enumerate(clients):
+        client.connection.received(b"*2\r\n$3\r\nGET\r\n$900000\r\n" + b"x" * (50_000 + 1_000 * size))
+    hub.flush()
+    ended = [client.closed for client in clients]
+    assert hub.held <= 1_000_000
+    assert 1 <= sum(ended) < 10
+    assert not any(ended[:10])
+    assert len(hub.clients) == 20 - sum(ended)
+    assert clients[0].ask() == b""
+    for client in clients:
+        client.connection.lost()
+    assert hub.held == 0
+
+
+@pytest.mark.parametrize("what", ["queued", "watched", "not taken"])
+def test_all_that_a_client_keeps_counts(what: str) -> None:
+    client = Client()
+    client.untaken = 0
+    match what:
+        case "queued":
+            client.ask("multi", *["get k"] * 100)
+            assert client.hub.held > 50_000
+            client.ask("discard")
+        case "watched":
+            client.ask(*(f"watch {'k' * 900}{number}" for number in range(100)))
+            assert client.hub.held > 90_000
+            client.ask("unwatch")
+        case _:
+            client.takes = 1_000
+            client.untaken = 5_000
+            client.ask("echo " + "x" * 5_000)
+            assert client.hub.held == 5_000
+            client.untaken = 0
+            client.connection.writable(True)
+    assert client.hub.held == 0
+
+
+@pytest.mark.parametrize("request_text", ["client setname {}", "client setinfo lib-name {}", "hello 3 setname {}"])
+def test_names_are_bounded(request_text: str) -> None:
+    client = Client()
+    assert client.ask(request_text.format("n" * MAX_NAME_BYTES))[:1] in b"+%"
+    refused = client.ask(request_text.format("n" * (MAX_NAME_BYTES + 1)))
+    assert b"have at most 1,024 bytes, and this has 1,025: shorten it" in refused
+
+
+def test_errors_do_not_repeat_what_is_long() -> None:
+    client = Client()
+    long = "x" * 10_000
+    requests = [f"hello 3 {long}", f"client setinfo {long} x", f"client list type {long}", f"expire k 1 {long}"]
+    requests += [f"client kill user {long}", f"client {long}", f"{long} {long}", f"command {long}", f"config {long}"]
+    for request in requests:
+        said = client.ask(request)
+        assert said[:1] == b"-"
+        assert len(said) < 500, request
+
+
+def test_large_replies_are_made_one_at_a_time() -> None:
+    """Until a reply is there nobody knows its length, and several large ones would be in memory at once."""
+    client = Client()
+    client.ask("mset " + " ".join(f"k{number} v" for number in range(9)))
+    keys = " ".join(f"k{number}" for number in range(9))
+    client.node.started.clear()
+    client.connection.received(packed(f"mget {keys}") * 3 + packed("get k1"))
+    assert len(client.node.started) == 1
+    client.node.waiting.pop(0)()
+    assert len(client.node.started) == 2
+    client.turn()
+    assert client.said.count(b"*9\r\n") == 3
+    client.node.started.clear()
+    few = " ".join(f"k{number}" for number in range(8))
+    client.connection.received(packed(f"mget {few}") * 3)
+    assert len(client.node.started) == 3
+    client.turn()
+    several = [packed("multi"), *[packed("getset k1 v")] * 9, packed("exec")]
+    client.node.started.clear()
+    client.connection.received(b"".join(several) * 2)
+    assert len(client.node.started) == 1
