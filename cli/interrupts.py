@@ -48,3 +48,17 @@ class Interrupts:
         self._pending = True
         if self._allowed:
             raise KeyboardInterrupt
+
+
+@contextmanager
+def interrupted_at_once() -> Iterator[None]:
+    """Ctrl-C ends the process, even within a function of SQLite, where Python hears nothing: for what only reads."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

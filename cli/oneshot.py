@@ -6,7 +6,7 @@ import os
 import sys
 
 from cli.exits import OK, UNMET, USAGE, complain, write_bytes, write_lines
-from cli.interrupts import Interrupts
+from cli.interrupts import Interrupts, interrupted_at_once
 from cli.render import log_lines, result_lines, status_lines, table_lines, trouble, visible
 from cli.target import Target
 from kvstore.commands import Command, Found, Get, Integer, Outcomes, Result, Value, is_read_only
@@ -96,7 +96,7 @@ def show_status(at: Target, output: str) -> int:
 
 
 def query(text: str, at: Target, output: str) -> int:
-    with at.look() as store:
+    with interrupted_at_once(), at.look() as store:
         columns, rows = store.sql(text)
     write_lines(table_lines(columns, rows, output))
     return OK

@@ -26,8 +26,9 @@ from kvstore.server.long_turns import LONG_NS, LongTurns
 from kvstore.server.peers import Identity, Peers
 from kvstore.server.settings import Settings
 from kvstore.server.time_spent import TimeSpent
-from kvstore.state.machine import STATE_SCHEMA, Batch
-from kvstore.state.sql import Queries, Table
+from kvstore.state.machine import Batch
+from kvstore.state.queries import Queries
+from kvstore.state.sql import Table
 from kvstore.storage.data_dir import DataDir
 from kvstore.store import LogRow, Reply, SlotReply
 
@@ -92,7 +93,7 @@ class Host:
         sys.setswitchinterval(SWITCH_SECONDS)
         self._disk = ThreadPoolExecutor(1, "log")
         self._state_disk = ThreadPoolExecutor(1, "state")
-        self._queries = Queries(data_dir.state_path, STATE_SCHEMA)
+        self._queries = Queries(data_dir.state_path)
         self._disk_full = False
         self._writing = False
         self._fsync_us = 0

@@ -1,27 +1,23 @@
-"""SQL from outside: queries that only read; on a server they are limited in time and size, since clients share it."""
+"""SQL from outside: queries that only read. A server runs them in processes of their own, see ``queries``."""
 
 from __future__ import annotations
 
 import sqlite3
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from kvstore.errors import KvstoreError
-from kvstore.storage.database import Schema, connect, storage_errors
 
 Table: TypeAlias = tuple[list[str], list[tuple[object, ...]]]
 """Column names and rows."""
 MAX_ROWS = 10_000
 MAX_BYTES = 32 * 1_048_576
 """About the most rows and bytes that a server sends as the answer to one query."""
-MAX_AT_ONCE = 2
-_CHECK_EVERY = 10_000
-"""After this many steps of SQLite's virtual machine, well under a millisecond, the query's deadline is checked."""
 _READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
+_LEAKING_FUNCTIONS = ("fts", "load_extension", "rtree", "readfile", "writefile", "edit", "sqlite_compileoption")
+"""Beginnings of functions that load code, give away addresses or files, or check the insides of indexes."""
+_LEAKING_TABLES = ("pragma_", "dbstat", "sqlite_dbpage", "sqlite_stmt", "bytecode", "tables_used", "fts", "fsdir")
+"""Beginnings of tables that SQLite makes up: settings, pages with what was deleted, statements of others."""
 
 
 def run(
@@ -48,67 +44,19 @@ def run(
                 raise KvstoreError(f"the rows have more than {max_bytes:,} bytes, which is the most sent: add a LIMIT")
         return columns, rows
     except (sqlite3.Error, sqlite3.Warning) as error:
-        denied = "not authorized" in str(error)
-        raise KvstoreError(
-            "SQL: only queries that read are allowed; write with set" if denied else f"SQL: {error}"
-        ) from error
+        denied = any(text in str(error) for text in ("not authorized", "is prohibited", "authorization denied"))
+        allowed = "SQL: only queries that read are allowed, and none of SQLite's own insides"
+        raise KvstoreError(allowed if denied else f"SQL: {error}") from error
     finally:
         connection.set_authorizer(None)
 
 
-def _reads_only(action: int, *_: object) -> int:
-    return sqlite3.SQLITE_OK if action in _READING else sqlite3.SQLITE_DENY
-
-
-class Queries:
-    """Runs queries on what a database has committed, on separate threads, so that nothing else waits for them."""
-
-    def __init__(self, path: Path, schema: Schema) -> None:
-        self._path = path
-        self._schema = schema
-        self._threads = ThreadPoolExecutor(MAX_AT_ONCE, "sql")
-        self._closing = False
-
-    def start(self, query: str, seconds: float, done: Callable[[Table | KvstoreError], None]) -> None:
-        """Run a query, which is given up after ``seconds``; ``done`` is called on any thread."""
-        deadline = time.monotonic() + seconds
-        running = self._threads.submit(self._run, query, seconds, deadline)
-        running.add_done_callback(partial(_tell, done))
-
-    def _run(self, query: str, seconds: float, deadline: float) -> Table:
-        def is_over() -> bool:
-            return self._closing or time.monotonic() > deadline
-
-        connection = connect(self._path, self._schema, synchronous="NORMAL", read_only=True)
-        try:
-            # A single value must not take all of the node's memory either.
-            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BYTES)
-            connection.set_progress_handler(is_over, _CHECK_EVERY)
-            with storage_errors(self._path):
-                return run(connection, query, max_rows=MAX_ROWS, max_bytes=MAX_BYTES)
-        except KvstoreError as error:
-            if is_over():
-                raise KvstoreError(
-                    f"the query was given up after {seconds:g} s (--request-timeout): make it smaller, or query a copy"
-                    " of state.db"
-                ) from error
-            raise
-        finally:
-            connection.close()
-
-    def close(self) -> None:
-        """Give up the queries that are running."""
-        self._closing = True
-        self._threads.shutdown(cancel_futures=True)
-
-
-def _tell(done: Callable[[Table | KvstoreError], None], running: Future[Table]) -> None:
-    if running.cancelled():
-        return
-    error = running.exception()
-    if error is None:
-        done(running.result())
-    elif isinstance(error, KvstoreError):
-        done(error)
-    else:
-        done(KvstoreError(f"SQL: {error}"))  # such as MemoryError, or OverflowError for an unusual value
+def _reads_only(action: int, subject: str | None, detail: str | None, *_: object) -> int:
+    """Allow what reads rows and calculates, and nothing that shows the process or the file behind them."""
+    if action not in _READING:
+        return sqlite3.SQLITE_DENY
+    if action == sqlite3.SQLITE_FUNCTION and str(detail).lower().startswith(_LEAKING_FUNCTIONS):
+        return sqlite3.SQLITE_DENY
+    if action == sqlite3.SQLITE_READ and str(subject).lower().startswith(_LEAKING_TABLES):
+        return sqlite3.SQLITE_DENY
+    return sqlite3.SQLITE_OK
