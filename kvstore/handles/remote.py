@@ -326,7 +326,10 @@ def _refusal(error: redis.RedisError, node: Address) -> Exception:
         return _Refused(UnavailableError(text))
     if "without any password" in text:
         return KvstoreError(f"{address_text(node)} has no password, but one was given: unset KVSTORE_PASSWORD")
-    if isinstance(error, redis.AuthenticationError) or code in ("NOAUTH", "WRONGPASS"):
+    if code == "WRONGPASS" or text.startswith(("invalid username-password", "too many wrong passwords")):
+        why = f"refuses the password: {text}" if "too many" in text else "refuses the password, which is wrong"
+        return KvstoreError(f"{address_text(node)} {why}; check KVSTORE_PASSWORD or KVSTORE_PASSWORD_FILE")
+    if isinstance(error, redis.AuthenticationError) or code == "NOAUTH":
         return KvstoreError(
             f"{address_text(node)} asks for a password: {text}; set KVSTORE_PASSWORD or KVSTORE_PASSWORD_FILE"
         )

@@ -10,7 +10,8 @@ from kvstore.errors import Refusal
 from kvstore.node.client_order import ClientOrder, PendingReply
 from kvstore.node.service import Service
 from kvstore.resp.encoding import NULL, OK_BYTES, Error, RespValue, encode
-from kvstore.resp.errors import RequestError, problem, quoted, refusal
+from kvstore.resp.errors import RequestError, WrongPasswordError, problem, quoted, refusal
+from kvstore.resp.guesses import DELAY_SECONDS
 from kvstore.resp.hub import GONE, Client, Hub
 from kvstore.resp.kv_commands import perform
 from kvstore.resp.parser import Parser, ProtocolError
@@ -156,6 +157,7 @@ class Connection:
         self._transaction = Transaction()
         self._requests = Requests(service, hub)
         self._performing: PipelinedReply | None = None
+        self._is_delayed = False
         self._is_plain = self._finds_plain()
         self._out: list[bytes] = []
         self._unsent = 0
@@ -312,7 +314,7 @@ class Connection:
         """Start a request; returns False when it has to wait for those before it."""
         name = request[0]
         if not self._is_plain:
-            return self._start_any(request)
+            return not self._is_delayed and self._start_any(request)
         if name == b"SET" and len(request) == 3:
             key, value = request[1], request[2]
             if 0 < len(key) <= MAX_KEY_BYTES and len(value) <= MAX_VALUE_BYTES:
@@ -395,14 +397,32 @@ class Connection:
             self._perform(spec, request, reply)
         except Exception as error:
             self._transaction.break_off()
-            reply.reply(problem("unknown" if spec is None else spec.name, error))
+            refused = problem("unknown" if spec is None else spec.name, error)
+            if isinstance(error, WrongPasswordError) and self.hub.later is not None:
+                self._delay(reply, refused, self.hub.later)
+            else:
+                reply.reply(refused)
         self._performing = None
         self._is_plain = self._finds_plain()
         return True
 
+    def _delay(
+        self, reply: PipelinedReply, refused: RespValue, later: Callable[[float, Callable[[], None]], object]
+    ) -> None:
+        """Answer a wrong password after a while, in which this client gets nothing else done."""
+        self._is_delayed = True
+
+        def answer() -> None:
+            self._is_delayed = False
+            self._is_plain = self._finds_plain()
+            reply.reply(refused)
+            self.flush()
+
+        later(DELAY_SECONDS, answer)
+
     def _finds_plain(self) -> bool:
         """Whether SET and GET may take their fast path. Only requests that ``_start_any`` performs change this."""
-        return self.client.authenticated and self._mode is ON and not self._transaction.is_open
+        return self.client.authenticated and not self._is_delayed and self._mode is ON and not self._transaction.is_open
 
     def _may_answer_much(self, spec: Spec, request: list[bytes]) -> bool:
         if spec.effect is Effect.AS_QUEUED:

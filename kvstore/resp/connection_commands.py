@@ -7,7 +7,7 @@ from collections.abc import Callable
 from kvstore.node.service import Service
 from kvstore.resp.client_command import CLIENT, printable
 from kvstore.resp.encoding import OK, RespValue, SimpleString
-from kvstore.resp.errors import SYNTAX, RequestError, quoted
+from kvstore.resp.errors import SYNTAX, RequestError, WrongPasswordError, quoted
 from kvstore.resp.hub import Client
 from kvstore.resp.info import REDIS_VERSION, config, info, role
 from kvstore.resp.spec import NEITHER, READS, Effect, InMulti, OnClient, OnServer, Spec, integer, usage
@@ -45,8 +45,15 @@ def _auth(client: Client, arguments: list[bytes]) -> RespValue:
 def authenticate(client: Client, user: bytes, password: bytes) -> RespValue:
     """Let the client in. Raises RequestError for a wrong password; where none is configured any is right."""
     hub = client.hub
+    wait = hub.guesses.wait(client.peer)
+    if wait and hub.password is not None:
+        hub.guesses.note(client.peer)
+        raise WrongPasswordError(
+            f"WRONGPASS too many wrong passwords came from this address: none is looked at for {wait:.1f} s: try later"
+        )
     if user != b"default" or not (hub.password is None or hub.is_password(password)):
-        raise RequestError("WRONGPASS invalid username-password pair or user is disabled.")
+        hub.guesses.note(client.peer)
+        raise WrongPasswordError("WRONGPASS invalid username-password pair or user is disabled.")
     client.authenticated = True
     return OK
 

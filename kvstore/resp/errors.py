@@ -34,6 +34,10 @@ class RequestError(Exception):
     """A request that cannot be performed as it stands. Its text is the reply, and begins with the error's code."""
 
 
+class WrongPasswordError(RequestError):
+    """A password that is wrong, or was not looked at: the answer takes a while."""
+
+
 def quoted(text: bytes) -> str:
     """What a client sent, as an error repeats it: cut short, since it may be of any length."""
     return text[:128].decode(errors="replace")

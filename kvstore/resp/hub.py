@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hmac
 import time
+from collections.abc import Callable
 from itertools import count
 from typing import Protocol
 
 from kvstore import logs
 from kvstore.resp.cursors import Cursors
+from kvstore.resp.guesses import Guesses
 from kvstore.resp.shares import Shares
 
 MAX_HELD = 256 * 1_048_576
@@ -125,6 +127,9 @@ class Hub:
         self.shares = shares or Shares()
         self.clients: dict[int, Client] = {}
         self.cursors = Cursors()
+        self.guesses = Guesses()
+        self.later: Callable[[float, Callable[[], None]], object] | None = None
+        """Calls a function after so many seconds; without it nothing is delayed."""
         self.accepted = 0
         self.commands = 0
         self.held = 0

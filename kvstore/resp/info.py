@@ -81,6 +81,7 @@ def _sections(status: ServerStatus, hub: Hub) -> dict[str, dict[str, object]]:
         "Stats": {
             "total_connections_received": hub.accepted,
             "total_commands_processed": hub.commands,
+            "acl_access_denied_auth": hub.guesses.wrong,
             "reads": status.reads,
             "writes": status.writes,
             "latency_p50_us": status.p50_us,

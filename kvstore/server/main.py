@@ -119,6 +119,7 @@ class ClientListener:
     async def listen(self, service: Service) -> None:
         """Accept clients of this service. Raises OSError if the address cannot be used."""
         loop = asyncio.get_running_loop()
+        self._hub.later = loop.call_later
         self._server = await loop.create_server(
             lambda: ClientProtocol(service, self._hub, self._open), *self._listen, backlog=BACKLOG
         )

@@ -161,7 +161,11 @@ def test_passwords_missing_wrong_and_superfluous() -> None:
     superfluous = b"-ERR AUTH <password> called without any password configured for the default user.\r\n"
     for password, answer, told in (
         (None, b"-NOAUTH Authentication required.\r\n", "asks for a password"),
-        ("wrong", b"-WRONGPASS invalid username-password pair or user is disabled.\r\n", "asks for a password"),
+        (
+            "wrong",
+            b"-WRONGPASS invalid username-password pair or user is disabled.\r\n",
+            "refuses the password, which is wrong; check KVSTORE",
+        ),
         ("any", superfluous, "has no password"),
     ):
         with node(lambda words, answer=answer: answer) as asked:  # type: ignore[misc]
