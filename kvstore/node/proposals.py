@@ -133,6 +133,7 @@ class Proposals:
             proposal.others.append(waiting.done)
             self._repeats += 1
             proposal.deadline = max(waiting.deadline, deadline)
+            proposal.tried = waiting.tried  # the first may be in the log already, whatever becomes of this one
             self._close(waiting)
         self._commands[key] = proposal
         self._pending_bytes += size

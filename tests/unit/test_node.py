@@ -275,6 +275,19 @@ def test_a_follower_hands_on_all_that_is_unanswered_once_some_of_it_is_late() ->
     assert forwards(node) == []
 
 
+def test_what_was_handed_on_may_happen_though_it_was_asked_for_again_since() -> None:
+    node = new_node("n1", "n2", "n3")
+    node.receive("n2", Chosen(Ballot(1, "n2"), 0, []))
+    heard: list[Reply | Refusal] = []
+    node.tick(0, 0)
+    node.execute(LARGE, heard.append, 100, session="s", sequence=1)
+    assert forwards(node) == [(True, [1])]
+    node.execute(LARGE, heard.append, 100, session="s", sequence=1)
+    node.execute(LARGE, heard.append, 100, session="s", sequence=2)
+    node.tick(100, 100)
+    assert [type(outcome) for outcome in heard] == [UnknownOutcomeError, UnknownOutcomeError, UnavailableError]
+
+
 def sequences(node: Node) -> list[int]:
     """Of the entries in its log."""
     return [entries.decode(value).sequence for part in node.accepted(1, 9) for value in part.values]
