@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 
 KVSTORE = [sys.executable, "-m", "cli"]
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("KVSTORE_")}
 Process = subprocess.Popen[bytes]
 Start = Callable[..., Process]
 LOGS: dict[int, Path] = {}
@@ -57,7 +56,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=CLEAN | (env or {}),
+                env=os.environ | (env or {}),
                 start_new_session=True,
             )
         LOGS[process.pid] = path
@@ -199,7 +198,7 @@ def test_a_log_that_nobody_reads_holds_up_nothing(tmp_path: Path) -> None:
             continue
     os.set_blocking(write, True)
     command = [*KVSTORE, *map(str, alone(tmp_path / "data", port))]
-    node = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=write, env=CLEAN)
+    node = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=write)
     try:
         assert ask(port, "SET x 1") == "+OK"
         node.terminate()
