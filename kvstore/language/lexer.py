@@ -18,7 +18,7 @@ class Word(NamedTuple):
     """One word: its bytes, where it stands in the text, and where in the bytes its first unquoted ``=`` is, or -1.
 
     ``bare``: nothing in the word was quoted or escaped. ``mark`` is ";", "{" or "}" for such a sign of a transaction,
-    which is a word without bytes.
+    or a newline for the end of a line within its braces. Such a word has no bytes.
     """
 
     data: bytes
@@ -36,18 +36,24 @@ class Word(NamedTuple):
 def split(text: str) -> list[Word]:
     """All words of a command. If the first word is ``txn``, each ``;``, ``{`` and ``}`` after it is a word of its own.
 
+    So is each line's end between such braces.
+
     Raises CommandError for a bad escape, IncompleteCommand if the text ends within quotes.
     """
     words: list[Word] = []
     position = 0
+    within = False  # the braces of a transaction
     while True:
         while position < len(text) and text[position].isspace():
+            if within and text[position] == "\n" and words[-1].mark != "\n":
+                words.append(Word(b"", position, position + 1, mark="\n"))
             position += 1
         if position == len(text):
             return words
         in_txn = bool(words) and words[0].bare and words[0].data.lower() == b"txn"
         if in_txn and text[position] in ";{}":
             words.append(Word(b"", position, position + 1, mark=text[position]))
+            within = text[position] == "{" or (within and text[position] == ";")
             position += 1
             continue
         opens_txn = not words and text[position : position + 4].lower() == "txn{"

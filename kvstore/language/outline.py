@@ -109,6 +109,8 @@ class Outline:
 
     def take(self, word: Word) -> Kind:
         """What part the next word plays."""
+        if word.mark == "\n" and self._stage in ("after {", "conditions"):
+            return "punctuation"
         if word.mark:
             self._clause = None
             if word.mark == "{":

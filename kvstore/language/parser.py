@@ -89,6 +89,14 @@ def parse(text: str) -> Command:
     return parse_words(text)
 
 
+def check_end(text: str) -> None:
+    """Refuse a ``;`` that a person typed behind a command, as in SQL: it would go into the last word in silence."""
+    if text.rstrip().endswith(";"):
+        last = split(text)[-1]
+        if last.bare and not last.mark:
+            raise CommandError("a command ends with its line: leave out the ;, or write \\; to keep it", last.end - 1)
+
+
 def parse_words(text: str) -> Command:
     """The same as ``parse``, but without the shortcut for plain commands."""
     words = split(text)

@@ -51,12 +51,15 @@ def parse_transaction(arguments: Arguments, parse_command: Callable[[list[Word]]
     if stray is not None:
         raise CommandError(f"a {stray.mark} within a transaction must be quoted", stray.start)
     body, end = inside[:-1], inside[-1].start
+    if body and body[0].mark == "\n":
+        body = body[1:]
     conditions: list[Condition] = []
     if body and is_keyword(body[0], IF):
         then_at = _find(body, THEN)
         if then_at == len(body):
             raise CommandError(f"the conditions must end with {THEN}: {arguments.usage}", end)
-        parts = _divide(body[1:then_at], lambda word: is_keyword(word, AND))
+        tests = [word for word in body[1:then_at] if word.mark != "\n"]
+        parts = _divide(tests, lambda word: is_keyword(word, AND))
         conditions = [_condition(part, arguments.usage) for part in parts]
         body = body[then_at + 1 :]
     else_at = _find(body, ELSE)
@@ -87,7 +90,7 @@ def _divide(words: list[Word], separates: Callable[[Word], bool]) -> list[list[W
 
 def _branch(words: list[Word], parse_command: Callable[[list[Word]], Command]) -> list[Simple]:
     commands: list[Simple] = []
-    for part in _divide(words, lambda word: word.mark == ";"):
+    for part in _divide(words, lambda word: word.mark in (";", "\n")):
         if part:
             command = parse_command(part)
             if isinstance(command, Txn | Tick):

@@ -114,6 +114,17 @@ def test_highlighting_covers_any_text_without_overlap(text: str) -> None:
         ("expire x 10", Expire(b"x", 10_000)),
         ("expire x px 10", Expire(b"x", 10)),
         ("txn{set a=1;}", Txn([Set(b"a", V(b"1"))])),
+        ("txn\n{\n  incr a\n\n  incr b;\n}\n", Txn([Incr(b"a"), Incr(b"b")])),
+        ("txn { set a 'x\ny' }", Txn([Set(b"a", V(b"x\ny"))])),
+        (
+            "txn PARTIAL {\nif exists a\n and exists b\nthen\n incr a\r\nelse\n incr b\n}",
+            Txn(
+                [Incr(b"a")],
+                [Condition("version", b"a", ">", None, 0), Condition("version", b"b", ">", None, 0)],
+                [Incr(b"b")],
+                True,
+            ),
+        ),
         (
             "txn { if value a = 1 and version b >= 2 and missing c then incr a else get b; get c }",
             Txn(
@@ -151,6 +162,8 @@ def test_what_a_text_means(text: str, command: Command) -> None:
         ("get a b", 6, "one word too many"),
         ("txn set a=1", 4, "in braces"),
         ("txn { frobnicate }", 6, "unknown command"),
+        ("txn { set\na 1 }", 9, "the key is missing"),
+        ("txn {\nset a=1\n}\nx", 16, "nothing may follow the }"),
         ("txn { if a then get a }", 9, "a condition is about"),
         ("txn { if value a > 1 then get a }", 17, "value is compared by = !="),
         ("txn { get a else get b }", 12, "else needs an if"),
