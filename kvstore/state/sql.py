@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
+import threading
 from collections.abc import Sequence
+from types import FrameType
 from typing import TypeAlias
 
 from kvstore.errors import KvstoreError
@@ -18,6 +21,8 @@ _LEAKING_FUNCTIONS = ("fts", "load_extension", "rtree", "readfile", "writefile",
 """Beginnings of functions that load code, give away addresses or files, or check the insides of indexes."""
 _LEAKING_TABLES = ("pragma_", "dbstat", "sqlite_dbpage", "sqlite_stmt", "bytecode", "tables_used", "fts", "fsdir")
 """Beginnings of tables that SQLite makes up: settings, pages with what was deleted, statements of others."""
+_CHECK_EVERY = 10_000
+"""After so many steps of its machine SQLite asks whether a query is to end."""
 
 
 def run(
@@ -30,6 +35,7 @@ def run(
 ) -> Table:
     """Run a query that reads; 0 = no limit. Raises KvstoreError for one that writes, fails or gives too much."""
     connection.set_authorizer(_reads_only)
+    ctrl_c = _CtrlC(connection)
     try:
         cursor = connection.execute(query, tuple(parameters))
         columns = [column[0] for column in cursor.description or ()]
@@ -44,11 +50,36 @@ def run(
                 raise KvstoreError(f"the rows have more than {max_bytes:,} bytes, which is the most sent: add a LIMIT")
         return columns, rows
     except (sqlite3.Error, sqlite3.Warning) as error:
+        if ctrl_c.pressed:
+            raise KeyboardInterrupt from error
         denied = any(text in str(error) for text in ("not authorized", "is prohibited", "authorization denied"))
         allowed = "SQL: only queries that read are allowed, and none of SQLite's own insides"
         raise KvstoreError(allowed if denied else f"SQL: {error}") from error
     finally:
+        ctrl_c.end()
         connection.set_authorizer(None)
+
+
+class _CtrlC:
+    """While a query runs on the main thread Ctrl-C ends it, and nothing else: SQLite lets no exception through."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.pressed = False
+        self._connection = connection
+        self._before: object = None
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.getsignal(signal.SIGINT)
+        if callable(self._before):
+            signal.signal(signal.SIGINT, self._note)
+            connection.set_progress_handler(lambda: self.pressed, _CHECK_EVERY)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.pressed = True
+
+    def end(self) -> None:
+        if callable(self._before):
+            signal.signal(signal.SIGINT, self._before)
+            self._connection.set_progress_handler(None, 0)
 
 
 def _reads_only(action: int, subject: str | None, detail: str | None, *_: object) -> int:
