@@ -32,10 +32,22 @@ def status_of(error: KvstoreError) -> int:
 def complain(message: str, output: str = "", **fields: object) -> None:
     """Write an error to standard error; ``fields`` are shown in its JSON form only."""
     text = json.dumps({"error": message, **fields}) if output == "json" else f"kvstore: {message}"
+    if output != "json" and columns(sys.stderr):
+        from cli.render import wrapped
+
+        text = "\n".join(wrapped(text.split("\n"), columns(sys.stderr)))
     try:
         print(text.encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)
     except OSError:  # the exit status still tells
         _discard(sys.stderr)
+
+
+def columns(stream: TextIO) -> int:
+    """The columns of the terminal that a stream is, 0 if it is none."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):  # ValueError: it has no file, or is closed
+        return 0
 
 
 def write_lines(lines: Iterable[str]) -> None:

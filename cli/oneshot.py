@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 
-from cli.exits import OK, UNMET, USAGE, complain, write_bytes, write_lines
+from cli.exits import OK, UNMET, USAGE, columns, complain, write_bytes, write_lines
 from cli.interrupts import Interrupts, interrupted_at_once
 from cli.render import log_lines, result_lines, status_lines, table_lines, trouble, visible
 from cli.target import Target
 from kvstore.commands import Command, Found, Get, Integer, Outcomes, Result, Value, is_read_only
 from kvstore.errors import CommandError
-from kvstore.language.parser import parse
+from kvstore.language.parser import check_end, parse
 from kvstore.limits import check
 from kvstore.storage.data_dir import DataDir
 from kvstore.store import Reply
@@ -40,7 +40,7 @@ def execute(command: Command, at: Target, output: str) -> int:
     if problem and output not in ("json", "csv") and not _is_shown(reply.result):
         complain(problem)
     else:
-        write_lines(result_lines(command, reply, output))
+        write_lines(result_lines(command, reply, output, columns(sys.stdout)))
     return UNMET if problem else OK
 
 
@@ -69,6 +69,7 @@ def execute_text(arguments: list[str], at: Target, output: str) -> int:
             f"a command must be UTF-8 text, and its byte {error.start + 1} is not: write it as \\xNN"
         ) from None
     try:
+        check_end(text)
         command = parse(text)
     except CommandError as error:
         complain(error.message, output, position=error.position)
@@ -80,7 +81,7 @@ def execute_text(arguments: list[str], at: Target, output: str) -> int:
 
 def show_log(first: int, last: int | None, at: Target, output: str) -> int:
     with at.look() as store:
-        write_lines(log_lines(store.log(first, last), output))
+        write_lines(log_lines(store.log(first, last), output, columns(sys.stdout)))
     return OK
 
 
@@ -91,14 +92,14 @@ def show_status(at: Target, output: str) -> int:
 
         return show(at.connect, output)
     with at.look() as store:
-        write_lines(status_lines(store.status(), output))
+        write_lines(status_lines(store.status(), output, columns(sys.stdout)))
     return OK
 
 
 def query(text: str, at: Target, output: str) -> int:
     with interrupted_at_once(), at.look() as store:
-        columns, rows = store.sql(text)
-    write_lines(table_lines(columns, rows, output))
+        names, rows = store.sql(text)
+    write_lines(table_lines(names, rows, output, columns(sys.stdout)))
     return OK
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import textwrap
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -48,10 +49,13 @@ from kvstore.values import to_json
 OUTPUTS: Final = ("table", "json", "csv", "plain")
 CELL_WIDTH = 100
 """Longer cells of a table are cut to this many characters."""
+MIN_WIDTH = 6
+"""A column is not made narrower than this, however narrow the terminal is."""
 WIDTH_SAMPLE = 1_000
 """The widths of a table's columns are taken from this many rows, so that a longer table can be streamed."""
 
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_MARGIN = re.compile(r"^ *|(?<=\S)  +")
 _SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\0": "\\0"}
 
 
@@ -83,6 +87,20 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
+def wrapped(lines: Iterable[str], width: int) -> Iterator[str]:
+    """Lines broken between words where they are wider than this, 0 for no bound.
+
+    What is broken goes on below the text after the last wide space, as in a list of names and what they mean.
+    """
+    for line in lines:
+        if not 0 < width < _width(line):
+            yield line
+            continue
+        margin = max(match.end() for match in _MARGIN.finditer(line))
+        indent = " " * (margin if margin <= width // 2 else 0)
+        yield from textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False)
+
+
 def provenance(reply: Reply) -> str:
     """How a write was chosen: ``slot 7, ballot 1.n1, phase 1 skipped``; "" for a read, which takes no slot."""
     if not reply.slot:
@@ -96,11 +114,11 @@ def provenance(reply: Reply) -> str:
 # -- results --------------------------------------------------------------------------------------------------------
 
 
-def result_lines(command: Command, reply: Reply, output: str) -> Iterator[str]:
-    """A command's result; ``output`` is one of OUTPUTS, or "" for sentences."""
+def result_lines(command: Command, reply: Reply, output: str, width: int = 0) -> Iterator[str]:
+    """A command's result; ``output`` is one of OUTPUTS, or "" for sentences; ``width`` as for ``table_lines``."""
     result = reply.result
     if isinstance(result, Rows):
-        yield from scan_lines(result.rows, output)
+        yield from scan_lines(result.rows, output, width)
     elif output == "json":
         yield _json(result_fields(command, reply))
     elif output == "csv":
@@ -216,7 +234,7 @@ def _branch(
 # -- rows of scans, the log, status, queries ------------------------------------------------------------------------
 
 
-def scan_lines(rows: Iterable[Row], output: str) -> Iterator[str]:
+def scan_lines(rows: Iterable[Row], output: str, width: int = 0) -> Iterator[str]:
     """The rows of a scan; ``plain`` shows the keys and values only."""
     if output == "plain":
         return table_lines(["key", "value"], ((row.key, row.value) for row in rows), output)
@@ -224,7 +242,7 @@ def scan_lines(rows: Iterable[Row], output: str) -> Iterator[str]:
         columns = ["key", "value", "slot", "created", "version", "expires"]
         return table_lines(columns, (list(_scan_row(row).values()) for row in rows), output)
     cells = ((row.key, row.value, row.slot, row.created, row.version, _instant(row.expires)) for row in rows)
-    return table_lines(["key", "value", "slot", "created", "version", "expires"], cells, output)
+    return table_lines(["key", "value", "slot", "created", "version", "expires"], cells, output, width)
 
 
 def _scan_row(row: Row) -> dict[str, object]:
@@ -238,14 +256,14 @@ def _scan_row(row: Row) -> dict[str, object]:
     }
 
 
-def log_lines(rows: Iterable[LogRow], output: str) -> Iterator[str]:
+def log_lines(rows: Iterable[LogRow], output: str, width: int = 0) -> Iterator[str]:
     """The log, a row for each slot; json and csv also show session, sequence and stamp."""
     columns = ["slot", "ballot", "status", "value", "result"]
     if output in ("json", "csv"):
         full = [*columns, "session", "sequence", "stamp"]
         return table_lines(full, map(_full_log_row, rows), output)
     short = ((row.slot, str(row.ballot), row.status, row.value or "(no-op)", _recorded(row.result)) for row in rows)
-    return table_lines(columns, short, output)
+    return table_lines(columns, short, output, width)
 
 
 _decode_result: Final = msgspec.json.Decoder(Result).decode
@@ -262,7 +280,7 @@ def _recorded(result: str | None) -> str | None:
     return "; ".join(_sentences(None, _decode_result(result))) if result else None
 
 
-def status_lines(status: Status, output: str) -> Iterator[str]:
+def status_lines(status: Status, output: str, width: int = 0) -> Iterator[str]:
     """A node's status, one field a line."""
     fields: dict[str, object] = {
         "node": status.node_id,
@@ -290,13 +308,18 @@ def status_lines(status: Status, output: str) -> Iterator[str]:
     elif output == "plain":
         yield from table_lines(["field", "value"], fields.items(), output)
     else:
-        width = max(map(len, fields))
-        for name, value in fields.items():
-            yield f"{name:<{width}}  {'-' if value in (None, '') else visible(str(value))}"
+        names = max(map(len, fields))
+        lines = (
+            f"{name:<{names}}  {'-' if value in (None, '') else visible(str(value))}" for name, value in fields.items()
+        )
+        yield from wrapped(lines, width)
 
 
-def table_lines(columns: Sequence[str], rows: Iterable[Sequence[object]], output: str) -> Iterator[str]:
-    """Rows of cells, which are None, numbers, str, bytes or Value. As json, an array with one object a line."""
+def table_lines(columns: Sequence[str], rows: Iterable[Sequence[object]], output: str, width: int = 0) -> Iterator[str]:
+    """Rows of cells, which are None, numbers, str, bytes or Value. As json, an array with one object a line.
+
+    ``width``: the columns of the terminal, 0 for no bound. A table's cells are cut to fit, and a last line says so.
+    """
     match output:
         case "json":
             return _json_rows(columns, rows)
@@ -305,7 +328,7 @@ def table_lines(columns: Sequence[str], rows: Iterable[Sequence[object]], output
         case "plain":
             return ("\t".join(_plain_cell(cell) for cell in row) for row in rows)
         case _:
-            return _table_rows(columns, rows)
+            return _table_rows(columns, rows, width)
 
 
 def _instant(milliseconds: int) -> str:
@@ -395,21 +418,53 @@ def _csv_rows(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Itera
         buffer.truncate()
 
 
-def _table_rows(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+def _table_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], width: int) -> Iterator[str]:
     stream = iter(rows)
     sample = list(islice(stream, WIDTH_SAMPLE))
     shown = [[_table_cell(cell) for cell in row] for row in sample]
     widths = [max(map(_width, column)) for column in zip(columns, *shown, strict=True)]
+    if width:
+        widths = _narrowed(widths, width - 2 * (len(columns) - 1))
     # Numbers are aligned on the right. A column is numeric if all its cells in the sample are.
     numeric = [
         any(cell is not None for cell in column)
         and all(cell is None or (isinstance(cell, int | float) and not isinstance(cell, bool)) for cell in column)
         for column in zip(*sample, strict=True)
     ] or [False] * len(columns)
-    yield _aligned(columns, widths, numeric)
-    yield "  ".join("-" * width for width in widths)
+    is_cut = False
+    yield _aligned([_cut(name, bound) for name, bound in zip(columns, widths, strict=True)], widths, numeric)
+    yield "  ".join("-" * bound for bound in widths)
     for cells in chain(shown, ([_table_cell(cell) for cell in row] for row in stream)):
+        if width:
+            fitting = [_cut(cell, bound) for cell, bound in zip(cells, widths, strict=True)]
+            is_cut |= fitting != cells or any(cell.endswith("…") for cell in cells)
+            cells = fitting
         yield _aligned(cells, widths, numeric)
+    if is_cut:
+        yield from wrapped(["(cut to fit: with output json, --output json in a shell, nothing is)"], width)
+
+
+def _narrowed(widths: Sequence[int], room: int) -> list[int]:
+    """The columns' widths, the widest of them made smaller until all fit, but none to less than MIN_WIDTH."""
+    low, high = MIN_WIDTH, max(widths, default=0)
+    while low < high:
+        bound = (low + high + 1) // 2
+        if sum(min(width, bound) for width in widths) <= room:
+            low = bound
+        else:
+            high = bound - 1
+    return [min(width, max(low, MIN_WIDTH)) for width in widths]
+
+
+def _cut(text: str, width: int) -> str:
+    """Text that takes at most this many columns, with a sign if something is missing."""
+    if _width(text) <= width:
+        return text
+    end = taken = 0
+    while end < len(text) and taken + _width(text[end]) <= width - 1:
+        taken += _width(text[end])
+        end += 1
+    return text[:end] + "…"
 
 
 def _table_cell(cell: object) -> str:

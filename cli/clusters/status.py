@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from cli.exits import OK, UNAVAILABLE, complain, write_lines
+import sys
+
+from cli.exits import OK, UNAVAILABLE, columns, complain, write_lines
 from cli.render import status_lines, table_lines
 from cli.target import reach
 from kvstore.addresses import address_text, addresses
@@ -25,7 +27,7 @@ def show(connect: str, output: str) -> int:
                 fields = node.fields()
                 serves = node.is_serving()
                 if len(nodes) == 1:
-                    write_lines(status_lines(as_status(fields), output))
+                    write_lines(status_lines(as_status(fields), output, columns(sys.stdout)))
                 rows.append(["yes" if serves else "no", *(fields[name] for name in _COLUMNS)])
                 if not serves:
                     complain(f"{address_text(address)} cannot serve now: no quorum confirms a leader to it", output)
@@ -35,5 +37,5 @@ def show(connect: str, output: str) -> int:
                 rows.append(["no", *([None] * (len(_COLUMNS) - 1)), address_text(address)])
         serving &= serves
     if len(nodes) > 1:
-        write_lines(table_lines(["serves", *_COLUMNS], rows, output or "table"))
+        write_lines(table_lines(["serves", *_COLUMNS], rows, output or "table", columns(sys.stdout)))
     return OK if serving else UNAVAILABLE

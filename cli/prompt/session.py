@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -9,8 +10,9 @@ from typing import NamedTuple
 from cli import render
 from cli.prompt.explain import explain
 from kvstore.commands import Failed
-from kvstore.errors import CommandError
-from kvstore.language.parser import COMMANDS, parse
+from kvstore.errors import CommandError, IncompleteCommand
+from kvstore.language.lexer import split
+from kvstore.language.parser import ALIASES, COMMANDS, check_end, definition_of, parse
 from kvstore.store import Store
 
 
@@ -28,9 +30,13 @@ META: dict[str, MetaCommand] = {
     "explain": MetaCommand("explain COMMAND", "what a command would do, without doing it"),
     "timing": MetaCommand("timing [on|off]", "show how long reads and queries take as well"),
     "output": MetaCommand("output [table|json|csv|plain]", "the form in which results are shown"),
-    "help": MetaCommand("help [COMMAND]", "this list, or how to use one command"),
+    "help": MetaCommand("help [COMMAND]", "this list, or how to use one command; ? is short for it"),
     "quit": MetaCommand("quit", "leave, like Ctrl-D"),
 }
+
+_SHORT = {"?": "help", "exit": "quit"}
+_SQL = ("select", "with", "values", "pragma", "insert", "update", "replace", "create", "drop", "alter")
+_CLOSING = {"'": "'", '"': '"', "{": "}"}
 
 
 class Leave(Exception):
@@ -43,6 +49,8 @@ class ReplSession:
     def __init__(self, store: Store, output: str, *, interactive: bool) -> None:
         self.failed = False
         """Whether any command failed. A condition that was not met and a missing key are not failures."""
+        self.width = 0
+        """The columns of the terminal, into which tables have to fit; 0 for as many as they take."""
         self.output = output
         self._store = store
         self._interactive = interactive
@@ -56,30 +64,41 @@ class ReplSession:
             "output": self._set_output,
             "help": self._help,
             "quit": self._leave,
-            "exit": self._leave,
         }
 
     def execute(self, text: str) -> Iterator[str]:
         """What to show for a line of input. Raises KvstoreError if it cannot be executed, Leave for ``quit``."""
-        name, _, rest = text.strip().partition(" ")
+        name, *rest = text.split(maxsplit=1)[:2] or [""]
         if not name or name.startswith("#"):
             return
+        name = name.lower()
+        if name != "sql":
+            check_end(text)
         began = time.perf_counter()
-        meta = self._meta.get(name.lower())
+        meta = self._meta.get(_SHORT.get(name, name))
         if meta is None:
             yield from self._command(text)
             return
-        yield from meta(rest.strip())
-        if self._timing and name.lower() in ("log", "status", "sql"):
+        operands = rest[0].rstrip() if rest else ""
+        try:
+            yield from meta(operands)
+        except CommandError as error:
+            if error.position is None:
+                raise
+            # Errors of these commands count from their first operand.
+            begin = len(text.rstrip()) - len(operands)
+            raise type(error)(error.message, begin + error.position) from error
+        if self._timing and name in ("log", "status", "sql"):
             yield f"({_elapsed(began)})"
 
     def _command(self, text: str) -> Iterator[str]:
+        _check_name(text)
         command = parse(text)
         began = time.perf_counter()
         reply = self._store.execute(command)
         took = _elapsed(began)
         self.failed |= isinstance(reply.result, Failed)
-        lines = render.result_lines(command, reply, self.output)
+        lines = render.result_lines(command, reply, self.output, self.width)
         if self.output in ("json", "csv") or not self._interactive:
             yield from lines
             return
@@ -99,36 +118,40 @@ class ReplSession:
     def _log(self, text: str) -> Iterator[str]:
         numbers = text.split()
         if len(numbers) > 2 or not all(number.isdigit() for number in numbers):
-            raise CommandError(f"log takes at most two slot numbers: {META['log'].usage}", 4)
+            raise CommandError(f"log takes at most two slot numbers: {META['log'].usage}", 0)
         bounds = [int(number) for number in numbers]
         rows = self._store.log(bounds[0] if bounds else 1, bounds[1] if len(bounds) > 1 else None)
-        return render.log_lines(rows, self.output or "table")
+        return render.log_lines(rows, self.output or "table", self.width)
 
     def _status(self, text: str) -> Iterator[str]:
         if text:
-            raise CommandError(f"status takes no operand: {META['status'].usage}", 7)
-        return render.status_lines(self._store.status(), self.output)
+            raise CommandError(f"status takes no operand: {META['status'].usage}", 0)
+        return render.status_lines(self._store.status(), self.output, self.width)
 
     def _sql(self, text: str) -> Iterator[str]:
         if not text:
-            raise CommandError(f"the query is missing: {META['sql'].usage}", 3)
+            raise CommandError(f"the query is missing: {META['sql'].usage}", 0)
         columns, rows = self._store.sql(text.rstrip(";"))
-        return render.table_lines(columns, rows, self.output or "table")
+        return render.table_lines(columns, rows, self.output or "table", self.width)
 
     def _set_timing(self, text: str) -> Iterator[str]:
         if text not in ("", "on", "off"):
-            raise CommandError(f"timing is on or off: {META['timing'].usage}", 7)
+            raise CommandError(f"timing is on or off: {META['timing'].usage}", 0)
         self._timing = text == "on" if text else not self._timing
         yield f"timing is {'on' if self._timing else 'off'}"
 
     def _set_output(self, text: str) -> Iterator[str]:
         if text and text not in render.OUTPUTS:
-            raise CommandError(f"there is no output {text!r}: {META['output'].usage}", 7)
+            raise CommandError(f"there is no output {text!r}: {META['output'].usage}", 0)
         self.output = text or self.output
         yield f"output is {self.output or 'for people: a table for rows, a line for anything else'}"
 
     def _help(self, text: str) -> Iterator[str]:
-        name = text.lower()
+        return render.wrapped(
+            self._help_lines(_SHORT.get(text.lower(), ALIASES.get(text.lower(), text.lower()))), self.width
+        )
+
+    def _help_lines(self, name: str) -> Iterator[str]:
         if name in COMMANDS:
             entry = COMMANDS[name]
             yield entry.usage
@@ -140,7 +163,7 @@ class ReplSession:
             yield META[name].usage
             yield f"  {META[name].summary}"
         elif name:
-            raise CommandError(f"there is no command {text!r}: help lists all", 5)
+            raise CommandError(f"there is no command {name!r}: {_hint(name)}", 0)
         else:
             width = max(map(len, [*COMMANDS, *META]))
             yield "Commands of the store. Each takes a slot of the log, but reads take none:"
@@ -151,6 +174,60 @@ class ReplSession:
 
     def _leave(self, text: str) -> Iterator[str]:
         raise Leave
+
+
+def _check_name(text: str) -> None:
+    """Raise CommandError if there is no such command: the prompt's own may be meant as well."""
+    if text.split(maxsplit=1)[0].lower() in COMMANDS:
+        return
+    word = split(text)[0]
+    if definition_of(word) is None:
+        raise CommandError(f"unknown command {word.text!r}: {_hint(word.text.lower())}", word.start)
+
+
+def _hint(name: str) -> str:
+    close = difflib.get_close_matches(name, [*COMMANDS, *META, *ALIASES, *_SHORT], n=1)
+    if name in _SQL:
+        return "a query begins with sql, as in sql SELECT * FROM kv; it only reads, and set writes"
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"there are {', '.join(COMMANDS)}, and at the prompt {', '.join(META)} and ?"
+
+
+def is_incomplete(text: str) -> bool:
+    """Whether the text ends within quotes or braces, so that further lines belong to it."""
+    return _opened(text) is not None
+
+
+def _opened(text: str) -> str | None:
+    """What the text lacks at its end, a quote or a brace, "" if that is something else; None if it is complete."""
+    name = text.split(maxsplit=1)[0].lower() if text.strip() else ""
+    if not name or name in META or name in _SHORT or name.startswith("#"):
+        return None
+    try:
+        parse(text)
+    except IncompleteCommand as error:
+        return _CLOSING.get(text[error.position or 0], "")
+    except CommandError:
+        return None
+    return None
+
+
+def divide(text: str) -> Iterator[str]:
+    """The commands of a text, one a line. A line that ends within quotes or braces goes on in the next one."""
+    lines: list[str] = []
+    lacks: str | None = None
+    for line in text.split("\n"):
+        lines.append(line)
+        if (
+            lacks is None or lacks in line
+        ):  # else it cannot be complete: parsing it again for every line would take long
+            lacks = _opened("\n".join(lines))
+        if lacks is None:
+            yield "\n".join(lines)
+            lines = []
+    if lines:
+        yield "\n".join(lines)
 
 
 def _elapsed(began: float) -> str:

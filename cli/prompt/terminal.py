@@ -11,23 +11,24 @@ from prompt_toolkit import PromptSession, print_formatted_text
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
+from prompt_toolkit.filters import is_searching
 from prompt_toolkit.formatted_text import FormattedText, StyleAndTextTuples
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.lexers import Lexer
 from prompt_toolkit.output import ColorDepth
+from prompt_toolkit.search import accept_search
 from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import get_cwidth
 
 from cli.interrupts import Interrupts
 from cli.prompt.completion import suggestions
-from cli.prompt.session import META, Leave, ReplSession
+from cli.prompt.session import META, Leave, ReplSession, divide, is_incomplete
 from cli.prompt.toolbar import Toolbar
-from cli.render import visible
+from cli.render import visible, wrapped
 from cli.target import Target
-from kvstore.errors import CommandError, IncompleteCommand, KvstoreError
+from kvstore.errors import CommandError, KvstoreError
 from kvstore.language.highlight import tokens
-from kvstore.language.parser import parse
 from kvstore.store import Store
 
 TICK = 0.1
@@ -95,19 +96,26 @@ class _Prompt:
                     return
                 try:
                     # A store in this process is not interrupted: no command must be applied by half.
-                    with Interrupts(at_once=self._is_remote):
-                        for line in self._session.execute(text):
-                            print(line)
+                    with Interrupts(at_once=self._is_remote) as interrupts:
+                        for command in divide(text):  # several, if several lines were pasted
+                            interrupts.check()
+                            self._execute(command)
                 except Leave:
                     return
                 except KeyboardInterrupt:
                     self._complain([_INTERRUPTED if self._is_remote else "interrupted"])
-                except CommandError as error:
-                    self._complain(_pointed(text, error))
-                except KvstoreError as error:
-                    self._complain([str(error)])
         finally:
             ticking.cancel()
+
+    def _execute(self, text: str) -> None:
+        self._session.width = self._prompt.output.get_size().columns
+        try:
+            for line in self._session.execute(text):
+                print(line)
+        except CommandError as error:
+            self._complain(_pointed(text, error, self._session.width))
+        except KvstoreError as error:
+            self._complain([str(error)])
 
     async def _tick(self) -> None:
         """Let time pass for the store, on the loop that also runs the commands: a store belongs to one thread."""
@@ -116,7 +124,7 @@ class _Prompt:
             self._store.tick()
 
     def _complain(self, lines: Iterable[str]) -> None:
-        text = FormattedText([("class:failure", "\n".join(map(visible, lines)))])
+        text = FormattedText([("class:failure", "\n".join(wrapped(map(visible, lines), self._session.width)))])
         print_formatted_text(text, style=STYLE, color_depth=self._colours)
 
 
@@ -131,14 +139,17 @@ def _history(path: Path) -> History:
         return InMemoryHistory()
 
 
-def _pointed(text: str, error: CommandError) -> list[str]:
-    """The line that is wrong, a caret under the position, and the error's message."""
+def _pointed(text: str, error: CommandError, width: int) -> list[str]:
+    """The line that is wrong or, if it is wider than this, a part of it; a caret under the position; the message."""
     if error.position is None:
         return [error.message]
     start = text.rfind("\n", 0, error.position) + 1
     line = text[start:].split("\n", 1)[0]
-    before = line[: error.position - start].expandtabs(1)
-    return [line.expandtabs(1), " " * sum(map(get_cwidth, before)) + "^", error.message]
+    line, at = visible(line.expandtabs(1)), len(visible(line[: error.position - start].expandtabs(1)))
+    if sum(map(get_cwidth, line)) >= width:
+        begin = max(0, at - width // 4)
+        line, at = line[begin : begin + width // 2], at - begin  # each character may take two columns
+    return [line, " " * sum(map(get_cwidth, line[:at])) + "^", error.message]
 
 
 def _bindings() -> KeyBindings:
@@ -146,26 +157,16 @@ def _bindings() -> KeyBindings:
 
     @bindings.add("enter")
     def _(event: KeyPressEvent) -> None:
-        """Execute a whole command; within quotes or braces begin a new line."""
-        if _is_incomplete(event.current_buffer.text):
+        """Execute what is whole; within quotes or braces begin a new line."""
+        if is_searching():  # Ctrl-R: as in a shell, the line that was found is executed
+            accept_search()
+        *_, last = divide(event.current_buffer.text)
+        if is_incomplete(last):
             event.current_buffer.insert_text("\n")
         else:
             event.current_buffer.validate_and_handle()
 
     return bindings
-
-
-def _is_incomplete(text: str) -> bool:
-    name = text.split(maxsplit=1)[0].lower() if text.strip() else ""
-    if not name or name in META or name.startswith("#"):
-        return False
-    try:
-        parse(text)
-    except IncompleteCommand:
-        return True
-    except CommandError:
-        return False
-    return False
 
 
 class Highlighter(Lexer):

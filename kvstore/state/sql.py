@@ -22,7 +22,7 @@ _LEAKING_FUNCTIONS = ("fts", "load_extension", "rtree", "readfile", "writefile",
 _LEAKING_TABLES = ("pragma_", "dbstat", "sqlite_dbpage", "sqlite_stmt", "bytecode", "tables_used", "fts", "fsdir")
 """Beginnings of tables that SQLite makes up: settings, pages with what was deleted, statements of others."""
 _CHECK_EVERY = 10_000
-"""After so many steps of its machine SQLite asks whether a query is to end."""
+"""After this many steps of its virtual machine, well under a millisecond, SQLite asks whether the query is to end."""
 
 
 def run(

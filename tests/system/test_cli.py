@@ -99,6 +99,12 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["ttl", "x"], 0, b"-1\n", b""),
         (["exec", "txn { if missing x then set x 1 else get x }"], 1, b"conditions did not hold: else\n1. 3\n", b""),
         (["exec", "sett x"], 2, b"", b"kvstore: unknown command 'sett': did you mean set?\n  sett x\n  ^\n"),
+        (
+            ["exec", "set a=1;"],
+            2,
+            b"",
+            b"kvstore: a command ends with its line: leave out the ;, or write \\; to keep it\n  set a=1;\n         ^\n",
+        ),
         (["sql", "select value from kv where key = 'x'", "-o", "plain"], 0, b"3\n", b""),
         (["sql", "selec"], 2, b"", b"kvstore: SQL: "),
         (["sql", "delete from kv"], 2, b"", b"kvstore: SQL: "),

@@ -29,11 +29,10 @@ REPL = [sys.executable, "-m", "kvstore", "repl"]
 class Terminal:
     """A person at a terminal: types, and waits for what should appear."""
 
-    def __init__(self, data_dir: Path, connect: str = "") -> None:
+    def __init__(self, data_dir: Path, connect: str = "", columns: int = 100) -> None:
         self._main, other = pty.openpty()
-        fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 60, 100, 0, 0))
-        environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "60"}
-        environment.pop("NO_COLOR", None)
+        fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 60, columns, 0, 0))
+        environment = {**os.environ, "TERM": "xterm-256color"}
         environment["XDG_STATE_HOME"] = str(data_dir)  # where the history of a cluster's prompt goes
         self.process = subprocess.Popen(
             [*REPL, "--connect", connect] if connect else [*REPL, "--data-dir", str(data_dir)],
@@ -44,11 +43,14 @@ class Terminal:
             start_new_session=True,
         )
         os.close(other)
-        self._screen = pyte.Screen(100, 60)
+        self._screen = pyte.Screen(columns, 60)
         self._stream = pyte.ByteStream(self._screen)
 
     def type(self, text: str) -> None:
         os.write(self._main, text.encode())
+
+    def paste(self, text: str) -> None:
+        self.type(f"\x1b[200~{text}\x1b[201~")
 
     def expect(self, pattern: str, patience: float = 15) -> None:
         """Wait until the screen shows this."""
@@ -119,6 +121,129 @@ def test_a_session(terminal: Terminal, tmp_path: Path) -> None:
     terminal.type("\x04")
     assert terminal.process.wait(15) == 0
     assert "set poem" in (tmp_path / "data" / "history").read_text()
+
+
+@pytest.fixture
+def narrow(tmp_path: Path) -> Iterator[Terminal]:
+    opened = Terminal(tmp_path / "narrow", columns=60)
+    opened.expect("kvstore>")
+    yield opened
+    opened.close()
+
+
+def test_pasted_lines_are_executed_one_by_one(terminal: Terminal) -> None:
+    terminal.paste("# two\nset x=1\n\nset greeting 'hello\nworld'\nnonsense\nstatus nothing\nincr x\n")
+    terminal.type("\r")
+    terminal.expect(r"OK  slot 1[^\n]*\nOK  slot 2[^\n]*\nnonsense\n\^\nunknown command")
+    terminal.expect(r"status nothing\n {7}\^\nstatus takes no operand[^\n]*\n2  slot 3")
+    terminal.paste(
+        "txn {\n  if value x = 2\n  and exists x\n  then\n    incr x\n    get x\n  else\n    get x\n}\ncount"
+    )
+    terminal.type("\r")
+    terminal.expect(r"conditions held: then\n1\. 3\n2\. 3\nslot 4[^\n]*\n2\n")
+    terminal.paste("txn {\n  get x\n")
+    terminal.type("\r")
+    terminal.type("}\r")
+    terminal.expect(r"\}\n+1\. 3\n")
+
+
+def test_every_example_of_the_reference_can_be_pasted(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "commands.md"
+    blocks = re.findall(r"```kvstore\n(.*?)```", page.read_text(), re.DOTALL)
+    assert len(blocks) > 20
+    terminal = Terminal(tmp_path)
+    try:
+        terminal.expect("kvstore>")
+        for number, block in enumerate(blocks):
+            terminal.paste(block)
+            terminal.type(f"\rset done {number}\rget done\r")
+            terminal.expect(rf"get done\n+{number}\n")
+            assert "unknown" not in terminal.shown()
+            assert "^" not in terminal.shown()
+    finally:
+        terminal.close()
+
+
+def test_what_a_search_finds_is_executed(terminal: Terminal) -> None:
+    terminal.type("set x=1\r")
+    terminal.expect("OK  slot 1")
+    terminal.type("\x12set\r")
+    terminal.expect("OK  slot 2")
+    terminal.type("\x12nothing like it\r")
+    terminal.type("get x\r")
+    terminal.expect(r"get x\n+1\n")
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_tables_fit_the_terminal(tmp_path: Path, columns: int) -> None:
+    terminal = Terminal(tmp_path / "data", columns=columns)
+    try:
+        terminal.expect("kvstore>")
+        terminal.type(f"set short=1\rset wide={'東京' * 50}\rset {'k' * 90}={'v' * 300}\r")
+        terminal.expect("OK  slot 3")
+        for command, seen in (("scan", r"short +1 +1 +1 +1"), ("log", r"1 +1\.n1 +chosen +set short=1")):
+            terminal.type(f"\x0c{command}\r")
+            terminal.expect(rf"> {command}\n+[^>]+\(cut to fit: with output json")
+            table = terminal.shown().split(f"> {command}\n", 1)[1].split("(cut", 1)[0].strip().splitlines()
+            assert len(table) == 5, "two lines above the rows, and one for each row"
+            assert re.search(seen, "\n".join(table))
+            assert all(len(line) <= columns for line in table)
+            assert sum(line.count("…") for line in table) >= 2
+        terminal.type("\x0cstatus\r")
+        terminal.expect(r"data_dir +/")
+        assert re.search(r"state_bytes +\d+\ndata_dir", terminal.shown())
+    finally:
+        terminal.close()
+
+
+def test_help_and_errors_break_between_words(narrow: Terminal) -> None:
+    narrow.type("help txn\r")
+    narrow.expect("txn { if value a")
+    shown = " ".join(narrow.shown().split())
+    assert "all or nothing Conditions: value KEY = VALUE [JSON], value KEY != VALUE, version KEY OP N" in shown
+    narrow.type("\x0cfrobnicate\r")
+    narrow.expect(r"quit\s+and \?")
+    text = narrow.shown().split("^", 1)[1]
+    assert "incrbyfloat, append, setrange" in " ".join(text.split())
+    assert all(word in text for word in ("log,", "status,", "sql,", "help,", "?"))
+    narrow.type(f"\x0cset x {'y' * 100} EX ten\r")
+    narrow.expect(r"EX ten\n +\^\nthe time to live must be a whole number")
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("statsu", r"statsu\n\^\nunknown command 'statsu': did you mean status\?"),
+        ("lgo 1", r"did you mean log\?"),
+        ("explian get x", r"did you mean explain\?"),
+        ("select * from kv", r"\^\nunknown command 'select': a query begins with sql, as in sql SELECT"),
+        ("help frob", r"\n +\^\nthere is no command 'frob': there are"),
+        ("explain set x 1 EX ten", r"\n {19}\^\nthe time to live must be"),
+        ("explain frob x", r"explain frob x\n {8}\^\nunknown command 'frob'"),
+        ("set a=1;", r"set a=1;\n {7}\^\na command ends with its line: leave out the ;, or write"),
+        ("status;", r"a command ends with its line"),
+        ("sql SELECT 7 AS n;", r"n\n-+\n7"),
+        (r"set a=1\;", "OK  slot 1"),
+        ("?", "Commands of the prompt:"),
+        ("? del", "delete KEY"),
+        ("sql", r"sql\n {3}\^\nthe query is missing"),
+    ],
+)
+def test_what_is_mistyped_is_pointed_at(terminal: Terminal, typed: str, said: str) -> None:
+    terminal.type(f"{typed}\r")
+    terminal.expect(said)
+
+
+def test_ctrl_c_ends_a_long_query_and_nothing_else(terminal: Terminal) -> None:
+    terminal.type("set x=1\r")
+    terminal.expect("OK  slot 1")
+    terminal.type("sql WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT sum(n) FROM c\r")
+    terminal.expect(r"FROM c\n")
+    time.sleep(1)
+    terminal.process.send_signal(signal.SIGINT)  # as the terminal does while no prompt reads the keys
+    terminal.expect("interrupted", patience=4)
+    terminal.type("get x\r")
+    terminal.expect(r"get x\n+1\n")
 
 
 def test_keys_expire_while_nobody_types(terminal: Terminal) -> None:

@@ -24,6 +24,7 @@ from cli.render import (
     table_lines,
     trouble,
     visible,
+    wrapped,
 )
 from consensus.ballot import Ballot
 from kvstore.commands import (
@@ -249,6 +250,29 @@ def test_tables_cut_long_cells_and_count_wide_characters() -> None:
     assert max(map(len, table)) == CELL_WIDTH + len("  v")
     assert table[2].index("1") == CELL_WIDTH  # two characters that take four columns, two spaces
     assert table[4].startswith("x" * (CELL_WIDTH - 1) + "…")
+
+
+@given(
+    st.integers(40, 120),
+    st.lists(st.tuples(st.text(max_size=150), st.integers(), st.text("a東 ", max_size=90)), min_size=1, max_size=4),
+)
+def test_a_table_fits_the_terminal_and_says_what_it_cut(width: int, rows: list[tuple[str, int, str]]) -> None:
+    whole = list(table_lines(["key", "slot", "value"], rows, "table"))
+    table = list(table_lines(["key", "slot", "value"], rows, "table", width))
+    if any(line.startswith("(cut") for line in table):
+        assert all(columns_of(line) <= width for line in table)
+    else:
+        assert table == whole
+
+
+def columns_of(text: str) -> int:
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return len(text) + wide - sum(unicodedata.combining(character) != 0 for character in text)
+
+
+def test_lines_break_between_words() -> None:
+    assert list(wrapped(["  name  one two three", "short"], 16)) == ["  name  one two", "        three", "short"]
+    assert list(wrapped(["x" * 20], 0)) == ["x" * 20]
 
 
 def test_a_terminal_takes_no_orders_from_a_value() -> None:
