@@ -106,7 +106,7 @@ def provenance(reply: Reply) -> str:
     if not reply.slot:
         return ""
     where = f"slot {reply.slot}, ballot {reply.ballot}"
-    if reply.phase1_skipped is None:  # another node led
+    if reply.phase1_skipped is None:  # this node has missed what the leader said about it
         return where
     return f"{where}, {'phase 1 skipped' if reply.phase1_skipped else 'phase 1 run'}"
 

@@ -76,13 +76,18 @@ class Promise(msgspec.Struct, frozen=True, tag="promise"):
     accepted: list[Run]
 
 
-class Accept(msgspec.Struct, frozen=True, tag="accept"):
-    """Phase 2a, for consecutive slots. ``chosen_upto``: the leader knows all slots up to this one to be chosen."""
+class Accept(msgspec.Struct, frozen=True, tag="accept", omit_defaults=True):
+    """Phase 2a, for consecutive slots. ``chosen_upto``: the leader knows all slots up to this one to be chosen.
+
+    ``opened``: the slot of the first value that a client proposed under this ballot, 0 if none has yet. Only people
+    want to know it: phase 1 was run for that slot, and skipped for later ones.
+    """
 
     ballot: Ballot
     first: Number
     values: list[bytes]
     chosen_upto: Number
+    opened: Number = 0
 
 
 class Accepted(msgspec.Struct, frozen=True, tag="accepted"):

@@ -308,6 +308,8 @@ class Replica(ReplicaState):
         self._election.see(ballot)
         if self.role is Role.FOLLOWER:
             return
+        if self._phase2:
+            self._note_opened(self._phase2.ballot, self._phase2.first_proposal or 0)
         self.role = Role.FOLLOWER
         self._phase1 = None
         self._phase2 = None
@@ -360,13 +362,14 @@ class Replica(ReplicaState):
             self._broadcast(Chosen(phase2.ballot, *news))
 
     def _accept_message(self, run: Run) -> Accept:
-        return Accept(run.ballot, run.first, run.values, self.chosen_upto)
+        return Accept(run.ballot, run.first, run.values, self.chosen_upto, self.first_proposal or 0)
 
     def _on_accept(self, sender: str, accept: Accept) -> None:
         if accept.ballot < self._acceptor.promised:
             self._reject(sender, accept.ballot)
             return
         self._follow(sender, accept.ballot)
+        self._note_opened(accept.ballot, accept.opened)
         run = Run(accept.first, accept.ballot, accept.values)
         if run.last > self._log.last and self._log.bytes > MAX_HELD_BYTES:
             self._learner.hear_of(accept.chosen_upto)

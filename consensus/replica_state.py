@@ -22,6 +22,9 @@ from consensus.messages import Message, Run
 from consensus.news import News
 from consensus.reads import ReadQueue
 
+KEEP_BALLOTS = 8
+"""For so many ballots a node remembers which slot was proposed first: requests under way rarely outlast one change."""
+
 
 class Role(Enum):
     """What a node does at present: it follows, runs a pre-vote, runs phase 1, or leads."""
@@ -67,6 +70,7 @@ class ReplicaState:
         self._support = Support(self._timing.lease if self._others else 0, now)
         self.heard_chosen: dict[str, int] = {}
         """How far each of the others knew the log to be chosen when it last answered this node as its leader."""
+        self._opened: dict[Ballot, int] = {}
         self._next_resend = now
         self._news = News(self._learner)
         self._messages: list[tuple[str, Message]] = []
@@ -124,6 +128,18 @@ class ReplicaState:
     def first_proposal(self) -> int | None:
         """The slot of the first client value under this leader's ballot; None if there is none, or no leader here."""
         return self._phase2.first_proposal if self._phase2 else None
+
+    def opened(self, ballot: Ballot) -> int | None:
+        """The slot of the first client value under this ballot, 0 for none yet; None if this node has not heard it."""
+        if self._phase2 and ballot == self._phase2.ballot:
+            return self._phase2.first_proposal or 0
+        return self._opened.get(ballot)
+
+    def _note_opened(self, ballot: Ballot, slot: int) -> None:
+        if slot or ballot not in self._opened:
+            self._opened[ballot] = slot
+            if len(self._opened) > KEEP_BALLOTS:
+                del self._opened[min(self._opened)]
 
     @property
     def urgent_upto(self) -> int:

@@ -318,8 +318,7 @@ class Proposals:
         """The commands of a run were applied: answer those that wait for them."""
         if not self._commands:
             return
-        leads = self._replica.role is Role.LEADER
-        first_proposal = self._replica.first_proposal
+        opened = self._replica.opened(run.ballot)
         waiting, ballot = self._commands.pop, run.ballot
         for slot, applied in enumerate(outcomes, run.first):
             proposal = waiting((applied.session, applied.sequence), None)
@@ -328,7 +327,7 @@ class Proposals:
                 if type(applied.result) in _UNTOLD and applied.session == self._session:
                     self._tell(proposal, self._untold(applied.result))
                     continue
-                self._tell(proposal, Reply(applied.result, slot, ballot, slot != first_proposal if leads else None))
+                self._tell(proposal, Reply(applied.result, slot, ballot, None if opened is None else slot != opened))
 
     def _untold(self, result: Result) -> UnknownOutcomeError:
         """What a client is told that has no session of its own, when there is no result to show for its request."""

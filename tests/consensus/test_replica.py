@@ -128,6 +128,23 @@ def test_phase_1_is_run_for_the_first_proposal_of_a_ballot() -> None:
     assert single.first_proposal == 7
 
 
+def test_followers_know_what_phase_1_was_run_for() -> None:
+    follower = replica()
+    assert follower.opened(B1) is None
+    follower.receive("n2", Accept(B1, 1, [b"recovered"], 0))
+    assert follower.opened(B1) == 0
+    follower.receive("n2", Accept(B1, 2, [b"a"], 0, 2))
+    follower.receive("n2", Accept(B1, 1, [b"recovered"], 0))
+    assert follower.opened(B1) == 2
+    for round_ in range(2, 12):
+        follower.receive("n2", Accept(Ballot(round_, "n2"), 3, [b"b"], 0, 3))
+    assert follower.opened(B1) is None
+    assert follower.opened(Ballot(11, "n2")) == 3
+    leader = alone()
+    leader.propose([b"a"])
+    assert leader.opened(leader.ballot) == 1
+
+
 def test_only_a_leader_proposes() -> None:
     with pytest.raises(InvariantViolation):
         replica().propose([b"a"])

@@ -103,7 +103,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["exec", "set a=1;"],
             2,
             b"",
-            b"kvstore: a command ends with its line: leave out the ;, or write \\; to keep it\n  set a=1;\n         ^\n",
+            b"kvstore: a command ends with its line: leave out the ;, or write \\; to keep it\n"
+            b"  set a=1;\n         ^\n",
         ),
         (["sql", "select value from kv where key = 'x'", "-o", "plain"], 0, b"3\n", b""),
         (["sql", "selec"], 2, b"", b"kvstore: SQL: "),

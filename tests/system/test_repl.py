@@ -359,7 +359,23 @@ def test_the_toolbar_follows_the_cluster(tmp_path: Path) -> None:
                 rf"{others[0]} (leader|follower  leader {others[1]})  ballot \d+\.n\d  chosen \d+  applied \d+  lag"
             )
             terminal.type("set x 1\r")
-            terminal.expect("OK  slot")
+            terminal.expect(r"OK  slot \d+, ballot \d+\.n\d, phase 1 (run|skipped)")
+        finally:
+            terminal.close()
+
+
+def test_every_write_says_which_phases_ran_through_whichever_node(tmp_path: Path) -> None:
+    with running(tmp_path) as servers:
+        leader = servers.leader()
+        follower = next(name for name in servers.names if name != leader)
+        terminal = Terminal(tmp_path, f"{HOST}:{servers.ports[follower]}")
+        try:
+            terminal.expect("kvstore>")
+            terminal.type("set x 1\rset x 2\r")
+            terminal.expect(r"slot \d+, ballot \d+\.n\d, phase 1 run[^>]+> set x 2\s+OK [^>]+phase 1 skipped")
+            servers.kill(leader)
+            terminal.type("set x 3\rset x 4\r")
+            terminal.expect(r"> set x 3\s+OK [^>]+phase 1 run[^>]+> set x 4\s+OK [^>]+phase 1 skipped")
         finally:
             terminal.close()
 
