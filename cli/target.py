@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -45,7 +46,7 @@ class Target(NamedTuple):
         from kvstore.addresses import addresses
         from kvstore.handles.remote import PATIENCE
 
-        return reach(addresses(self.connect), PATIENCE)
+        return reach(addresses(self.connect), PATIENCE, tells=True)
 
     @property
     def history(self) -> Path:
@@ -56,12 +57,16 @@ class Target(NamedTuple):
         return (Path(state) if state else Path.home() / ".local" / "state") / "kvstore" / "history"
 
 
-def reach(nodes: Sequence[Address], patience: float) -> RemoteStore:
-    """These nodes, with the password that the environment gives. Raises SettingsError for one that cannot be read."""
+def reach(nodes: Sequence[Address], patience: float, *, tells: bool = False) -> RemoteStore:
+    """These nodes, with the password that the environment gives. Raises SettingsError for one that cannot be read.
+
+    ``tells``: a person at a terminal is told which nodes are tried, when that takes long.
+    """
     from kvstore.handles.remote import RemoteStore
     from kvstore.server.settings import client_password
 
-    return RemoteStore(nodes, password=client_password(os.environ), patience=patience)
+    tell = (lambda text: print(text, file=sys.stderr, flush=True)) if tells and sys.stderr.isatty() else None
+    return RemoteStore(nodes, password=client_password(os.environ), patience=patience, on_wait=tell)
 
 
 def target(data_dir: Path | None, connect: str | None, arguments: list[str]) -> Target:

@@ -48,6 +48,8 @@ class Sample(NamedTuple):
     at: float
     fields: Fields | None
     error: str = ""
+    name: str = ""
+    """The node's id, "" as long as it has never answered."""
 
 
 class NodeRow(msgspec.Struct, frozen=True):
@@ -80,7 +82,8 @@ def run(connect: str, interval: float, count: int, output: str) -> int:
         while True:
             if _wait(interval, live):
                 break
-            now = list(threads.map(_look, nodes))
+            looked = threads.map(_look, nodes)
+            now = [new._replace(name=new.name or old.name) for new, old in zip(looked, before, strict=True)]
             rows = _rows(nodes, before, now)
             errors = [row.error for row in rows if row.error]
             if live:
@@ -101,7 +104,8 @@ def run(connect: str, interval: float, count: int, output: str) -> int:
 def _look(node: Address) -> Sample:
     try:
         with reach([node], PATIENCE) as store:
-            return Sample(time.monotonic(), store.fields())
+            fields = store.fields()
+            return Sample(time.monotonic(), fields, name=str(fields["node_id"]))
     except SettingsError:
         raise  # not the fault of a node
     except KvstoreError as error:
@@ -114,7 +118,7 @@ def _rows(nodes: list[Address], before: list[Sample], now: list[Sample]) -> list
     for node, earlier, sample in zip(nodes, before, now, strict=True):
         fields = sample.fields
         if fields is None:
-            rows.append(NodeRow(address_text(node), "down", error=sample.error))
+            rows.append(NodeRow(sample.name or address_text(node), "down", error=sample.error))
             continue
         seconds = max(sample.at - earlier.at, 0.001)
         done, cpu = (
@@ -129,7 +133,7 @@ def _rows(nodes: list[Address], before: list[Sample], now: list[Sample]) -> list
                 ballot=str(fields["ballot"]),
                 chosen=_number(fields, "chosen_upto"),
                 applied=applied,
-                lag=max(chosen - applied, 0),
+                lag=0 if fields["role"] == "leader" else max(chosen - applied, 0),
                 ops_per_second=round(done),
                 p50_ms=_number(fields, "p50_us") / 1_000,
                 p99_ms=_number(fields, "p99_us") / 1_000,

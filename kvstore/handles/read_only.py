@@ -38,7 +38,7 @@ class ReadOnlyStore:
         return Status(
             node_id=self._log.node_id,
             nodes=self._log.nodes,
-            role="offline",
+            role="running (its role is known to it alone)" if self._data_dir.is_in_use() else "offline",
             leader=None,
             ballot=self._log.promised,
             promised=self._log.promised,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self, cast
 
@@ -29,6 +30,8 @@ CONNECT_SECONDS = 2.0
 SILENCE_SECONDS = 2.0
 """A node that owes an answer for this long is asked whether it is alive, if there are other nodes to turn to."""
 PAUSE_SECONDS = 0.05
+TELL_SECONDS = 0.8
+"""Somebody who waits for this long is told for whom."""
 COMPLETION_SECONDS = 1.0
 """How long somebody who presses Tab is kept waiting."""
 PIPELINED_BYTES = 262_144
@@ -73,11 +76,20 @@ class RemoteStore:
     A write that may have happened is sent again under the same session and sequence, so that it happens once.
     """
 
-    def __init__(self, nodes: Sequence[Address], *, password: str | None = None, patience: float = PATIENCE) -> None:
+    def __init__(
+        self,
+        nodes: Sequence[Address],
+        *,
+        password: str | None = None,
+        patience: float = PATIENCE,
+        on_wait: Callable[[str], None] | None = None,
+    ) -> None:
+        """``on_wait`` is told, on another thread, whom a request is waiting for when that takes long."""
         self._nodes = list(nodes)
         self._at = 0
         self._password = password
         self._patience = patience
+        self._on_wait = on_wait
         self._connection: Connection | None = None
         self._session = ""
         self._sequence = self._since = 0
@@ -197,6 +209,24 @@ class RemoteStore:
         return self._persist([list(request)], writes=False)[0]
 
     def _persist(
+        self, requests: list[list[str | bytes | int]], *, writes: bool, patience: float | None = None
+    ) -> list[object]:
+        if self._on_wait is None or patience is not None:  # pressing Tab must not print into the line
+            return self._try(requests, writes=writes, patience=patience)
+        told = threading.Timer(TELL_SECONDS, self._on_wait, [self._trying()])
+        told.daemon = True
+        told.start()
+        try:
+            return self._try(requests, writes=writes, patience=patience)
+        finally:
+            told.cancel()
+
+    def _trying(self) -> str:
+        nodes = ", ".join(map(address_text, self._nodes))
+        each = ", each in turn" if len(self._nodes) > 1 else ""
+        return f"no answer yet: trying {nodes}{each}, for about {self._patience:g} s; Ctrl-C gives up"
+
+    def _try(
         self, requests: list[list[str | bytes | int]], *, writes: bool, patience: float | None = None
     ) -> list[object]:
         """Send requests to one node after the other until all are answered, or time is up."""

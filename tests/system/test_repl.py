@@ -325,7 +325,7 @@ def test_the_prompt_goes_on_while_no_node_answers(tmp_path: Path) -> None:
         terminal.expect(r"kvstore> get ab\n+kvstore>")
         assert "exception" not in terminal.shown().lower()
         terminal.type("get x\r")
-        terminal.expect(r"get x\n+127.0.0.1:1 does not answer: connection refused")
+        terminal.expect(r"get x\nno answer yet[^\n]*\n+127.0.0.1:1 does not answer: connection refused")
     finally:
         terminal.close()
 
@@ -362,6 +362,24 @@ def test_the_toolbar_follows_the_cluster(tmp_path: Path) -> None:
             terminal.expect(r"OK  slot \d+, ballot \d+\.n\d, phase 1 (run|skipped)")
         finally:
             terminal.close()
+
+
+def test_a_dead_address_is_named_within_a_second_or_so(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path, "127.0.0.1:1")
+    try:
+        terminal.expect("kvstore>")
+        terminal.type("get x\r")
+        terminal.expect(r"no answer yet: trying 127\.0\.0\.1:1, for about 10 s", patience=3)
+    finally:
+        terminal.close()
+
+
+def test_the_files_of_a_running_store_do_not_call_it_offline(terminal: Terminal, tmp_path: Path) -> None:
+    status = [sys.executable, "-m", "kvstore", "status", "--data-dir", str(tmp_path / "data")]
+    assert b"running" in subprocess.run(status, check=True, capture_output=True).stdout
+    terminal.type("\x04")
+    terminal.process.wait(15)
+    assert b"offline" in subprocess.run(status, check=True, capture_output=True).stdout
 
 
 def test_every_write_says_which_phases_ran_through_whichever_node(tmp_path: Path) -> None:
