@@ -52,7 +52,7 @@ def open_node(
     return Node(
         node_id,
         nodes,
-        SqliteLog(data_dir.log_path, node_id=node_id, nodes=nodes),
+        SqliteLog(data_dir.log_path, node_id=node_id, nodes=nodes, must_exist=data_dir.is_claimed),
         StateMachine(data_dir.state_path),
         rng=random.Random(),
         now=clocks.now(),

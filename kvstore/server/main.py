@@ -42,7 +42,7 @@ def run(settings: Settings) -> int:
         DataDir.open(settings.data_dir, f"kvstore serve, node {settings.node_id}") as data_dir,
         asyncio.Runner(loop_factory=new_event_loop) as runner,
     ):
-        data_dir.claim(settings.cluster_name)
+        data_dir.check_cluster(settings.cluster_name)
         return runner.run(_serve(settings, data_dir))
 
 
@@ -61,6 +61,7 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
     for number in numbers:
         loop.add_signal_handler(number, end, 0)
     try:
+        data_dir.claim(settings.cluster_name)  # after the log is there: a claimed directory without one has lost it
         for start, address in (
             (host.start, settings.peer_listen),
             (partial(clients.listen, host), settings.client_listen),

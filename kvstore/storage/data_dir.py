@@ -68,17 +68,26 @@ class DataDir:
             return False
         return any("FLOCK" in lock and any(field.endswith(f":{inode}") for field in lock) for lock in locks)
 
-    def claim(self, cluster: str) -> None:
-        """Note the name of the cluster whose node lives here, and refuse any other from then on.
+    @property
+    def is_claimed(self) -> bool:
+        """Whether a node of a cluster has run here, so that its log must be here too."""
+        file = self.path / "cluster"
+        return file.exists() and file.stat().st_size > 0
 
-        Many clusters use the same node ids: the directory of another cluster would bring its log into this one. Raises
-        DataDirError.
-        """
+    def claim(self, cluster: str) -> None:
+        """Note the name of the cluster whose node lives here, once its log is durable. Raises DataDirError."""
+        self.check_cluster(cluster)
+        if not self.is_claimed:
+            try:
+                _write_durably(self.path / "cluster", f"{cluster}\n")
+            except OSError as error:
+                raise DataDirError(_why_not(self.path, error)) from error
+
+    def check_cluster(self, cluster: str) -> None:
+        """Refuse the directory of another cluster: many use the same node ids, and its log would come into this one."""
         file = self.path / "cluster"
         try:
             found = file.read_text(encoding="utf-8", errors="replace").strip() if file.exists() else ""
-            if not found:
-                _write_durably(file, f"{cluster}\n")
         except OSError as error:
             raise DataDirError(_why_not(self.path, error)) from error
         if found and found != cluster:

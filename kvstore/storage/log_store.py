@@ -121,8 +121,18 @@ class SqliteLog:
     would go missing without notice. A promise is a row without slots (first 1, last 0).
     """
 
-    def __init__(self, path: Path, *, node_id: str = "", nodes: Iterable[str] = (), read_only: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        node_id: str = "",
+        nodes: Iterable[str] = (),
+        read_only: bool = False,
+        must_exist: bool = False,
+    ) -> None:
+        """``must_exist``: a node has run here, so that a log without a node's name has been lost and is not new."""
         self._path = path
+        self._must_exist = must_exist
         self._key: Path | None = path.absolute()
         self._read_only = read_only
         self._lock = threading.Lock()
@@ -132,6 +142,8 @@ class SqliteLog:
         self.last = 0
         self._next_id = 1
         try:
+            if must_exist and not path.exists():
+                raise self._damaged("it is missing, though a node has run here")
             check_wal(path, in_use=read_only or _open_logs[self._key] > 0)
             if not read_only:
                 sync_wal(path)
@@ -175,7 +187,7 @@ class SqliteLog:
         """Whose log this is; a node that names itself must be the one that the log belongs to."""
         with storage_errors(self._path):
             found = self._connection.execute("SELECT id, node, nodes, checksum FROM identity").fetchone()
-            if found is None and self._next_id > 1:
+            if found is None and (self._next_id > 1 or self._must_exist):
                 raise self._damaged("it has lost the name of the node that it belongs to")
             if found is None and self._read_only:
                 raise DataDirError(f"{self._path} is still being created: try again")

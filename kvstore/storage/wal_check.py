@@ -9,6 +9,9 @@ commit that was whole once. Three things prove that one was:
   itself, so after a power loss it may count too few, never too many.
 - Only the frame's salts or its commit mark are wrong: its checksum still holds without them.
 
+So a WAL that is missing, or too short for a header, is damage where the index counts frames that the database lacks.
+And beside a database that is missing or empty SQLite deletes the WAL, whatever it holds.
+
 What remains is damage to the very last commit before a power loss: nothing on the disk tells it from a torn one.
 The formats: https://sqlite.org/fileformat2.html#the_write_ahead_log, https://sqlite.org/walformat.html
 """
@@ -29,6 +32,10 @@ _HEADER = struct.Struct(">8I")
 _FRAME = struct.Struct(">6I")
 _INDEX = struct.Struct("=16xI12x8s2I")
 """Of a copy of the wal-index's header, in the byte order of the machine: last frame, salts, and its own checksum."""
+_COPIED = struct.Struct("=I")
+"""What follows the two copies: how many frames the database holds too, synced, so that the WAL may go."""
+_LATER_GENERATIONS = 65_536
+"""An index at most this many generations later than the WAL belongs to it: its own WAL was there once."""
 _BIG_ENDIAN_SUMS = 0x377F0683
 _LITTLE_ENDIAN_SUMS = 0x377F0682
 _NATIVE_SUMS = _BIG_ENDIAN_SUMS if sys.byteorder == "big" else _LITTLE_ENDIAN_SUMS
@@ -61,6 +68,8 @@ def check_wal(database: Path, *, in_use: bool) -> None:
     path = database.with_name(database.name + "-wal")
     if not in_use:
         damage = _damage(path, _acknowledged(database.with_name(database.name + "-shm")))
+        if damage is None and _size(database) == 0 and _size(path) > _HEADER.size:
+            damage = _Damage(b"", f"it holds commits, but {database.name} beside it is missing or empty")
         if damage is not None:
             raise _damaged(path, damage)
         return
@@ -88,19 +97,25 @@ def sync_wal(database: Path) -> None:
 
 
 def _damage(path: Path, acknowledged: dict[bytes, int]) -> _Damage | None:
+    missing = max(acknowledged.values(), default=0)
     try:
         wal = path.open("rb")
     except FileNotFoundError:
-        return None
+        return _Damage(b"", f"it is missing, with {missing} frames that were written to it") if missing else None
     with wal:
         head = wal.read(_HEADER.size)
         if len(head) < _HEADER.size:
-            return None
+            return _Damage(head, f"it ends before frame 1 of {missing}") if missing else None
         magic, _, page_size, generation, *_, sum0, sum1 = _HEADER.unpack(head)
         known_magic = magic in (_BIG_ENDIAN_SUMS, _LITTLE_ENDIAN_SUMS)
         if not known_magic or _sums(head[:24], magic, (0, 0)) != (sum0, sum1):
             # SQLite syncs the header before it writes the first frame.
             return _Damage(head, "its header does not match its checksum") if wal.read(1) else None
+        (salt,) = struct.unpack(">I", head[16:20])
+        for salts, count in acknowledged.items():
+            (later,) = struct.unpack(">I", salts[:4])
+            if count and 0 < (later - salt) % 2**32 <= _LATER_GENERATIONS:
+                return _Damage(head, f"it is older than the {count} frames that its index counts")
         scan = _Scan(wal, magic, page_size, generation, head[16:24], (sum0, sum1))
         what = scan.damage(acknowledged.get(head[16:24], 0))
         return None if what is None else _Damage(head, what)
@@ -180,10 +195,11 @@ class _Scan:
 
 
 def _acknowledged(index: Path) -> dict[bytes, int]:
-    """By a WAL's salts, how many of its frames the wal-index counts as committed."""
+    """By a WAL's salts, how many of its frames the wal-index counts as committed; 0 if the database has them all."""
     try:
         with index.open("rb") as file:
             copies = file.read(2 * _INDEX.size)
+            copied = file.read(_COPIED.size)
     except FileNotFoundError:
         return {}
     counts: dict[bytes, int] = {}
@@ -192,7 +208,12 @@ def _acknowledged(index: Path) -> dict[bytes, int]:
         last_frame, salts, sum0, sum1 = _INDEX.unpack(copy)
         if any(copy) and _sums(copy[:40], _NATIVE_SUMS, (0, 0)) == (sum0, sum1):
             counts[salts] = max(last_frame, counts.get(salts, 0))
-    return counts
+    in_database = _COPIED.unpack(copied)[0] if len(copied) == _COPIED.size else 0
+    return {salts: count if count > in_database else 0 for salts, count in counts.items()}
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _damaged(path: Path, damage: _Damage) -> DamagedError:

@@ -187,6 +187,74 @@ def test_an_index_of_another_wal_proves_nothing(tmp_path: Path, copy: Copy) -> N
     assert copy.last(short.database, short.wal, long.shm) == short.last
 
 
+@pytest.mark.parametrize("length", [None, 0, 1, 16, 31, 32, 33])
+def test_a_lost_wal_is_refused_where_the_index_counts_its_frames(
+    commits: list[Snapshot], tmp_path: Path, length: int | None
+) -> None:
+    commit = commits[-1]
+    directory = tmp_path / "killed"
+    directory.mkdir()
+    path = directory / "log.db"
+    path.write_bytes(commit.database)
+    path.with_name("log.db-shm").write_bytes(commit.shm)
+    if length is not None:
+        path.with_name("log.db-wal").write_bytes(commit.wal[:length])
+    with pytest.raises(DamagedError, match="log.db-wal is damaged: it (is missing|ends)"):
+        SqliteLog(path, node_id="n1", nodes=["n1"])
+    path.with_name("log.db-wal").write_bytes(commit.wal)  # it was not touched: with the WAL back all is there
+    with closing(SqliteLog(path, node_id="n1", nodes=["n1"])) as log:
+        assert log.last == commit.last
+
+
+def test_a_wal_from_before_the_index_is_refused(tmp_path: Path, copy: Copy) -> None:
+    """An older copy of the WAL was put back; a later one than the index is what a power loss leaves."""
+    (tmp_path / "a").mkdir()
+    path = tmp_path / "a" / "log.db"
+    with closing(SqliteLog(path, node_id="n1", nodes=["n1"])) as log:
+        kept = []
+        for _ in range(2):
+            append(log)
+            append(log)
+            kept.append([path.with_name(f"log.db{name}").read_bytes() for name in ("", "-wal", "-shm")])
+            log._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+    (_, old_wal, old_index), (database, wal, index) = kept
+    assert copy.last(database, old_wal, index) is None
+    assert copy.last(database, wal, old_index) == 12
+
+
+def test_a_wal_that_the_database_has_whole_may_go(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "log.db"
+    path.parent.mkdir()
+    with closing(SqliteLog(path, node_id="n1", nodes=["n1"])) as log:
+        append(log)
+        log._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        (tmp_path / "log.db").write_bytes(path.read_bytes())
+        (tmp_path / "log.db-shm").write_bytes(path.with_name("log.db-shm").read_bytes())
+    with closing(SqliteLog(tmp_path / "log.db", node_id="n1", nodes=["n1"])) as log:
+        assert log.last == 3
+
+
+@pytest.mark.parametrize("database", [None, b""])
+def test_a_wal_without_its_database_is_refused(commits: list[Snapshot], tmp_path: Path, database: bytes | None) -> None:
+    """SQLite would delete it."""
+    path = tmp_path / "log.db"
+    if database is not None:
+        path.write_bytes(database)
+    path.with_name("log.db-wal").write_bytes(commits[-1].wal)
+    with pytest.raises(DamagedError, match="log.db beside it is missing or empty"):
+        SqliteLog(path, node_id="n1", nodes=["n1"])
+    assert path.with_name("log.db-wal").read_bytes() == commits[-1].wal
+
+
+def test_a_log_that_must_be_there_is_not_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    with pytest.raises(DamagedError, match="it is missing, though a node has run here"):
+        SqliteLog(path, node_id="n1", nodes=["n1"], must_exist=True)
+    path.touch()
+    with pytest.raises(DamagedError, match="it has lost the name of the node"):
+        SqliteLog(path, node_id="n1", nodes=["n1"], must_exist=True)
+
+
 def test_an_empty_or_missing_wal_is_no_damage(tmp_path: Path) -> None:
     check_wal(tmp_path / "log.db", in_use=False)
     for data in (b"", b"short", bytes(32)):
