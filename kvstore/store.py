@@ -94,8 +94,8 @@ class Store(Protocol):
         """A slot before everything that a session executes which begins now."""
         ...
 
-    def last_sequence(self, session: str) -> int:
-        """The highest sequence of this session that was executed, 0 if none: a loader resumes after it."""
+    def executed_upto(self, session: str) -> int:
+        """The sequence of this session up to which all were executed, 0 if none: a loader resumes after it."""
         ...
 
     def log(self, first: int = 1, last: int | None = None) -> Iterator[LogRow]:

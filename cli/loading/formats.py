@@ -8,6 +8,7 @@ ordinals are the sequences under which a file's commands are executed, so they m
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Protocol
 
@@ -49,8 +50,11 @@ class Lines:
         self.drained = False
 
     def __iter__(self) -> Iterator[bytes]:
-        chunk = self._file.read1(CHUNK_BYTES)
-        tail = chunk.removeprefix(BYTE_ORDER_MARK)
+        chunk = tail = self._file.read1(CHUNK_BYTES)
+        while chunk and tail != BYTE_ORDER_MARK and BYTE_ORDER_MARK.startswith(tail):  # a pipe may give it in parts
+            chunk = self._file.read1(CHUNK_BYTES)
+            tail += chunk
+        tail = tail.removeprefix(BYTE_ORDER_MARK)
         while chunk:
             if b"\n" in chunk:
                 *lines, last, tail = tail.split(b"\n")
@@ -107,6 +111,11 @@ def read_commands(lines: Iterable[bytes], skip: int) -> Iterator[Item]:
             yield number, error
 
 
+SPACES: Final = 8
+"""An object with at most this much white space around its parts has no room for a field that is given twice."""
+_FRAME: Final = len('{"key":"","value":}')
+
+
 class _Object(msgspec.Struct, forbid_unknown_fields=True):
     key: str
     value: msgspec.Raw
@@ -140,9 +149,25 @@ def _from_object(line: bytes) -> Command:
         ) from None
     except msgspec.DecodeError as error:
         raise CommandError(f"not a JSON object: {error}") from None
-    command = Set(item.key.encode("utf-8"), from_json(bytes(item.value)))
+    key, value = item.key.encode("utf-8"), bytes(item.value)
+    if len(line) - len(key) - len(value) > _FRAME + SPACES:
+        _refuse_repeated(line)
+    command = Set(key, from_json(value))
     check(command)
     return command
+
+
+def _refuse_repeated(line: bytes) -> None:
+    """Parsers differ in which of two fields of one name they take."""
+    names: list[str] = []
+
+    def note(pairs: list[tuple[str, object]]) -> None:
+        names[:] = [name for name, _ in pairs]  # the outermost object comes last
+
+    json.loads(line, object_pairs_hook=note)
+    for name in ("key", "value"):
+        if names.count(name) > 1:
+            raise CommandError(f'"{name}" is given twice: leave one of them out')
 
 
 class _Texts:

@@ -1,7 +1,7 @@
 """``kvstore load``: executes files of commands in batches, each line once, however often the load is started again.
 
-The session's name comes from a file's digest, and the sequence of a line is its ordinal. The store remembers the
-highest sequence that it executed in each session. So a load that was killed knows where to go on, and a file that was
+The session's name comes from a file's digest, and the sequence of a line is its ordinal. The store remembers up to
+which sequence it executed each session. So a load that was killed knows where to go on, and a file that was
 loaded is not loaded twice. What comes through a pipe cannot be read again, so each pipe has a session of its own.
 """
 
@@ -140,7 +140,10 @@ class Load:
         """Load the file, print errors as they come, and fill in the summary. Returns the exit status."""
         started = time.monotonic()
         try:
-            self._find_session()
+            try:
+                self._find_session()
+            except UnreadableError as error:
+                self._fail(UNMET, f"{self._name}: cannot be read whole, so nothing was executed: {error}")
             status = self._load()
         except _StopLoad as stop:
             self.summary.state = "stopped"
@@ -166,10 +169,10 @@ class Load:
             return
         base = f"{LOAD_SESSIONS}{self._source.format}-{self._source.digest()[:16]}"
         names, self._session = [base], base
-        while self._store.last_sequence(following := f"{base}-{len(names) + 1}"):
+        while self._store.executed_upto(following := f"{base}-{len(names) + 1}"):
             names.append(following)
             self._session = following
-        self._done = self._store.last_sequence(self._session)
+        self._done = self._store.executed_upto(self._session)
         if self._again and (not self._done or self._is_loaded()):
             self._session, self._done = (following, 0) if self._done else (self._session, 0)
             self._since = self._store.begin()
@@ -221,7 +224,7 @@ class Load:
             self._progress.begin(self._source.position())
             self.summary.resumed_at_line = line
             if self._output != "json":  # in JSON the summary says so
-                self._tell(f"{self._name}: going on at line {line}; {counted(self._done, 'command')} executed before")
+                self._tell(f"{self._name}: going on at line {line}; {counted(self._done, 'line')} done before")
         if isinstance(content, CommandError):
             self._flush()
             self._bad_line(line, content)
@@ -275,7 +278,7 @@ class Load:
     def _count_executed(self, store: Store, lines: Sequence[int]) -> None:
         """Count what was executed of a batch that broke off: its first commands may have been."""
         try:
-            executed = max(store.last_sequence(self._session) - self._first + 1, 0)
+            executed = max(store.executed_upto(self._session) - self._first + 1, 0)
         except KvstoreError:  # the store cannot say now; the next load of this file finds out
             return
         self.summary.commands += executed

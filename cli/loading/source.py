@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import cast
 
 from cli.interrupts import Interrupts
-from cli.loading.formats import READERS, File, Item, Lines, format_of
+from cli.loading.formats import CHUNK_BYTES, READERS, File, Item, Lines, format_of
+
+GZIP = b"\x1f\x8b"
 
 
 class UnreadableError(Exception):
@@ -50,9 +52,20 @@ class Source:
         self._lines: Lines | None = None
 
     def digest(self) -> str:
-        """The SHA-256 of a file's bytes as they are stored, in hexadecimal."""
+        """The SHA-256 of a file's bytes as they are stored, in hexadecimal.
+
+        Raises UnreadableError for a packed file that is cut off or damaged: it would be loaded again once it is whole.
+        """
         with self._interrupts.allowed():
             digest = hashlib.file_digest(self._raw, "sha256").hexdigest()
+            self._raw.seek(0)
+            if self._raw.peek(2)[:2] == GZIP:
+                try:
+                    with gzip.GzipFile(fileobj=self._raw) as unpacked:
+                        while unpacked.read1(CHUNK_BYTES):
+                            pass
+                except (OSError, EOFError, zlib.error) as error:
+                    raise UnreadableError(str(error)) from error
         self._raw.seek(0)
         return digest
 
@@ -61,7 +74,7 @@ class Source:
         if not self.is_stream:
             self._raw.seek(0)
         try:
-            packed = self._raw.peek(2)[:2] == b"\x1f\x8b"
+            packed = self._raw.peek(2)[:2] == GZIP
             file = cast(File, gzip.GzipFile(fileobj=self._raw) if packed else self._raw)
             self._lines = Lines(_Interruptible(file, self._interrupts))
             yield from READERS[self.format](self._lines, skip)

@@ -13,8 +13,9 @@ from cli.render import counted, table_lines, visible
 class Summary(msgspec.Struct):
     """What the load of one file did. Numbers of lines and slots begin at 1, and 0 stands for none.
 
-    ``commands`` counts the commands that this load executed, or that a dry run found valid; ``skipped`` those that
-    earlier loads of the file executed; ``bad_lines`` the lines that are not valid commands, or whose command failed.
+    ``commands`` counts the commands that this load executed, or that a dry run found valid; ``skipped`` the lines that
+    earlier loads of the file are done with, bad ones too; ``bad_lines`` the lines that are not valid commands, or whose
+    command failed.
     """
 
     file: str
@@ -53,7 +54,7 @@ def summary_lines(summaries: Sequence[Summary], output: str) -> Iterator[str]:
 def _sentence(summary: Summary) -> str:
     name = visible(summary.file)
     if summary.state == "loaded before":
-        return f"{name}: already loaded ({counted(summary.skipped, 'command')}); --again loads it once more"
+        return f"{name}: already loaded ({counted(summary.skipped, 'line')}); --again loads it once more"
     did = "valid" if summary.state == "checked" else "executed"
     parts = [f"{counted(summary.commands, 'command')} {did} in {summary.seconds:.2f} s"]
     if summary.commands:
@@ -62,7 +63,7 @@ def _sentence(summary: Summary) -> str:
         alone = summary.first_slot == summary.last_slot
         parts.append(f"slot {summary.first_slot}" if alone else f"slots {summary.first_slot} to {summary.last_slot}")
     counts = [
-        (summary.skipped, f"{summary.skipped:,} executed before"),
+        (summary.skipped, f"{counted(summary.skipped, 'line')} done before"),
         (summary.not_met, f"{counted(summary.not_met, 'condition')} not met"),
         (summary.missing, f"{counted(summary.missing, 'missing key')}"),
         (summary.bad_lines, f"{counted(summary.bad_lines, 'bad line')}"),

@@ -82,8 +82,8 @@ class EmbeddedStore:
     def begin(self) -> int:
         return self._node.applied_upto
 
-    def last_sequence(self, session: str) -> int:
-        return self._node.last_sequence(session)
+    def executed_upto(self, session: str) -> int:
+        return self._node.executed_upto(session)
 
     def log(self, first: int = 1, last: int | None = None) -> Iterator[LogRow]:
         yield from self._node.log(first, last)

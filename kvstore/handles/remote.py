@@ -133,7 +133,7 @@ class RemoteStore:
     def begin(self) -> int:
         return int(cast(int, self._ask("KV.BEGIN")))
 
-    def last_sequence(self, session: str) -> int:
+    def executed_upto(self, session: str) -> int:
         return int(cast(int, self._ask("KV.SESSION", session)))
 
     def log(self, first: int = 1, last: int | None = None) -> Iterator[LogRow]:

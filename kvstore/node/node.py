@@ -252,9 +252,9 @@ class Node:
         """Some keys with this prefix, in byte order, as applied here."""
         return self._state.keys(prefix, limit)
 
-    def last_sequence(self, session: str) -> int:
-        """The highest sequence of this session that was executed here, 0 if none was."""
-        return self._state.last_sequence(session)
+    def executed_upto(self, session: str) -> int:
+        """The sequence of this session up to which all were executed here, 0 if none was."""
+        return self._state.executed_upto(session)
 
     def log(self, first: int, last: int | None) -> Iterator[LogRow]:
         """The slots first..last of this node's log that hold a value, in order."""

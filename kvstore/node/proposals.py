@@ -30,6 +30,8 @@ MAX_REPEATS = 16
 FORWARD_PATIENCE = 500
 """How long a follower waits, in ms, before it hands its requests to the leader again. It waits longer while many bytes
 are under way, since the leader repeats its own messages too."""
+MAX_BROKEN = 10_000
+"""Of this many sessions it is remembered that one of their requests was refused."""
 COPIES_ON_DISK = 4
 """A value is written to log.db and to state.db, and to the WAL of each."""
 
@@ -71,6 +73,8 @@ class Proposals:
         self._pending_bytes = 0
         self._repeats = 0
         """How many callers wait for a request that somebody else waits for too."""
+        self._broken: dict[str, int] = {}
+        """The first request refused of a client's session: none behind it is taken before it comes again."""
         self._free_bytes = free_bytes
         self._budget: int | None = None
         self._to_send: list[CommandProposal | SlotProposal] = []
@@ -114,8 +118,9 @@ class Proposals:
         """
         if session:
             check_session(session, sequence, acknowledged, since)
-        self._admit(size)
-        if not session:
+            self._admit_in_order(session, sequence, acknowledged, size)
+        else:
+            self._admit(size)
             self._sequence += 1
             session, sequence, acknowledged = self._session, self._sequence, self._acknowledged
             since = self._since
@@ -154,6 +159,25 @@ class Proposals:
         self._slots[self._slot_request] = proposal
         self._pending_bytes += proposal.size
         self._to_send.append(proposal)
+
+    def _admit_in_order(self, session: str, sequence: int, acknowledged: int, size: int) -> None:
+        """Refuse what follows a refused request of its session, unless the client has given that one up."""
+        broken = self._broken.get(session)
+        if broken is not None and acknowledged <= broken < sequence:
+            raise UnavailableError(f"request {broken} of this session was refused: send it again before any later one")
+        try:
+            self._admit(size)
+        except UnavailableError:
+            self._break(session, sequence)
+            raise
+        self._broken.pop(session, None)
+
+    def _break(self, session: str, sequence: int) -> None:
+        """A request of this session was refused, or given up."""
+        broken = self._broken
+        broken[session] = min(sequence, broken.pop(session, sequence))
+        if len(broken) > MAX_BROKEN:
+            del broken[next(iter(broken))]
 
     def _admit(self, size: int) -> None:
         """Refuse a request that cannot be taken, before anything has happened."""
@@ -376,9 +400,17 @@ class Proposals:
         self._pending_bytes -= proposal.size
 
     def _drop(self, proposal: CommandProposal | SlotProposal, why: str) -> None:
+        if proposal.closed:
+            return  # with one before it in its session
         self._close(proposal)
         if isinstance(proposal, CommandProposal):
-            del self._commands[proposal.request.session, proposal.request.sequence]
+            session, sequence = proposal.request.session, proposal.request.sequence
+            del self._commands[session, sequence]
+            if session != self._session and self._broken.get(session, NO_END) > sequence:
+                self._break(session, sequence)
+                for later in list(self._commands.values()):
+                    if later.request.session == session and later.request.sequence > sequence:
+                        self._drop(later, why)
             self._tell(proposal, proposal.refusal(why))
         else:
             del self._slots[proposal.number]

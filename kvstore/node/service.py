@@ -107,7 +107,7 @@ class Service(Protocol):
         """The last slot that was applied here."""
         ...
 
-    def last_sequence(self, session: str) -> int:
+    def executed_upto(self, session: str) -> int:
         """The highest sequence of this session that was executed here, 0 if none."""
         ...
 

@@ -137,7 +137,7 @@ def _after_reading(service: Service, answer: OnAnswer, proceed: Callable[[], Non
 
 def _session(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
     name = arguments[1].decode(errors="backslashreplace")
-    _after_reading(service, answer, lambda: answer(service.last_sequence(name)))
+    _after_reading(service, answer, lambda: answer(service.executed_upto(name)))
 
 
 def _begin(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
@@ -198,7 +198,7 @@ KV_COMMANDS: list[Spec] = [
         _execute,
         reads_if=_has_no_session,
     ),
-    _spec("kv.session", 2, READS, "KV.SESSION name: the last sequence executed in a session.", _session),
+    _spec("kv.session", 2, READS, "KV.SESSION name: the sequence up to which a session was executed.", _session),
     _spec("kv.begin", 1, NEITHER, "KV.BEGIN: a slot before a session that begins now.", _begin),
     _spec("kv.keys", 3, READS, "KV.KEYS prefix limit: keys that this node has applied.", _keys, is_slow=True),
     _spec("kv.serving", 1, READS, "KV.SERVING: OK if this node can serve linearizable requests.", _serving),

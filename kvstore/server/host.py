@@ -428,8 +428,8 @@ class Host:
     def applied_upto(self) -> int:
         return self.node.applied_upto
 
-    def last_sequence(self, session: str) -> int:
-        return self.node.last_sequence(session)
+    def executed_upto(self, session: str) -> int:
+        return self.node.executed_upto(session)
 
     def keys(self, prefix: bytes, limit: int) -> list[bytes]:
         return self.node.keys(prefix, limit)

@@ -300,9 +300,9 @@ class StateMachine:
             self._keys.release()
         return result
 
-    def last_sequence(self, session: str) -> int:
-        """The highest sequence of this session that was executed, 0 if none was."""
-        return self._sessions.last_sequence(session)
+    def executed_upto(self, session: str) -> int:
+        """The sequence of this session up to which all were executed, 0 if none was."""
+        return self._sessions.executed_upto(session)
 
     def keys(self, prefix: bytes, limit: int) -> list[bytes]:
         """Some keys with this prefix, in byte order."""

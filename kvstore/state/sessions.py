@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import TypeAlias
 
 import msgspec
@@ -92,6 +92,13 @@ class Session:
         if sequence < self.acknowledged:
             return Expired()
         return self.results.get(sequence)
+
+    def executed_upto(self, results: Container[int]) -> int:
+        """The sequence up to which all were executed; ``results`` holds those from ``acknowledged`` on."""
+        sequence = max(self.acknowledged, 1)
+        while sequence in results:
+            sequence += 1
+        return sequence - 1
 
     def record(self, sequence: int, acknowledged: int, slot: int, result: Result) -> None:
         """Keep a result, and drop those that the client has acknowledged."""
@@ -243,9 +250,13 @@ class Sessions:
         kind.weight -= session.counted
         kind.forgotten = max(kind.forgotten, session.last_slot)
 
-    def last_sequence(self, name: str) -> int:
+    def executed_upto(self, name: str) -> int:
+        """The sequence of this session up to which all were executed: one before the first gap. 0 for a new session."""
         session = self._kinds[_kind(name)].sessions.get(name)
-        return session.last_sequence if session else 0
+        if session is None:
+            return 0
+        packed = self._packed.get(name)
+        return session.executed_upto(session.results if packed is None else _unpack(packed))
 
     def take(self) -> dict[str, SessionRow | None]:
         """The sessions that changed since the last ``take``, as rows; None for those that were dropped."""

@@ -102,7 +102,7 @@ class Service:
     def applied_upto(self) -> int:
         return 0
 
-    def last_sequence(self, session: str) -> int:
+    def executed_upto(self, session: str) -> int:
         return 0
 
     def keys(self, prefix: bytes, limit: int) -> list[bytes]:

@@ -73,8 +73,8 @@ class Node:
     def applied_upto(self) -> int:
         return self.state.applied_upto
 
-    def last_sequence(self, session: str) -> int:
-        return self.state.last_sequence(session)
+    def executed_upto(self, session: str) -> int:
+        return self.state.executed_upto(session)
 
     def keys(self, prefix: bytes, limit: int) -> list[bytes]:
         return self.state.keys(prefix, limit)

@@ -75,7 +75,7 @@ def test_a_batch_runs_once_however_often_it_is_sent(tmp_path: Path) -> None:
         again = [reply.result for reply in store.execute_batch(batch, session="s", first_sequence=1)]
         assert again == first
     with EmbeddedStore.open(tmp_path, "test") as store:
-        assert store.last_sequence("s") == 10
+        assert store.executed_upto("s") == 10
         store.execute_batch(batch, session="s", first_sequence=11)
         late = store.execute_batch(batch[:1], session="s", first_sequence=1)
         assert late[0].result == Expired()
@@ -144,7 +144,7 @@ def test_a_lost_state_database_is_rebuilt_from_the_log(tmp_path: Path) -> None:
         path.unlink()
     with EmbeddedStore.open(tmp_path, "test") as store:
         assert store.execute(Get(b"x")).result == Found(Value(b"50"), 50, 1, 50)
-        assert store.last_sequence("s") == 50
+        assert store.executed_upto("s") == 50
 
 
 def test_a_log_that_ends_before_the_state_is_refused(tmp_path: Path) -> None:

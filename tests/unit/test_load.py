@@ -72,8 +72,8 @@ class MemoryStore:
         result = self.execute(Get(key)).result
         return result.value.data if isinstance(result, Found) else None
 
-    def last_sequence(self, session: str) -> int:
-        return self.state.last_sequence(session)
+    def executed_upto(self, session: str) -> int:
+        return self.state.executed_upto(session)
 
     def log(self, first: int = 1, last: int | None = None) -> Iterator[LogRow]:
         raise NotImplementedError
@@ -400,15 +400,57 @@ def test_a_wrong_name_is_found_before_anything_is_executed(tmp_path: Path, capsy
     assert not (tmp_path / "data").exists()
 
 
-def test_damaged_gzip_is_executed_as_far_as_it_can_be_read(
+def test_damaged_gzip_is_not_executed_in_part(
     tmp_path: Path, store: MemoryStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     packed = gzip.compress("".join(f"set k{number} {number * 7919 % 1009}\n" for number in range(1000)).encode())
-    status, one = load(store, written(tmp_path, packed[: len(packed) // 2], "cut.kv.gz"))
-    assert status == 1
-    assert 0 < one.summary.commands == store.slot < 1000
-    assert "cannot be read any further" in capsys.readouterr().err
+    flipped = packed[:-6] + bytes([packed[-6] ^ 1]) + packed[-5:]  # a bit of its checksum
+    for damaged in (packed[: len(packed) // 2], packed[:-1], flipped):
+        status, one = load(store, written(tmp_path, damaged, "cut.kv.gz"))
+        assert (status, one.summary.commands, store.slot) == (1, 0, 0)
+        assert "nothing was executed" in capsys.readouterr().err
     assert load(store, written(tmp_path, packed, "all.kv.gz"))[0] == 0
+
+
+@pytest.mark.parametrize("line", ['{"key":"a","key":"b","value":1}', '{"key":"","value":1,"value":2}'])
+def test_a_field_given_twice_is_a_bad_line(tmp_path: Path, store: MemoryStore, line: str) -> None:
+    assert load(store, written(tmp_path, line + "\n", "a.jsonl"))[0] == 1
+    assert store.slot == 0
+
+
+def test_white_space_and_inner_objects_are_no_repetition(tmp_path: Path, store: MemoryStore) -> None:
+    text = '{  "key" :    "a" ,   "value" : {"key": 1, "value": {"key": 2}}  }\n'
+    assert load(store, written(tmp_path, text, "a.jsonl"))[0] == 0
+
+
+@pytest.mark.parametrize("parts", [[b"\xef", b"\xbb", b"\xbfset a 1\n"], [b"\xef\xbb\xbf", b"set a 1\n"]])
+def test_a_byte_order_mark_may_come_in_parts(parts: list[bytes]) -> None:
+    class Pipe:
+        def read1(self, size: int, /) -> bytes:
+            return parts.pop(0) if parts else b""
+
+    assert list(Lines(Pipe())) == [b"set a 1"]
+
+
+def test_a_gap_left_in_a_batch_is_loaded_by_the_next_load(tmp_path: Path, store: MemoryStore) -> None:
+    """A node refused one request of a pipeline and took those behind it."""
+    path = written(tmp_path, "".join(f"set k{number} 1\n" for number in range(1, 11)))
+    real = store.execute_batch
+
+    def refuse_one(commands: Sequence[Command], *, session: str, first_sequence: int) -> list[Reply]:
+        real(commands[:4], session=session, first_sequence=first_sequence)
+        for sequence in range(6, 11):
+            store.slot += 1
+            entry = entries.encode(Entry(session, sequence, first_sequence, 1, commands[sequence - first_sequence]))
+            store.state.apply(store.slot, [entry])
+        raise UnavailableError("too much is waiting")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "execute_batch", refuse_one)
+        status, one = load(store, path)
+    assert (status, one.summary.commands) == (3, 4)
+    assert load(store, path)[0] == 0
+    assert [store.value(b"k%d" % number) for number in range(1, 11)] == [b"1"] * 10
 
 
 # -- each line once ---------------------------------------------------------------------------------------------------
@@ -438,7 +480,7 @@ def test_a_cluster_that_is_lost_stops_the_load_with_a_summary_and_says_how_to_go
 ) -> None:
     left = iter(range(looks))
 
-    def last_sequence(session: str) -> int:
+    def executed_upto(session: str) -> int:
         if next(left, None) is None:
             raise UnavailableError("no quorum")
         return 0
@@ -446,7 +488,7 @@ def test_a_cluster_that_is_lost_stops_the_load_with_a_summary_and_says_how_to_go
     def execute_batch(commands: Sequence[Command], *, session: str, first_sequence: int, since: int = 0) -> list[Reply]:
         raise UnavailableError("no quorum")
 
-    monkeypatch.setattr(store, "last_sequence", last_sequence)
+    monkeypatch.setattr(store, "executed_upto", executed_upto)
     monkeypatch.setattr(store, "execute_batch", execute_batch)
     path = written(tmp_path, "set x 1\n")
     status, done = load(store, path)

@@ -352,3 +352,56 @@ def turned(node: Node) -> list[tuple[str, PeerMessage]]:
         node.append(turn.records)
         node.persisted()
     return turn.messages
+
+
+def test_nothing_overtakes_a_refused_request_of_its_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = new_node("n1")
+    run(node, 0)
+    heard: list[Reply | Refusal] = []
+
+    def send(sequence: int, acknowledged: int = 1, session: str = "s") -> None:
+        command = SetRange(b"k", sequence, b"x")
+        node.execute(command, heard.append, 100, session=session, sequence=sequence, acknowledged=acknowledged)
+
+    send(1)
+    with monkeypatch.context() as short:
+        short.setattr(proposals, "MAX_PENDING", 1)
+        with pytest.raises(UnavailableError, match="are waiting"):
+            send(2)
+    with pytest.raises(UnavailableError, match="request 2 of this session was refused: send it again"):
+        send(3)
+    send(3, session="another")
+    for sequence in (2, 3):  # it begins anew
+        send(sequence)
+    run(node, 1)
+    assert [type(outcome) for outcome in heard] == [Reply] * 4
+    assert node.executed_upto("s") == 3
+    with monkeypatch.context() as short:
+        short.setattr(proposals, "MAX_PENDING", 0)
+        with pytest.raises(UnavailableError):
+            send(4)
+    send(5, acknowledged=5)  # the client has given 4 up
+
+
+def test_what_follows_a_request_that_was_given_up_goes_with_it() -> None:
+    """Its time is not over yet, and a leader may still come: it would be executed without the one before it."""
+    node = new_node("n1", "n2", "n3")
+    heard: list[Reply | Refusal] = []
+    for sequence in (1, 2, 3):
+        node.execute(LARGE, heard.append, 100 * sequence, session="s", sequence=sequence, acknowledged=1)
+    node.execute(LARGE, heard.append, 300)
+    run(node, 100)
+    assert [type(outcome) for outcome in heard] == [UnavailableError] * 3
+    assert node.waiting == 1
+    with pytest.raises(UnavailableError, match="request 1 of this session was refused"):
+        node.execute(LARGE, heard.append, 400, session="s", sequence=4, acknowledged=1)
+
+
+def test_only_so_many_broken_sessions_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proposals, "MAX_BROKEN", 3)
+    monkeypatch.setattr(proposals, "MAX_PENDING", 0)
+    node = new_node("n1")
+    for number in range(10):
+        with pytest.raises(UnavailableError):
+            node.execute(LARGE, print, 100, session=f"s{number}", sequence=1)
+    assert list(node._proposals._broken) == ["s7", "s8", "s9"]

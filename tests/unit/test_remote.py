@@ -83,7 +83,7 @@ def test_a_node_that_froze_is_passed_over() -> None:
     with node(lambda words: None) as frozen, node(healthy) as other:
         began = time.monotonic()
         with RemoteStore([frozen, other], patience=FAR_TOO_LONG) as store:
-            assert store.last_sequence("s") == 7
+            assert store.executed_upto("s") == 7
             assert store.node == other
         assert time.monotonic() - began < FAR_TOO_LONG / 3
 
@@ -118,14 +118,14 @@ def test_a_node_that_waits_for_a_quorum_is_not_given_up() -> None:
         return healthy(words)
 
     with node(slow) as first, node(only(b"-ERR never asked\r\n")) as second, RemoteStore([first, second]) as store:
-        assert store.last_sequence("s") == 7
+        assert store.executed_upto("s") == 7
         assert store.node == first
 
 
 def test_every_node_is_tried_once_though_one_used_up_the_time() -> None:
     with node(lambda words: None if words[0] == b"KV.SESSION" else b"+OK\r\n") as slow, node(healthy) as other:
         store = RemoteStore([slow, other], patience=0.1)
-        assert store.last_sequence("s") == 7
+        assert store.executed_upto("s") == 7
         store.close()
 
 
@@ -133,9 +133,9 @@ def test_every_node_is_tried_once_though_one_used_up_the_time() -> None:
 def test_what_is_no_kvstore_is_passed_over_and_named_at_once(answer: Answer) -> None:
     with node(answer) as stranger, node(healthy) as other:
         with RemoteStore([stranger, other]) as store:
-            assert store.last_sequence("s") == 7
+            assert store.executed_upto("s") == 7
         with RemoteStore([stranger], patience=FAR_TOO_LONG) as store, pytest.raises(UnavailableError) as caught:
-            store.last_sequence("s")
+            store.executed_upto("s")
         assert str(caught.value).startswith(f"{address_text(stranger)} is not a kvstore node")
 
 
@@ -170,7 +170,7 @@ def test_passwords_missing_wrong_and_superfluous() -> None:
     ):
         with node(lambda words, answer=answer: answer) as asked:  # type: ignore[misc]
             with RemoteStore([asked], password=password) as store, pytest.raises(KvstoreError) as caught:
-                store.last_sequence("s")
+                store.executed_upto("s")
             assert told in str(caught.value)
             assert not isinstance(caught.value, UnavailableError)
 

@@ -286,7 +286,7 @@ def test_the_summary_of_a_load() -> None:
     summary.finish(0.5)
     [sentence] = summary_lines([summary], "")
     assert sentence == (
-        "f.kv: 2,000 commands executed in 0.50 s, 4,000/s, slots 7 to 2006, 10 executed before, "
+        "f.kv: 2,000 commands executed in 0.50 s, 4,000/s, slots 7 to 2006, 10 lines done before, "
         "3 conditions not met, 1 bad line; stopped after line 2040"
     )
     [document] = summary_lines([summary, summary], "json")

@@ -260,19 +260,33 @@ def test_long_results_are_not_kept(machine: Machine) -> None:
 
 def test_a_repeated_request_returns_the_recorded_result(tmp_path: Path) -> None:
     state = StateMachine(tmp_path / "state.db")
-    once = entry(Incr(b"x"), 0, "s", 7, 1)
+    once = entry(Incr(b"x"), 0, "s", 7, 7)
     assert [done.result for done in state.apply(1, [once, once])] == [Integer(1), Integer(1)]
     state.commit()
     state.close()
     again = StateMachine(tmp_path / "state.db")
     assert again.apply(3, [once])[0].result == Integer(1)
-    assert again.last_sequence("s") == 7
+    assert again.executed_upto("s") == 7
     again.close()
 
 
 def test_a_later_sequence_applied_first_does_not_swallow_an_earlier_one(machine: Machine) -> None:
     values = [entry(Incr(b"x"), 0, "s", 6, 5), entry(Incr(b"x"), 0, "s", 5, 5)]
     assert [done.result for done in machine.state.apply(1, values)] == [Integer(1), Integer(2)]
+
+
+def test_a_session_was_executed_up_to_its_first_gap(tmp_path: Path) -> None:
+    state = StateMachine(tmp_path / "state.db")
+    requests = ((3, 1, 0), (1, 1, 1), (2, 1, 3), (5, 4, 3), (4, 4, 5), (9, 9, 9), (4, 4, 9))
+    for slot, (sequence, acknowledged, upto) in enumerate(requests, 1):
+        state.apply(slot, [entry(Incr(b"x"), 0, "s", sequence, acknowledged)])
+        assert state.executed_upto("s") == upto
+        state.commit()
+        state.close()
+        state = StateMachine(tmp_path / "state.db")
+        assert state.executed_upto("s") == upto
+    assert state.executed_upto("unknown") == 0
+    state.close()
 
 
 def test_below_the_acknowledged_mark_nothing_is_executed(machine: Machine) -> None:
@@ -285,8 +299,8 @@ def test_only_so_many_sessions_are_kept_and_the_one_unused_longest_goes(
 ) -> None:
     monkeypatch.setattr(sessions, "MAX_SESSIONS", 2)
     names = ["a", "b", "a", "c"]
-    machine.state.apply(1, [entry(Incr(b"x"), 0, name, slot, 1) for slot, name in enumerate(names, 1)])
-    assert [machine.state.last_sequence(name) for name in "abc"] == [3, 0, 4]
+    machine.state.apply(1, [entry(Incr(b"x"), 0, name, slot, slot) for slot, name in enumerate(names, 1)])
+    assert [machine.state.executed_upto(name) for name in "abc"] == [3, 0, 4]
     machine.state.commit()
 
 
@@ -624,7 +638,7 @@ def test_a_commit_without_room_loses_nothing(tmp_path: Path) -> None:
     digest = state.digest()
     state.close()
     again = StateMachine(tmp_path / "state.db")
-    assert (again.applied_upto, again.digest(), again.last_sequence("s")) == (2, digest, 1)
+    assert (again.applied_upto, again.digest(), again.executed_upto("s")) == (2, digest, 1)
     again.close()
 
 
