@@ -149,6 +149,8 @@ def incr_float(command: IncrFloat, context: Context) -> Found | Failed:
             return Failed(NOT_A_NUMBER)
         number = parsed
     total = None if by is None else add(number, by)
+    if before is not None and by == 0 and INTEGER.fullmatch(before.value.data):
+        total = before.value.data  # it may have more digits than a sum keeps
     if total is None:
         return Failed(OUT_OF_RANGE)
     value = Value(total)

@@ -87,6 +87,10 @@ def storage_errors(path: Path) -> Iterator[None]:
 def _translated(path: Path, error: sqlite3.Error) -> KvstoreError:
     code = getattr(error, "sqlite_errorcode", 0)
     primary = code & 0xFF
+    if code == sqlite3.SQLITE_IOERR_WRITE:
+        return StorageFullError(
+            f"the disk took no write ({path}: {error}; it is full, over a quota, or failing): look at the system's log"
+        )
     if code in _NO_ROOM:
         return StorageFullError(f"the disk is full ({path}): the write was refused, make room and try again")
     if primary in _DAMAGED:

@@ -31,6 +31,7 @@ from kvstore.commands import (
     Get,
     GetExpire,
     Incr,
+    IncrFloat,
     Integer,
     Keys,
     Missing,
@@ -678,3 +679,11 @@ def test_large_batches_are_written_as_small_ones(pairs: list[tuple[str, bytes]])
     assert isinstance(rows, Rows)
     assert {row.key: row.value.data for row in rows.rows} == held
     machine.state.close()
+
+
+@pytest.mark.parametrize("number", [b"9223372036854775807", b"-9223372036854775807", b"7"])
+def test_adding_nothing_leaves_an_integer_as_it_is(machine: Machine, number: bytes) -> None:
+    machine.state.apply(1, [entry(Set(b"x", Value(number)))])
+    (done,) = machine.state.apply(2, [entry(IncrFloat(b"x", b"0.0"))])
+    assert isinstance(done.result, Found)
+    assert done.result.value.data == number
