@@ -124,6 +124,7 @@ class SimulatedNode:
     def _request(self, client: str, request: ClientRequest) -> None:
         command, deadline = request.command, self._now + request.patience
         led_by = self.replica.ballot
+        self._environment.oracle.asked(client, request.sequence)
 
         def done(outcome: Reply | Refusal) -> None:
             self._answer(client, request, outcome, led_by)
@@ -161,6 +162,8 @@ class SimulatedNode:
             reply = ClientReply(request.sequence, request.attempt, outcome.result, outcome.slot, applied_upto)
         else:
             unknown = isinstance(outcome, UnknownOutcomeError)
+            if not unknown:
+                self._environment.oracle.refused(client, request.sequence)
             count("request: answered that it may have happened" if unknown else "request: refused")
             reply = ClientReply(request.sequence, request.attempt, refusal=str(outcome), unknown=unknown)
         self._replies.append((client, reply))

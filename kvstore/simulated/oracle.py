@@ -65,6 +65,7 @@ class Oracle:
         self._time = 0
         self._seen_upto = 0
         self._floors: dict[tuple[str, int], int] = {}
+        self._open: Counter[tuple[str, int]] = Counter()
 
     # -- while the run goes on ----------------------------------------------------------------------------------------
 
@@ -109,6 +110,14 @@ class Oracle:
         if isinstance(entry.command, Tick):
             self._counts["expiry: the leader moved the clock on"] += 1
         executed_in, expected = self.model.apply(slot, entry)
+        if entry.session and executed_in == slot and not self._open[entry.session, entry.sequence]:
+            raise Violation(
+                "what was refused for certain does not happen",
+                f"slot {slot} executes request {entry.sequence} of {entry.session}, and every node that was asked"
+                " for it has said that it was never proposed",
+                nodes=[node],
+                slots=[slot],
+            )
         if executed_in != slot:
             self._counts["session: a duplicate chosen in a second slot"] += 1
             key = "the result is recalled" if applied.result != Expired() else "its result is no longer kept"
@@ -122,6 +131,14 @@ class Oracle:
                 nodes=[node],
                 slots=[slot, executed_in],
             )
+
+    def asked(self, client: str, sequence: int) -> None:
+        """A request has reached a node: from now on it may happen."""
+        self._open[client, sequence] += 1
+
+    def refused(self, client: str, sequence: int) -> None:
+        """A node says of a request that reached it that it did not happen and will not."""
+        self._open[client, sequence] -= 1
 
     def called(self, client: str, sequence: int) -> int:
         """A client begins a request. Its answer must show everything that any client has been shown by now."""
