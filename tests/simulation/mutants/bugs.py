@@ -397,6 +397,10 @@ EXECUTION = [
         "an expired key is read until somebody writes it",
         ("kvstore.state.machine:StateMachine.apply", "self._keys.expire(self.clock)", "pass"),
     ),
+    mutant(
+        "a request sent again forgets that the first was handed on, and is called never proposed",
+        ("kvstore.node.proposals:Proposals.add_command", "proposal.tried = waiting.tried", "pass"),
+    ),
 ]
 
 LIVENESS = [
