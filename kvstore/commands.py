@@ -279,6 +279,16 @@ Simple: TypeAlias = Read | Write
 """What a transaction may consist of. A new command is added to exactly one of Read, Fallible and Infallible."""
 Command: TypeAlias = Simple | Txn | Tick
 
+
+class Slots(msgspec.Struct, frozen=True, gc=False):
+    """A read that is no command: for each key the slot that last changed it as an Integer, 0 if it does not exist."""
+
+    keys: list[bytes]
+
+
+Query: TypeAlias = Command | Slots
+"""What a linearizable read may ask for: a command for which ``is_read_only`` holds, or the slots of keys."""
+
 _READS = frozenset(get_args(Read))
 _FALLIBLE = frozenset(get_args(Fallible))
 

@@ -18,7 +18,7 @@ from kvstore.commands import MAX_VALUE_BYTES, Command, Set, Value
 from kvstore.errors import CommandError
 from kvstore.language.parser import parse
 from kvstore.limits import check
-from kvstore.values import from_json
+from kvstore.values import MAX_NESTING, from_json
 
 CHUNK_BYTES: Final = 262_144
 MAX_LINE_BYTES: Final = 16 * 1_048_576
@@ -149,6 +149,8 @@ def _from_object(line: bytes) -> Command:
         ) from None
     except msgspec.DecodeError as error:
         raise CommandError(f"not a JSON object: {error}") from None
+    except RecursionError:
+        raise CommandError(f"the value is JSON nested more than {MAX_NESTING} levels deep") from None
     key, value = item.key.encode("utf-8"), bytes(item.value)
     if len(line) - len(key) - len(value) > _FRAME + SPACES:
         _refuse_repeated(line)

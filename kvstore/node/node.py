@@ -17,7 +17,7 @@ from consensus.catchup import one_message
 from consensus.election import Timing
 from consensus.messages import Record, Run
 from consensus.replica import Replica, Role
-from kvstore.commands import Command, Get, Result
+from kvstore.commands import Command, Get, Query, Result
 from kvstore.errors import DamagedError, KvstoreError, Refusal, StorageFullError, UnavailableError
 from kvstore.node.faults import failed
 from kvstore.node.log_rows import log_rows
@@ -156,7 +156,7 @@ class Node:
         """Propose a JSON value for a slot by name. Raises CommandError when the slot is out of range."""
         self._proposals.add_slot(slot, json, done, deadline)
 
-    def query(self, query: Command, done: Callable[[Reply | Refusal], None], deadline: int) -> None:
+    def query(self, query: Query, done: Callable[[Reply | Refusal], None], deadline: int) -> None:
         """A linearizable read, of a command that changes nothing: no slot, but a quorum confirms the leader first."""
         self._reads.setdefault(self.replica.read(), []).append(PendingRead(query, done, deadline))
 
@@ -451,7 +451,7 @@ class Node:
                         self._reads[number] = reads[index:]
                     return
 
-    def _outcome(self, query: Command) -> Reply | Refusal:
+    def _outcome(self, query: Query) -> Reply | Refusal:
         try:
             return Reply(self._state.query(query, self._wall))
         except KvstoreError:

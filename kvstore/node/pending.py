@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from consensus.messages import Record
-from kvstore.commands import Command
+from kvstore.commands import Query
 from kvstore.errors import Refusal, UnavailableError, UnknownOutcomeError
 from kvstore.node.peer_messages import Request
 from kvstore.store import Reply, SlotReply
@@ -57,7 +57,7 @@ class SlotProposal(Proposal, kw_only=True, eq=False, gc=False):
 class PendingRead(msgspec.Struct, frozen=True):
     """Complete when a quorum has confirmed the leader and everything acknowledged before is applied here."""
 
-    query: Command
+    query: Query
     done: Callable[[Reply | Refusal], None]
     deadline: int
 

@@ -10,7 +10,7 @@ from consensus.leader import BYTES_PER_MS
 from consensus.log import NO_END
 from consensus.messages import Run
 from consensus.replica import SLOT_WINDOW, Replica, Role
-from kvstore.commands import Command, Entry, Expired, Forgotten, Opaque, Result, Tick, Unkept
+from kvstore.commands import Command, Entry, Expired, Forgotten, Opaque, Result, Set, Tick, Unkept
 from kvstore.errors import CommandError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.limits import NODE_SESSIONS, check_session
 from kvstore.node.peer_messages import Forward, ForwardSlot, ForwardSlotReply, LeftOut, PeerMessage, Request
@@ -32,8 +32,8 @@ FORWARD_PATIENCE = 500
 are under way, since the leader repeats its own messages too."""
 MAX_BROKEN = 10_000
 """Of this many sessions it is remembered that one of their requests was refused."""
-COPIES_ON_DISK = 4
-"""A value is written to log.db and to state.db, and to the WAL of each."""
+COPIES_ON_DISK = 2
+"""A request is written to log.db and to its WAL, and what it changes to state.db and to its WAL."""
 
 
 _UNTOLD = {Expired, Forgotten, Unkept}
@@ -118,9 +118,16 @@ class Proposals:
         """
         if session:
             check_session(session, sequence, acknowledged, since)
-            self._admit_in_order(session, sequence, acknowledged, size)
+        changed = size
+        if type(command) is not Set:
+            changed = self._state.changed_bytes(command, size)
+        if session:
+            self._admit_in_order(session, sequence, acknowledged, size, changed)
         else:
-            self._admit(size)
+            self._admit(size, changed)
+        if changed > size:
+            size = changed  # it will take so much memory
+        if not session:
             self._sequence += 1
             session, sequence, acknowledged = self._session, self._sequence, self._acknowledged
             since = self._since
@@ -151,7 +158,7 @@ class Proposals:
             raise CommandError(
                 f"slot must be from 1 to {highest}, not {slot}: at most {SLOT_WINDOW} past what is chosen without a gap"
             )
-        self._admit(len(json))
+        self._admit(len(json), len(json))
         self._slot_request += 1
         proposal = SlotProposal(
             deadline=deadline, size=len(json), number=self._slot_request, slot=slot, json=json, done=done
@@ -160,13 +167,13 @@ class Proposals:
         self._pending_bytes += proposal.size
         self._to_send.append(proposal)
 
-    def _admit_in_order(self, session: str, sequence: int, acknowledged: int, size: int) -> None:
+    def _admit_in_order(self, session: str, sequence: int, acknowledged: int, size: int, changed: int) -> None:
         """Refuse what follows a refused request of its session, unless the client has given that one up."""
         broken = self._broken.get(session)
         if broken is not None and acknowledged <= broken < sequence:
             raise UnavailableError(f"request {broken} of this session was refused: send it again before any later one")
         try:
-            self._admit(size)
+            self._admit(size, changed)
         except UnavailableError:
             self._break(session, sequence)
             raise
@@ -179,8 +186,8 @@ class Proposals:
         if len(broken) > MAX_BROKEN:
             del broken[next(iter(broken))]
 
-    def _admit(self, size: int) -> None:
-        """Refuse a request that cannot be taken, before anything has happened."""
+    def _admit(self, size: int, changed: int) -> None:
+        """Refuse a request that cannot be taken, before anything has happened. It changes about so many bytes."""
         full = self.log_full or self._commits.full
         if full is not None:
             raise StorageFullError(str(full))  # not the same one again: each raise adds to its traceback
@@ -194,8 +201,9 @@ class Proposals:
             )
         if self._free_bytes is not None:
             if self._budget is None:
-                self._budget = self._free_bytes()
-            self._budget -= COPIES_ON_DISK * size
+                under_way = 2 * self._pending_bytes + self._state.unwritten_bytes
+                self._budget = self._free_bytes() - COPIES_ON_DISK * under_way
+            self._budget -= COPIES_ON_DISK * (size + changed)
             if self._budget < 0:
                 raise StorageFullError("the disk is full: the write was refused, make room and try again")
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from kvstore.commands import Command, Result
+from kvstore.commands import Command, Query, Result
 from kvstore.errors import KvstoreError, Refusal
 from kvstore.state.sql import Table
 from kvstore.store import LogRow, Reply, SlotReply, Status
@@ -78,8 +78,8 @@ class Service(Protocol):
         """
         ...
 
-    def query(self, command: Command, done: OnReply) -> None:
-        """A linearizable read, of a command for which ``is_read_only`` holds."""
+    def query(self, command: Query, done: OnReply) -> None:
+        """A linearizable read."""
         ...
 
     def look(self, command: Command) -> Result:

@@ -6,6 +6,8 @@ from kvstore.resp.encoding import Error, RespValue
 
 MAX_STEPS = 4_000_000
 """The work grows with the product of the lengths. With a larger product other clients would wait too long."""
+MAX_LENGTHS = 65_536
+"""To find the subsequence itself takes a step for each byte as well."""
 
 
 def lcs(one: bytes, other: bytes, length: bool, index: bool, *, with_length: bool, least: int) -> RespValue:
@@ -16,6 +18,10 @@ def lcs(one: bytes, other: bytes, length: bool, index: bool, *, with_length: boo
     """
     if len(one) * len(other) > MAX_STEPS:
         return Error(f"ERR the product of the lengths must be at most {MAX_STEPS:,}: compare shorter values")
+    if not length and len(one) + len(other) > MAX_LENGTHS:
+        return Error(
+            f"ERR the lengths must be at most {MAX_LENGTHS:,} together: compare shorter values, or ask for LEN"
+        )
     is_turned = len(one) > len(other)
     rows = _rows(other, one) if is_turned else _rows(one, other)
     if length:

@@ -102,9 +102,7 @@ class Requests:
             return Error(f"ERR the transaction gave {type(outcome.result).__name__}")
 
         done = answering(answer, made)
-        if conditions:
-            self._service.execute(command, done, size=size)
-        elif locally and is_read_only(command):
+        if locally and not conditions and is_read_only(command):
             done(Reply(self._service.look(command)))
         else:
             self.send(command, done, size=size)

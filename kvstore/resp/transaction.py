@@ -7,14 +7,14 @@ from typing import NamedTuple, assert_never
 from kvstore.commands import (
     MAX_TXN_COMMANDS,
     Condition,
-    Found,
-    Get,
+    Exists,
     GetDelete,
     GetExpire,
+    Integer,
     Outcomes,
     Set,
     Simple,
-    Txn,
+    Slots,
     is_read_only,
 )
 from kvstore.errors import Refusal
@@ -44,6 +44,8 @@ from kvstore.store import Reply
 QUEUED_OVERHEAD = 1_024
 WATCHED_OVERHEAD = 160
 """What a queued request and a watched key take in memory beside their bytes, about."""
+MAX_SLOW = 16
+"""A transaction may have so many requests that can take long: their replies are all made at once."""
 _QUEUED = SimpleString("QUEUED")
 
 
@@ -63,7 +65,7 @@ class Transaction:
         self._watched: dict[bytes, int] = {}
         self._watched_bytes = 0
         self._asking = 0  # WATCHes that are not answered yet
-        self._size = 0
+        self._size = self._slow = 0
 
     @property
     def is_open(self) -> bool:
@@ -92,8 +94,8 @@ class Transaction:
     @property
     def effect(self) -> Effect:
         """What EXEC would do to the store: READS when what is queued needs no slot."""
-        if self._watched or self._asking:
-            return WRITES
+        if self._asking:
+            return WRITES  # so that it waits for the keys that WATCH asks about
         meanings = [queued.meaning for queued in self._queue or () if isinstance(queued.meaning, Compiled)]
         only_reads = all(is_read_only(command) for meaning in meanings for command in meaning.commands)
         return READS if only_reads else WRITES
@@ -128,6 +130,11 @@ class Transaction:
         if self._broken:
             return _QUEUED  # none of it will be executed, so there is nothing to keep
         self._size += sum(map(len, request))
+        self._slow += spec.is_slow
+        if self._slow > MAX_SLOW:
+            raise RequestError(
+                f"ERR a transaction has at most {MAX_SLOW} of {spec.name.upper()} and its like: split it"
+            )
         if len(self._queue) == MAX_TXN_COMMANDS or self._size > MAX_COMMAND_BYTES:
             raise RequestError(
                 f"ERR a transaction has at most {MAX_TXN_COMMANDS:,} commands and {MAX_COMMAND_BYTES:,} bytes: split it"
@@ -150,7 +157,7 @@ class Transaction:
                 if self._queue is not None:
                     answer(Error("ERR MULTI calls can not be nested"))
                     return
-                self._queue, self._broken, self._size = [], False, 0
+                self._queue, self._broken, self._size, self._slow = [], False, 0, 0
                 answer(OK)
             case OnTransaction.DISCARD:
                 self._close("DISCARD")
@@ -204,8 +211,8 @@ class Transaction:
         """Remember which slots last changed the keys, which are compared when EXEC is applied."""
         if len(self._watched) + len(keys) > MAX_TXN_COMMANDS:
             raise RequestError(f"ERR at most {MAX_TXN_COMMANDS:,} keys can be watched: unwatch some")
-        command = Txn([Get(key) for key in keys])
-        check(command)
+        keys = list(dict.fromkeys(keys))
+        check(Exists(keys))
         watched = self._watched  # the next transaction has another: a late answer adds nothing to it
         self._asking += 1
         self._watched_bytes += sum(map(len, keys)) + WATCHED_OVERHEAD * len(keys)
@@ -217,10 +224,11 @@ class Transaction:
             assert isinstance(outcome.result, Outcomes)
             for key, result in zip(keys, outcome.result.results, strict=True):
                 # A key that was watched already keeps the earlier slot.
-                watched.setdefault(key, result.slot if isinstance(result, Found) else 0)
+                assert isinstance(result, Integer)
+                watched.setdefault(key, result.number)
             return OK
 
-        service.query(command, answering(answer, made))
+        service.query(Slots(keys), answering(answer, made))
 
 
 def _gives_value(command: Simple) -> bool:

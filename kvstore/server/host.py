@@ -15,7 +15,7 @@ from consensus.messages import Accepted, Record, Stored
 from consensus.replica import Role
 from kvstore import clocks, logs
 from kvstore.addresses import address_text
-from kvstore.commands import Command, Result
+from kvstore.commands import Command, Query, Result
 from kvstore.errors import KvstoreError, Refusal, StorageFullError, UnavailableError
 from kvstore.node.hosting import failure, open_node
 from kvstore.node.peer_messages import PeerMessage
@@ -376,7 +376,7 @@ class Host:
         )
         self._wake()
 
-    def query(self, command: Command, done: OnReply) -> None:
+    def query(self, command: Query, done: OnReply) -> None:
         self._reads += 1
         if not self._reads % TIMED:
             done = self._timed(done)

@@ -16,6 +16,7 @@ from kvstore.commands import (
     Append,
     Cas,
     Clear,
+    Command,
     Condition,
     Copy,
     Count,
@@ -40,6 +41,7 @@ from kvstore.commands import (
     Value,
     Walk,
 )
+from kvstore.errors import CommandError
 from kvstore.glob import matcher
 from kvstore.state.keyspace import ROW_BYTES, Keyspace
 
@@ -94,6 +96,35 @@ def refused_alone(command: Simple, keys: Keyspace, most: int) -> str:
     if not _Estimate(None, most, False).of((), (command,)):
         return ""
     return _Estimate(keys, most, False).of((), (command,))
+
+
+_REWRITES = {Append, SetRange, Push, Copy, Rename, Expire, Persist, GetExpire}
+"""They write a value again of which their request says nothing."""
+_LITTLE = 1_048_576
+
+
+def changed_bytes(command: Command, size: int, keys: Keyspace) -> int:
+    """About how many bytes a command changes at most, whose request has ``size`` bytes.
+
+    Raises CommandError when it costs more than a slot may: then it must not be proposed.
+    """
+    if not isinstance(command, Txn):
+        if type(command) not in _REWRITES:
+            return size
+        estimate = _Estimate(keys, MAX_RESULT_BYTES, False)
+        estimate.of((), (command,))  # type: ignore[arg-type]
+        return estimate.changed
+    most = 0
+    for branch in (command.then, command.otherwise):
+        estimate = _Estimate(None, MAX_RESULT_BYTES, not command.partial)
+        reason = estimate.of(command.conditions, branch)
+        if reason or estimate.changed > _LITTLE:
+            estimate = _Estimate(keys, MAX_RESULT_BYTES, not command.partial)
+            reason = estimate.of(command.conditions, branch)
+        if reason:
+            raise CommandError(f"{reason}; nothing was proposed")
+        most = max(most, estimate.changed)
+    return most
 
 
 class _Estimate:

@@ -21,6 +21,7 @@ from kvstore.state.rows import (
     count_prefix,
     keys_from,
     read_row,
+    read_slot,
     rows_from,
     stored,
     write_rows,
@@ -114,6 +115,24 @@ class Keyspace:
         if self._doubtful or self._doubtful_in_flight:
             self._dispel_doubts()
         return self._size
+
+    @property
+    def unwritten_bytes(self) -> int:
+        """About how many bytes were changed and are not yet in the database."""
+        return self.dirty_bytes + (self._taken_bytes if self._in_flight else 0)
+
+    def slot(self, key: bytes) -> int:
+        """The slot that last changed the key, 0 if it does not exist."""
+        for layer, is_cleared in (
+            (self._dirty, self._is_cleared),
+            (self._settled, self._settled_is_cleared),
+            (self._in_flight, self._in_flight_is_cleared),
+        ):
+            if key in layer or is_cleared:
+                held = layer.get(key)
+                return 0 if held is None else held.slot
+        self._read()
+        return read_slot(self._reader, key)
 
     def get(self, key: bytes) -> Cell | None:
         """What the key holds, None if it does not exist."""

@@ -24,11 +24,14 @@ from kvstore.commands import (
     NotACommand,
     NotMet,
     Opaque,
+    Outcomes,
+    Query,
     Result,
+    Slots,
 )
 from kvstore.errors import CommandError, KvstoreError
 from kvstore.state.context import Context
-from kvstore.state.cost import MAX_READ_BYTES, MAX_RESULT_BYTES
+from kvstore.state.cost import MAX_READ_BYTES, MAX_RESULT_BYTES, changed_bytes
 from kvstore.state.entries import UNREADABLE, Applied, decode
 from kvstore.state.executor import execute_alone
 from kvstore.state.keyspace import Changes, Keyspace
@@ -292,9 +295,13 @@ class StateMachine:
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
-    def query(self, command: Command, now: int) -> Result:
+    def query(self, command: Query, now: int) -> Result:
         """Execute a read on what is applied; ``now`` (ms since 1970) only shortens what a ttl shows."""
         with storage_errors(self._path):
+            if isinstance(command, Slots):
+                slots = Outcomes(True, [Integer(self._keys.slot(key)) for key in command.keys])
+                self._keys.release()
+                return slots
             context = Context(self._keys, self.applied_upto, max(self.clock, now), MAX_READ_BYTES)
             result = execute_alone(command, context)
             self._keys.release()
@@ -303,6 +310,21 @@ class StateMachine:
     def executed_upto(self, session: str) -> int:
         """The sequence of this session up to which all were executed, 0 if none was."""
         return self._sessions.executed_upto(session)
+
+    def changed_bytes(self, command: Command, size: int) -> int:
+        """About how many bytes a command of ``size`` bytes changes at most, as far as the slots applied here tell.
+
+        Raises CommandError when it costs more than a slot may.
+        """
+        with storage_errors(self._path):
+            changed = changed_bytes(command, size, self._keys)
+            self._keys.release()
+        return changed
+
+    @property
+    def unwritten_bytes(self) -> int:
+        """About how many bytes were changed and are not yet in the database."""
+        return self._keys.unwritten_bytes
 
     def keys(self, prefix: bytes, limit: int) -> list[bytes]:
         """Some keys with this prefix, in byte order."""

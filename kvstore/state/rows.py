@@ -58,6 +58,12 @@ def read_row(connection: sqlite3.Connection, key: bytes) -> Cell | None:
     return None if row is None else held_in(row)
 
 
+def read_slot(connection: sqlite3.Connection, key: bytes) -> int:
+    """The slot that last changed a key, 0 if the table does not hold it; its value is not read."""
+    row = connection.execute("SELECT slot FROM kv WHERE key = ?", (stored(key),)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
 def rows_from(connection: sqlite3.Connection, first: bytes) -> list[Iterator[tuple[bytes, Cell | None]]]:
     """The keys from ``first`` on and what they hold: those that are TEXT, and the BLOBs, each in order.
 

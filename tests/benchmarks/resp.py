@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvstore.commands import Command, Done, Found, Integer, Result, Set, Value
+from kvstore.commands import Command, Done, Found, Integer, Query, Result, Set, Value
 from kvstore.errors import Refusal
 from kvstore.node.service import ServerStatus
 from kvstore.resp.connection import Connection
@@ -81,7 +81,7 @@ class Service:
     ) -> None:
         self.waiting.append((done, _STORED if type(command) is Set else _COUNTED))
 
-    def query(self, command: Command, done: Callable[[Reply | Refusal], None]) -> None:
+    def query(self, command: Query, done: Callable[[Reply | Refusal], None]) -> None:
         self.waiting.append((done, _FOUND))
 
     def look(self, command: Command) -> Result:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from kvstore.commands import Command, Entry, Result
+from kvstore.commands import Command, Entry, Query, Result, Slots
 from kvstore.errors import KvstoreError, Refusal
 from kvstore.limits import check_session
 from kvstore.node.service import ServerStatus
@@ -48,11 +48,14 @@ class Node:
 
         self.waiting.append(answer)
 
-    def query(self, command: Command, done: Callable[[Reply | Refusal], None]) -> None:
-        self.started.append(entries.as_text(Entry("", 0, 0, 0, command)))
+    def query(self, command: Query, done: Callable[[Reply | Refusal], None]) -> None:
+        if isinstance(command, Slots):
+            self.started.append(f"slots {b' '.join(command.keys).decode(errors='replace')}")
+        else:
+            self.started.append(entries.as_text(Entry("", 0, 0, 0, command)))
         self.waiting.append(lambda: done(self.refusal or Reply(self.look(command))))
 
-    def look(self, command: Command) -> Result:
+    def look(self, command: Query) -> Result:
         return self.state.query(command, 1_000)
 
     def propose_at(self, slot: int, json: bytes, done: Callable[[SlotReply | Refusal], None]) -> None:

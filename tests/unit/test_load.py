@@ -598,3 +598,15 @@ def test_the_progress_line() -> None:
     # What was skipped says nothing about the speed: 2 MB took 4 s, so 4 MB take 8.
     assert progress_text("f.kv", 8_000_000, 12_000_000, 6_000_000, 1, 4.0).endswith("0:08 left")
     assert progress_text("f.kv", 0, 0, 0, 5, 1.0) == "f.kv  0.0 MB  5 commands  5 commands/s"
+
+
+@pytest.mark.parametrize("deep", [500, 100_000])
+def test_a_value_that_is_nested_deeply_is_one_bad_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], store: MemoryStore, deep: int
+) -> None:
+    lines = ['{"key": "a", "value": 1}', '{"key": "b", "value": ' + "[" * deep + "]" * deep + "}"]
+    path = tmp_path / "deep.jsonl"
+    path.write_text("\n".join([*lines, '{"key": "c", "value": 3}']) + "\n")
+    status, done = load(store, path, keep_going=True)
+    assert (status, done.summary.commands, done.summary.bad_lines) == (1, 2, 1)
+    assert f"{path}:2: the value is" in capsys.readouterr().err

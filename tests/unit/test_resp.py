@@ -311,7 +311,7 @@ def test_a_watch_that_is_not_answered_yet_belongs_to_its_transaction() -> None:
     client = Client()
     other = Client(client.node)
     client.connection.received(packed("WATCH a") + packed("MULTI") + packed("GET b") + packed("EXEC"))
-    assert client.node.started == ["txn { get a }"]
+    assert client.node.started == ["slots a"]
     client.turn()
     assert client.said.endswith(b"+QUEUED\r\n*1\r\n$-1\r\n")
     assert client.node.started[-1].startswith("txn PARTIAL { if slot a = 0 then get b }")

@@ -1,0 +1,87 @@
+"""What a request may cost is known before it is proposed: it is refused then, and nothing enters the log."""
+
+from __future__ import annotations
+
+import pytest
+
+from kvstore.commands import Copy, Get, Set, SetRange, Txn, Value
+from kvstore.errors import CommandError, Refusal, StorageFullError
+from kvstore.store import Reply
+from tests.unit.resp_client import Client
+from tests.unit.test_node import new_node, run
+
+BIG = Value(b"x" * 1_000_000)
+
+
+def test_what_costs_too_much_is_not_proposed() -> None:
+    node = new_node("n1")
+    heard: list[Reply | Refusal] = []
+    run(node, 0)
+    node.execute(Set(b"big", BIG), heard.append, 9_000, size=1_000_000)
+    run(node, 10)
+    slots = node.applied_upto
+    for command in (
+        Txn([Set(b"w", BIG), *[Get(b"big")] * 100], partial=True),
+        Txn([SetRange(b"s%d" % number, 1_048_575, b"x") for number in range(16_384)], partial=True),
+    ):
+        with pytest.raises(CommandError, match="nothing was proposed"):
+            node.execute(command, heard.append, 9_000, size=30_000)
+    run(node, 20)
+    assert node.applied_upto == slots
+    assert node.waiting == 0
+
+
+def test_the_reserve_of_the_disk_counts_what_is_changed() -> None:
+    """A request of a few bytes may write a megabyte."""
+    node = new_node("n1")
+    node._proposals._free_bytes = lambda: 20_000_000
+    heard: list[Reply | Refusal] = []
+    run(node, 0)
+    node.execute(Set(b"big", BIG), heard.append, 9_000, size=1_000_000)
+    run(node, 10)
+    with pytest.raises(StorageFullError):
+        for number in range(400):
+            node.execute(Copy(b"big", b"copy%d" % number), heard.append, 9_000, size=20)
+            run(node, 11 + number)
+    assert len(heard) < 12
+
+
+@pytest.mark.parametrize(
+    ("name", "sequence", "acknowledged", "since"),
+    [("node:n1.1", 1, 1, 0), ("s" * 201, 1, 1, 0), ("s", 2**62 + 1, 1, 0), ("s", 1, 2**62 + 1, 0), ("s", 1, 1, 2**63)],
+)
+def test_a_session_that_no_client_may_use_is_refused(name: str, sequence: int, acknowledged: int, since: int) -> None:
+    node = new_node("n1")
+    heard: list[Reply | Refusal] = []
+    with pytest.raises(CommandError):
+        node.execute(
+            Set(b"k", BIG), heard.append, 9, session=name, sequence=sequence, acknowledged=acknowledged, since=since
+        )
+    assert node.waiting == 0
+
+
+def test_a_transaction_that_only_reads_is_no_entry_though_keys_are_watched() -> None:
+    client = Client()
+    client.ask("SET a 1")
+    slots = client.node.state.applied_upto
+    assert client.ask("WATCH a a", "MULTI", "GET a", "EXEC").endswith(b"*1\r\n$1\r\n1\r\n")
+    assert client.node.state.applied_upto == slots
+    client.ask("WATCH a")
+    Client(client.node).ask("SET a 2")
+    assert client.ask("MULTI", "GET a", "EXEC").endswith(b"*-1\r\n")
+
+
+def test_watching_large_values_reads_none_of_them() -> None:
+    client = Client()
+    for number in range(80):
+        client.ask(f"SET k{number} {'x' * 1_000_000}")
+    keys = " ".join(f"k{number}" for number in range(80))
+    assert client.ask(f"WATCH {keys}") == b"+OK\r\n"
+    assert client.ask(f"MGET {keys}").startswith(b"-ERR the result would have more than 67,108,864 bytes")
+
+
+def test_slow_requests_in_a_transaction_are_few() -> None:
+    client = Client()
+    client.ask("MULTI")
+    assert b"-ERR a transaction has at most 16 of LCS" in client.ask(*["LCS a b IDX"] * 17)
+    assert client.ask("EXEC").startswith(b"-EXECABORT")
