@@ -10,7 +10,13 @@ from kvstore.errors import CommandError, IncompleteCommand
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0"}
 _CODES = {"x": 2, "u": 4, "U": 8}
 _HEX = re.compile(r"[0-9a-fA-F]+")
-_PLAIN = re.compile(r"[^\s'\"\\;{}=]+")
+_SPACES = (
+    "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
+"""What separates words. Spelt out, since text in the log is split on every replica, and versions of Python differ in
+what they know of Unicode."""
+_PLAIN = re.compile(f"[^{_SPACES}'\"\\\\;{{}}=]+")
 _PLAIN_QUOTED = re.compile(r'[^"\\]+')
 
 
@@ -44,7 +50,7 @@ def split(text: str) -> list[Word]:
     position = 0
     within = False  # the braces of a transaction
     while True:
-        while position < len(text) and text[position].isspace():
+        while position < len(text) and text[position] in _SPACES:
             if within and text[position] == "\n" and words[-1].mark != "\n":
                 words.append(Word(b"", position, position + 1, mark="\n"))
             position += 1
@@ -74,7 +80,7 @@ def _word(text: str, start: int, stops: str) -> Word:
             position = plain.end()
             continue
         character = text[position]
-        if character.isspace() or character in stops:
+        if character in _SPACES or character in stops:
             break
         if character == "'":
             bare = False
@@ -129,7 +135,7 @@ def _escape(text: str, start: int, data: bytearray) -> int:
         else:
             data += chr(code).encode()
         return start + 2 + len(digits)
-    if character.isalnum() and character not in _ESCAPES:
+    if character.isascii() and character.isalnum() and character not in _ESCAPES:
         raise CommandError(
             f"\\{character} is not an escape: there are \\n \\t \\r \\0 \\xNN \\uNNNN, and \\\\ for a backslash", start
         )

@@ -29,6 +29,7 @@ from kvstore.commands import (
     Value,
 )
 from kvstore.errors import CommandError, IncompleteCommand
+from kvstore.language import lexer
 from kvstore.language.canonical import format
 from kvstore.language.highlight import tokens
 from kvstore.language.lexer import quote, split
@@ -223,3 +224,14 @@ def test_the_reference_shows_every_command_and_its_examples_parse() -> None:
         parse(example)
     for entry in COMMANDS.values():
         assert entry.usage in page
+
+
+def test_how_text_is_split_does_not_depend_on_the_version_of_python() -> None:
+    """Proposed text is parsed while its slot is applied: no class of characters may come from a table of Unicode."""
+    source = (Path(lexer.__file__)).read_text()
+    parsing = source[: source.index("_KEYWORDS =")]
+    assert not re.search(r"\.is(space|printable|digit|alpha|decimal|numeric)\(|\\[sSdDwWbB][^A-Za-z]?[\]+*?)]", parsing)
+    for space in lexer._SPACES:
+        assert parse(f"set{space}a{space}b") == Set(b"a", Value(b"b"))
+    assert parse("set \u200b\u180e a") == Set("\u200b\u180e".encode(), Value(b"a"))
+    assert {chr(code) for code in range(0x3100) if chr(code).isspace()} == set(lexer._SPACES)
