@@ -19,6 +19,7 @@ from kvstore.commands import (
     Command,
     Done,
     Forgotten,
+    Incr,
     Integer,
     Missing,
     NotACommand,
@@ -27,13 +28,14 @@ from kvstore.commands import (
     Outcomes,
     Query,
     Result,
+    Set,
     Slots,
 )
 from kvstore.errors import CommandError, KvstoreError
 from kvstore.state.context import Context
 from kvstore.state.cost import MAX_READ_BYTES, MAX_RESULT_BYTES, changed_bytes
 from kvstore.state.entries import UNREADABLE, Applied, decode
-from kvstore.state.executor import execute_alone
+from kvstore.state.executor import execute, execute_alone
 from kvstore.state.keyspace import Changes, Keyspace
 from kvstore.state.sessions import SessionRow, Sessions, result_bytes, weight_of, write_sessions
 from kvstore.state.sql import Table, run
@@ -371,6 +373,8 @@ class StateMachine:
 
 def _result(command: Command | Opaque, context: Context) -> Result:
     """The result of executing a command, or what a proposed JSON value says."""
+    if type(command) is Set or type(command) is Incr:
+        return execute(command, context)  # bounded, as they are one key's
     if isinstance(command, Opaque):
         parsed = _parsed(command)
         return NotACommand() if parsed is None else execute_alone(parsed, context)
