@@ -287,12 +287,13 @@ class Connection:
                 return
             if request is None:
                 return
-            self.hub.commands += 1
             plain += 1
-            if order.waiting or len(order.unsent) * self._expected > MAX_UNSENT or not self._start(request):
-                order.waiting.append(request)
-            if len(order.unsent) + len(order.waiting) >= MAX_BACKLOG and self._state is reading:
-                self._move(MANY_PENDING)
+            if request:
+                self.hub.commands += 1
+                if order.waiting or len(order.unsent) * self._expected > MAX_UNSENT or not self._start(request):
+                    order.waiting.append(request)
+                if len(order.unsent) + len(order.waiting) >= MAX_BACKLOG and self._state is reading:
+                    self._move(MANY_PENDING)
             if (self._is_heavy or not plain % PLAIN_CHECKED) and time.monotonic() > self._turn_ends:
                 self._yield()
 

@@ -18,7 +18,9 @@ UNFINISHED_BYTES = 65_536
 ARGUMENT_OVERHEAD = 50
 """What an argument takes in memory beside its bytes, about."""
 REBASE_BYTES = 1_048_576
-"""At most about this many bytes of requests that were parsed already are kept."""
+MAX_TAKEN = 2_048
+"""At most about this many bytes of requests that were parsed already are kept, and this many requests: to find where
+the next one begins they are parsed once more, in one go."""
 
 # hiredis allocates as many elements as an array's header announces.
 # These are two patterns because each begins with a byte of its own, which is quickly searched for.
@@ -34,7 +36,7 @@ class ProtocolError(Exception):
 
 
 class Parser:
-    """Takes bytes as they arrive, and returns the requests in them: lists of arguments, never empty.
+    """Takes bytes as they arrive, and returns the requests in them: lists of arguments.
 
     hiredis parses what looks like ordinary requests. Input that could harm it, and lines that somebody typed, go to
     ``_CarefulParser``. hiredis does not tell how far it got, so the bytes since the last end of a request are kept.
@@ -73,8 +75,10 @@ class Parser:
         self._reader.feed(data)
 
     def next(self) -> list[bytes] | None:
-        """The next request, None while it is incomplete. Raises ProtocolError."""
+        """The next request, empty for one without arguments, None while it is incomplete. Raises ProtocolError."""
         while self._careful is None:
+            if self._taken >= MAX_TAKEN:
+                self._rebase()
             try:
                 request = self._reader.gets()
             except hiredis.ProtocolError:
@@ -88,7 +92,7 @@ class Parser:
                 continue
             self._taken += 1
             if type(request) is not list:
-                continue  # a null array
+                return []  # a null array
             size = 4 if len(request) < 10 else 3 + len(str(len(request)))
             for argument in request:
                 if type(argument) is not bytes:
@@ -99,24 +103,20 @@ class Parser:
                 size += length + (6 if length < 10 else 7 if length < 100 else 5 + len(str(length)))
             else:
                 self._taken_bytes += size
-                if request:
-                    return request
-        return self._next_careful(self._careful)
+                taken: list[bytes] = request
+                return taken
+        careful = self._careful
+        found = careful.next(self.trusted)
+        if found is None:
+            self.has_rest = not careful.is_empty
+            if not self.has_rest:
+                self._careful = None
+        return found
 
     @property
     def unfinished(self) -> int:
         """About how many bytes are kept of requests that were not returned yet."""
         return self._given_bytes - self._taken_bytes if self._careful is None else self._careful.held
-
-    def _next_careful(self, careful: _CarefulParser) -> list[bytes] | None:
-        while True:
-            request = careful.next(self.trusted)
-            if request is None:
-                self.has_rest = not careful.is_empty
-                if not self.has_rest:
-                    self._careful = None
-            if request is None or request:
-                return request
 
     def _forget_taken(self) -> None:
         """Every complete request was taken: forget the bytes that they came from.
@@ -129,16 +129,19 @@ class Parser:
         if not self.has_rest:
             self._given, self._given_bytes, self._tail = [], 0, b""
             self._rebase_at = REBASE_BYTES
+            self._taken = self._taken_bytes = 0
         elif self._given_bytes > self._rebase_at:
-            rest = self._rest()
-            self._given, self._given_bytes = [rest] if rest else [], len(rest)
-            self._rebase_at = 2 * len(rest) + REBASE_BYTES
-        else:
-            return
+            self._rebase()
+
+    def _rebase(self) -> None:
+        """Forget the bytes of the requests that were taken, which are parsed again to find their end."""
+        rest = self._rest()
+        self._given, self._given_bytes = [rest] if rest else [], len(rest)
+        self._rebase_at = 2 * len(rest) + REBASE_BYTES
         self._taken = self._taken_bytes = 0
 
     def _rest(self) -> bytes:
-        """The bytes that hiredis has and that are not a complete request yet."""
+        """The bytes that hiredis has and that were not taken as requests yet."""
         careful = _CarefulParser()
         careful.feed(b"".join(self._given))
         for _ in range(self._taken):

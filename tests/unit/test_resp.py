@@ -54,6 +54,8 @@ def parse(pieces: list[bytes]) -> list[list[bytes]]:
     for piece in pieces:
         parser.feed(piece)
         while (request := parser.next()) is not None:
+            if not request:
+                continue
             found.append(request)
     return found
 
