@@ -54,8 +54,8 @@ MAX_UNSENT = 8 * 1_048_576
 """About how many bytes the replies to the requests under way may have, and as many those that wait to be sent, so that
 a slow reader of large values cannot fill the memory. A reply's length is not known before it is there; until then it is
 taken to be as long as the longest of late."""
-PLAIN_CHECKED = 16
-"""After this many plain requests it is time to look at the clock; after any other request at once."""
+SECONDS_PER_BYTE = 1e-7
+"""About how long plain requests take, for which nobody looks at the clock: their number is bounded already."""
 _ON_STORE = (OnData, OnWalk)
 _RUBBISH = [b""]
 """Stands for what could not be understood, in line with the requests before it."""
@@ -72,18 +72,14 @@ def _none() -> int:
 
 
 class PipelinedReply(PendingReply[bytes]):
-    """The reply to one request of a connection. ``silent``: the client does not want to hear it.
+    """The reply to one request of a connection. ``silent``: the client does not want to hear it."""
 
-    ``room``: how many bytes the request takes of what large ones may take in all, 0 for others.
-    """
-
-    __slots__ = ("connection", "room", "silent")
+    __slots__ = ("connection", "silent")
 
     def __init__(self, connection: Connection) -> None:
         self.value = None
         self.connection = connection
         self.silent = False
-        self.room = 0
 
     def stored(self, outcome: Reply | Refusal) -> None:
         """The outcome of a plain SET."""
@@ -165,7 +161,8 @@ class Connection:
         self._asked_for_flush = False
         self._shares = hub.shares
         self._turn_ends = 0.0  # by time.monotonic()
-        self._is_heavy = False  # the last request was not a plain one
+        self._is_heavy = False  # there was a request that was not a plain one
+        self._large: dict[PipelinedReply, int] = {}
         self._large_bytes = 0
         self._waits_for_room = False
         self._wrong = ""
@@ -189,11 +186,15 @@ class Connection:
             self._yield()
         else:
             self._turn_ends = now + shares.share_seconds
+            self._is_heavy = False
             self._read_requests()
         if self._parser.has_rest or self.held or self._state is not READING:
             self._tell_held()
         if self._out:
             self.flush()
+        if not self._is_heavy:
+            shares.spent += len(data) * SECONDS_PER_BYTE
+            return
         took = time.monotonic() - now
         shares.spent += took
         if took > SHARE_SECONDS:
@@ -274,9 +275,7 @@ class Connection:
     def _read_requests(self) -> None:
         order = self._order
         reading = READING
-        plain = 0
         while self._state is reading:
-            self._is_heavy = False
             try:
                 request = self._parser.next()
             except ProtocolError as error:  # what came before it is answered first
@@ -287,14 +286,15 @@ class Connection:
                 return
             if request is None:
                 return
-            plain += 1
             if request:
                 self.hub.commands += 1
                 if order.waiting or len(order.unsent) * self._expected > MAX_UNSENT or not self._start(request):
                     order.waiting.append(request)
                 if len(order.unsent) + len(order.waiting) >= MAX_BACKLOG and self._state is reading:
                     self._move(MANY_PENDING)
-            if (self._is_heavy or not plain % PLAIN_CHECKED) and time.monotonic() > self._turn_ends:
+            else:
+                self._is_heavy = True
+            if self._is_heavy and time.monotonic() > self._turn_ends:
                 self._yield()
 
     def _yield(self) -> None:
@@ -318,18 +318,14 @@ class Connection:
             return not self._is_delayed and self._start_any(request)
         if name == b"SET" and len(request) == 3:
             key, value = request[1], request[2]
-            if 0 < len(key) <= MAX_KEY_BYTES and len(value) <= MAX_VALUE_BYTES:
+            if 0 < len(key) <= MAX_KEY_BYTES and len(value) <= LARGE_BYTES:
                 reply = PipelinedReply(self)
-                size = len(key) + len(value)
-                if size > LARGE_BYTES and not self._has_room(size):
-                    return False
                 if not self._order.begin(reply, False):
                     return False
-                if size > LARGE_BYTES:
-                    self._take_room(reply, size)
                 try:
-                    self.service.execute(Set(key, Value(value)), reply.stored, size=size)
+                    self.service.execute(Set(key, Value(value)), reply.stored, size=len(key) + len(value))
                 except Exception as refused:
+                    self._is_heavy = True  # it is answered at once, so that the number of such requests has no bound
                     reply.reply(problem("set", refused))
                 return True
             return self._start_any(request)
@@ -341,6 +337,7 @@ class Connection:
         try:
             self.service.query(Get(request[1]), reply.found)
         except Exception as error:
+            self._is_heavy = True
             reply.reply(problem("get", error))
         return True
 
@@ -357,7 +354,7 @@ class Connection:
         return False
 
     def _take_room(self, reply: PipelinedReply, size: int) -> None:
-        reply.room = size
+        self._large[reply] = size
         self._large_bytes += size
         self._shares.take_room(size)
 
@@ -474,9 +471,9 @@ class Connection:
         """A reply is there: send those that are next in order, and perhaps start more requests."""
         order = self._order
         order.answer(reply, data)
-        if reply.room:
-            self._large_bytes -= reply.room
-            self._shares.give_room(reply.room)
+        if self._large_bytes and (size := self._large.pop(reply, 0)):
+            self._large_bytes -= size
+            self._shares.give_room(size)
         while (ready := order.next_answer()) is not None:
             size = len(ready)
             self._expected = size if size > self._expected else self._expected - (self._expected >> 4)
