@@ -116,6 +116,21 @@ class PipelinedReply(PendingReply[bytes]):
         self.connection.answered(self, data)
 
 
+class LargeReply(PipelinedReply):
+    """The reply to a large request to write, which gives its room to others then. ``size``: how many bytes it takes."""
+
+    __slots__ = ("size",)
+
+    def __init__(self, connection: Connection, size: int) -> None:
+        super().__init__(connection)
+        self.size = size
+
+    def reply(self, reply: RespValue) -> None:
+        if self.value is None:
+            self.connection.give_room(self.size)
+        super().reply(reply)
+
+
 class Connection:
     """One client's side of the Redis protocol: its requests from bytes, its replies to bytes.
 
@@ -162,7 +177,6 @@ class Connection:
         self._shares = hub.shares
         self._turn_ends = 0.0  # by time.monotonic()
         self._is_heavy = False  # there was a request that was not a plain one
-        self._large: dict[PipelinedReply, int] = {}
         self._large_bytes = 0
         self._waits_for_room = False
         self._wrong = ""
@@ -286,16 +300,20 @@ class Connection:
                 return
             if request is None:
                 return
-            if request:
-                self.hub.commands += 1
-                if order.waiting or len(order.unsent) * self._expected > MAX_UNSENT or not self._start(request):
-                    order.waiting.append(request)
-                if len(order.unsent) + len(order.waiting) >= MAX_BACKLOG and self._state is reading:
-                    self._move(MANY_PENDING)
-            else:
-                self._is_heavy = True
-            if self._is_heavy and time.monotonic() > self._turn_ends:
-                self._yield()
+            if not request:
+                self._look_at_clock()
+                continue
+            self.hub.commands += 1
+            if order.waiting or len(order.unsent) * self._expected > MAX_UNSENT or not self._start(request):
+                order.waiting.append(request)
+            if len(order.unsent) + len(order.waiting) >= MAX_BACKLOG and self._state is reading:
+                self._move(MANY_PENDING)
+
+    def _look_at_clock(self) -> None:
+        """After a request that is not a plain one: start nothing more in this turn if the share of it is used up."""
+        self._is_heavy = True
+        if time.monotonic() > self._turn_ends:
+            self._yield()
 
     def _yield(self) -> None:
         """Start nothing more in this turn."""
@@ -305,8 +323,6 @@ class Connection:
 
     def _start_waiting(self, request: list[bytes]) -> bool:
         """Start a request that waited; returns False when it has to wait longer."""
-        if self._is_heavy and time.monotonic() > self._turn_ends:
-            self._yield()
         if self._state is not READING and self._state is not FULL:
             return False
         return len(self._order.unsent) * self._expected <= MAX_UNSENT and self._start(request)
@@ -325,8 +341,8 @@ class Connection:
                 try:
                     self.service.execute(Set(key, Value(value)), reply.stored, size=len(key) + len(value))
                 except Exception as refused:
-                    self._is_heavy = True  # it is answered at once, so that the number of such requests has no bound
                     reply.reply(problem("set", refused))
+                    self._look_at_clock()  # it is answered at once, so that the number of such requests has no bound
                 return True
             return self._start_any(request)
         if name != b"GET" or len(request) != 2 or self.client.reads_locally or not 0 < len(request[1]) <= MAX_KEY_BYTES:
@@ -337,8 +353,8 @@ class Connection:
         try:
             self.service.query(Get(request[1]), reply.found)
         except Exception as error:
-            self._is_heavy = True
             reply.reply(problem("get", error))
+            self._look_at_clock()
         return True
 
     def _has_room(self, size: int) -> bool:
@@ -353,13 +369,16 @@ class Connection:
             self._move(MANY_PENDING)
         return False
 
-    def _take_room(self, reply: PipelinedReply, size: int) -> None:
-        self._large[reply] = size
+    def give_room(self, size: int) -> None:
+        """A large request was answered."""
+        self._large_bytes -= size
+        self._shares.give_room(size)
+
+    def _take_room(self, size: int) -> None:
         self._large_bytes += size
         self._shares.take_room(size)
 
     def _start_any(self, request: list[bytes]) -> bool:
-        self._is_heavy = True
         if request is _RUBBISH:
             reply = PipelinedReply(self)
             self._order.begin(reply, None)
@@ -381,12 +400,12 @@ class Connection:
             size = self._transaction.size if queued else sum(map(len, request))
             if size > LARGE_BYTES and not self._has_room(size):
                 return False
-        reply = PipelinedReply(self)
+        reply = PipelinedReply(self) if size <= LARGE_BYTES else LargeReply(self, size)
         reads = None if effect is NEITHER else effect is READS
         if not self._order.begin(reply, reads, spec is not None and spec.is_slow):
             return False
         if size > LARGE_BYTES:
-            self._take_room(reply, size)
+            self._take_room(size)
         if self._mode is not ON:
             reply.silent = True
             self._mode = mode_after(self._mode, ModeEvent.REQUEST_BEGINS)
@@ -402,6 +421,7 @@ class Connection:
                 reply.reply(refused)
         self._performing = None
         self._is_plain = self._finds_plain()
+        self._look_at_clock()
         return True
 
     def _delay(
@@ -471,9 +491,6 @@ class Connection:
         """A reply is there: send those that are next in order, and perhaps start more requests."""
         order = self._order
         order.answer(reply, data)
-        if self._large_bytes and (size := self._large.pop(reply, 0)):
-            self._large_bytes -= size
-            self._shares.give_room(size)
         while (ready := order.next_answer()) is not None:
             size = len(ready)
             self._expected = size if size > self._expected else self._expected - (self._expected >> 4)
