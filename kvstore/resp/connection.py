@@ -460,7 +460,7 @@ class Connection:
                 return
             raise RequestError(_unknown(request))
         client = self.client
-        client.last_command = spec.name
+        client.last_command = spec.full_name(request)
         if wrong := spec.complaint(request):
             raise RequestError(self._transaction.refuse(wrong) if spec.effect is Effect.AS_QUEUED else f"ERR {wrong}")
         if not client.authenticated and not spec.needs_no_password:

@@ -113,8 +113,10 @@ class Client:
         return (
             f"id={self.number} addr={self.peer} laddr={self.local} fd=0 name={self.name.decode()}"
             f" age={int(now - self._connected_at)} idle={int(now - self.heard_at)} flags={'N' if queued < 0 else 'x'}"
-            f" db=0 sub=0 psub=0 multi={queued} watch={watched} cmd={self.last_command}"
-            f" user=default resp={self.version} lib-name={library.get('lib-name', '')}"
+            f" db=0 sub=0 psub=0 ssub=0 multi={queued} watch={watched} qbuf={self.connection.held} qbuf-free=0"
+            f" argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem={self.connection.held} events=r"
+            f" cmd={self.last_command or 'NULL'} user=default redir=-1"
+            f" resp={self.version} lib-name={library.get('lib-name', '')}"
             f" lib-ver={library.get('lib-ver', '')}"
         )
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from kvstore.glob import matcher
 from kvstore.node.service import ServerStatus
 from kvstore.resp.encoding import RespValue, Verbatim
+from kvstore.resp.errors import quoted
 from kvstore.resp.hub import Hub
 from kvstore.version import is_compiled, own_version
 
@@ -30,9 +31,16 @@ CONFIG = {
 
 
 def config(patterns: Iterable[bytes]) -> dict[str, RespValue]:
-    """The settings whose names match one of the glob patterns."""
-    wanted = [matcher(pattern.lower()) for pattern in patterns]
-    return {name: value for name, value in CONFIG.items() if any(matches(name.encode()) for matches in wanted)}
+    """The settings whose names match one of the glob patterns; one that is named has its name as it was asked for."""
+    found: dict[str, RespValue] = {}
+    for pattern in patterns:
+        name = quoted(pattern)
+        if name.lower() in CONFIG:
+            found[name] = CONFIG[name.lower()]
+            continue
+        matches = matcher(pattern.lower())
+        found |= {name: value for name, value in CONFIG.items() if matches(name.encode())}
+    return found
 
 
 def role(status: ServerStatus) -> RespValue:
@@ -42,12 +50,17 @@ def role(status: ServerStatus) -> RespValue:
         slaves: list[RespValue] = []
         for peer in status.peers:
             if peer.connected:
-                host, _, port = peer.address.rpartition(":")
+                host, _, port = _parts(peer.address)
                 slaves.append([host, port, str(max(peer.chosen_upto, 0))])
         return ["master", node.chosen_upto, slaves]
     leader = next((peer.address for peer in status.peers if peer.node_id == node.leader), ":0")
-    host, _, port = leader.rpartition(":")
+    host, _, port = _parts(leader)
     return ["slave", host, int(port), "connected" if node.leader else "connect", node.applied_upto]
+
+
+def _parts(address: str) -> tuple[str, str, str]:
+    host, colon, port = address.rpartition(":")
+    return host.strip("[]"), colon, port
 
 
 def info(status: ServerStatus, hub: Hub, wanted: Iterable[bytes]) -> Verbatim:

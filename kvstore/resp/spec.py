@@ -130,9 +130,16 @@ class Spec(NamedTuple):
             return self.traits
         return ("write" if self.effect is WRITES else "readonly", *self.traits)
 
+    def full_name(self, request: list[bytes]) -> str:
+        """The name, of a command with subcommands with that of the one that is asked for."""
+        if self.subcommands is None or len(request) < 2:
+            return self.name
+        asked = quoted(request[1]).upper()
+        return f"{self.name}|{asked.lower()}" if asked in self.subcommands else self.name
+
     @property
     def needs_no_password(self) -> bool:
-        return "noauth" in self.traits
+        return "no_auth" in self.traits
 
     def effect_of(self, request: list[bytes]) -> Effect:
         """What this request does to the store."""

@@ -239,3 +239,26 @@ def test_every_request_has_one_answer_and_none_ends_the_node(
     for _ in sent:
         assert reader.gets() is not False
     assert reader.gets() is False
+
+
+def test_facts_about_commands_and_clients_are_as_in_redis() -> None:
+    client = Client()
+    listed = client.ask("CLIENT LIST")
+    for field in (b"cmd=client|list ", b"ssub=", b"qbuf=", b"argv-mem=", b"tot-mem=", b"events=r ", b"redir=-1 "):
+        assert field in listed
+    assert b"no_auth" in client.ask("COMMAND INFO auth")
+    assert b"noauth" not in client.ask("COMMAND")
+    assert b"@dangerous" in client.ask("COMMAND INFO flushall")
+    assert b"begin_search" in client.ask("COMMAND INFO get")
+    assert client.ask("COMMAND INFO client|list client|nothing").startswith(b"*2\r\n*10\r\n$11\r\nclient|list\r\n:-2")
+    assert b"$12\r\ndisplay_text\r\n$3\r\nkey\r\n" in client.ask("COMMAND DOCS get")
+    assert client.ask("CONFIG GET MaxMemory") == b"*2\r\n$9\r\nMaxMemory\r\n$1\r\n0\r\n"
+
+
+def test_a_client_that_is_killed_is_gone_at_once() -> None:
+    hub = Hub()
+    client, other = Client(hub=hub), Client(hub=hub)
+    number = other.connection.client.number
+    said = client.ask(f"CLIENT KILL ID {number}", "CLIENT LIST")
+    assert said.startswith(b":1\r\n")
+    assert b"id=%d " % number not in said
