@@ -287,6 +287,7 @@ class Host:
     def _no_room(self, error: StorageFullError) -> None:
         if not self._disk_full:  # the node tries again several times a second
             log.error("disk_full", reason=str(error))
+            self.node.hand_over()  # another's disk may have room
         self._disk_full = True
         self.node.storage_failed(error)
 

@@ -302,6 +302,8 @@ def test_a_full_disk_on_one_node_does_not_stop_the_others(small_disks: Servers, 
                 with pytest.raises(redis.ResponseError, match="MISCONF"):
                     refused.execute_command(*request)
             assert refused.get("k1") == b"v" * 10_000
+        if full_leader:
+            assert servers.leader() != full
         ballast.unlink()
         servers.wait_until_serving(full)
         eventually(lambda: "disk_has_room" in servers.log(full), "there is room again")
