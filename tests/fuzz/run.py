@@ -111,7 +111,7 @@ class Sender:
                 raise TimeoutError("no answer")
 
 
-def _be_healthy(servers: Servers, name: str, outcome: Outcome, stopped: Callable[[], bool]) -> None:
+def be_healthy(servers: Servers, name: str, outcome: Outcome, stopped: Callable[[], bool]) -> None:
     """Write and read a key over and over, and measure; an error, or another's value, is a complaint."""
     ordinal = 0
     with servers.client(name, socket_timeout=30) as client:
@@ -165,7 +165,7 @@ def fuzz(servers: Servers, seed: int, seconds: float, kinds: Sequence[str], clie
     ports = list(servers.ports.values())
     senders = [Sender(f"{seed}/{number}", ports, kinds, outcome) for number in range(clients)]
     threads = [threading.Thread(target=sender.run, args=(stopped,)) for sender in senders]
-    threads += [threading.Thread(target=_be_healthy, args=(servers, n, outcome, stopped)) for n in servers.names]
+    threads += [threading.Thread(target=be_healthy, args=(servers, n, outcome, stopped)) for n in servers.names]
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + seconds
@@ -177,11 +177,11 @@ def fuzz(servers: Servers, seed: int, seconds: float, kinds: Sequence[str], clie
     dead = [name for name in servers.names if not servers.is_running(name)]
     outcome.complaints += [f"{name} ended: {servers.log(name)[-3_000:]}" for name in dead]
     if not dead:
-        _judge(servers, outcome)
+        judge(servers, outcome)
     return outcome
 
 
-def _judge(servers: Servers, outcome: Outcome) -> None:
+def judge(servers: Servers, outcome: Outcome) -> None:
     """Replicas agree, and nodes that end start again."""
     outcome.memory = {name: peak_memory(servers.pid(name)) for name in servers.names}
     servers.wait_until_serving()

@@ -1,4 +1,7 @@
-"""Real nodes on loopback: processes of ``kvstore serve``, to be killed, paused and started again."""
+"""Real nodes on loopback: processes of ``kvstore serve``, to be killed, paused and started again.
+
+``KVSTORE_INSTALLED`` names the command ``kvstore`` of another build to run; without it the sources here are run.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ import redis
 
 HOST = "127.0.0.1"
 START_SECONDS = 20.0
+SOURCES = Path(__file__).parents[2]
+INSTALLED = tuple(filter(None, [os.environ.get("KVSTORE_INSTALLED")]))
 
 
 def free_ports(count: int) -> list[int]:
@@ -56,14 +61,15 @@ class Servers:
             cluster = ",".join(f"{node}={HOST}:{port}" for node, port in {**self.peers, **(via or {})}.items())
             command = [
                 *prefix,
-                *(sys.executable, "-m", "cli", "serve", "--log-format", "human"),
+                *(INSTALLED or (sys.executable, "-m", "cli")),
+                *("serve", "--log-format", "human"),
                 *("--node-id", name, "--data-dir", str(self.root / name)),
                 *("--client-listen", f"{HOST}:{self.ports[name]}", "--peer-listen", f"{HOST}:{self.peers[name]}"),
                 *("--initial-cluster", cluster, *self._arguments),
             ]
             with (self.root / f"{name}.log").open("ab") as log:
                 self._processes[name] = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=Path(__file__).parents[2]
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.root if INSTALLED else SOURCES
                 )
 
     def log(self, name: str) -> str:

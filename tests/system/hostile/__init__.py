@@ -1,0 +1,1 @@
+"""What one client may send without harm to any other: each case against one node and three."""

@@ -1,0 +1,59 @@
+"""A cluster under one hostile client, with a healthy one beside it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import hiredis
+
+from tests.fuzz.run import Outcome, be_healthy, judge, packed
+from tests.system.servers import HOST, Servers
+
+
+def say(servers: Servers, name: str, *requests: tuple[object, ...], seconds: float = 30) -> list[object]:
+    """Send these as one pipeline while taking the answers. Raises OSError when the node hangs up or takes longer."""
+    parts = [[part if isinstance(part, bytes) else str(part).encode() for part in request] for request in requests]
+    data, reader, answers = b"".join(map(packed, parts)), hiredis.Reader(), list[object]()
+    with socket.create_connection((HOST, servers.ports[name]), timeout=seconds) as wire:
+        sending = threading.Thread(target=wire.sendall, args=(data,), daemon=True)
+        sending.start()
+        deadline = time.monotonic() + seconds
+        while len(answers) < len(requests):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{len(answers):,} of {len(requests):,} answers in {seconds} s")
+            some = wire.recv(1 << 18)
+            if not some:
+                raise ConnectionResetError(f"hung up after {len(answers):,} of {len(requests):,} answers")
+            reader.feed(some)
+            while len(answers) < len(requests) and (answer := reader.gets()) is not False:
+                answers.append(answer)
+        sending.join()
+    return answers
+
+
+@contextmanager
+def nobody_is_hurt(servers: Servers, longest_wait: float = 2.0) -> Iterator[None]:
+    """What is sent within leaves the nodes alive, alike and able to start again, and healthy clients waiting no longer
+    than ``longest_wait`` seconds."""
+    outcome, over = Outcome(), threading.Event()
+    healthy = [
+        threading.Thread(target=be_healthy, args=(servers, name, outcome, over.is_set)) for name in servers.names
+    ]
+    for thread in healthy:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in healthy:
+            thread.join()
+    for name in servers.names:
+        assert servers.is_running(name), servers.log(name)[-3_000:]
+    judge(servers, outcome)
+    assert outcome.complaints == []
+    assert outcome.healthy > 0
+    assert outcome.longest_wait < longest_wait
