@@ -414,12 +414,17 @@ class Proposals:
         if isinstance(proposal, CommandProposal):
             session, sequence = proposal.request.session, proposal.request.sequence
             del self._commands[session, sequence]
+            following: list[CommandProposal] = []
             if session != self._session and self._broken.get(session, NO_END) > sequence:
                 self._break(session, sequence)
-                for later in list(self._commands.values()):
-                    if later.request.session == session and later.request.sequence > sequence:
-                        self._drop(later, why)
+                following = [
+                    later
+                    for later in self._commands.values()
+                    if later.request.session == session and later.request.sequence > sequence
+                ]
             self._tell(proposal, proposal.refusal(why))
+            for later in following:
+                self._drop(later, why)
         else:
             del self._slots[proposal.number]
             proposal.done(proposal.refusal(why))

@@ -437,8 +437,8 @@ def test_a_gap_left_in_a_batch_is_loaded_by_the_next_load(tmp_path: Path, store:
     path = written(tmp_path, "".join(f"set k{number} 1\n" for number in range(1, 11)))
     real = store.execute_batch
 
-    def refuse_one(commands: Sequence[Command], *, session: str, first_sequence: int) -> list[Reply]:
-        real(commands[:4], session=session, first_sequence=first_sequence)
+    def refuse_one(commands: Sequence[Command], *, session: str, first_sequence: int, since: int) -> list[Reply]:
+        real(commands[:4], session=session, first_sequence=first_sequence, since=since)
         for sequence in range(6, 11):
             store.slot += 1
             entry = entries.encode(Entry(session, sequence, first_sequence, 1, commands[sequence - first_sequence]))

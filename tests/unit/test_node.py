@@ -96,8 +96,8 @@ def test_copies_of_a_waiting_request_count_among_those_that_wait(monkeypatch: py
         node.execute(LARGE, heard.append, 100, session="s", sequence=1)
     run(node, 100)
     assert len(heard) == 10
-    for sequence in range(2, 12):
-        node.execute(LARGE, heard.append, 200, session="s", sequence=sequence)
+    for sequence in range(1, 11):
+        node.execute(LARGE, heard.append, 200, session="t", sequence=sequence)
 
 
 def test_a_leader_takes_over_no_more_than_it_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
