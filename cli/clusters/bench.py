@@ -70,12 +70,12 @@ def run(connect: str, options: BenchOptions, output: str) -> int:
     nodes = addresses(connect)
     if not 1 <= options.clients <= MAX_CLIENTS:
         raise CommandError(f"--clients must be from 1 to {MAX_CLIENTS:,}, not {options.clients}")
-    nodes, before = _looks(nodes, output)
+    nodes, before = _look_at(nodes, output)
     if not before:
         return UNAVAILABLE
     load = _Load(options)
     seconds = asyncio.run(load.run(nodes[0]))
-    _, after = _looks(nodes, output)
+    _, after = _look_at(nodes, output)
     leader = next((name for name, look in after.items() if look.role == "leader" and name in before), None)
     done = max(len(load.took) * options.pipeline - load.errors, 1)
     took = sorted(load.took) or [0.0]
@@ -105,7 +105,7 @@ def run(connect: str, options: BenchOptions, output: str) -> int:
     return UNAVAILABLE if load.errors == report.requests else OK
 
 
-def _looks(nodes: list[Address], output: str) -> tuple[list[Address], dict[str, Look]]:
+def _look_at(nodes: list[Address], output: str) -> tuple[list[Address], dict[str, Look]]:
     """The nodes that answer, and the counters of each by its name; complains of the others."""
     answering: list[Address] = []
     looks: dict[str, Look] = {}

@@ -17,8 +17,8 @@ from kvstore.state.cell import Cell
 from kvstore.state.rows import (
     Overlay,
     as_bytes,
-    count_held,
     count_prefix,
+    count_present,
     keys_from,
     read_row,
     read_slot,
@@ -129,57 +129,57 @@ class Keyspace:
             (self._in_flight, self._in_flight_is_cleared),
         ):
             if key in layer or is_cleared:
-                held = layer.get(key)
-                return 0 if held is None else held.slot
+                cell = layer.get(key)
+                return 0 if cell is None else cell.slot
         self._read()
         return read_slot(self._reader, key)
 
     def get(self, key: bytes) -> Cell | None:
         """What the key holds, None if it does not exist."""
         if self.is_overdue:
-            held = self._held(key)
-            if held is None or not self._is_due(held):
-                return held
+            cell = self._cell_of(key)
+            if cell is None or not self._is_due(cell):
+                return cell
             if self.is_applying:
-                self._remove(key, held)
+                self._remove(key, cell)
             return None
-        return self._held(key)
+        return self._cell_of(key)
 
-    def _is_due(self, held: Cell) -> bool:
-        return 0 < held.expires <= self._clock
+    def _is_due(self, cell: Cell) -> bool:
+        return 0 < cell.expires <= self._clock
 
-    def _held(self, key: bytes) -> Cell | None:
+    def _cell_of(self, key: bytes) -> Cell | None:
         """What the key holds, though it may be due."""
         if key not in self._dirty:
             return None if self._is_cleared else self._below(key)
-        held = self._dirty[key]
-        if held is not None and held.is_unseen:
-            held = self._see(key, held, self._below(key))
-        return held
+        cell = self._dirty[key]
+        if cell is not None and cell.is_unseen:
+            cell = self._see(key, cell, self._below(key))
+        return cell
 
-    def _see(self, key: bytes, held: Cell, before: Cell | None) -> Cell:
+    def _see(self, key: bytes, cell: Cell, before: Cell | None) -> Cell:
         """Note in ``_dirty`` what is known now."""
-        held = self._dirty[key] = held.over(before)
+        cell = self._dirty[key] = cell.over(before)
         if self._doubtful.pop(key, None) is not None:
             self._size += before is None
-        return held
+        return cell
 
     def _below(self, key: bytes) -> Cell | None:
         """What the key holds below ``_dirty``."""
         if key in self._settled or self._settled_is_cleared:
             return self._settled.get(key)
         if key in self._in_flight:
-            held = self._in_flight[key]
-            if held is not None and held.is_unseen:
+            cell = self._in_flight[key]
+            if cell is not None and cell.is_unseen:
                 row = self._row(key)
                 # The commit may have ended meanwhile; then the row is already the one that it wrote.
-                held = self._in_flight[key] = row if row is not None and row.slot == held.slot else held.over(row)
-            return held
+                cell = self._in_flight[key] = row if row is not None and row.slot == cell.slot else cell.over(row)
+            return cell
         if self._in_flight_is_cleared:
             return None
-        held = self._clean.get(key)
-        if held is not None and not held.is_unseen:
-            return held
+        cell = self._clean.get(key)
+        if cell is not None and not cell.is_unseen:
+            return cell
         return self._row(key)
 
     def _row(self, key: bytes) -> Cell | None:
@@ -197,7 +197,7 @@ class Keyspace:
         self._read()
         for doubtful in (self._doubtful, self._doubtful_in_flight):
             # The commit under way may have ended by now: what it stored was created by its own slots.
-            self._size += len(doubtful) - count_held(self._reader, doubtful, min(doubtful.values(), default=0))
+            self._size += len(doubtful) - count_present(self._reader, doubtful, min(doubtful.values(), default=0))
         self._doubtful, self._doubtful_in_flight = {}, {}
 
     def release(self) -> None:
@@ -213,13 +213,13 @@ class Keyspace:
             self._reader.execute("COMMIT")
             self._is_reading = False
 
-    def put(self, key: bytes, held: Cell, *, is_new: bool = False) -> None:
+    def put(self, key: bytes, cell: Cell, *, is_new: bool = False) -> None:
         """Store what the key holds from now on, after a ``get``; ``is_new``: it did not exist."""
         if self._undo is not None:
             self._undo.append((key, self.get(key)))
         self._size += is_new
         self._grown += is_new
-        self._store(key, held)
+        self._store(key, cell)
 
     def overwrite(self, key: bytes, value: Value, slot: int, expires: int = 0) -> None:
         """Store a value, whatever the key held before."""
@@ -248,31 +248,31 @@ class Keyspace:
             (self._clean, False),
         ):
             if key in layer or is_cleared:
-                held = layer.get(key)
+                cell = layer.get(key)
                 # An unseen one exists, but all else lies below.
-                return Cell(value, slot, -slot, 0) if held is not None and held.is_unseen else held
+                return Cell(value, slot, -slot, 0) if cell is not None and cell.is_unseen else cell
         self._doubtful[key] = slot
         return Cell(value, slot, -slot, 0)
 
-    def _store(self, key: bytes, held: Cell) -> None:
+    def _store(self, key: bytes, cell: Cell) -> None:
         replaced = self._dirty.get(key)
-        self.dirty_bytes += len(held.value.data)
+        self.dirty_bytes += len(cell.value.data)
         self.dirty_bytes += len(key) + ROW_BYTES if replaced is None else -len(replaced.value.data)
-        self._dirty[key] = held
-        if held.expires:
+        self._dirty[key] = cell
+        if cell.expires:
             self.dirty_bytes += ROW_BYTES
-            heapq.heappush(self._expiring, (held.expires, isinstance(stored(key), bytes), key))
-            if self.next_expiry is None or held.expires < self.next_expiry:
-                self.next_expiry = held.expires
+            heapq.heappush(self._expiring, (cell.expires, isinstance(stored(key), bytes), key))
+            if self.next_expiry is None or cell.expires < self.next_expiry:
+                self.next_expiry = cell.expires
 
     def delete(self, key: bytes) -> None:
         """Remove a key, which exists, after a ``get``."""
         self._remove(key, self.get(key) if self._undo is not None else None)
 
-    def _remove(self, key: bytes, held: Cell | None) -> None:
+    def _remove(self, key: bytes, cell: Cell | None) -> None:
         """Remove a key that exists and holds this, which only matters within a transaction."""
         if self._undo is not None:
-            self._undo.append((key, held))
+            self._undo.append((key, cell))
         self._dirty[key] = None
         self._size -= 1
         self._grown -= 1
@@ -290,8 +290,8 @@ class Keyspace:
         undo, self._undo = self._undo or [], None
         if not keep:
             self._size -= self._grown
-            for key, held in reversed(undo):
-                self._dirty[key] = held
+            for key, cell in reversed(undo):
+                self._dirty[key] = cell
 
     # -- ranges -------------------------------------------------------------------------------------------------------
 
@@ -303,11 +303,11 @@ class Keyspace:
         for key, row in self._from(prefix, rows_from):
             if not key.startswith(prefix):
                 return
-            held = row or self._held(key)
-            assert held is not None
-            if self.is_overdue and self._is_due(held):
+            cell = row or self._cell_of(key)
+            assert cell is not None
+            if self.is_overdue and self._is_due(cell):
                 continue
-            yield key, held
+            yield key, cell
             count += 1
             if count == limit:
                 return
@@ -329,7 +329,7 @@ class Keyspace:
         if not shows_table:
             return living
         self._read()
-        return count_prefix(self._reader, prefix) - count_held(self._reader, keys) + living
+        return count_prefix(self._reader, prefix) - count_present(self._reader, keys) + living
 
     def walk(self, after: bytes, skip: int, count: int) -> list[bytes]:
         """The keys after ``after`` in byte order, without the first ``skip`` of them, at most ``count`` (0 = all)."""
@@ -340,8 +340,8 @@ class Keyspace:
         return list(islice(later, count or None))  # the sum of both may be more than islice takes
 
     def _lives(self, key: bytes) -> bool:
-        held = self._held(key)
-        return held is not None and not self._is_due(held)
+        cell = self._cell_of(key)
+        return cell is not None and not self._is_due(cell)
 
     def _layers(self) -> tuple[list[Overlay], bool]:
         """What lies over the table, the uppermost first, and whether anything of the table shows."""
@@ -407,12 +407,12 @@ class Keyspace:
                 if first is None:
                     break
                 expires, _, key = first
-                held = self._held(key)
-                if held is not None and self._is_due(held):
+                cell = self._cell_of(key)
+                if cell is not None and self._is_due(cell):
                     if removed == EXPIRED_AT_ONCE:
                         self.next_expiry, self.is_overdue = expires, True
                         return
-                    self._remove(key, held)
+                    self._remove(key, cell)
                     removed += 1
                 if row is not None and (row[0], as_bytes(row[1])) == (expires, key):
                     self._expired_upto = row
@@ -447,9 +447,9 @@ class Keyspace:
         """Write all changes into the writer's open transaction, so that it sees them; waits for the writer."""
         self._wait_for_writer()
         self._dispel_doubts()
-        for key, held in self._dirty.items():
-            if held is not None and held.is_unseen:
-                self._see(key, held, self._below(key))
+        for key, cell in self._dirty.items():
+            if cell is not None and cell.is_unseen:
+                self._see(key, cell, self._below(key))
         rows, self._dirty = self._dirty, {}
         is_cleared, self._is_cleared = self._is_cleared, False
         if is_cleared:
@@ -493,10 +493,10 @@ class Keyspace:
     def rolled_back(self) -> None:
         """Nothing of what was taken is in the database, nor what was settled before: it is to be written again."""
         self._dispel_doubts()
-        for key, held in self._dirty.items():
+        for key, cell in self._dirty.items():
             below = self._in_flight.get(key)
-            if held is not None and below is not None and held.is_unseen:
-                self._dirty[key] = replace(held, created=below.created, version=below.version + held.version)
+            if cell is not None and below is not None and cell.is_unseen:
+                self._dirty[key] = replace(cell, created=below.created, version=below.version + cell.version)
         if not (self._is_cleared or self._settled_is_cleared):
             self._settled = {**self._in_flight, **self._settled}
             self._settled_is_cleared = self._in_flight_is_cleared

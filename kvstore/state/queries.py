@@ -56,7 +56,7 @@ class Queries:
         size = len(query.encode("utf-8", "surrogatepass"))
         if size > MAX_QUERY_BYTES:
             raise KvstoreError(f"the query has {size:,} bytes, at most {MAX_QUERY_BYTES:,} are allowed: shorten it")
-        process = self._take()
+        process = self._borrow()
         is_reusable = False
         try:
             answer = process.ask(query, deadline)
@@ -73,7 +73,7 @@ class Queries:
             self._give_back(process, is_reusable)
         return table(answer)
 
-    def _take(self) -> _Process:
+    def _borrow(self) -> _Process:
         with self._lock:
             if self._closing:
                 raise KvstoreError("the query was given up: the node is ending")

@@ -69,7 +69,7 @@ def rows_from(connection: sqlite3.Connection, first: bytes) -> list[Iterator[tup
 
     SQLite orders all TEXT before any BLOB; by bytes the two are interleaved.
     """
-    return [map(_key_and_held, rows) for rows in _each_kind(connection, f"kv.key, {COLUMNS}", first)]
+    return [map(_key_and_cell, rows) for rows in _each_kind(connection, f"kv.key, {COLUMNS}", first)]
 
 
 def keys_from(connection: sqlite3.Connection, first: bytes) -> list[Iterator[tuple[bytes, Cell | None]]]:
@@ -96,17 +96,17 @@ def count_prefix(connection: sqlite3.Connection, prefix: bytes) -> int:
     )
 
 
-def count_held(connection: sqlite3.Connection, keys: Iterable[bytes], before: int = 0) -> int:
+def count_present(connection: sqlite3.Connection, keys: Iterable[bytes], before: int = 0) -> int:
     """How many of these keys the table holds; with ``before`` only those that were created before that slot."""
     names = _all_stored(sorted(keys))  # neighbours share a page: sorted, this takes a third of the time
     before = before or _LAST_SLOT
     rows = [read_row(connection, name) for name in names if not isinstance(name, str)]
-    held = sum(row is not None and row.created < before for row in rows)
+    present = sum(row is not None and row.created < before for row in rows)
     texts = [name for name in names if isinstance(name, str)]
     for start in range(0, len(texts), MANY_ROWS):
         wanted = _json(texts[start : start + MANY_ROWS]).decode()
-        held += connection.execute(_COUNT_MANY, (wanted, before)).fetchone()[0]
-    return held
+        present += connection.execute(_COUNT_MANY, (wanted, before)).fetchone()[0]
+    return present
 
 
 def write_rows(connection: sqlite3.Connection, changes: Overlay, doubtful: Collection[bytes] = ()) -> int:
@@ -118,8 +118,8 @@ def write_rows(connection: sqlite3.Connection, changes: Overlay, doubtful: Colle
     rows: list[tuple[bytes, Cell]] = []
     entries = iter(changes.items())
     while some := list(islice(entries, MANY_ROWS)):
-        gone += [(stored(key),) for key, held in some if held is None]
-        rows += [(key, held) for key, held in some if held is not None]
+        gone += [(stored(key),) for key, cell in some if cell is None]
+        rows += [(key, cell) for key, cell in some if cell is not None]
         _let_others_run()
     connection.executemany("DELETE FROM kv WHERE key = ?", gone)
     new = 0
@@ -128,7 +128,7 @@ def write_rows(connection: sqlite3.Connection, changes: Overlay, doubtful: Colle
     for part in _in_order(rows):
         if doubtful:
             keys = list(filter(doubtful.__contains__, map(_key_of, part)))
-            new += len(keys) - count_held(connection, keys)
+            new += len(keys) - count_present(connection, keys)
         for row in part:
             (known if row[1].created >= 0 else unseen).append(row)
         known = _upsert(connection, known, _UPSERTS[0][:1])
@@ -156,15 +156,15 @@ def _columns(rows: list[tuple[bytes, Cell]]) -> list[Column]:
     It is filled column by column, since a step of the interpreter for each row would keep the event loop waiting.
     """
     columns: list[Column] = [None] * (COLUMN_COUNT * len(rows))
-    held = [held for _, held in rows]
-    values = [each.value for each in held]
+    cell = [cell for _, cell in rows]
+    values = [each.value for each in cell]
     columns[0::COLUMN_COUNT] = _all_stored([key for key, _ in rows])
     columns[1::COLUMN_COUNT] = _all_stored([value.data for value in values])
     columns[2::COLUMN_COUNT] = ["json" if value.json else "plain" for value in values]
-    columns[3::COLUMN_COUNT] = [each.slot for each in held]
-    columns[4::COLUMN_COUNT] = [abs(each.created) for each in held]
-    columns[5::COLUMN_COUNT] = [each.version for each in held]
-    columns[6::COLUMN_COUNT] = [each.expires or None for each in held]
+    columns[3::COLUMN_COUNT] = [each.slot for each in cell]
+    columns[4::COLUMN_COUNT] = [abs(each.created) for each in cell]
+    columns[5::COLUMN_COUNT] = [each.version for each in cell]
+    columns[6::COLUMN_COUNT] = [each.expires or None for each in cell]
     return columns
 
 
@@ -215,7 +215,7 @@ def as_bytes(stored: str | bytes) -> bytes:
     return stored.encode() if isinstance(stored, str) else stored
 
 
-def _key_and_held(row: tuple[str | bytes, str | bytes, str, int, int, int, int]) -> tuple[bytes, Cell]:
+def _key_and_cell(row: tuple[str | bytes, str | bytes, str, int, int, int, int]) -> tuple[bytes, Cell]:
     return as_bytes(row[0]), held_in(row[1:])
 
 
