@@ -362,7 +362,7 @@ def ttl(
 def persist(
     key: KeyArgument, data_dir: DataDirOption = None, connect: ConnectOption = None, output: OutputOption = None
 ) -> int:
-    """Keep a key for ever that would expire. Exit status 1 if it does not exist."""
+    """Remove a key's expiry, so that it is kept for ever. Exit status 1 if it does not exist."""
     from cli import oneshot
     from kvstore.commands import Persist
 

@@ -38,7 +38,7 @@ def complain(message: str, output: str = "", **fields: object) -> None:
         text = "\n".join(wrapped(text.split("\n"), columns(sys.stderr)))
     try:
         print(text.encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)
-    except OSError:  # the exit status still tells
+    except OSError:  # the exit status still says so
         _discard(sys.stderr)
 
 

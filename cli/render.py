@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import chain, islice
-from typing import Final
+from typing import Final, assert_never
 
 import msgspec
 
@@ -191,6 +191,8 @@ def _sentences(command: Command | None, result: Result) -> Iterator[str]:
                     yield f"{'':>{width}}  {line}"
         case Missing() | NotMet() | Failed() | NotACommand() | Expired() | Unkept() | Forgotten():
             yield f"({trouble(command, result)})"
+        case _:
+            assert_never(result)
 
 
 def trouble(command: Command | None, result: Result) -> str:

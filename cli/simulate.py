@@ -145,7 +145,7 @@ def _share(base: Scenario, seeds: Sequence[int]) -> list[Outcome]:
 
 
 def _many(base: Scenario, seeds: range, jobs: int) -> Tally:
-    """Run all seeds, in as many processes."""
+    """Run all seeds, in this many processes."""
     line, tally = StatusLine(True), Tally()
     shares = iter([seeds[at : at + SHARE] for at in range(0, len(seeds), SHARE)])
     pool = ProcessPoolExecutor(jobs)

@@ -49,7 +49,7 @@ class PreVote(msgspec.Struct, frozen=True, tag="ask"):
 
 
 class PreVoteReply(msgspec.Struct, frozen=True, tag="answer"):
-    """The answer to a PreVote. ``promised`` and ``chosen_upto`` are the sender's, so that who is refused learns why."""
+    """The answer to a PreVote. ``promised`` and ``chosen_upto`` are the sender's: a refused node learns why."""
 
     ballot: Ballot
     granted: bool

@@ -15,7 +15,7 @@ _SMALLEST = Decimal("1e-20")
 
 
 def decimal_of(text: bytes) -> Decimal | None:
-    """The number that a text stands for; None when it is none, or beyond 1e308."""
+    """The number that a text stands for; None if it is not a number, or is beyond 1e308."""
     if len(text) > 400 or not _NUMBER.fullmatch(text):
         return None
     number = Decimal(text.decode())

@@ -140,7 +140,7 @@ def _lines(report: Report, output: str) -> Iterator[str]:
     each = f", {report.pipeline} pipelined" if report.pipeline > 1 else ""
     yield f"{report.operation}, {report.clients} clients{each}: {report.per_second:,}/s over {report.seconds:.1f} s"
     yield f"latency: p50 {report.p50_ms:.2f} ms, p99 {report.p99_ms:.2f} ms, p99.9 {report.p999_ms:.2f} ms"
-    yield "CPU a request: " + ", ".join(f"{name} {us:.1f} us" for name, us in report.cpu_us.items())
+    yield "CPU per request: " + ", ".join(f"{name} {us:.1f} us" for name, us in report.cpu_us.items())
     if report.leader_time:
         shares = (f"{phase} {percent:.0f} %" for phase, percent in report.leader_time.items())
         yield f"leader {report.leader}: " + ", ".join(shares)

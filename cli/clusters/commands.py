@@ -58,7 +58,7 @@ def serve(
     """Run one node of a cluster, for any Redis client.
 
     Every setting can also come from a variable (KVSTORE_NODE_ID, ...) or from the file (node_id = "n1"). The command
-    line goes before the environment, and that before the file. SIGTERM hands leadership over and ends cleanly.
+    line takes precedence over the environment, and that over the file. SIGTERM hands leadership over and ends cleanly.
 
     \b
       kvstore serve --node-id n1 --data-dir data        a cluster of one
@@ -122,7 +122,7 @@ def top(
     ] = 0,
     output: OutputOption = None,
 ) -> int:
-    """Watch a cluster: what each node does, and how far it is. q leaves.
+    """Watch a cluster: what each node does, and how far it has got. Press q to quit.
 
     \b
       kvstore top --connect 127.0.0.1:6401,127.0.0.1:6402,127.0.0.1:6403

@@ -41,7 +41,7 @@ class Plan(msgspec.Struct, frozen=True):
     options: tuple[str, ...]
 
     def arguments(self, cluster: str) -> list[str]:
-        """Of the process that runs it. ``cluster``: every node's id and address."""
+        """The command line of the process that runs this node. ``cluster``: every node's id and address."""
         here = str(Path(__file__).parents[2])
         program = f"import sys; sys.path.insert(0, {here!r}); from cli.app import main; main()"
         options = {

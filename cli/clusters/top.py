@@ -176,7 +176,7 @@ def _number(fields: Fields, name: str) -> int:
 
 @contextmanager
 def _screen(live: bool) -> Iterator[None]:
-    """A screen of its own that takes single keys, and gives everything back as it was."""
+    """Switch to a separate screen that reads single keys, and restore the terminal afterwards."""
     if not live or not sys.stdin.isatty():
         yield
         return

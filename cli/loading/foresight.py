@@ -192,7 +192,7 @@ def _after(command: Fallible, before: Shape) -> Shape:
 
 
 def _length(shape: Shape) -> int | None:
-    """The most bytes that the plain text in a key of this shape has; None if it may be no plain text."""
+    """The most bytes that the plain text in a key of this shape has; None if it may not be plain text."""
     match shape.kind:
         case "nothing" | "text":
             return shape.bound

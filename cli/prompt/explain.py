@@ -27,6 +27,8 @@ def explain(text: str, status: Status) -> Iterator[str]:
     yield f"slot        {free}, the lowest free one" + (" (it fills a gap)" if status.gaps else "")
     if status.role == "leader":
         yield f"phase 1     skipped if ballot {status.ballot} has proposed before: its promises cover every later slot"
+    elif status.leader is not None:
+        yield f"phase 1     a matter of {status.leader}, which leads: it skips phase 1 unless its ballot is new"
     else:
         yield "phase 1     run first: there is no leader"
     yield f"phase 2     accept slot {free} under ballot {status.ballot}; each acceptor syncs its log before it votes"

@@ -17,7 +17,7 @@ _WITHIN_TRANSACTIONS = tuple(name for name in COMMANDS if name not in (transacti
 
 
 class Expected(NamedTuple):
-    """What may come next: one of ``words`` and, with ``keys``, any key. Other operands are free, and not foretold."""
+    """What may come next: one of ``words`` and, with ``keys``, any key. Nothing is suggested for other operands."""
 
     words: tuple[str, ...] = ()
     keys: bool = False

@@ -71,7 +71,7 @@ class Operand(NamedTuple):
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The signs that it may be, as in ``=|!=``; none if it may be any word."""
+        """The symbols allowed here, as in ``=|!=``; none if it may be any word."""
         return tuple(self.usage.split("|")) if self.usage[0] in "=!<>" else ()
 
 

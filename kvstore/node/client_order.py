@@ -37,7 +37,7 @@ class ClientOrder(Generic[Q, A]):
         """Of the requests that were started, oldest first."""
         self._start = start
         self._running = 0
-        self._reads = False  # what those that run do; they all do the same
+        self._reads = False  # whether the running requests are reads, or else writes; never both
         self.is_advancing = False
         """Whether ``advance`` is at work."""
 
@@ -61,7 +61,7 @@ class ClientOrder(Generic[Q, A]):
         return True
 
     def answer(self, reply: PendingReply[A], value: A) -> None:
-        """Note the reply to a request that ran. What can go out now is to be taken, and ``advance`` to be called."""
+        """Note the reply to a request that ran. Then call ``next_answer`` until it gives None, and ``advance``."""
         reply.value = value
         self._running -= 1
 

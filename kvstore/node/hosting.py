@@ -84,7 +84,7 @@ class Failure(NamedTuple):
 
 
 def failure(error: BaseException) -> Failure:
-    """What an error means that nobody caught while the node was turned, and the exit status that tells it."""
+    """Why an error that nobody caught ends the node, and the exit status for it."""
     match error:
         case KvstoreError():
             return Failure(exit_status.UNAVAILABLE, str(error))

@@ -147,7 +147,7 @@ class Node:
     ) -> None:
         """Put a command through the log, exactly once however often the leader changes.
 
-        ``size``: bytes it takes on the way, about. ``since``: a slot that was applied before the session began. Raises
+        ``size``: about how many bytes it has. ``since``: a slot that was applied before the session began. Raises
         CommandError, StorageFullError or UnavailableError when it is not taken.
         """
         self._proposals.add_command(command, done, deadline, session, sequence, acknowledged, size, since)

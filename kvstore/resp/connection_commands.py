@@ -137,7 +137,7 @@ def _reset(client: Client, arguments: list[bytes]) -> RespValue:
 
 
 def _wait(client: Client, service: Service, arguments: list[bytes]) -> RespValue:
-    """Whatever was answered before is on a majority, so at least this many nodes besides one have it."""
+    """Every write answered so far is on at least this many other nodes."""
     integer(arguments[1])
     if integer(arguments[2], error="ERR timeout is not an integer or out of range") < 0:
         raise RequestError("ERR timeout is negative")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import cast
 
 from kvstore.commands import (
     Clear,
@@ -33,6 +32,14 @@ from kvstore.resp.errors import SYNTAX, RequestError, quoted
 from kvstore.resp.long_walk import WALK_KEYS
 from kvstore.resp.spec import READS, WRITES, Compiled, Effect, OnData, OnWalk, Spec, integer
 
+_EXPIRE_WHEN: dict[frozenset[bytes], ExpireWhen] = {
+    frozenset(): "",
+    frozenset([b"NX"]): "nx",
+    frozenset([b"XX"]): "xx",
+    frozenset([b"GT"]): "gt",
+    frozenset([b"LT"]): "lt",
+    frozenset([b"XX", b"LT"]): "xx lt",
+}
 _SCAN_COUNT = 10
 
 
@@ -76,7 +83,7 @@ def _expire(scale: int, absolute: bool) -> Callable[[list[bytes]], Compiled]:
             raise RequestError("ERR GT and LT options at the same time are not compatible")
         # XX adds nothing to GT, which never holds for a key without an expiry; LT does hold for such a key.
         wanted -= {b"XX"} if b"GT" in wanted else set()
-        when = cast(ExpireWhen, b" ".join(sorted(wanted, reverse=True)).decode().lower())
+        when = _EXPIRE_WHEN[frozenset(wanted)]
         number = integer(text) * scale
         if number < -(2**63) or number > (MAX_TIME if absolute else MAX_TTL):
             raise RequestError(f"ERR invalid expire time in '{name.decode().lower()}' command")

@@ -16,7 +16,7 @@ In the other three it comes to an end, and nothing is read or started any more:
 - LEAVING: the client wants to leave (QUIT, or CLIENT KILL of itself), or it sent what cannot be understood. What is
   under way is answered first.
 - KILLED: somebody else has the client killed. Only the replies that are ready are sent.
-- ENDED: the socket is closed, or is being closed. Late replies and late words of the transport change nothing.
+- ENDED: the socket is closed, or is being closed. Late replies and late callbacks from the transport change nothing.
 
 The transport reads while the connection is READING. Where the connection comes to an end the transport is left as it
 is, and what it still receives is thrown away.

@@ -213,7 +213,7 @@ class Transaction:
             raise RequestError(f"ERR at most {MAX_TXN_COMMANDS:,} keys can be watched: unwatch some")
         keys = list(dict.fromkeys(keys))
         check(Exists(keys))
-        watched = self._watched  # the next transaction has another: a late answer adds nothing to it
+        watched = self._watched  # the next transaction has a set of its own, so a late answer adds nothing to it
         self._asking += 1
         self._watched_bytes += sum(map(len, keys)) + WATCHED_OVERHEAD * len(keys)
 

@@ -46,7 +46,7 @@ class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """The answer to a Hello that was not; the connection is closed."""
+    """The answer to a Hello that was refused; the connection is closed."""
 
     reason: str
 

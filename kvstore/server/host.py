@@ -246,7 +246,7 @@ class Host:
         return sum(map(_bytes, records)) <= QUICK_BYTES
 
     def _written(self, future: Future[None]) -> None:
-        """On the disk's thread: tell the loop's."""
+        """Runs on the disk's thread: passes the outcome to the loop's thread."""
         self._loop.call_soon_threadsafe(self._stored, future)
 
     def _stored(self, future: Future[None]) -> None:

@@ -50,7 +50,7 @@ class TimeSpent:
 
     def begin(self, waiting: Phase = "idle") -> None:
         """A turn begins. Between turns the loop reads requests or waits: ``waiting`` is
-        the phase that waiting counts for.
+        the phase to which waiting is charged.
 
         The processor time tells the two apart, since the loop does not say when it falls asleep.
         """

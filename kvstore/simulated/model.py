@@ -6,7 +6,7 @@ The state machine is compared with it slot by slot, and what clients saw must be
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 import msgspec
 
@@ -26,6 +26,7 @@ from kvstore.commands import (
     Get,
     Incr,
     Integer,
+    Keys,
     Missing,
     NotACommand,
     NotMet,
@@ -219,9 +220,11 @@ def seen(result: Result | None) -> Seen:
             return tuple((row.key, row.value.data) for row in rows)
         case Outcomes(succeeded, results):
             return succeeded, tuple(map(seen, results))
+        case Keys(keys):
+            return tuple(keys)
         case NotACommand() | None:
             return NOTHING
-    raise NotImplementedError(type(result).__name__)
+    assert_never(result)
 
 
 ModelState: TypeAlias = tuple[tuple[bytes, bytes], ...]

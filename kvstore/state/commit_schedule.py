@@ -29,7 +29,7 @@ class AwaitedCommit(NamedTuple):
 
 
 class Commits:
-    """Decides when the state is committed, and has it done.
+    """Decides when the state is committed, and starts the commit.
 
     ``durable_upto`` tells up to which slot the log is durable. ``background`` is called with a batch: it has
     ``state.write`` called with it on another thread, and then ``ended`` here. Without it the state is written at once.
@@ -61,7 +61,7 @@ class Commits:
         return True
 
     def ended(self, batch: Batch, outcome: int | StorageFullError, now: int) -> None:
-        """``state.write`` ended like this in the background. Where there was no room it is tried again soon."""
+        """``state.write`` ended in the background with this outcome. If the disk was full it is tried again soon."""
         self._under_way = False
         if isinstance(outcome, int):
             self._state.committed(batch, outcome)

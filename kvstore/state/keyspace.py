@@ -240,7 +240,7 @@ class Keyspace:
         self._store(key, Cell(value, slot, before.created, before.version + 1, expires))
 
     def _glance(self, key: bytes, slot: int, value: Value) -> Cell | None:
-        """What memory says that the key holds; where it says nothing, a ``Cell`` unseen that ``slot`` begins with."""
+        """What memory says that the key holds; where it says nothing, an unseen ``Cell`` that begins at ``slot``."""
         for layer, is_cleared in (
             (self._dirty, self._is_cleared),
             (self._settled, self._settled_is_cleared),

@@ -139,6 +139,7 @@ def _talk(random: Random) -> list[Request]:
         [b"WAIT", b"0", b"10"],
         [b"KV.STATUS"],
         [b"KV.SERVING"],
+        [b"KV.BEGIN"],
         [b"KV.SESSION", b"fuzz%d" % random.randrange(20)],
     ]
     return [random.choice(choices) for _ in range(random.randrange(1, 40))]

@@ -9,34 +9,29 @@ from pathlib import Path
 
 import pytest
 
-from cli.app import main
+from kvstore.node.hosting import open_node
+from kvstore.storage.data_dir import DataDir
 from tests.unit.test_settings import given
 
 NAMES = [f"n{number}" for number in range(1, 9)]
 """Eight: one too many. The bound is not imported, so that this notices when it changes."""
 
 
-def refused(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr("sys.argv", ["kvstore", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
+def refused(*arguments: str) -> str:
+    """What is said to wrong usage; a command that is not refused ends with the time limit."""
+    done = subprocess.run([sys.executable, "-m", "cli", *arguments], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 2
+    return done.stderr
 
 
 def members(names: list[str]) -> str:
     return ",".join(f"{name}=127.0.0.1:{7_401 + index}" for index, name in enumerate(names))
 
 
-def test_serve_refuses_eight_nodes_and_writes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_serve_refuses_eight_nodes_and_writes_nothing(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    status = refused(
-        monkeypatch, "serve", "--node-id", "n1", "--data-dir", str(data), "--initial-cluster", members(NAMES)
-    )
-    assert status == 2
-    assert "--initial-cluster: 8 nodes are named, at most 7 are allowed: leave some out" in capsys.readouterr().err
+    error = refused("serve", "--node-id", "n1", "--data-dir", str(data), "--initial-cluster", members(NAMES))
+    assert "--initial-cluster: 8 nodes are named, at most 7 are allowed: leave some out" in error
     assert not data.exists()
 
 
@@ -44,12 +39,10 @@ def test_serve_takes_seven() -> None:
     assert len(given(initial_cluster=members(NAMES[:7])).peers) == 7
 
 
-def test_cluster_refuses_eight_nodes_and_writes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_cluster_refuses_eight_nodes_and_writes_nothing(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    assert refused(monkeypatch, "cluster", "--nodes", "8", "--data-dir", str(data)) == 2
-    assert "--nodes must be at most 7, not 8: start a smaller cluster" in capsys.readouterr().err
+    error = refused("cluster", "--nodes", "8", "--data-dir", str(data))
+    assert "--nodes must be at most 7, not 8: start a smaller cluster" in error
     assert not data.exists()
 
 
@@ -67,3 +60,9 @@ def test_a_node_on_standard_input_is_told_so_when_it_is_initialised(tmp_path: Pa
         assert body["text"] == "init: node_ids must name 1 to 7 nodes, not 8: initialise a smaller cluster"
         assert not data.exists()
     assert done.returncode == 0
+
+
+def test_no_store_is_opened_for_eight_nodes(tmp_path: Path) -> None:
+    with DataDir.open(tmp_path / "data", "test") as data_dir, pytest.raises(ValueError, match="1 to 7 nodes, not 8"):
+        open_node("n1", NAMES, data_dir)
+    assert not (tmp_path / "data" / "log.db").exists()

@@ -206,7 +206,8 @@ def test_every_command_gives_the_password_that_the_environment_names(tmp_path: P
                 )
                 if status is None:
                     assert done.returncode > 0, done
-                    assert "asks for a password" in done.stderr, done
+                    why = "refuses the password" if given else "asks for a password"
+                    assert why in done.stderr, done
                     assert "Traceback" not in done.stderr, done
                 else:
                     assert (done.returncode, done.stderr) == (status, ""), done

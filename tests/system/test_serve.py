@@ -408,7 +408,7 @@ def test_the_health_check_takes_the_password_from_where_the_node_has_it(start: S
         (variables, 0, "role          leader"),
         ({"KVSTORE_PASSWORD": "s3cret"}, 0, "role          leader"),
         ({}, 3, "set KVSTORE_PASSWORD or KVSTORE_PASSWORD_FILE"),
-        ({"KVSTORE_PASSWORD": "wrong"}, 3, "set KVSTORE_PASSWORD or KVSTORE_PASSWORD_FILE"),
+        ({"KVSTORE_PASSWORD": "wrong"}, 3, "check KVSTORE_PASSWORD or KVSTORE_PASSWORD_FILE"),
         ({"KVSTORE_PASSWORD_FILE": "nowhere"}, 2, "KVSTORE_PASSWORD_FILE: 'nowhere' cannot be read: no such file"),
     ]:
         check = start("status", *connect, env=env)

@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from cli.prompt.explain import explain
 from consensus.ballot import Ballot
@@ -95,6 +96,19 @@ STATUS = Status(
     state_bytes=0,
     data_dir="",
 )
+
+
+@pytest.mark.parametrize(
+    ("role", "leader", "phase"),
+    [
+        ("leader", "n1", "skipped if"),
+        ("follower", "n2", "a matter of n2, which leads"),
+        ("follower", None, "run first"),
+    ],
+)
+def test_explain_says_who_runs_phase_1(role: str, leader: str | None, phase: str) -> None:
+    told = list(explain("set a 1", replace(STATUS, role=role, leader=leader)))
+    assert any(line.startswith("phase 1") and phase in line for line in told)
 
 
 @pytest.mark.parametrize(

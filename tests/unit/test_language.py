@@ -222,8 +222,11 @@ def test_the_reference_shows_every_command_and_its_examples_parse() -> None:
     assert len(examples) > 20
     for example in examples:
         parse(example)
+    entries = page.partition("## Commands\n")[2]
+    assert re.findall(r"^### (.+)$", entries, re.MULTILINE) == list(COMMANDS)
     for entry in COMMANDS.values():
-        assert entry.usage in page
+        text = f"{entry.summary[0].upper()}{entry.summary[1:]}. {entry.details}".strip()
+        assert f"### {entry.name}\n\n    {entry.usage}\n\n{text}\n" in entries
 
 
 def test_how_text_is_split_does_not_depend_on_the_version_of_python() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from consensus.ballot import Ballot
 from kvstore.addresses import Address, address_text, addresses
-from kvstore.commands import Done, Incr
+from kvstore.commands import Done, Exists, Get, Incr, Txn
 from kvstore.errors import CommandError, KvstoreError, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.handles import remote
 from kvstore.handles.remote import RemoteStore
@@ -155,6 +155,18 @@ def test_a_write_that_may_have_happened_is_not_called_refused() -> None:
         with pytest.raises(UnknownOutcomeError):
             store.execute(Incr(b"x", 1))
         store.close()
+
+
+def test_a_transaction_of_reads_has_no_session_and_so_takes_no_slot() -> None:
+    asked: list[list[bytes]] = []
+
+    def answer(words: list[bytes]) -> bytes | None:
+        asked.append(words)
+        return b"$%d\r\n%b\r\n" % (len(DONE), DONE) if words[0] == b"KV.EXECUTE" else b"+OK\r\n"
+
+    with node(answer) as address, RemoteStore([address]) as store:
+        store.execute(Txn([Get(b"a"), Exists([b"b"])]))
+    assert [words[1] for words in asked if words[0] == b"KV.EXECUTE"] == [b""]
 
 
 def test_passwords_missing_wrong_and_superfluous() -> None:
