@@ -49,6 +49,11 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._main, text.encode())
 
+    def press(self, keys: str) -> None:
+        """Type keys that are the terminal's own (Ctrl-R, Ctrl-D) until the prompt is back."""
+        self.expect(r"kvstore>\n[^>]*\Z")
+        self.type(keys)
+
     def paste(self, text: str) -> None:
         self.type(f"\x1b[200~{text}\x1b[201~")
 
@@ -118,7 +123,7 @@ def test_a_session(terminal: Terminal, tmp_path: Path) -> None:
     terminal.expect("cas KEY OLD NEW")
     terminal.type("log 1 2\r")
     terminal.expect(r"1\.n1 +chosen +set user:ann=1 +OK")
-    terminal.type("\x04")
+    terminal.press("\x04")
     assert terminal.process.wait(15) == 0
     assert "set poem" in (tmp_path / "data" / "history").read_text()
 
@@ -167,9 +172,9 @@ def test_every_example_of_the_reference_can_be_pasted(tmp_path: Path) -> None:
 def test_what_a_search_finds_is_executed(terminal: Terminal) -> None:
     terminal.type("set x=1\r")
     terminal.expect("OK  slot 1")
-    terminal.type("\x12set\r")
+    terminal.press("\x12set\r")
     terminal.expect("OK  slot 2")
-    terminal.type("\x12nothing like it\r")
+    terminal.press("\x12nothing like it\r")
     terminal.type("get x\r")
     terminal.expect(r"get x\n+1\n")
 
@@ -263,7 +268,7 @@ def test_what_was_acknowledged_survives_kill_9(terminal: Terminal, tmp_path: Pat
     again.expect("kvstore>")
     again.type("get x\r")
     again.expect(r"\nkept")
-    again.type("\x1b[A\x1b[A\r")  # history: the command before the last one
+    again.press("\x1b[A\x1b[A\r")  # history: the command before the last one
     again.expect(r"OK  slot 2, ballot 2\.n1, phase 1 run")
     again.close()
 
@@ -377,7 +382,7 @@ def test_a_dead_address_is_named_within_a_second_or_so(tmp_path: Path) -> None:
 def test_the_files_of_a_running_store_do_not_call_it_offline(terminal: Terminal, tmp_path: Path) -> None:
     status = [sys.executable, "-m", "kvstore", "status", "--data-dir", str(tmp_path / "data")]
     assert b"running" in subprocess.run(status, check=True, capture_output=True).stdout
-    terminal.type("\x04")
+    terminal.press("\x04")
     terminal.process.wait(15)
     assert b"offline" in subprocess.run(status, check=True, capture_output=True).stdout
 
