@@ -162,7 +162,7 @@ def test_every_example_of_the_reference_can_be_pasted(tmp_path: Path) -> None:
         for number, block in enumerate(blocks):
             terminal.paste(block)
             terminal.type(f"\rset done {number}\rget done\r")
-            terminal.expect(rf"get done\n+{number}\n")
+            terminal.expect(rf"get done\n+{number}\nkvstore>")  # the terminal is no prompt's before that
             assert "unknown" not in terminal.shown()
             assert "^" not in terminal.shown()
     finally:
