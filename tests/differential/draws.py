@@ -105,6 +105,8 @@ def _built(kind: inspect.Type, random: Random) -> object:
             return random.choice(list(cls))
         case inspect.ListType(item_type=item) | inspect.VarTupleType(item_type=item):
             return [_built(item, random) for _ in range(random.choice([0, 1, 1, 2, 3]))]
+        case inspect.DictType(key_type=key, value_type=value):
+            return {_built(key, random): _built(value, random) for _ in range(3)}
         case inspect.TupleType(item_types=items):
             return tuple(_built(item, random) for item in items)
         case inspect.UnionType(types=types):
@@ -126,6 +128,9 @@ def _built(kind: inspect.Type, random: Random) -> object:
 _BY_NAME: dict[str, Callable[[Random], object]] = {
     "key": lambda random: random.choice(KEYS[:2] if random.random() < 0.9 else KEYS),
     "to": lambda random: random.choice(KEYS[:3]),
+    "address": lambda random: "1.2.3.4:5",
+    "client_address": lambda random: "1.2.3.4:6401",
+    "peer_address": lambda random: random.choice(["", "1.2.3.4:7401"]),
     "prefix": lambda random: random.choice([b"", b"", b"a", b"ab", b"\xff", b"z"]),
     "after": lambda random: random.choice([b"", b"a", b"ab", b"b", b"\xff"]),
     "pattern": lambda random: random.choice([b"*", b"a*", b"?", b"[a-b]", b"[^a]*", b"\\a", b"**b*", b"[", b""]),

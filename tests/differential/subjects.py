@@ -28,11 +28,13 @@ from kvstore.language.parser import parse
 from kvstore.limits import check, check_session
 from kvstore.node.node import Node
 from kvstore.node.peer_messages import PeerMessage
+from kvstore.node.service import ServerStatus
 from kvstore.resp.hub import Hub
 from kvstore.simulated.run import new_trace, simulate
 from kvstore.state import entries
 from kvstore.state.machine import StateMachine
 from kvstore.storage.log_store import MemoryLog, SqliteLog
+from tests.differential import draws
 from tests.unit import resp_client
 
 Step: TypeAlias = list[object]
@@ -58,12 +60,23 @@ class Subject(Protocol):
     def close(self) -> None: ...
 
 
+class Serving(resp_client.Node):
+    """What clients talk to, with a status of numbers that no server has."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._status: ServerStatus = draws.of(ServerStatus, random.Random(seed))
+
+    def status(self) -> ServerStatus:
+        return self._status
+
+
 class Redis:
     """Three clients of the Redis protocol, and a state machine behind them."""
 
     def __init__(self, seed: int) -> None:
         random.seed(seed)
-        self._node = resp_client.Node()
+        self._node = Serving(seed)
         hub = Hub("secret" if seed % 5 == 0 else None)
         self._clients = [resp_client.Client(self._node, hub=hub, peer=f"1.2.3.{n}:5") for n in range(3)]
 

@@ -48,6 +48,11 @@ def test_every_command_and_message_is_drawn() -> None:
         assert drawn == set(get_args(union)) | (set(get_args(Message)) if union is PeerMessage else set())
 
 
+def test_no_request_meets_a_fault() -> None:
+    for seed in range(50):
+        assert "could not finish the request" not in str(tried("redis", seed, CASES["redis"](Random(f"redis {seed}"))))
+
+
 @pytest.mark.parametrize("kind", ["redis", "state", "log", "node"])
 def test_most_cases_are_tried_to_their_end(kind: str) -> None:
     """Nothing would be compared behind a step that breaks the subject."""
