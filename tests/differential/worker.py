@@ -6,6 +6,7 @@ A case, and its answers, are MessagePack behind their length in four bytes. No c
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import time
 from typing import BinaryIO, cast
@@ -15,6 +16,8 @@ import msgspec
 from tests.differential import builds
 
 READY = b"ready"
+MAX_MEMORY = 2 * 1_073_741_824
+"""In bytes, of addresses: a message that is valid may name slots so far apart that a list of them all never fits."""
 
 
 def read(stream: BinaryIO) -> bytes:
@@ -44,6 +47,7 @@ def main() -> None:
     cases, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what anything else prints is no answer
     decode = msgspec.msgpack.Decoder(tuple[str, int, list[Step]]).decode
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     stop_clocks()
     write(answers, READY)
     while data := read(cases):
