@@ -9,6 +9,8 @@ from typing import Self
 
 from consensus.log import Log
 from kvstore.node.log_rows import log_rows
+from kvstore.node.node import check_fits
+from kvstore.state.identity import Owner
 from kvstore.state.machine import StateMachine
 from kvstore.storage.data_dir import DataDir
 from kvstore.storage.log_store import SqliteLog
@@ -22,7 +24,10 @@ class ReadOnlyStore:
         self._data_dir = DataDir.read_only(path)
         self._log = SqliteLog(self._data_dir.log_path, read_only=True)
         try:
-            self._state = StateMachine(self._data_dir.state_path, read_only=True)
+            self._state = StateMachine(
+                self._data_dir.state_path, read_only=True, owner=Owner(self._log.directory, self._log.node_id)
+            )
+            check_fits(self._log, self._state)
         except BaseException:
             self._log.close()
             raise

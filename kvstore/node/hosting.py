@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, NamedTuple
 from consensus.election import Timing
 from consensus.invariants import InvariantViolation
 from consensus.membership import Configuration
-from kvstore import clocks, exit_status
-from kvstore.errors import KvstoreError
+from kvstore import clocks, exit_status, logs
+from kvstore.errors import DamagedError, KvstoreError, StateDamagedError
 from kvstore.node.node import Node
+from kvstore.state.identity import Owner
 from kvstore.state.machine import Batch, StateMachine
 from kvstore.storage.data_dir import RESERVE_BYTES, DataDir
 from kvstore.storage.log_store import MemoryLog, SqliteLog
 
 if TYPE_CHECKING:  # a host that needs no event loop does not wait for the import
     from asyncio import AbstractEventLoop
+
+log = logs.get("store")
 
 BUG = "this is a bug; what was acknowledged is in the log"
 
@@ -49,19 +52,53 @@ def open_node(
             background=background,
             is_late=is_late,
         )
-    return Node(
-        node_id,
-        nodes,
-        SqliteLog(data_dir.log_path, node_id=node_id, nodes=nodes, must_exist=data_dir.is_claimed),
-        StateMachine(data_dir.state_path),
-        rng=random.Random(),
-        now=clocks.now(),
-        wall=clocks.wall(),
-        timing=timing,
-        free_bytes=lambda: data_dir.free_bytes() - RESERVE_BYTES,
-        background=background,
-        is_late=is_late,
-    )
+    must_exist = data_dir.is_claimed or data_dir.is_named
+    log_store = SqliteLog(data_dir.log_path, node_id=node_id, nodes=nodes, must_exist=must_exist)
+
+    def make() -> Node:
+        state = StateMachine(data_dir.state_path, owner=Owner(log_store.directory, node_id))
+        try:
+            return Node(
+                node_id,
+                nodes,
+                log_store,
+                state,
+                rng=random.Random(),
+                now=clocks.now(),
+                wall=clocks.wall(),
+                timing=timing,
+                free_bytes=lambda: data_dir.free_bytes() - RESERVE_BYTES,
+                background=background,
+                is_late=is_late,
+            )
+        except BaseException:
+            state.close()
+            raise
+
+    try:
+        data_dir.note_name(log_store.directory)
+        if data_dir.state_is_condemned:
+            _set_aside(data_dir, log_store, "damage was found in it while it was in use")
+        try:
+            return make()
+        except StateDamagedError as error:
+            _set_aside(data_dir, log_store, str(error))
+        return make()  # once: if that is no good either the disk is not
+    except BaseException:
+        log_store.close()
+        raise
+
+
+def _set_aside(data_dir: DataDir, log_store: SqliteLog, why: str) -> None:
+    """Make way for a new state.db. Raises DamagedError where the log cannot bring back what was in it."""
+    first = next((run.first for run in log_store.read(1, log_store.last)), 1)
+    if first > 1:
+        raise DamagedError(
+            f"{data_dir.state_path} cannot be used ({why}), and cannot be made again, as log.db begins at slot {first}:"
+            " restore the data directory from a backup, or in a cluster start a new node in its place"
+        )
+    aside = data_dir.set_state_aside()
+    log.warning("state_rebuilt", reason=why, slots=log_store.last, kept=str(aside))
 
 
 def new_event_loop() -> AbstractEventLoop:

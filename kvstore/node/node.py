@@ -18,7 +18,7 @@ from consensus.election import Timing
 from consensus.messages import Record, Run
 from consensus.replica import Replica, Role
 from kvstore.commands import Command, Get, Query, Result
-from kvstore.errors import DamagedError, KvstoreError, Refusal, StorageFullError, UnavailableError
+from kvstore.errors import DamagedError, KvstoreError, Refusal, StateDamagedError, StorageFullError, UnavailableError
 from kvstore.node.faults import failed
 from kvstore.node.log_rows import log_rows
 from kvstore.node.peer_messages import Forward, ForwardSlot, ForwardSlotReply, LeftOut, PeerMessage
@@ -27,6 +27,7 @@ from kvstore.node.proposals import Proposals
 from kvstore.state import entries
 from kvstore.state.commit_schedule import Commits, is_large
 from kvstore.state.entries import Applied
+from kvstore.state.identity import entry_hash
 from kvstore.state.machine import Batch, StateMachine
 from kvstore.state.sql import Table
 from kvstore.storage.log_store import LogStore
@@ -472,16 +473,28 @@ def _never() -> bool:
     return False
 
 
+def check_fits(log: LogStore, state: StateMachine) -> None:
+    """Raises StateDamagedError when the log has another value for the last slot that the state has applied."""
+    slot = state.applied_upto
+    if not state.entry or slot > log.last:
+        return
+    value = next((run.values[0] for run in log.read(slot, slot)), None)
+    if value is None or entry_hash(value) != state.entry:
+        raise StateDamagedError(f"state.db does not fit log.db, which has another value for slot {slot}")
+
+
 def recover(log: LogStore, state: StateMachine, apply: Callable[[int, Sequence[bytes]], list[Applied]]) -> None:
     """Apply the chosen slots of the log that a crash removed from the state database.
 
-    Raises DamagedError when the log ends before the state does: acknowledged slots are missing from it.
+    Raises DamagedError when the log ends before the state does: acknowledged slots are missing from it. Raises
+    StateDamagedError when the state is not one that this log leads to.
     """
     if state.applied_upto > log.last:
         raise DamagedError(
             f"log.db ends at slot {log.last}, but state.db has applied up to slot {state.applied_upto}: slots"
             f" {log.last + 1}..{state.applied_upto} were lost from log.db. Restore the data directory from a backup"
         )
+    check_fits(log, state)
     for run in log.read(state.applied_upto + 1, log.chosen_upto):
         apply(run.first, run.values)
         if is_large(state):

@@ -26,6 +26,7 @@ from kvstore.state.rows import (
     stored,
     write_rows,
 )
+from kvstore.storage.database import damaged_row
 
 MAX_CLEAN_BYTES = 24 * 1_048_576
 """The last committed batch stays in memory as a cache if it is no larger than this."""
@@ -438,6 +439,8 @@ class Keyspace:
     def _earliest_expiry(self, clock: int) -> int | None:
         """When a key may be due, after this time; the database may still show an expiry that a key had before."""
         (earliest,) = self._reader.execute("SELECT min(expires) FROM kv WHERE expires > ?", (clock,)).fetchone()
+        if earliest is not None and type(earliest) is not int:
+            raise damaged_row("a key's expiry")
         times = [due[0] for due in (*self._expiring[:1], *self._expiring_in_flight[:1]) if due[0] > clock]
         return min(times if earliest is None else [*times, earliest], default=None)
 

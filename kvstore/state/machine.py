@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 from types import NoneType
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -31,18 +31,16 @@ from kvstore.commands import (
     Set,
     Slots,
 )
-from kvstore.errors import CommandError, KvstoreError
+from kvstore.errors import CommandError, KvstoreError, StateDamagedError
 from kvstore.state.context import Context
 from kvstore.state.cost import MAX_READ_BYTES, MAX_RESULT_BYTES, changed_bytes
 from kvstore.state.entries import UNREADABLE, Applied, decode
 from kvstore.state.executor import execute, execute_alone
+from kvstore.state.identity import STATE_SCHEMA, Owner, StateIdentity, entry_hash, read_progress, write_progress
 from kvstore.state.keyspace import Changes, Keyspace
-from kvstore.state.sessions import SessionRow, Sessions, result_bytes, weight_of, write_sessions
+from kvstore.state.sessions import SessionRow, Sessions, result_bytes, write_sessions
 from kvstore.state.sql import Table, run
-from kvstore.storage.database import Schema, connect, storage_errors
-
-if TYPE_CHECKING:
-    from sqlite_utils import Database
+from kvstore.storage.database import connect, damaged_row, storage_errors
 
 KEEP_RESULTS = 1_000
 MAX_KEPT_BYTES = 4_096
@@ -54,35 +52,12 @@ CHECKPOINT_PAGES = 4_096
 """The WAL is copied into the database when it holds this many pages, and not at every large commit."""
 
 
-def _create(database: Database) -> None:
-    # WITHOUT ROWID: one B-tree instead of two halves the cost of an upsert. sqlite-utils cannot express it.
-    database.execute(
-        "CREATE TABLE kv (key PRIMARY KEY NOT NULL, value NOT NULL, type TEXT NOT NULL, slot INTEGER NOT NULL,"
-        " created INTEGER NOT NULL, version INTEGER NOT NULL, expires INTEGER) WITHOUT ROWID"
-    )
-    database.execute("CREATE INDEX kv_expires ON kv(expires) WHERE expires IS NOT NULL")
-    columns = {"session": str, "acknowledged": int, "last_sequence": int, "last_slot": int, "results": bytes}
-    database.create_table("sessions", columns, pk="session")
-    database.create_table("results", {"slot": int, "result": str}, pk="slot")
-    database.create_table("progress", {"id": int, "applied_upto": int, "clock": int, "keys": int}, pk="id")
-    database.table("progress").insert({"id": 1, "applied_upto": 0, "clock": 0, "keys": 0})
-
-
-def _bound_sessions(database: Database) -> None:
-    database.execute("ALTER TABLE sessions ADD COLUMN weight INTEGER NOT NULL DEFAULT 0")
-    for name, results in database.execute("SELECT session, results FROM sessions").fetchall():
-        database.execute("UPDATE sessions SET weight = ? WHERE session = ?", (weight_of(results), name))
-    database.create_table("forgotten", {"kind": str, "slot": int}, pk="kind")
-
-
-STATE_SCHEMA = Schema(migrations=(_create, _bound_sessions), page_bytes=8_192)
-
-
 class Batch(NamedTuple):
     """One commit: the state after slot ``upto``, as what differs from the commit before."""
 
     upto: int
     clock: int
+    entry: bytes
     changes: Changes
     sessions: dict[str, SessionRow | None]
     forgotten: dict[str, int]
@@ -111,6 +86,7 @@ class StateMachine:
 
     Changes are durable after ``commit``, together with ``applied_upto``; until then a crash loses them and the log
     brings them back. Without a path the state is kept in memory, or in the database that ``connection`` has open.
+    Raises StateDamagedError when the database is damaged, at the start or later, and for one that is not ``owner``'s.
     """
 
     def __init__(
@@ -118,12 +94,18 @@ class StateMachine:
         path: Path | None,
         *,
         read_only: bool = False,
+        owner: Owner | None = None,
         connection: sqlite3.Connection | None = None,
         hooks: WriterHooks | None = None,
     ) -> None:
         self._hooks = hooks
         self._path = path or Path(":memory:")
-        self._writer = connection or connect(path, STATE_SCHEMA, synchronous="NORMAL", read_only=read_only)
+        self._is_derived = not read_only
+        self._owner = owner or Owner("", "")
+        self._value: bytes | None = None
+        self._writer = connection or connect(
+            path, STATE_SCHEMA, synchronous="NORMAL", read_only=read_only, derived=self._is_derived
+        )
         self._reader = self._writer
         self._writer_is_free = Event()
         self._writer_is_free.set()
@@ -131,21 +113,36 @@ class StateMachine:
         try:
             if path is not None and not read_only:
                 # Reads what is committed while another thread uses the writer.
-                self._reader = connect(path, STATE_SCHEMA, synchronous="NORMAL", read_only=True)
-            with storage_errors(self._path):
+                self._reader = connect(path, STATE_SCHEMA, synchronous="NORMAL", read_only=True, derived=True)
+            with storage_errors(self._path, derived=self._is_derived):
                 self._reader.execute(f"PRAGMA cache_size = -{READER_CACHE_KB}")
                 self._writer.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KB}")
                 self._writer.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-                progress = self._writer.execute("SELECT applied_upto, clock, keys FROM progress").fetchone()
-                self.applied_upto: int = progress[0]
-                self.clock: int = progress[1]
-                self._keys = Keyspace(self._reader, self._writer, progress[2], self._wait_for_writer, self.clock)
+                if path is not None and not read_only:
+                    # A page in the wrong place could hide keys. It takes far less time than the log's rows do.
+                    (found,) = self._writer.execute("PRAGMA integrity_check(1)").fetchone()
+                    if found != "ok":
+                        raise damaged_row(f"its structure: {found}")
+                progress = read_progress(self._writer)
+                self._check_owner(progress.owner)
+                self.applied_upto: int = progress.applied_upto
+                self.clock: int = progress.clock
+                self._entry: bytes = progress.entry
+                self._keys = Keyspace(self._reader, self._writer, progress.keys, self._wait_for_writer, self.clock)
                 self._sessions = Sessions(None if read_only else self._writer)
         except BaseException:
             self.close()
             raise
         self._committed_upto = self.applied_upto
         self._recent: deque[tuple[int, Result | None]] = deque(maxlen=KEEP_RESULTS)
+
+    def _check_owner(self, found: Owner) -> None:
+        wanted = self._owner.directory
+        if wanted and found.directory and found.directory != wanted:
+            raise StateDamagedError(
+                f"{self._path} is not this store's: it belongs to node {found.node} with the data directory"
+                f" {found.directory}, and log.db to {wanted}"
+            )
 
     # -- the log's side -----------------------------------------------------------------------------------------------
 
@@ -160,7 +157,7 @@ class StateMachine:
         name, session = "", None
         self._keys.is_applying = True
         try:
-            with storage_errors(self._path):
+            with storage_errors(self._path, derived=self._is_derived):
                 for slot, value in enumerate(values, first):
                     try:
                         entry = decode(value)
@@ -186,10 +183,19 @@ class StateMachine:
         finally:
             self._keys.is_applying = False
             self.applied_upto += len(applied)
+            if applied:
+                self._value = values[len(applied) - 1]
         recent = applied[-KEEP_RESULTS:]
         results = [done.result if type(done.result) in _SHORT else _if_short(done.result) for done in recent]
         self._recent.extend(enumerate(results, self.applied_upto - len(recent) + 1))
         return applied
+
+    @property
+    def entry(self) -> bytes:
+        """The hash of the value of slot ``applied_upto``, empty where that is not known."""
+        if self._value is not None:
+            self._entry, self._value = entry_hash(self._value), None
+        return self._entry
 
     @property
     def next_expiry(self) -> int | None:
@@ -227,6 +233,7 @@ class StateMachine:
         return Batch(
             self.applied_upto,
             self.clock,
+            self.entry,
             self._keys.take(),
             self._sessions.take(),
             self._sessions.forgotten(),
@@ -239,7 +246,7 @@ class StateMachine:
         Raises StorageFullError when there is no room. After any error nothing of the batch is in the database.
         """
         try:
-            with storage_errors(self._path):
+            with storage_errors(self._path, derived=self._is_derived):
                 try:
                     if self._hooks is not None:
                         self._hooks.before_write()
@@ -267,9 +274,8 @@ class StateMachine:
         results = [(slot, _text(result)) for slot, result in batch.results]
         self._writer.executemany("INSERT OR REPLACE INTO results VALUES (?, ?)", results)
         self._writer.execute("DELETE FROM results WHERE slot <= ?", (batch.upto - KEEP_RESULTS,))
-        self._writer.execute(
-            "UPDATE progress SET applied_upto = ?, clock = ?, keys = ?",
-            (batch.upto, batch.clock, batch.changes.size + new),
+        write_progress(
+            self._writer, StateIdentity(batch.upto, batch.clock, batch.changes.size + new, self._owner, batch.entry)
         )
         return new
 
@@ -278,7 +284,7 @@ class StateMachine:
         self._keys.committed(new)
         self._committed_upto = batch.upto
         if not self.uncommitted:
-            with storage_errors(self._path):
+            with storage_errors(self._path, derived=self._is_derived):
                 for connection in {self._reader, self._writer}:
                     connection.execute("PRAGMA shrink_memory")
 
@@ -299,7 +305,7 @@ class StateMachine:
 
     def query(self, command: Query, now: int) -> Result:
         """Execute a read on what is applied; ``now`` (ms since 1970) only shortens what a ttl shows."""
-        with storage_errors(self._path):
+        with storage_errors(self._path, derived=self._is_derived):
             if isinstance(command, Slots):
                 slots = Outcomes(True, [Integer(self._keys.slot(key)) for key in command.keys])
                 self._keys.release()
@@ -318,7 +324,7 @@ class StateMachine:
 
         Raises CommandError when it costs more than a slot may.
         """
-        with storage_errors(self._path):
+        with storage_errors(self._path, derived=self._is_derived):
             changed = changed_bytes(command, size, self._keys)
             self._keys.release()
         return changed
@@ -330,33 +336,35 @@ class StateMachine:
 
     def keys(self, prefix: bytes, limit: int) -> list[bytes]:
         """Some keys with this prefix, in byte order."""
-        with storage_errors(self._path):
+        with storage_errors(self._path, derived=self._is_derived):
             return self._keys.names(prefix, limit)
 
     def count(self) -> int:
         """The number of keys."""
-        with storage_errors(self._path):
+        with storage_errors(self._path, derived=self._is_derived):
             return self._keys.size
 
     def results(self, first: int, last: int) -> dict[int, str]:
         """The recorded results of recent slots within first..last, as text."""
-        with storage_errors(self._path):
+        with storage_errors(self._path, derived=self._is_derived):
             rows = self._reader.execute(
                 "SELECT slot, result FROM results WHERE slot BETWEEN ? AND ?", (first, last)
             ).fetchall()
+            if not all(type(result) is str for _, result in rows):
+                raise damaged_row("a row of results")
         recent = {slot: _text(result) for slot, result in self._recent if first <= slot <= last and result}
         return {**dict(rows), **recent}
 
     def sql(self, query: str, parameters: Sequence[object] = ()) -> Table:
         """Column names and rows of a query that reads; sees everything applied."""
         if self.uncommitted:
-            with storage_errors(self._path):
+            with storage_errors(self._path, derived=self._is_derived):
                 self._keys.settle()
         return run(self._writer, query, parameters)
 
     def digest(self) -> str:
         """A hash of everything the log determines: equal on all replicas that applied the same slots."""
-        with storage_errors(self._path):
+        with storage_errors(self._path, derived=self._is_derived):
             self._keys.settle()
             write_sessions(self._writer, self._sessions.peek(), self._sessions.forgotten())
             hashed = hashlib.sha256(f"{self.applied_upto} {self.clock}".encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import zlib
 from collections import Counter
@@ -110,7 +111,13 @@ def _create(database: Database) -> None:
     database.table("records").create_index(["first"])
 
 
-LOG_SCHEMA = Schema(migrations=(_create,))
+def _name_directory(database: Database) -> None:
+    database.create_table("directory", {"id": int, "name": str, "checksum": int}, pk="id")
+    columns = (1, secrets.token_hex(16))
+    database.execute("INSERT INTO directory VALUES (?, ?, ?)", (*columns, _checksum(columns)))
+
+
+LOG_SCHEMA = Schema(migrations=(_create, _name_directory))
 
 
 class SqliteLog:
@@ -149,10 +156,7 @@ class SqliteLog:
                 sync_wal(path)
         except OSError as error:
             raise DataDirError(f"{path} cannot be opened ({error}): check its permissions and its disk") from error
-        try:
-            self._connection = self._reader = connect(path, LOG_SCHEMA, synchronous="FULL", read_only=read_only)
-        except UnicodeDecodeError as unreadable:
-            raise self._damaged("its schema is not readable") from unreadable
+        self._connection = self._reader = connect(path, LOG_SCHEMA, synchronous="FULL", read_only=read_only)
         self._connection.isolation_level = None  # a single row is a transaction of its own
         _open_logs[self._key] += 1
         try:
@@ -172,6 +176,7 @@ class SqliteLog:
             raise self._damaged(f"its structure is broken, so that any slot may be affected ({found})")
         self._verify()
         self.node_id, self.nodes = self._identify(node_id, nodes)
+        self.directory = self._directory()
         if self._read_only:
             return
         # Without room the WAL stays as it is: the log can be read, and written again once there is room.
@@ -210,6 +215,17 @@ class SqliteLog:
                 " the members of a cluster cannot be changed by starting it anew"
             )
         return node, members.split(",")
+
+    def _directory(self) -> str:
+        """The random name of this data directory, made with its log; "" in a log of an earlier version, read only."""
+        with storage_errors(self._path):
+            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+            if version < len(LOG_SCHEMA.migrations):
+                return ""
+            found = self._connection.execute("SELECT id, name, checksum FROM directory").fetchone()
+        if found is None or _checksum(found[:2]) != found[2]:
+            raise self._damaged("the name of its data directory is missing, or does not match its checksum")
+        return str(found[1])
 
     def _verify(self) -> None:
         with storage_errors(self._path):
