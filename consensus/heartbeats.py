@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from consensus.ballot import Ballot
 from consensus.election import Timing
 from consensus.lease import Lease
 from consensus.membership import Configuration
@@ -17,14 +18,14 @@ class Heartbeats:
     All times are in ms by this node's own clock.
     """
 
-    def __init__(self, node: str, configuration: Configuration, timing: Timing, now: int) -> None:
+    def __init__(self, node: str, configuration: Configuration, ballot: Ballot, timing: Timing, now: int) -> None:
         self._node = node
         self._configuration = configuration
         self._interval = timing.heartbeat
         self._patience = timing.election[0]
         self._next = now
         self._heard_at = dict.fromkeys(configuration.nodes, now)
-        self._rounds = ReadRounds(node, configuration)
+        self._rounds = ReadRounds(node, configuration, ballot)
         self._lease = Lease(timing.lease if len(configuration.nodes) > 1 else 0, timing.drift)
 
     def heard(self, sender: str, now: int) -> None:

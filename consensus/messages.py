@@ -172,8 +172,13 @@ class ReadIndex(msgspec.Struct, frozen=True, tag="read_index"):
 
 
 class ReadIndexReply(msgspec.Struct, frozen=True, tag="read_index_reply"):
-    """Once slot ``index`` is applied, those reads see every command that was acknowledged before they arrived."""
+    """Once slot ``index`` is applied, those reads see every command that was acknowledged before they arrived.
 
+    The leader of ``ballot`` says so. What an earlier one said is not taken: it may have recovered, and counted in its
+    index, what will never be chosen.
+    """
+
+    ballot: Ballot
     incarnation: int
     read: int
     index: Number

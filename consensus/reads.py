@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
+from consensus.ballot import Ballot
 from consensus.membership import Configuration
 from consensus.messages import ReadIndex, ReadIndexReply
 
@@ -28,7 +29,7 @@ class ReadRounds:
     Reads are numbered by their node's process; a number stands for all reads of this process up to it.
     """
 
-    def __init__(self, node: str, configuration: Configuration) -> None:
+    def __init__(self, node: str, configuration: Configuration, ballot: Ballot) -> None:
         self.round = 0
         self.confirmed_round = 0
         self.waiting: dict[Reader, int] = {}
@@ -36,6 +37,7 @@ class ReadRounds:
         self._rounds: deque[tuple[int, int, dict[Reader, int]]] = deque()
         self._answered: dict[str, int] = {}
         self._configuration = configuration
+        self._ballot = ballot
 
     def wait(self, reader: Reader, number: int) -> None:
         """A process's reads up to this number wait for the next round."""
@@ -64,17 +66,19 @@ class ReadRounds:
         ready: list[tuple[str, ReadIndexReply]] = []
         while self._rounds and self._rounds[0][0] <= upto:
             _, index, reads = self._rounds.popleft()
-            ready.extend(_replies(reads, index))
+            ready.extend(self._replies(reads, index))
         return ready
 
     def answer(self, index: int) -> list[tuple[str, ReadIndexReply]]:
         """The answers to all reads that wait, for a leader that needs no round because it holds a lease."""
         reads, self.waiting = self.waiting, {}
-        return _replies(reads, index)
+        return self._replies(reads, index)
 
-
-def _replies(reads: dict[Reader, int], index: int) -> list[tuple[str, ReadIndexReply]]:
-    return [(reader.node, ReadIndexReply(reader.incarnation, number, index)) for reader, number in reads.items()]
+    def _replies(self, reads: dict[Reader, int], index: int) -> list[tuple[str, ReadIndexReply]]:
+        return [
+            (reader.node, ReadIndexReply(self._ballot, reader.incarnation, number, index))
+            for reader, number in reads.items()
+        ]
 
 
 class ReadQueue:

@@ -87,7 +87,8 @@ class Replica(ReplicaState):
                 if self.role is Role.LEADER:
                     self._heartbeats.wait(Reader(sender, message.incarnation), message.read)
             case ReadIndexReply():
-                if sender == self.leader and message.incarnation == self._queue.incarnation:
+                is_current = sender == self.leader and message.ballot == self.ballot
+                if is_current and message.incarnation == self._queue.incarnation:
                     self._queue.answer(message.read, message.index)
             case Fetch():
                 self._on_fetch(sender, message)
@@ -112,6 +113,8 @@ class Replica(ReplicaState):
         self._support.tick(self._now)
         if self.role is Role.LEADER:
             self._lead_on()
+        elif self._journal.is_full:
+            pass  # it could neither promise nor prepare
         elif self._now >= self._election.deadline and self._support.allows(self._now):
             self._ask()
         elif self.role is not Role.FOLLOWER and self._now >= self._next_resend:
@@ -266,7 +269,7 @@ class Replica(ReplicaState):
     def _on_take_over(self, sender: str, message: TakeOver) -> None:
         released = message.ballot
         follows = self.role is Role.FOLLOWER and (sender, released) == (self.leader, self.ballot)
-        if follows and self._support.allows(self._now, released):
+        if follows and not self._journal.is_full and self._support.allows(self._now, released):
             self._prepare(released)
 
     def _on_prepare(self, sender: str, prepare: Prepare) -> None:
@@ -274,7 +277,7 @@ class Replica(ReplicaState):
             self._reject(sender, prepare.ballot)
             return
         if prepare.ballot > self._acceptor.promised:
-            if not self._support.allows(self._now, prepare.released):
+            if self._journal.is_full or not self._support.allows(self._now, prepare.released):
                 return  # without a Reject, so that the candidate goes on asking, and gets its promise later
             self._step_down(prepare.ballot)
             self._promise(prepare.ballot)
@@ -296,7 +299,7 @@ class Replica(ReplicaState):
         self.role = Role.LEADER
         self._phase1 = None
         self._phase2 = phase2 = Phase2(phase1.ballot, phase1.first, recovered_upto, self.configuration, self._log)
-        self._heartbeats = Heartbeats(self.node, self.configuration, self._timing, self._now)
+        self._heartbeats = Heartbeats(self.node, self.configuration, phase1.ballot, self._timing, self._now)
         self._election.heard(self.node, phase1.ballot, self._now)
         self._propose_runs(phase2, phase2.runs(phase1.first, values))
         self._queue.reopen()
@@ -371,7 +374,7 @@ class Replica(ReplicaState):
         self._follow(sender, accept.ballot)
         self._note_opened(accept.ballot, accept.opened)
         run = Run(accept.first, accept.ballot, accept.values)
-        if run.last > self._log.last and self._log.bytes > MAX_HELD_BYTES:
+        if self._journal.is_full or (run.last > self._log.last and self._log.bytes > MAX_HELD_BYTES):
             self._learner.hear_of(accept.chosen_upto)
             return
         if run.last >= self._log.start:
@@ -488,7 +491,7 @@ class Replica(ReplicaState):
 
     def _on_learn(self, learn: Learn) -> None:
         # A leader learns from its own quorums only: it has proposed again all that was chosen before its ballot.
-        if self.role is Role.LEADER:
+        if self.role is Role.LEADER or self._journal.is_full:
             return
         self._learner.hear_of(learn.chosen_upto)
         for run in learn.runs:

@@ -195,6 +195,7 @@ class Proposals:
             len(self._commands) + len(self._slots) + self._repeats >= MAX_PENDING
             or self._pending_bytes > MAX_MEMORY
             or self._replica.memory_bytes > MAX_MEMORY
+            or self._replica.is_held_up
         ):
             raise UnavailableError(
                 f"more than {MAX_PENDING} requests or {MAX_MEMORY} bytes are waiting: send them more slowly"
@@ -272,7 +273,7 @@ class Proposals:
         """Propose a follower's requests, unless some that its clients sent before them may be missing."""
         if self._replica.role is not Role.LEADER or forward.ballot != self._replica.ballot:
             return
-        if self._replica.memory_bytes > MAX_MEMORY:
+        if self._replica.memory_bytes > MAX_MEMORY or self._replica.is_held_up:
             self._begun.discard(sender)
         elif forward.anew:
             self._begun.add(sender)
@@ -289,8 +290,11 @@ class Proposals:
     def on_forward_slot(self, sender: str, message: ForwardSlot) -> None:
         """Propose a follower's value for a slot. Ignored while memory is short: the follower repeats it later."""
         replica = self._replica
-        if replica.memory_bytes > MAX_MEMORY or replica.role is not Role.LEADER:
+        if replica.memory_bytes > MAX_MEMORY or replica.is_held_up or replica.role is not Role.LEADER:
             return
+        if message.slot > replica.chosen_upto and replica.is_chosen(message.slot):
+            # Asked again: it may lie beyond the ranges that the leader's news has room for.
+            replica.supply(sender, replica.accepted(message.slot, message.slot))
         if message.slot <= replica.chosen_upto + SLOT_WINDOW:
             skipped = self._propose_at(message.slot, message.json)
             replica.urgent_upto = max(replica.urgent_upto, message.slot)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from consensus import journal
 from consensus.ballot import Ballot
 from consensus.messages import Accept, Chosen
 from consensus.replica import Role
@@ -21,7 +22,7 @@ from kvstore.state import entries
 from kvstore.state.keyspace import Changes
 from kvstore.state.machine import Batch, StateMachine
 from kvstore.storage.log_store import MemoryLog
-from kvstore.store import Reply
+from kvstore.store import Reply, SlotReply
 
 LARGE = Set(b"k", Value(b"x" * 1_000))
 
@@ -405,3 +406,61 @@ def test_only_so_many_broken_sessions_are_remembered(monkeypatch: pytest.MonkeyP
         with pytest.raises(UnavailableError):
             node.execute(LARGE, print, 100, session=f"s{number}", sequence=1)
     assert list(node._proposals._broken) == ["s7", "s8", "s9"]
+
+
+class Wired:
+    """Nodes whose messages arrive at once, ten ms a turn. What ``stuck`` is to store is never stored."""
+
+    def __init__(self, *names: str) -> None:
+        self.nodes = {name: new_node(*names, node=name) for name in names}
+        self.stuck: str | None = None
+        self.now = 0
+        self.nodes[names[0]].campaign()
+        self.pass_time(lambda: all(node.leader == names[0] for node in self.nodes.values()))
+
+    def pass_time(self, until: Callable[[], bool]) -> None:
+        for _ in range(2_000):
+            self.now += 10
+            for name, node in self.nodes.items():
+                node.tick(self.now, self.now)
+                turn = node.turn()
+                node.apply()
+                if turn.records and name != self.stuck:
+                    node.append(turn.records)
+                    node.persisted()
+                for receiver, message in turn.messages:
+                    self.nodes[receiver].receive(name, message)
+            if until():
+                return
+        pytest.fail("it takes too long")
+
+
+def test_a_follower_hears_of_the_slot_that_it_named_however_many_lie_before_it() -> None:
+    """The leader's news has room for the first 64 ranges that are chosen beyond a gap."""
+    wired = Wired("n1", "n2")
+    heard: list[SlotReply | Refusal] = []
+    slots = range(3, 3 + 2 * 200, 2)
+    for slot in slots:
+        wired.nodes["n2"].propose_at(slot, b"1", heard.append, wired.now + 5_000)
+    wired.pass_time(lambda: len(heard) == len(slots))
+    assert all(isinstance(outcome, SlotReply) for outcome in heard), heard[-1]
+
+
+def test_a_leader_with_too_much_before_its_disk_takes_no_more_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disks of the others go on, so that nothing else would bound it."""
+    monkeypatch.setattr(journal, "MAX_HELD", 10)
+    wired = Wired("n1", "n2", "n3")
+    wired.stuck = "n1"
+    leader = wired.nodes["n1"]
+    heard: list[Reply | Refusal] = []
+
+    def is_refused() -> bool:
+        try:
+            leader.execute(LARGE, heard.append, wired.now + 10_000)
+        except UnavailableError as error:
+            return "send them more slowly" in str(error)
+        return False
+
+    wired.pass_time(is_refused)
+    assert len(heard) > 5
+    assert all(isinstance(outcome, Reply) for outcome in heard)

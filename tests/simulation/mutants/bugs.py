@@ -221,7 +221,7 @@ READS = [
         (
             REPLICA + "receive",
             "self._heartbeats.wait(Reader(sender, message.incarnation), message.read)",
-            "self._send(sender, ReadIndexReply(message.incarnation, message.read, self.chosen_upto))",
+            "self._send(sender, ReadIndexReply(self.ballot, message.incarnation, message.read, self.chosen_upto))",
         ),
     ),
     mutant(
