@@ -58,6 +58,7 @@ def as_status(fields: Fields) -> Status:
         log_bytes=int(fields["log_bytes"] or 0),
         state_bytes=int(fields["state_bytes"] or 0),
         data_dir=str(fields["data_dir"]),
+        writes_refused=str(fields["writes_refused"]),
     )
 
 

@@ -10,17 +10,18 @@ from typing import TypeVar
 
 import msgspec
 
+from consensus.election import Timing
 from consensus.messages import Record
 from kvstore import clocks, exit_status, logs
 from kvstore.commands import MAX_VALUE_BYTES, Cas, Command, Failed, Get, Missing, NotMet, Outcomes, Result, Set
-from kvstore.errors import CommandError, KvstoreError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
+from kvstore.errors import CommandError, KvstoreError, Refusal, UnavailableError, UnknownOutcomeError
 from kvstore.limits import check
 from kvstore.maelstrom import wire
 from kvstore.maelstrom.pipes import Pipes, report
 from kvstore.maelstrom.wire import ErrorReply, UnreadableLineError
 from kvstore.node.client_order import ClientOrder, PendingReply
 from kvstore.node.faults import failed
-from kvstore.node.hosting import BUG, failure, new_event_loop, open_node
+from kvstore.node.hosting import BUG, Appends, failure, new_event_loop, open_node
 from kvstore.node.node import Node
 from kvstore.node.peer_messages import PeerMessage
 from kvstore.storage.data_dir import DataDir
@@ -62,8 +63,7 @@ class PipeHost:
         self._orders: dict[str, ClientOrder[wire.WireMessage, tuple[wire.WireMessage, ReplyBody]]] = {}
         self._sent = 0
         self._disk: ThreadPoolExecutor | None = None
-        self._writing = False
-        self._disk_full = False
+        self._appends: Appends | None = None
         self._moved = False
         self._closing = False
         self._timer: asyncio.Handle | None = None
@@ -293,7 +293,9 @@ class PipeHost:
         if self._path is not None:
             self._data_dir = DataDir.open(self._path, "kvstore node")
             self._disk = ThreadPoolExecutor(1, "log")
-        return open_node(init.node_id, init.node_ids, self._data_dir)
+        node = open_node(init.node_id, init.node_ids, self._data_dir)
+        self._appends = Appends(node, lambda event, why: report(why), Timing().election[0])
+        return node
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
@@ -301,7 +303,13 @@ class PipeHost:
         assert self._node is not None
         self._timer = self._loop.call_later(self._node.tick_interval / 1_000, self._tick)
         self._advance()
+        if self._appends is not None:
+            self._appends.tick(clocks.now())
         self._turn()
+
+    @property
+    def _is_writing(self) -> bool:
+        return self._appends is not None and self._appends.under_way
 
     def _advance(self) -> None:
         """Tell the node the time, except at the end: by then it has been told a later time, so that it gives up."""
@@ -329,30 +337,21 @@ class PipeHost:
                 moved = True
             elif turn.records:
                 self._disk_write(node, turn.records)
-        if self._closing and not (self._writing or node.has_pending):
+        if self._closing and not (self._is_writing or node.has_pending):
             self._end()
 
     def _disk_write(self, node: Node, records: list[Record]) -> None:
         assert self._disk is not None
-        self._writing = True
+        assert self._appends is not None
+        appends = self._appends
+        appends.began(clocks.now())
         written = asyncio.wrap_future(self._disk.submit(node.append, records), loop=self._loop)
 
         def done(future: asyncio.Future[None]) -> None:
-            self._writing = False
             if self._failed.done():
                 return
             self._advance()
-            error = future.exception()
-            if error is None:
-                self._disk_full = False
-                node.persisted()
-            elif isinstance(error, StorageFullError):
-                if not self._disk_full:  # the node tries again several times a second
-                    report(str(error))
-                self._disk_full = True
-                node.storage_failed(error)
-            else:
-                raise error  # what this node promised may or may not be on its disk
+            appends.ended(future.exception(), clocks.now())
             self._turn()
 
         written.add_done_callback(done)
@@ -364,7 +363,7 @@ class PipeHost:
         node = self._node
         if node is None or self._failed.done():
             self._end()
-        elif self._writing or (node.is_alone and node.has_pending):
+        elif self._is_writing or (node.is_alone and node.has_pending):
             self._loop.call_later(0.005, self._finish)
         elif not self._closing:
             self._closing = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,11 +11,12 @@ from consensus.election import Timing
 from consensus.invariants import InvariantViolation
 from consensus.membership import Configuration
 from kvstore import clocks, exit_status, logs
-from kvstore.errors import DamagedError, KvstoreError, StateDamagedError
+from kvstore.errors import DamagedError, KvstoreError, StateDamagedError, StorageFullError
 from kvstore.node.node import Node
 from kvstore.state.identity import Owner
 from kvstore.state.machine import Batch, StateMachine
 from kvstore.storage.data_dir import RESERVE_BYTES, DataDir
+from kvstore.storage.database import reason
 from kvstore.storage.log_store import MemoryLog, SqliteLog
 
 if TYPE_CHECKING:  # a host that needs no event loop does not wait for the import
@@ -22,6 +24,13 @@ if TYPE_CHECKING:  # a host that needs no event loop does not wait for the impor
 
 log = logs.get("store")
 
+HAND_OVER_INTERVAL = 5_000
+"""How long a leader whose disk fails waits, in ms, before it asks again to be relieved: others' disks may fail too."""
+OUT_OF_MEMORY = (
+    "memory ran out: give the process more (look at its limit and at the machine's), and start it again;"
+    " what was acknowledged is in the log"
+)
+_SYSTEM_IS_SHORT = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM}
 BUG = "this is a bug; what was acknowledged is in the log"
 
 
@@ -112,6 +121,69 @@ def new_event_loop() -> AbstractEventLoop:
     return new_event_loop()
 
 
+class Appends:
+    """What follows an append of a node's records to its log, for every host. Times are in ms.
+
+    A leader whose disk takes nothing, or stands still while others' disks go on, asks another node to lead. ``tell`` is
+    called with what people should hear: an event of ``disk_full``, ``disk_has_room`` or ``disk_stalled``, and why.
+    """
+
+    def __init__(self, node: Node, tell: Callable[[str, str], None], patience: int) -> None:
+        self._node = node
+        self._tell = tell
+        self._patience = patience
+        self._full = False
+        self._began_at: int | None = None
+        self._stalled = False
+        self._hand_over_at = 0
+
+    @property
+    def under_way(self) -> bool:
+        """Whether an append has begun and has not ended."""
+        return self._began_at is not None
+
+    def began(self, now: int) -> None:
+        """An append begins."""
+        self._began_at = now
+
+    def tick(self, now: int) -> None:
+        """Time passes: an append under way may take too long."""
+        if self._began_at is None or now - self._began_at < self._patience:
+            return
+        if not self._stalled:
+            self._tell("disk_stalled", f"the disk has not taken a write for {now - self._began_at} ms")
+            self._stalled = True
+        if self._node.others_store_more:
+            self._let_another_lead(now)
+
+    def ended(self, error: BaseException | None, now: int) -> None:
+        """The append ended so. Raises what is not a lack of room: what this node promised may not be on its disk."""
+        took, self._began_at = now - self._began_at if self._began_at is not None else 0, None
+        if error is None:
+            self._node.persisted()
+            if self._full:
+                self._full = False
+                self._tell("disk_has_room", "the disk takes writes again")
+        elif isinstance(error, StorageFullError):
+            if not self._full:  # it is tried again several times a second
+                self._full = True
+                self._tell("disk_full", str(error))
+            self._let_another_lead(now)
+            self._node.storage_failed(error)
+        else:
+            raise error
+        if self._stalled:
+            self._stalled = False
+            self._tell("disk_has_room", f"the disk took a write after {took} ms")
+        elif took >= self._patience > 0:  # nothing else could be done meanwhile
+            self._tell("disk_stalled", f"the disk took {took} ms for a write")
+
+    def _let_another_lead(self, now: int) -> None:
+        if self._node.leads and now >= self._hand_over_at:
+            self._hand_over_at = now + HAND_OVER_INTERVAL
+            self._node.hand_over()
+
+
 class Failure(NamedTuple):
     """Why a node cannot go on. ``trace`` is the traceback of a bug, "" for a failure that its reason explains."""
 
@@ -123,6 +195,10 @@ class Failure(NamedTuple):
 def failure(error: BaseException) -> Failure:
     """Why an error that nobody caught ends the node, and the exit status for it."""
     match error:
+        case MemoryError():
+            return Failure(exit_status.UNAVAILABLE, OUT_OF_MEMORY)
+        case OSError(errno=number) if number in _SYSTEM_IS_SHORT:
+            return Failure(exit_status.UNAVAILABLE, f"the system refused something it needs: {reason(error)}")
         case KvstoreError():
             return Failure(exit_status.UNAVAILABLE, str(error))
         case InvariantViolation():

@@ -199,6 +199,11 @@ class Node:
         return self.replica.role is Role.LEADER
 
     @property
+    def others_store_more(self) -> bool:
+        """Whether slots are chosen, by other nodes' votes, that are not on this node's disk yet."""
+        return self.replica.durable_upto < self.replica.chosen_upto
+
+    @property
     def leader(self) -> str | None:
         """The node that leads as far as this one knows, None if it knows of none."""
         return self.replica.leader
@@ -235,6 +240,7 @@ class Node:
             log_bytes=self._log.bytes(),
             state_bytes=state.bytes(),
             data_dir=data_dir,
+            writes_refused=self._proposals.writes_refused,
         )
 
     def heard_chosen(self, peer: str) -> int:

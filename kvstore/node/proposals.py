@@ -11,7 +11,7 @@ from consensus.log import NO_END
 from consensus.messages import Run
 from consensus.replica import SLOT_WINDOW, Replica, Role
 from kvstore.commands import Command, Entry, Expired, Forgotten, Opaque, Result, Set, Tick, Unkept
-from kvstore.errors import CommandError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
+from kvstore.errors import CommandError, DataDirError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.limits import NODE_SESSIONS, check_session
 from kvstore.node.peer_messages import Forward, ForwardSlot, ForwardSlotReply, LeftOut, PeerMessage, Request
 from kvstore.node.pending import CommandProposal, SlotProposal
@@ -36,6 +36,7 @@ COPIES_ON_DISK = 2
 """A request is written to log.db and to its WAL, and what it changes to state.db and to its WAL."""
 
 
+_FULL = "the disk is full: the write was refused, make room and try again"
 _UNTOLD = {Expired, Forgotten, Unkept}
 
 
@@ -202,11 +203,27 @@ class Proposals:
             )
         if self._free_bytes is not None:
             if self._budget is None:
-                under_way = 2 * self._pending_bytes + self._state.unwritten_bytes
-                self._budget = self._free_bytes() - COPIES_ON_DISK * under_way
+                self._budget = self._room()
             self._budget -= COPIES_ON_DISK * (size + changed)
             if self._budget < 0:
-                raise StorageFullError("the disk is full: the write was refused, make room and try again")
+                raise StorageFullError(_FULL)
+
+    def _room(self) -> int:
+        """What new writes may take on the disk, in bytes; below 0 when none may."""
+        assert self._free_bytes is not None
+        under_way = 2 * self._pending_bytes + self._state.unwritten_bytes
+        return self._free_bytes() - COPIES_ON_DISK * under_way
+
+    @property
+    def writes_refused(self) -> str:
+        """Why writes are refused for want of room, "" if they are not."""
+        full = self.log_full or self._commits.full
+        if full is not None:
+            return str(full)
+        try:
+            return _FULL if self._free_bytes is not None and self._room() < 0 else ""
+        except DataDirError as error:
+            return str(error)
 
     # -- sending ------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from kvstore import clocks, logs
 from kvstore.addresses import address_text
 from kvstore.commands import Command, Query, Result
 from kvstore.errors import KvstoreError, Refusal, StorageFullError, UnavailableError
-from kvstore.node.hosting import failure, open_node
+from kvstore.node.hosting import Appends, failure, open_node
 from kvstore.node.peer_messages import PeerMessage
 from kvstore.node.service import OnReply, PeerInfo, ServerStatus
 from kvstore.server import process_memory
@@ -94,8 +94,8 @@ class Host:
         self._disk = ThreadPoolExecutor(1, "log")
         self._state_disk = ThreadPoolExecutor(1, "state")
         self._queries = Queries(data_dir.state_path)
-        self._disk_full = False
-        self._writing = False
+        self._append: Future[None] | None = None
+        self._closing = False
         self._fsync_us = 0
         self._turning = False
         self._woken = False
@@ -116,6 +116,7 @@ class Host:
             background=self._commit,
             is_late=self._is_late,
         )
+        self._appends = Appends(self.node, _tell_of_disk, settings.timing.election[0])
         identity = Identity(_cluster(settings), settings.node_id, random.getrandbits(63))
         self.peers = Peers(identity, settings.peers, self._receive, self._resume)
         self._known: tuple[Role, str | None] = (self.node.role, None)
@@ -156,15 +157,17 @@ class Host:
     def _tick(self) -> None:
         interval = self.node.tick_interval
         self._timer = self._loop.call_later(interval / 1_000, self._tick)
-        if clocks.now() - self._ticked_at > interval >> 1:  # otherwise a turn has just done so
+        now = clocks.now()
+        self._appends.tick(now)
+        if now - self._ticked_at > interval >> 1:  # otherwise a turn has just done so
             self._turn()
 
     def _turn(self) -> None:
-        if self._failed:
+        if self._failed or self._closing:
             return
         node = self.node
         self._turning = True
-        self._time_spent.begin("log" if self._writing else "idle")
+        self._time_spent.begin("log" if self._append else "idle")
         self._woken = True
         began = now = clocks.now()
         while (
@@ -225,20 +228,21 @@ class Host:
         """
         if self._is_quick(records):
             began = clocks.now_us()
+            self._appends.began(self._ticked_at)
             try:
                 self.node.append(records)
             except StorageFullError as error:
-                self._no_room(error)
+                self._appends.ended(error, clocks.now())
                 self._woken = True
             else:
-                self.node.persisted()
-                self._has_room()
+                self._appends.ended(None, clocks.now())
             self._fsync_us += (clocks.now_us() - began - self._fsync_us) >> 3
             self._woken |= self.node.has_effects
         else:
             self._fsync_us -= self._fsync_us >> 8
-            self._writing = True
-            self._disk.submit(self.node.append, records).add_done_callback(self._written)
+            self._appends.began(self._ticked_at)
+            self._append = self._disk.submit(self.node.append, records)
+            self._append.add_done_callback(self._written)
 
     def _is_quick(self, records: list[Record]) -> bool:
         if self._fsync_us >= QUICK_US or len(records) > QUICK_SLOTS or sum(map(_slots, records)) > QUICK_SLOTS:
@@ -250,18 +254,11 @@ class Host:
         self._loop.call_soon_threadsafe(self._stored, future)
 
     def _stored(self, future: Future[None]) -> None:
-        self._time_spent.begin("log")
-        self._writing = False
-        if self._failed:
+        if self._failed or self._append is not future:
             return
-        error = future.exception()
-        if error is None:
-            self.node.persisted()
-            self._has_room()
-        elif isinstance(error, StorageFullError):
-            self._no_room(error)
-        else:
-            raise error  # what this node promised may or may not be on its disk
+        self._time_spent.begin("log")
+        self._append = None
+        self._appends.ended(future.exception(), clocks.now())
         self._turn()
 
     def _commit(self, batch: Batch) -> None:
@@ -283,18 +280,6 @@ class Host:
         else:
             raise error
         self._wake()  # somebody may wait for the next commit
-
-    def _no_room(self, error: StorageFullError) -> None:
-        if not self._disk_full:  # the node tries again several times a second
-            log.error("disk_full", reason=str(error))
-            self.node.hand_over()  # another's disk may have room
-        self._disk_full = True
-        self.node.storage_failed(error)
-
-    def _has_room(self) -> None:
-        if self._disk_full:
-            log.info("disk_has_room")
-        self._disk_full = False
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -328,7 +313,7 @@ class Host:
     def is_idle(self) -> bool:
         """Whether nothing is under way and no other node relies on this one as its leader."""
         node = self.node
-        return self._failed or not (self._writing or node.has_pending or (node.leads and not node.is_alone))
+        return self._failed or not (self._append or node.has_pending or (node.leads and not node.is_alone))
 
     def hand_over(self) -> None:
         """Ask another node to lead, if this one does."""
@@ -337,7 +322,11 @@ class Host:
             self._wake()
 
     async def close(self) -> None:
-        """Stop, after committing everything unless the node failed."""
+        """Stop, after committing everything unless the node failed. Waits for the disk.
+
+        Raises what is wrong when the disk does not take what is under way.
+        """
+        self._closing = True
         if self._timer:
             self._timer.cancel()
         await self.peers.close()
@@ -345,6 +334,8 @@ class Host:
         self._disk.shutdown()
         self._state_disk.shutdown()
         await asyncio.sleep(0)  # lets the reports of the threads come in
+        if self._append is not None:
+            self._stored(self._append)
         if not self._failed:
             self._failed = True
             self.node.close()
@@ -461,6 +452,13 @@ class Host:
                 for peer, address in self.peers.addresses.items()
             ],
         )
+
+
+def _tell_of_disk(event: str, why: str) -> None:
+    if event == "disk_has_room":
+        log.info(event, reason=why)
+    else:
+        log.error(event, reason=why)
 
 
 def _slots(record: Record) -> int:

@@ -149,7 +149,7 @@ def _translated(path: Path, error: Exception) -> KvstoreError:
         return DamagedError(f"{path} is damaged (its schema is not readable): restore the data directory from a backup")
     code = getattr(error, "sqlite_errorcode", 0)
     primary = code & 0xFF
-    if primary == sqlite3.SQLITE_NOMEM:
+    if primary == sqlite3.SQLITE_NOMEM or code == sqlite3.SQLITE_IOERR_NOMEM:
         return UnavailableError(f"memory ran out ({path}: {error}): give the process more, or ask it for less at once")
     if code in _NO_ROOM:
         return StorageFullError(_why_no_room(path, code, error))

@@ -302,6 +302,7 @@ def test_a_full_disk_on_one_node_does_not_stop_the_others(small_disks: Servers, 
                 with pytest.raises(redis.ResponseError, match="MISCONF"):
                     refused.execute_command(*request)
             assert refused.get("k1") == b"v" * 10_000
+            assert "disk" in str(servers.status(full)["writes_refused"])
         if full_leader:
             assert servers.leader() != full
         ballast.unlink()
@@ -340,6 +341,39 @@ def test_ten_thousand_idle_connections(tmp_path: Path) -> None:
         for connection in connections:
             connection.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_clients_beyond_the_limit_of_files_are_turned_away_and_the_node_goes_on(tmp_path: Path) -> None:
+    import socket
+
+    servers = Servers(tmp_path, count=3)
+    try:
+        servers.start("n1", "n2")
+        servers.start("n3", prefix=["bash", "-c", 'ulimit -n 80; exec "$@"', "_"])
+        servers.wait_until_serving()
+        with servers.client("n3") as client:
+            assert client.set("k", 1)
+            crowd = [socket.create_connection((HOST, servers.ports["n3"]), timeout=10) for _ in range(80)]
+            answers = []
+            for connection in crowd:
+                with suppress(OSError):
+                    connection.sendall(b"PING\r\n")
+                    answers.append(connection.recv(100))
+            assert answers.count(b"+PONG\r\n") > 5
+            assert answers.count(b"-ERR max number of clients reached\r\n") > 5
+            eventually(lambda: "too_many_files" in servers.log("n3"), "the log says why")
+            # What is kept back is enough for its disk, for queries and for other nodes that come back.
+            assert client.set("k", 2)
+            assert client.execute_command("KV.SQL", "SELECT count(*) FROM kv")
+            servers.kill("n1")
+            servers.start("n1")
+            servers.wait_until_serving("n1")
+            eventually(lambda: servers.log("n3").count("peer_joined peer=n1") > 1, "it is let in")
+            for connection in crowd:
+                connection.close()
+            eventually(lambda: servers.client("n3").ping(), "there is room again")
+    finally:
+        servers.close()
 
 
 def test_who_is_named_first_leads_when_all_start(tmp_path: Path) -> None:
