@@ -306,7 +306,12 @@ class Node:
             self._proposals.send_all_again()
 
     def tick(self, now: int, wall: int) -> None:
-        """Let time pass: before the other inputs of a turn, and every ``tick_interval`` while nothing happens."""
+        """Let time pass: before the other inputs of a turn, and every ``tick_interval`` while nothing happens.
+
+        Raises StateDamagedError once the state database has been found damaged.
+        """
+        if self._state.damage is not None:
+            raise self._state.damage  # whichever request met it has been answered
         self._now, self._wall = now, wall
         self._proposals.now, self._proposals.wall = now, wall
         self.replica.tick(now)

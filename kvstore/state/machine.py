@@ -40,7 +40,7 @@ from kvstore.state.identity import STATE_SCHEMA, Owner, StateIdentity, entry_has
 from kvstore.state.keyspace import Changes, Keyspace
 from kvstore.state.sessions import SessionRow, Sessions, result_bytes, write_sessions
 from kvstore.state.sql import Table, run
-from kvstore.storage.database import connect, damaged_row, storage_errors
+from kvstore.storage.database import OnDamage, connect, damaged_row, storage_errors
 
 KEEP_RESULTS = 1_000
 MAX_KEPT_BYTES = 4_096
@@ -100,11 +100,13 @@ class StateMachine:
     ) -> None:
         self._hooks = hooks
         self._path = path or Path(":memory:")
-        self._is_derived = not read_only
+        self.damage: StateDamagedError | None = None
+        """What has been found wrong with the database, so that the node must end."""
+        self._on_damage: OnDamage | None = None if read_only else self._note_damage
         self._owner = owner or Owner("", "")
         self._value: bytes | None = None
         self._writer = connection or connect(
-            path, STATE_SCHEMA, synchronous="NORMAL", read_only=read_only, derived=self._is_derived
+            path, STATE_SCHEMA, synchronous="NORMAL", read_only=read_only, on_damage=self._on_damage
         )
         self._reader = self._writer
         self._writer_is_free = Event()
@@ -113,8 +115,10 @@ class StateMachine:
         try:
             if path is not None and not read_only:
                 # Reads what is committed while another thread uses the writer.
-                self._reader = connect(path, STATE_SCHEMA, synchronous="NORMAL", read_only=True, derived=True)
-            with storage_errors(self._path, derived=self._is_derived):
+                self._reader = connect(
+                    path, STATE_SCHEMA, synchronous="NORMAL", read_only=True, on_damage=self._on_damage
+                )
+            with storage_errors(self._path, on_damage=self._on_damage):
                 self._reader.execute(f"PRAGMA cache_size = -{READER_CACHE_KB}")
                 self._writer.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KB}")
                 self._writer.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
@@ -135,6 +139,9 @@ class StateMachine:
             raise
         self._committed_upto = self.applied_upto
         self._recent: deque[tuple[int, Result | None]] = deque(maxlen=KEEP_RESULTS)
+
+    def _note_damage(self, damage: StateDamagedError) -> None:
+        self.damage = damage
 
     def _check_owner(self, found: Owner) -> None:
         wanted = self._owner.directory
@@ -157,7 +164,7 @@ class StateMachine:
         name, session = "", None
         self._keys.is_applying = True
         try:
-            with storage_errors(self._path, derived=self._is_derived):
+            with storage_errors(self._path, on_damage=self._on_damage):
                 for slot, value in enumerate(values, first):
                     try:
                         entry = decode(value)
@@ -246,7 +253,7 @@ class StateMachine:
         Raises StorageFullError when there is no room. After any error nothing of the batch is in the database.
         """
         try:
-            with storage_errors(self._path, derived=self._is_derived):
+            with storage_errors(self._path, on_damage=self._on_damage):
                 try:
                     if self._hooks is not None:
                         self._hooks.before_write()
@@ -284,7 +291,7 @@ class StateMachine:
         self._keys.committed(new)
         self._committed_upto = batch.upto
         if not self.uncommitted:
-            with storage_errors(self._path, derived=self._is_derived):
+            with storage_errors(self._path, on_damage=self._on_damage):
                 for connection in {self._reader, self._writer}:
                     connection.execute("PRAGMA shrink_memory")
 
@@ -305,7 +312,7 @@ class StateMachine:
 
     def query(self, command: Query, now: int) -> Result:
         """Execute a read on what is applied; ``now`` (ms since 1970) only shortens what a ttl shows."""
-        with storage_errors(self._path, derived=self._is_derived):
+        with storage_errors(self._path, on_damage=self._on_damage):
             if isinstance(command, Slots):
                 slots = Outcomes(True, [Integer(self._keys.slot(key)) for key in command.keys])
                 self._keys.release()
@@ -324,7 +331,7 @@ class StateMachine:
 
         Raises CommandError when it costs more than a slot may.
         """
-        with storage_errors(self._path, derived=self._is_derived):
+        with storage_errors(self._path, on_damage=self._on_damage):
             changed = changed_bytes(command, size, self._keys)
             self._keys.release()
         return changed
@@ -336,17 +343,17 @@ class StateMachine:
 
     def keys(self, prefix: bytes, limit: int) -> list[bytes]:
         """Some keys with this prefix, in byte order."""
-        with storage_errors(self._path, derived=self._is_derived):
+        with storage_errors(self._path, on_damage=self._on_damage):
             return self._keys.names(prefix, limit)
 
     def count(self) -> int:
         """The number of keys."""
-        with storage_errors(self._path, derived=self._is_derived):
+        with storage_errors(self._path, on_damage=self._on_damage):
             return self._keys.size
 
     def results(self, first: int, last: int) -> dict[int, str]:
         """The recorded results of recent slots within first..last, as text."""
-        with storage_errors(self._path, derived=self._is_derived):
+        with storage_errors(self._path, on_damage=self._on_damage):
             rows = self._reader.execute(
                 "SELECT slot, result FROM results WHERE slot BETWEEN ? AND ?", (first, last)
             ).fetchall()
@@ -358,13 +365,13 @@ class StateMachine:
     def sql(self, query: str, parameters: Sequence[object] = ()) -> Table:
         """Column names and rows of a query that reads; sees everything applied."""
         if self.uncommitted:
-            with storage_errors(self._path, derived=self._is_derived):
+            with storage_errors(self._path, on_damage=self._on_damage):
                 self._keys.settle()
         return run(self._writer, query, parameters)
 
     def digest(self) -> str:
         """A hash of everything the log determines: equal on all replicas that applied the same slots."""
-        with storage_errors(self._path, derived=self._is_derived):
+        with storage_errors(self._path, on_damage=self._on_damage):
             self._keys.settle()
             write_sessions(self._writer, self._sessions.peek(), self._sessions.forgotten())
             hashed = hashlib.sha256(f"{self.applied_upto} {self.clock}".encode())

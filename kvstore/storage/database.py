@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
@@ -46,6 +46,9 @@ _DOES = {
 }
 
 
+OnDamage: TypeAlias = Callable[[StateDamagedError], None]
+
+
 class Schema(msgspec.Struct, frozen=True):
     """A database file's schema: each migration brings it from one version to the next; version 0 is an empty file."""
 
@@ -60,18 +63,18 @@ def connect(
     *,
     synchronous: Literal["FULL", "NORMAL"],
     read_only: bool = False,
-    derived: bool = False,
+    on_damage: OnDamage | None = None,
 ) -> sqlite3.Connection:
     """Open a database (in memory without a path), make or check its schema; transactions begin by themselves.
 
-    ``derived``: as for ``storage_errors``.
+    ``on_damage``: as for ``storage_errors``.
 
     Raises DataDirError when the file cannot be opened or was made by a newer version, DamagedError when it is not an
     intact database.
     """
     name = ":memory:" if path is None else str(path)
     target = f"{path.absolute().as_uri()}?mode=ro" if path is not None and read_only else name
-    with storage_errors(path or Path(name), derived=derived):
+    with storage_errors(path or Path(name), on_damage=on_damage):
         connection = sqlite3.connect(target, uri=read_only, check_same_thread=False)
         try:
             _prepare(connection, name, schema, synchronous, read_only)
@@ -118,21 +121,24 @@ def rebuild_mark(path: Path) -> Path:
 
 
 @contextmanager
-def storage_errors(path: Path, *, derived: bool = False) -> Iterator[None]:
+def storage_errors(path: Path, *, on_damage: OnDamage | None = None) -> Iterator[None]:
     """Raise the store's own errors in place of SQLite's.
 
-    ``derived``: the file can be made again from another. Its damage is a StateDamagedError, and noted beside it.
+    ``on_damage``: the file can be made again from another. Its damage is a StateDamagedError, noted beside the file, and
+    told to this function.
     """
     try:
         yield
     except (sqlite3.Error, UnicodeDecodeError) as error:  # the text of an error need not be UTF-8 in a damaged file
-        if derived and _is_damage(error):
+        if on_damage is not None and _is_damage(error):
             if path.exists():
                 with suppress(OSError):  # without a note it is found again when the same place is read
                     rebuild_mark(path).touch()
-            raise StateDamagedError(
+            damage = StateDamagedError(
                 f"{path} is damaged ({error}): it is made again from log.db when the store is opened next"
-            ) from error
+            )
+            on_damage(damage)
+            raise damage from error
         raise _translated(path, error) from error
 
 

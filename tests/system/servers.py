@@ -87,6 +87,10 @@ class Servers:
         self._processes[name].terminate()
         return self._processes[name].wait(timeout=20)
 
+    def wait(self, name: str) -> int:
+        """Until it ends by itself; the exit status."""
+        return self._processes[name].wait(timeout=START_SECONDS)
+
     def pause(self, name: str) -> None:
         os.kill(self._processes[name].pid, signal.SIGSTOP)
 

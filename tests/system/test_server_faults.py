@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import sqlite3
 import statistics
 import subprocess
 import threading
@@ -374,6 +375,44 @@ def test_clients_beyond_the_limit_of_files_are_turned_away_and_the_node_goes_on(
             eventually(lambda: servers.client("n3").ping(), "there is room again")
     finally:
         servers.close()
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        ("GET", "k"),
+        ("MGET", "k", "l"),
+        ("SETRANGE", "k", 0, "x"),
+        ("SET", "k", "x", "KEEPTTL"),
+        ("KV.EXECUTE", "s", 2, 1, "INCR k"),
+        ("SCAN", 0),
+        ("WATCH", "k"),
+    ],
+    ids=lambda request: request[0],
+)
+def test_damage_to_the_state_ends_the_node_once_and_is_mended(tmp_path: Path, request_: tuple[object, ...]) -> None:
+    with running(tmp_path, count=1) as servers:
+        with servers.client("n1") as client:
+            client.mset({"k": 1, "l": 2})
+        assert servers.stop("n1") == 0
+        state = sqlite3.connect(tmp_path / "n1" / "state.db")
+        state.execute("UPDATE kv SET slot = 'x'")
+        state.commit()
+        state.close()
+        servers.start("n1")
+        servers.wait_until_serving()
+        with suppress(redis.RedisError, OSError), servers.client("n1", retry=Retry(NoBackoff(), 0)) as client:
+            client.execute_command(*request_)
+        assert servers.wait("n1") == 3
+        assert "is made again from log.db when the store is opened next" in servers.log("n1")
+        assert "bug" not in servers.log("n1")
+        servers.start("n1")
+        servers.wait_until_serving()
+        assert servers.log("n1").count("state_rebuilt") == 1
+        with servers.client("n1") as client:
+            assert client.get("l") == b"2"
+            client.execute_command(*request_)
+        assert servers.stop("n1") == 0
 
 
 def test_who_is_named_first_leads_when_all_start(tmp_path: Path) -> None:

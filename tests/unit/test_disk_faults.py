@@ -40,8 +40,9 @@ def raised(code: int, directory: Path, *, derived: bool = False) -> Exception:
     """What becomes of SQLite's error with this code."""
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorcode = code
+    noted: list[StateDamagedError] = []
     try:
-        with storage_errors(directory / "x.db", derived=derived):
+        with storage_errors(directory / "x.db", on_damage=noted.append if derived else None):
             raise error
     except Exception as translated:
         return translated
