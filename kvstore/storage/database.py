@@ -124,8 +124,8 @@ def rebuild_mark(path: Path) -> Path:
 def storage_errors(path: Path, *, on_damage: OnDamage | None = None) -> Iterator[None]:
     """Raise the store's own errors in place of SQLite's.
 
-    ``on_damage``: the file can be made again from another. Its damage is a StateDamagedError, noted beside the file, and
-    told to this function.
+    ``on_damage``: the file can be made again from another. Its damage is a StateDamagedError, noted beside the file,
+    and told to this function.
     """
     try:
         yield
