@@ -29,8 +29,10 @@ class Target(NamedTuple):
         """The store, to read and write; ``purpose`` is what a second process is told about this one."""
         if self.connect:
             return self.remote()
+        from kvstore import logs
         from kvstore.handles.embedded import EmbeddedStore
 
+        logs.configure("human", "error", "")
         return EmbeddedStore.open(self.data_dir, purpose)
 
     def look(self) -> ReadOnlyStore | RemoteStore:

@@ -107,7 +107,7 @@ def _set_aside(data_dir: DataDir, log_store: SqliteLog, why: str) -> None:
             " restore the data directory from a backup, or in a cluster start a new node in its place"
         )
     aside = data_dir.set_state_aside()
-    log.warning("state_rebuilt", reason=why, slots=log_store.last, kept=str(aside))
+    log.error("state_rebuilt", reason=why, slots=log_store.last, kept=str(aside))
 
 
 def new_event_loop() -> AbstractEventLoop:
