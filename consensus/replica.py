@@ -277,7 +277,9 @@ class Replica(ReplicaState):
             self._reject(sender, prepare.ballot)
             return
         if prepare.ballot > self._acceptor.promised:
-            if self._journal.is_full or not self._support.allows(self._now, prepare.released):
+            if self._journal.is_full:
+                return
+            if not self._support.allows(self._now, prepare.released):
                 return  # without a Reject, so that the candidate goes on asking, and gets its promise later
             self._step_down(prepare.ballot)
             self._promise(prepare.ballot)
