@@ -98,7 +98,7 @@ def _hello(client: Client, arguments: list[bytes]) -> RespValue:
 def _config(client: Client, arguments: list[bytes]) -> RespValue:
     match arguments[1].upper():
         case b"GET":
-            return config(arguments[2:])
+            return config(arguments[2:], client.hub)
         case b"HELP":
             return usage("config", _CONFIG)
         case _:

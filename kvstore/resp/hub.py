@@ -17,6 +17,9 @@ MAX_HELD = 256 * 1_048_576
 """About how many bytes all clients together may have in memory as requests that are not complete, transactions that are
 not executed, and replies that they do not take. When it is more, the one that has most of it is disconnected."""
 
+MAX_CLIENTS = 10_000
+"""Of a hub that is not told otherwise."""
+
 log = logs.get("clients")
 
 
@@ -132,7 +135,9 @@ class Hub:
         self.guesses = Guesses()
         self.later: Callable[[float, Callable[[], None]], object] | None = None
         """Calls a function after so many seconds; without it nothing is delayed."""
+        self.max_clients = MAX_CLIENTS
         self.accepted = 0
+        self.rejected = 0
         self.commands = 0
         self.held = 0
         self._numbers = count(1)
@@ -148,6 +153,16 @@ class Hub:
     def leave(self, number: int) -> None:
         """Remove a client."""
         self.clients.pop(number, None)
+
+    def refusal(self, peer: str, connected: int) -> bytes:
+        """What one more client is told before it is disconnected, b"" if it may stay beside those connected."""
+        if connected < self.max_clients:
+            return b""
+        self.rejected += 1
+        log.limited(
+            "client_refused", "", level="warning", client=peer, reason=f"there are {self.max_clients:,} already"
+        )
+        return b"-ERR max number of clients reached\r\n"
 
     def hold(self, more: int) -> None:
         """A connection keeps this many bytes more, or less. When all keep too much, the one with most is ended."""

@@ -21,7 +21,7 @@ CONFIG = {
     "appendonly": "yes",
     "bind": "",
     "databases": "1",
-    "maxclients": "10000",
+    "maxclients": "",
     "maxmemory": "0",
     "maxmemory-policy": "noeviction",
     "proto-max-bulk-len": "1048576",
@@ -30,16 +30,17 @@ CONFIG = {
 }
 
 
-def config(patterns: Iterable[bytes]) -> dict[str, RespValue]:
+def config(patterns: Iterable[bytes], hub: Hub) -> dict[str, RespValue]:
     """The settings whose names match one of the glob patterns; one that is named has its name as it was asked for."""
+    settings = CONFIG | {"maxclients": str(hub.max_clients)}
     found: dict[str, RespValue] = {}
     for pattern in patterns:
         name = quoted(pattern)
-        if name.lower() in CONFIG:
-            found[name] = CONFIG[name.lower()]
+        if name.lower() in settings:
+            found[name] = settings[name.lower()]
             continue
         matches = matcher(pattern.lower())
-        found |= {name: value for name, value in CONFIG.items() if matches(name.encode())}
+        found |= {name: value for name, value in settings.items() if matches(name.encode())}
     return found
 
 
@@ -88,11 +89,12 @@ def _sections(status: ServerStatus, hub: Hub) -> dict[str, dict[str, object]]:
             "uptime_in_seconds": status.uptime_ms // 1_000,
             "uptime_in_days": status.uptime_ms // 86_400_000,
         },
-        "Clients": {"connected_clients": status.clients, "maxclients": CONFIG["maxclients"], "blocked_clients": 0},
+        "Clients": {"connected_clients": status.clients, "maxclients": hub.max_clients, "blocked_clients": 0},
         "Memory": {"used_memory": status.memory_bytes, "used_memory_rss": status.memory_bytes, "maxmemory": 0},
         "Persistence": {"loading": 0, "aof_enabled": 1, "log_bytes": node.log_bytes, "state_bytes": node.state_bytes},
         "Stats": {
             "total_connections_received": hub.accepted,
+            "rejected_connections": hub.rejected,
             "total_commands_processed": hub.commands,
             "acl_access_denied_auth": hub.guesses.wrong,
             "reads": status.reads,

@@ -6,7 +6,6 @@ import asyncio
 import errno
 import gc
 import os
-import resource
 import socket
 from functools import partial
 from typing import cast
@@ -20,6 +19,7 @@ from kvstore.node.service import Service
 from kvstore.resp.connection import Connection
 from kvstore.resp.hub import Hub
 from kvstore.resp.shares import Shares
+from kvstore.server import open_files
 from kvstore.server.host import Host
 from kvstore.server.long_turns import LongTurns
 from kvstore.server.settings import Settings
@@ -28,8 +28,6 @@ from kvstore.storage.data_dir import DataDir
 DRAIN_SECONDS = 5.0
 """How long a node that was told to end waits for requests under way, and for another node to lead."""
 BACKLOG = 4_096
-FILES_KEPT = 32
-"""So many of the files that the process may open are kept from clients: for its disk, other nodes and queries."""
 KEEPALIVE_SECONDS = 300
 """A client that is silent for this long is probed: the connection of one whose machine is gone would stay for ever."""
 
@@ -116,18 +114,17 @@ class ClientListener:
         self.address = address_text(settings.client_listen)
         self._listen = settings.client_listen
         self._hub = Hub(settings.password, Shares(asyncio.get_running_loop().call_soon, long_turns.took))
+        self._hub.max_clients = open_files.room_for_clients(settings.max_clients)
         self.flush = self._hub.flush
         self._open: set[ClientProtocol] = set()
         self._server: asyncio.Server | None = None
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._most_files = limit - FILES_KEPT if limit != resource.RLIM_INFINITY else 1 << 62
 
     async def listen(self, service: Service) -> None:
         """Accept clients of this service. Raises OSError if the address cannot be used."""
         loop = asyncio.get_running_loop()
         self._hub.later = loop.call_later
         self._server = await loop.create_server(
-            lambda: ClientProtocol(service, self._hub, self._open, self._most_files), *self._listen, backlog=BACKLOG
+            lambda: ClientProtocol(service, self._hub, self._open), *self._listen, backlog=BACKLOG
         )
         self.address = address_text(self._server.sockets[0].getsockname())
 
@@ -157,11 +154,10 @@ class ClientListener:
 class ClientProtocol(asyncio.Protocol):
     """Carries bytes between a client's socket and its connection."""
 
-    def __init__(self, service: Service, hub: Hub, registry: set[ClientProtocol], most_files: int) -> None:
+    def __init__(self, service: Service, hub: Hub, registry: set[ClientProtocol]) -> None:
         self._service = service
         self._hub = hub
         self._registry = registry
-        self._most_files = most_files
         self._stopped = False
         self._transport: asyncio.Transport | None = None
         self._connection: Connection | None = None
@@ -170,14 +166,13 @@ class ClientProtocol(asyncio.Protocol):
         self._transport = transport = cast(
             asyncio.Transport, transport
         )  # uvloop's transport does not derive from asyncio's
-        connection: socket.socket = transport.get_extra_info("socket")
-        if connection.fileno() >= self._most_files:  # the system gives the lowest number that is free
-            _tell_of_files(self._most_files + FILES_KEPT)
-            transport.write(b"-ERR max number of clients reached\r\n")
+        peer = address_text(transport.get_extra_info("peername"))
+        if refusal := self._hub.refusal(peer, len(self._registry)):
+            transport.write(refusal)
             transport.close()
             return
         transport.set_write_buffer_limits(high=1_048_576)
-        _keep_alive(connection)
+        _keep_alive(transport.get_extra_info("socket"))
         self._registry.add(self)
         self._connection = Connection(
             self._service,
@@ -187,7 +182,7 @@ class ClientProtocol(asyncio.Protocol):
             pause=self._pause,
             abort=transport.abort,
             untaken=transport.get_write_buffer_size,
-            peer=address_text(transport.get_extra_info("peername")),
+            peer=peer,
             local=address_text(transport.get_extra_info("sockname")),
         )
 
@@ -229,17 +224,6 @@ class ClientProtocol(asyncio.Protocol):
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
-
-
-def _tell_of_files(limit: int) -> None:
-    log.limited(
-        "too_many_files",
-        "",
-        level="error",
-        limit=limit,
-        reason=f"all but {FILES_KEPT} of the {limit} files that it may open are open, so that clients are turned away:"
-        " raise the limit (ulimit -n)",
-    )
 
 
 def _keep_alive(connection: socket.socket) -> None:

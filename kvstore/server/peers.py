@@ -66,6 +66,8 @@ BACK_OFF_SECONDS = (0.05, 1.0)
 STEADY_SECONDS = 1.0
 """After a connection that lasted at least this long the next attempt is made at once."""
 CONNECT_SECONDS = 3.0
+MAX_UNGREETED = 32
+"""So many connections may be open on which nobody has said yet who it is; with one more the oldest is closed."""
 
 Receive = Callable[[str, PeerMessage], None]
 Resume = Callable[[str], None]
@@ -222,6 +224,7 @@ class InboundConnection(PeerConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._peers.bound_ungreeted()
         self._loop.call_later(SILENCE_SECONDS, self._expect_hello)
 
     def _expect_hello(self) -> None:
@@ -267,7 +270,7 @@ class Peers:
         self._identity = identity
         self._dialled: dict[str, OutboundConnection] = {}
         self._accepted: dict[str, InboundConnection] = {}
-        self._links: set[InboundConnection] = set()
+        self._links: dict[InboundConnection, None] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
 
@@ -277,7 +280,7 @@ class Peers:
 
         def accept() -> InboundConnection:
             link = InboundConnection(loop, self)
-            self._links.add(link)
+            self._links[link] = None
             return link
 
         self._server = await loop.create_server(accept, listen[0], listen[1], reuse_address=True)
@@ -395,8 +398,15 @@ class Peers:
         self._accepted[hello.sender] = link
         return ""
 
+    def bound_ungreeted(self) -> None:
+        """One more connection is open. A node greets at once, so whoever has said nothing for longest is no node."""
+        ungreeted = [link for link in self._links if link.hello is None]
+        if len(ungreeted) > MAX_UNGREETED:
+            self.leave(ungreeted[0])
+            ungreeted[0].close()
+
     def leave(self, link: InboundConnection) -> None:
         """A connection to this node has ended."""
-        self._links.discard(link)
+        self._links.pop(link, None)
         if link.hello is not None and self._accepted.get(link.hello.sender) is link:
             del self._accepted[link.hello.sender]

@@ -327,7 +327,7 @@ def test_ten_thousand_idle_connections(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted + 500, hard))
     connections: list[socket.socket] = []
     try:
-        with running(tmp_path, count=1) as servers:
+        with running(tmp_path, 1, ["--max-clients", str(wanted + 100)]) as servers:
             for _ in range(wanted):
                 connections.append(socket.create_connection((HOST, servers.ports["n1"]), timeout=10))
             with servers.client("n1") as client:
@@ -344,35 +344,44 @@ def test_ten_thousand_idle_connections(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_clients_beyond_the_limit_of_files_are_turned_away_and_the_node_goes_on(tmp_path: Path) -> None:
-    import socket
+def test_who_comes_when_all_places_are_taken_is_told_so(tmp_path: Path) -> None:
+    with running(tmp_path, 1, ["--max-clients", "3"]) as servers:
+        with servers.client("n1") as first, servers.client("n1") as second, servers.client("n1") as third:
+            assert first.ping() and second.ping() and third.ping()
+            for _ in range(20):
+                with (
+                    servers.client("n1") as fourth,
+                    pytest.raises(redis.ConnectionError, match="max number of clients"),
+                ):
+                    fourth.ping()
+            assert first.config_get("maxclients") == {"maxclients": "3"}
+            found = first.info()
+            assert (found["connected_clients"], found["maxclients"]) == (3, 3)
+            assert found["rejected_connections"] >= 20
+            assert "client_refused" in servers.log("n1")
+        eventually(lambda: bool(servers.status("n1")), "there is room again")
 
-    servers = Servers(tmp_path, count=3)
+
+def test_files_are_kept_back_for_the_node_itself(tmp_path: Path) -> None:
+    """As many clients as can be connect; the log, SQL and the other nodes still find descriptors."""
+    servers = Servers(tmp_path)
     try:
-        servers.start("n1", "n2")
-        servers.start("n3", prefix=["bash", "-c", 'ulimit -n 80; exec "$@"', "_"])
+        few_files = ("sh", "-c", 'ulimit -n 130; exec "$@"', "sh")
+        servers.start(prefix=few_files)
         servers.wait_until_serving()
-        with servers.client("n3") as client:
-            assert client.set("k", 1)
-            crowd = [socket.create_connection((HOST, servers.ports["n3"]), timeout=10) for _ in range(80)]
-            answers = []
-            for connection in crowd:
-                with suppress(OSError):
-                    connection.sendall(b"PING\r\n")
-                    answers.append(connection.recv(100))
-            assert answers.count(b"+PONG\r\n") > 5
-            assert answers.count(b"-ERR max number of clients reached\r\n") > 5
-            eventually(lambda: "too_many_files" in servers.log("n3"), "the log says why")
-            # What is kept back is enough for its disk, for queries and for other nodes that come back.
-            assert client.set("k", 2)
-            assert client.execute_command("KV.SQL", "SELECT count(*) FROM kv")
-            servers.kill("n1")
-            servers.start("n1")
-            servers.wait_until_serving("n1")
-            eventually(lambda: servers.log("n3").count("peer_joined peer=n1") > 1, "it is let in")
-            for connection in crowd:
-                connection.close()
-            eventually(lambda: servers.client("n3").ping(), "there is room again")
+        assert "few_files" in servers.log("n1")
+        clients = [servers.client("n1") for _ in range(30)]
+        for client in clients:
+            assert client.ping()
+        with servers.client("n1") as one_more, pytest.raises(redis.ConnectionError, match="max number of clients"):
+            one_more.ping()
+        servers.kill("n2")
+        servers.start("n2", prefix=few_files)
+        assert clients[0].set("k", 1)
+        assert clients[0].execute_command("KV.SQL", "SELECT 1")
+        servers.wait_until_serving("n2")
+        for client in clients:
+            client.close()
     finally:
         servers.close()
 

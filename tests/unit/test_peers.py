@@ -240,3 +240,25 @@ def test_a_process_that_dials_again_replaces_its_connection_and_another_is_refus
                 writer.close()
 
     run(test())
+
+
+def test_who_does_not_say_who_it_is_cannot_take_all_connections() -> None:
+    async def test() -> None:
+        async with node({"n2": (HOST, 1)}) as (found, address):
+            strangers = [socket.create_connection(address) for _ in range(5)]
+            await until(lambda: len(found._links) == 5)
+            strangers += [socket.create_connection(address) for _ in range(peers.MAX_UNGREETED)]
+            await until(lambda: len(found._links) == peers.MAX_UNGREETED)
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(frame(Hello("c", "n2", "n1", PROTOCOL_VERSION, 1)))
+            welcome = frame(Welcome())
+            assert await reader.readexactly(len(welcome)) == welcome
+            for stranger in strangers[:5]:
+                stranger.settimeout(5)
+                with suppress(ConnectionResetError):
+                    assert stranger.recv(1) == b""
+            writer.close()
+            for stranger in strangers:
+                stranger.close()
+
+    run(test())
