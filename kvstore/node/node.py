@@ -23,7 +23,7 @@ from kvstore.node.faults import failed
 from kvstore.node.log_rows import log_rows
 from kvstore.node.peer_messages import Forward, ForwardSlot, ForwardSlotReply, LeftOut, PeerMessage
 from kvstore.node.pending import PendingRead, RecordQueue
-from kvstore.node.proposals import Proposals
+from kvstore.node.proposals import MAX_PENDING, Proposals
 from kvstore.state import entries
 from kvstore.state.commit_schedule import Commits, is_large
 from kvstore.state.entries import Applied
@@ -120,6 +120,7 @@ class Node:
         self._now = now
         self._wall = wall
         self._reads: dict[int, list[PendingRead]] = {}
+        self._reading = 0
         self._records = RecordQueue()
         self._chosen: list[Run] = []
         self._reads_upto = 0
@@ -158,7 +159,13 @@ class Node:
         self._proposals.add_slot(slot, json, done, deadline)
 
     def query(self, query: Query, done: Callable[[Reply | Refusal], None], deadline: int) -> None:
-        """A linearizable read, of a command that changes nothing: no slot, but a quorum confirms the leader first."""
+        """A linearizable read, of a command that changes nothing: no slot, but a quorum confirms the leader first.
+
+        Raises UnavailableError when it is not taken.
+        """
+        if self._reading >= MAX_PENDING:
+            raise UnavailableError(f"more than {MAX_PENDING} reads are waiting: send them more slowly")
+        self._reading += 1
         self._reads.setdefault(self.replica.read(), []).append(PendingRead(query, done, deadline))
 
     @property
@@ -169,7 +176,7 @@ class Node:
     @property
     def waiting(self) -> int:
         """The number of requests that wait for their outcome."""
-        return self._proposals.waiting + sum(map(len, self._reads.values()))
+        return self._proposals.waiting + self._reading
 
     @property
     def is_alone(self) -> bool:
@@ -412,6 +419,7 @@ class Node:
         for number, reads in list(self._reads.items()):
             late = [read for read in reads if read.deadline <= self._now]
             if late:
+                self._reading -= len(late)
                 self._reads[number] = [read for read in reads if read.deadline > self._now]
                 if not self._reads[number]:
                     del self._reads[number]
@@ -451,6 +459,7 @@ class Node:
         for number in [number for number in self._reads if number <= upto]:
             reads = self._reads.pop(number)
             for index, read in enumerate(reads, 1):
+                self._reading -= 1
                 read.done(self._outcome(read.query))
                 is_plain = type(read.query) is Get
                 if is_plain and index % READS_CHECKED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from consensus.ballot import Ballot
@@ -74,7 +75,7 @@ class Proposals:
         self._pending_bytes = 0
         self._repeats = 0
         """How many callers wait for a request that somebody else waits for too."""
-        self._broken: dict[str, int] = {}
+        self._broken: OrderedDict[str, int] = OrderedDict()
         """The first request refused of a client's session: none behind it is taken before it comes again."""
         self._free_bytes = free_bytes
         self._budget: int | None = None
@@ -185,7 +186,7 @@ class Proposals:
         broken = self._broken
         broken[session] = min(sequence, broken.pop(session, sequence))
         if len(broken) > MAX_BROKEN:
-            del broken[next(iter(broken))]
+            broken.popitem(last=False)
 
     def _admit(self, size: int, changed: int) -> None:
         """Refuse a request that cannot be taken, before anything has happened. It changes about so many bytes."""
@@ -408,11 +409,14 @@ class Proposals:
         follows = self._replica.leader not in (None, self._replica.node)
         patience = FORWARD_PATIENCE + self._pending_bytes // BYTES_PER_MS
         is_late = self._anew_at <= self.now
+        late: list[CommandProposal | SlotProposal] = []
         for proposal in self._proposals():
             if proposal.deadline <= self.now:
-                self._drop(proposal, "no quorum answered in time")
+                late.append(proposal)
             elif follows and proposal.tried and proposal.sent_at + patience <= self.now:
                 is_late = True
+        if late:
+            self._drop(late, "no quorum answered in time")
         if is_late:
             self.send_all_again()
 
@@ -420,35 +424,36 @@ class Proposals:
         """The log found no room: answer the requests that depend on this node's disk, and refuse later ones."""
         self.log_full = error
         alone = len(self._replica.configuration.nodes) == 1
-        for proposal in self._proposals():
-            if proposal.tried or alone:
-                self._drop(proposal, str(error))
+        self._drop([proposal for proposal in self._proposals() if proposal.tried or alone], str(error))
 
     def _close(self, proposal: CommandProposal | SlotProposal) -> None:
         proposal.closed = True
         self._pending_bytes -= proposal.size
 
-    def _drop(self, proposal: CommandProposal | SlotProposal, why: str) -> None:
-        if proposal.closed:
-            return  # with one before it in its session
-        self._close(proposal)
-        if isinstance(proposal, CommandProposal):
-            session, sequence = proposal.request.session, proposal.request.sequence
-            del self._commands[session, sequence]
-            following: list[CommandProposal] = []
-            if session != self._session and self._broken.get(session, NO_END) > sequence:
-                self._break(session, sequence)
-                following = [
-                    later
-                    for later in self._commands.values()
-                    if later.request.session == session and later.request.sequence > sequence
-                ]
-            self._tell(proposal, proposal.refusal(why))
-            for later in following:
-                self._drop(later, why)
-        else:
-            del self._slots[proposal.number]
-            proposal.done(proposal.refusal(why))
+    def _drop(self, proposals: list[CommandProposal | SlotProposal], why: str) -> None:
+        """Give these up, and with a client's request those behind it in its session."""
+        first: dict[str, int] = {}
+        for proposal in proposals:
+            if isinstance(proposal, CommandProposal) and proposal.request.session != self._session:
+                session, sequence = proposal.request.session, proposal.request.sequence
+                first[session] = min(sequence, first.get(session, NO_END))
+        for session, sequence in first.items():
+            self._break(session, sequence)
+        dropped = set(map(id, proposals))
+        if first:  # one pass for all of them: each may be of a session of its own
+            for request in self._commands.values():
+                if first.get(request.request.session, NO_END) < request.request.sequence:
+                    dropped.add(id(request))
+        for proposal in self._proposals():
+            if id(proposal) not in dropped or proposal.closed:
+                continue
+            self._close(proposal)
+            if isinstance(proposal, CommandProposal):
+                del self._commands[proposal.request.session, proposal.request.sequence]
+                self._tell(proposal, proposal.refusal(why))
+            else:
+                del self._slots[proposal.number]
+                proposal.done(proposal.refusal(why))
 
     def _tell(self, proposal: CommandProposal, outcome: Reply | Refusal) -> None:
         """Give the outcome to everybody who waits for it, in the order in which they asked."""

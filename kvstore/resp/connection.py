@@ -13,11 +13,12 @@ from kvstore.resp.encoding import NULL, OK_BYTES, Error, RespValue, encode
 from kvstore.resp.errors import RequestError, WrongPasswordError, problem, quoted, refusal
 from kvstore.resp.guesses import DELAY_SECONDS
 from kvstore.resp.hub import GONE, Client, Hub
+from kvstore.resp.kept import Kept, bytes_of
 from kvstore.resp.kv_commands import perform
 from kvstore.resp.parser import Parser, ProtocolError
 from kvstore.resp.requests import Requests
 from kvstore.resp.shares import LARGE_BYTES, MAX_LARGE_BYTES_EACH, SHARE_SECONDS
-from kvstore.resp.spec import NEITHER, READS, WRITES, Effect, InMulti, OnClient, OnData, OnNode, OnServer, OnWalk, Spec
+from kvstore.resp.spec import NEITHER, READS, Effect, InMulti, OnClient, OnData, OnNode, OnServer, OnWalk, Spec
 from kvstore.resp.states import (
     ALL_SENT,
     BLOCKED,
@@ -54,6 +55,11 @@ MAX_UNSENT = 8 * 1_048_576
 """About how many bytes the replies to the requests under way may have, and as many those that wait to be sent, so that
 a slow reader of large values cannot fill the memory. A reply's length is not known before it is there; until then it is
 taken to be as long as the longest of late."""
+SMALL_READ_BYTES = 2_048
+"""A read with more bytes than this runs alone, and is counted until it is answered; smaller ones are bounded by their
+number."""
+PARKED_BYTES = 4_096
+"""Replies that wait for one before them are counted from so many bytes on."""
 SECONDS_PER_BYTE = 1e-7
 """About how long plain requests take, for which nobody looks at the clock: their number is bounded already."""
 _ON_STORE = (OnData, OnWalk)
@@ -117,17 +123,18 @@ class PipelinedReply(PendingReply[bytes]):
 
 
 class LargeReply(PipelinedReply):
-    """The reply to a large request to write, which gives its room to others then. ``size``: how many bytes it takes."""
+    """The reply to a large request, which gives its room to others then. ``size``: how many bytes it takes."""
 
-    __slots__ = ("size",)
+    __slots__ = ("reads", "size")
 
-    def __init__(self, connection: Connection, size: int) -> None:
+    def __init__(self, connection: Connection, size: int, reads: bool) -> None:
         super().__init__(connection)
         self.size = size
+        self.reads = reads
 
     def reply(self, reply: RespValue) -> None:
         if self.value is None:
-            self.connection.give_room(self.size)
+            self.connection.give_room(self)
         super().reply(reply)
 
 
@@ -161,6 +168,7 @@ class Connection:
         self._abort = abort
         self._untaken = untaken
         self.held = 0
+        self._kept = Kept(hub)
         self._parser = Parser(trusted=self.client.authenticated)
         self._order: ClientOrder[list[bytes], bytes] = ClientOrder(self._start_waiting)
         self._state = READING
@@ -202,7 +210,11 @@ class Connection:
             self._turn_ends = now + shares.share_seconds
             self._is_heavy = False
             self._read_requests()
-        if self._parser.has_rest or self.held or self._state is not READING:
+        if self._order.waiting:
+            if self._kept.received(len(data), self._order.waiting) and self._state is READING:
+                self._move(MANY_PENDING)
+            self._tell_held()
+        elif self._parser.has_rest or self.held or self._state is not READING:
             self._tell_held()
         if self._out:
             self.flush()
@@ -214,15 +226,16 @@ class Connection:
         if took > SHARE_SECONDS:
             shares.note(self, took)
 
-    def _tell_held(self) -> None:
-        """Count what is in memory because the client has not sent the rest, or does not take its replies."""
-        held = self._parser.unfinished + self._transaction.held
-        if self._state is BLOCKED:
-            held += self._untaken()
-        more = held - self.held
-        if more:
-            self.held = held
-            self.hub.hold(more)
+    def count_held(self) -> None:
+        """Count what is in memory for the client, with the replies that it may take in a moment."""
+        self._tell_held(self._untaken())
+
+    def _tell_held(self, untaken: int = 0) -> None:
+        """Count what is in memory because the client has not sent the rest, or waits, or does not take its replies."""
+        if self._state is BLOCKED and not untaken:
+            untaken = self._untaken()
+        beside = self._parser.unfinished + self._transaction.held + untaken
+        self.held = self._kept.tell(beside, self._order.waiting)
 
     def flush(self) -> None:
         """Send the replies that are ready."""
@@ -234,7 +247,8 @@ class Connection:
             self._out = []
             self._unsent = 0
             self._write(data)
-            if self._state is BLOCKED:
+            self.hub.written += len(data)
+            if self._state is BLOCKED or self.held:
                 self._tell_held()
         if self._state is KILLED or (self._state is LEAVING and not self._order.unsent):
             self._move(ALL_SENT)
@@ -281,8 +295,8 @@ class Connection:
         self._order.forget()
         self._out = []
         self._parser, self._transaction = Parser(), Transaction()
-        held, self.held = self.held, 0
-        self.hub.hold(-held)
+        self._kept.forget()
+        self.held = 0
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
@@ -369,14 +383,23 @@ class Connection:
             self._move(MANY_PENDING)
         return False
 
-    def give_room(self, size: int) -> None:
+    def give_room(self, reply: LargeReply) -> None:
         """A large request was answered."""
-        self._large_bytes -= size
-        self._shares.give_room(size)
+        if reply.reads:
+            self._kept.reads -= reply.size
+            if self._state is not ENDED:
+                self._tell_held()
+        else:
+            self._large_bytes -= reply.size
+            self._shares.give_room(reply.size)
 
-    def _take_room(self, size: int) -> None:
-        self._large_bytes += size
-        self._shares.take_room(size)
+    def _take_room(self, size: int, reads: bool) -> None:
+        if reads:
+            self._kept.reads += size
+            self._tell_held()
+        else:
+            self._large_bytes += size
+            self._shares.take_room(size)
 
     def _start_any(self, request: list[bytes]) -> bool:
         if request is _RUBBISH:
@@ -394,18 +417,19 @@ class Connection:
             and self._may_answer_much(spec, request)
         ):
             return False
-        size = 0
-        if effect is WRITES:
-            queued = spec is not None and spec.effect is Effect.AS_QUEUED
-            size = self._transaction.size if queued else sum(map(len, request))
-            if size > LARGE_BYTES and not self._has_room(size):
-                return False
-        reply = PipelinedReply(self) if size <= LARGE_BYTES else LargeReply(self, size)
+        size, is_large = 0, False
         reads = None if effect is NEITHER else effect is READS
+        if reads is not None:
+            queued = spec is not None and spec.effect is Effect.AS_QUEUED
+            size = self._transaction.held if queued else bytes_of(request)
+            is_large = size > (SMALL_READ_BYTES if reads else LARGE_BYTES)
+            if is_large and (self._order.unsent if reads else not self._has_room(size)):
+                return False
+        reply = LargeReply(self, size, reads is True) if is_large else PipelinedReply(self)
         if not self._order.begin(reply, reads, spec is not None and spec.is_slow):
             return False
-        if size > LARGE_BYTES:
-            self._take_room(size)
+        if is_large:
+            self._take_room(size, reads is True)
         if self._mode is not ON:
             reply.silent = True
             self._mode = mode_after(self._mode, ModeEvent.REQUEST_BEGINS)
@@ -490,13 +514,24 @@ class Connection:
     def answered(self, reply: PipelinedReply, data: bytes) -> None:
         """A reply is there: send those that are next in order, and perhaps start more requests."""
         order = self._order
+        size = len(data)
+        # Also of a reply that has to wait for one before it: there may be many of those.
+        self._expected = size if size > self._expected else self._expected - (self._expected >> 4)
         order.answer(reply, data)
-        while (ready := order.next_answer()) is not None:
-            size = len(ready)
-            self._expected = size if size > self._expected else self._expected - (self._expected >> 4)
+        ready = order.next_answer()
+        if ready is None:
+            self._kept.parked += size
+            if self._kept.parked > PARKED_BYTES and self._state is not ENDED:
+                self._tell_held()
+        else:
             if size:
                 self._out.append(ready)
                 self._unsent += size
+            while (ready := order.next_answer()) is not None:
+                self._kept.parked -= len(ready)
+                if ready:
+                    self._out.append(ready)
+                    self._unsent += len(ready)
         if self._unsent > MAX_UNSENT:
             self.flush()
         elif not self._asked_for_flush:
@@ -538,14 +573,15 @@ class Connection:
         """Start no further request; end once those under way are answered."""
         self._move(LEAVE)
 
-    def kill(self) -> None:
-        """End without answering what is under way."""
+    def kill(self, *, at_once: bool = False) -> None:
+        """End without answering what is under way; ``at_once``: nor sending the replies that are ready."""
         was = self._state
         self._move(KILL)
         ready = self._out
         self._forget()
-        if was is BLOCKED:  # it would not take them
-            self._move(ALL_SENT)
+        if was is BLOCKED or at_once:  # it would not take them
+            if was is not ENDED:
+                self._move(ALL_SENT)
             self._abort()
             return
         self._out = ready

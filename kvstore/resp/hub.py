@@ -14,9 +14,12 @@ from kvstore.resp.guesses import Guesses
 from kvstore.resp.shares import Shares
 
 MAX_HELD = 256 * 1_048_576
-"""About how many bytes all clients together may have in memory as requests that are not complete, transactions that are
-not executed, and replies that they do not take. When it is more, the one that has most of it is disconnected."""
+"""About how many bytes all clients together may have in memory: requests that wait or are not complete, transactions
+not executed, large reads that run, and replies that wait or are not taken. When it is more, the one that has most of it
+is disconnected."""
 
+COUNTED_BYTES = 32 * 1_048_576
+"""Each time that so many bytes of replies were written, those that clients have not taken are counted."""
 MAX_CLIENTS = 10_000
 """Of a hub that is not told otherwise."""
 
@@ -31,6 +34,10 @@ class ClientConnection(Protocol):
         """About how many bytes it keeps for a client that sends no more, or takes no more."""
         ...
 
+    def count_held(self) -> None:
+        """Tell the hub what it keeps now."""
+        ...
+
     def flush(self) -> None:
         """Send the replies that are ready."""
         ...
@@ -39,8 +46,8 @@ class ClientConnection(Protocol):
         """Start no further request; end once those under way are answered."""
         ...
 
-    def kill(self) -> None:
-        """End without answering what is under way."""
+    def kill(self, *, at_once: bool = False) -> None:
+        """End without answering what is under way; ``at_once``: nor sending the replies that are ready."""
         ...
 
     def reset(self) -> None:
@@ -63,11 +70,13 @@ class _Gone:
     def held(self) -> int:
         return 0
 
+    def count_held(self) -> None: ...
+
     def flush(self) -> None: ...
 
     def leave(self) -> None: ...
 
-    def kill(self) -> None: ...
+    def kill(self, *, at_once: bool = False) -> None: ...
 
     def reset(self) -> None: ...
 
@@ -140,6 +149,8 @@ class Hub:
         self.rejected = 0
         self.commands = 0
         self.held = 0
+        self.written = 0
+        """Bytes of replies since it was last counted what clients have not taken."""
         self._numbers = count(1)
         self._to_flush: list[ClientConnection] = []
 
@@ -178,7 +189,7 @@ class Hub:
                     reason=f"clients left {self.held:,} bytes of requests and replies unfinished, {MAX_HELD:,} are"
                     f" kept at most, and it has most of them, {largest.connection.held:,}",
                 )
-                largest.connection.kill()
+                largest.connection.kill(at_once=True)
 
     def wants_flush(self, connection: ClientConnection) -> None:
         """Note that a connection has something to send. Each asks once until its next ``flush``."""
@@ -187,6 +198,10 @@ class Hub:
     def flush(self) -> None:
         """Send what the turn brought, in one write for each connection."""
         self.shares.spent = 0.0
+        if self.written > COUNTED_BYTES:
+            self.written = 0
+            for client in list(self.clients.values()):
+                client.connection.count_held()
         connections, self._to_flush = self._to_flush, []
         for connection in connections:
             connection.flush()

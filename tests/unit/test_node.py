@@ -11,7 +11,7 @@ from consensus import journal
 from consensus.ballot import Ballot
 from consensus.messages import Accept, Chosen
 from consensus.replica import Role
-from kvstore.commands import Count, Entry, Integer, Set, SetRange, Value
+from kvstore.commands import Count, Entry, Get, Integer, Set, SetRange, Value
 from kvstore.errors import Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.node import node as nodes
 from kvstore.node import proposals
@@ -464,3 +464,48 @@ def test_a_leader_with_too_much_before_its_disk_takes_no_more_requests(monkeypat
     wired.pass_time(is_refused)
     assert len(heard) > 5
     assert all(isinstance(outcome, Reply) for outcome in heard)
+
+
+def test_requests_of_many_sessions_are_given_up_in_one_pass() -> None:
+    node = new_node("n1", "n2", "n3")
+    heard: list[Reply | Refusal] = []
+    count = 20_000
+    for number in range(count):
+        node.execute(SetRange(b"k", number, b"x"), heard.append, 100, session=f"s{number}", sequence=1)
+    node.execute(SetRange(b"k", 0, b"x"), heard.append, 300, session="s7", sequence=2, acknowledged=1)
+    looks = 0
+
+    class Counting(dict[tuple[str, int], proposals.CommandProposal]):
+        def values(self):  # type: ignore[no-untyped-def]
+            nonlocal looks
+            looks += 1
+            return super().values()
+
+    node._proposals._commands = Counting(node._proposals._commands)
+    run(node, 100)
+    assert [type(outcome) for outcome in heard] == [UnavailableError] * (count + 1)
+    assert looks < 20
+    assert node.waiting == 0
+
+
+def test_reads_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "MAX_PENDING", 10)
+    node = new_node("n1", "n2", "n3")
+    heard: list[Reply | Refusal] = []
+    for deadline in range(100, 110):
+        node.query(Get(b"k"), heard.append, deadline)
+    with pytest.raises(UnavailableError, match="more than 10 reads are waiting: send them more slowly"):
+        node.query(Get(b"k"), heard.append, 100)
+    run(node, 104)
+    run(node, 160)
+    assert len(heard) == 10
+    assert node.waiting == 0
+    node.query(Get(b"k"), heard.append, 1_000)
+    alone = new_node("n1")
+    for now in range(3):
+        run(alone, now)
+        for _ in range(10):
+            alone.query(Get(b"k"), heard.append, 1_000)
+    run(alone, 10)
+    assert len(heard) == 40
+    assert alone.waiting == 0

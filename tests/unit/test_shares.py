@@ -147,7 +147,7 @@ def test_large_writes_of_all_clients_have_a_bound_too() -> None:
     hub.shares.turn_seconds = hub.shares.share_seconds = 1_000.0
     clients = [Client(node, hub=hub) for _ in range(20)]
     for client in clients:
-        client.connection.received(packed("SET a " + "x" * (MIB - 10)) * 4)
+        client.connection.received(packed("SET a " + "x" * (MIB - 200)) * 4)
     most = MAX_LARGE_BYTES // MIB
     assert len(node.started) == most
     small = Client(node, hub=hub)
