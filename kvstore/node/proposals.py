@@ -26,6 +26,8 @@ MAX_PENDING = 65_536
 MAX_MEMORY = 256 * 1_048_576
 """A node refuses requests while more than this many wait, or while they or the log take more bytes of memory than this,
 so that clients slow down."""
+MAX_FORWARD_BYTES = 4 * 1_048_576
+"""Requests of about this many bytes are handed to a leader in one message."""
 MAX_REPEATS = 16
 """A request that waits for its outcome is taken so many times more, each time for another caller who hears of it."""
 FORWARD_PATIENCE = 500
@@ -255,6 +257,7 @@ class Proposals:
         """Propose what waits, or hand it to the leader."""
         proposals, self._to_send = self._to_send, []
         commands: list[Request] = []
+        size = 0
         for proposal in proposals:
             if proposal.closed:
                 continue
@@ -262,6 +265,10 @@ class Proposals:
             proposal.sent_at = self.now
             if isinstance(proposal, CommandProposal):
                 commands.append(proposal.request)
+                size += proposal.size
+                if size > MAX_FORWARD_BYTES and leader != self._replica.node:
+                    self._send_commands(leader, commands)
+                    commands, size = [], 0
                 continue
             # In the order of arrival: a command before this one takes the lowest free slot first.
             self._send_commands(leader, commands)

@@ -309,9 +309,14 @@ class Peers:
         others: dict[str, list[bytes]] = {}
         resumed: dict[str, OutboundConnection] = {}
         overtaking: list[PeerMessage] = []
+        added: dict[str, int] = {}
         for node, message in messages:
             link = self._dialled.get(node)
             if link is None:
+                continue
+            is_urgent = type(message) in URGENT
+            if not is_urgent and (link.is_full or added.get(node, 0) > MAX_UNSENT_BYTES):
+                link.gap = True
                 continue
             if type(message) is Heartbeat and link.has_queue:
                 # What it would tell as chosen waits in the queue: the other node must not fetch it for that.
@@ -320,15 +325,16 @@ class Peers:
             data = encoded.get(id(message))
             if data is None:
                 data = encoded[id(message)] = pieces(message)
-            if type(message) in URGENT and len(data[0]) <= MAX_URGENT_BYTES:
+            if is_urgent and len(data[0]) <= MAX_URGENT_BYTES:
                 if not link.is_stuck:
                     urgent.setdefault(node, []).extend(data)
-            elif link.is_full:
+            elif is_urgent and link.is_full:
                 link.gap = True
             elif link.gap:
                 resumed[node] = link
             else:
                 others.setdefault(node, []).extend(data)
+                added[node] = added.get(node, 0) + sum(map(len, data))
         for node in {**urgent, **others}:
             self._dialled[node].send(urgent.get(node, []), others.get(node, []))
         for node, link in resumed.items():

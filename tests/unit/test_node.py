@@ -289,6 +289,17 @@ def test_what_was_handed_on_may_happen_though_it_was_asked_for_again_since() -> 
     assert [type(outcome) for outcome in heard] == [UnknownOutcomeError, UnknownOutcomeError, UnavailableError]
 
 
+def test_many_bytes_are_handed_on_in_several_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proposals, "MAX_FORWARD_BYTES", 2_500)
+    node = new_node("n1", "n2", "n3")
+    run(node, 0)
+    heard: list[Reply | Refusal] = []
+    for _ in range(7):
+        node.execute(LARGE, heard.append, 9_000, size=1_000)
+    node.receive("n2", Chosen(Ballot(1, "n2"), 0, []))
+    assert forwards(node) == [(True, [1, 2, 3]), (False, [4, 5, 6]), (False, [7])]
+
+
 def sequences(node: Node) -> list[int]:
     """Of the entries in its log."""
     return [entries.decode(value).sequence for part in node.accepted(1, 9) for value in part.values]
@@ -471,7 +482,7 @@ def test_requests_of_many_sessions_are_given_up_in_one_pass() -> None:
     heard: list[Reply | Refusal] = []
     count = 20_000
     for number in range(count):
-        node.execute(SetRange(b"k", number, b"x"), heard.append, 100, session=f"s{number}", sequence=1)
+        node.execute(SetRange(b"k", 0, b"x"), heard.append, 100, session=f"s{number}", sequence=1)
     node.execute(SetRange(b"k", 0, b"x"), heard.append, 300, session="s7", sequence=2, acknowledged=1)
     looks = 0
 

@@ -127,6 +127,21 @@ def test_a_node_that_does_not_read_costs_a_bounded_queue_and_holds_up_nobody() -
     run(test())
 
 
+def test_what_is_sent_in_one_turn_is_bounded_too() -> None:
+    async def test() -> None:
+        other = Other(reads=False)
+        server = await other.start()
+        async with node({"n2": other.address}) as (found, _):
+            await until(lambda: found.is_connected("n2"))
+            found.send([("n2", LARGE)] * 200)
+            link = found._dialled["n2"]
+            assert link._queued_bytes <= peers.MAX_UNSENT_BYTES + 2 * len(frame(LARGE))
+            assert link.gap
+        server.close()
+
+    run(test())
+
+
 def test_heartbeats_and_votes_overtake_values_but_tell_nothing_that_waits_behind_them() -> None:
     async def test() -> None:
         other = Other(reads=False)
