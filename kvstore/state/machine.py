@@ -46,7 +46,7 @@ KEEP_RESULTS = 1_000
 MAX_KEPT_BYTES = 4_096
 """The results of this many recent slots are kept for people to read, in the table ``results``, except those that hold
 more than this many bytes: a write of a few bytes may read a large value."""
-WRITER_CACHE_KB = 262_144
+WRITER_CACHE_KB = 32_768
 READER_CACHE_KB = 16_384
 CHECKPOINT_PAGES = 4_096
 """The WAL is copied into the database when it holds this many pages, and not at every large commit."""
