@@ -124,7 +124,12 @@ class Proposals:
             check_session(session, sequence, acknowledged, since)
         changed = size
         if type(command) is not Set:
-            changed = self._state.changed_bytes(command, size)
+            try:
+                changed = self._state.changed_bytes(command, size)
+            except CommandError:
+                if session:
+                    self._break(session, sequence)
+                raise
         if session:
             self._admit_in_order(session, sequence, acknowledged, size, changed)
         else:

@@ -11,8 +11,8 @@ from consensus import journal
 from consensus.ballot import Ballot
 from consensus.messages import Accept, Chosen
 from consensus.replica import Role
-from kvstore.commands import Count, Entry, Get, Integer, Set, SetRange, Value
-from kvstore.errors import Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
+from kvstore.commands import Count, Entry, Get, Integer, Set, SetRange, Txn, Value
+from kvstore.errors import CommandError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.node import node as nodes
 from kvstore.node import proposals
 from kvstore.node.node import Node
@@ -393,6 +393,23 @@ def test_nothing_overtakes_a_refused_request_of_its_session(monkeypatch: pytest.
         with pytest.raises(UnavailableError):
             send(4)
     send(5, acknowledged=5)  # the client has given 4 up
+
+
+def test_nothing_overtakes_a_request_that_cost_too_much() -> None:
+    """It can be sent again once the keys are smaller, and those behind it in its pipeline would have run by then."""
+    node = new_node("n1")
+    run(node, 0)
+    heard: list[Reply | Refusal] = []
+    costly = Txn([SetRange(b"s%d" % number, 1_000_000, b"x") for number in range(100)])
+    with pytest.raises(CommandError, match="would change more than"):
+        node.execute(costly, heard.append, 100, session="s", sequence=1, acknowledged=1)
+    with pytest.raises(UnavailableError, match="request 1 of this session was refused"):
+        node.execute(LARGE, heard.append, 100, session="s", sequence=2, acknowledged=1)
+    with pytest.raises(CommandError, match="would change more than"):
+        node.execute(costly, heard.append, 100)
+    node.execute(LARGE, heard.append, 100, session="s", sequence=2, acknowledged=2)
+    run(node, 1)
+    assert [type(outcome) for outcome in heard] == [Reply]
 
 
 def test_what_follows_a_request_that_was_given_up_goes_with_it() -> None:
