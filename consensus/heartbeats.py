@@ -77,9 +77,9 @@ class Heartbeats:
         """A process's reads up to this number wait to be confirmed."""
         self._rounds.wait(reader, number)
 
-    def confirmed(self) -> list[tuple[str, ReadIndexReply]]:
+    def confirmed(self, wall: int) -> list[tuple[str, ReadIndexReply]]:
         """The answers, by node, to the reads that a quorum has confirmed since the last call."""
-        confirmed = self._rounds.confirmed()
+        confirmed = self._rounds.confirmed(wall)
         self._lease.confirmed(self._rounds.confirmed_round)
         return confirmed
 
@@ -87,6 +87,6 @@ class Heartbeats:
         """Whether reads that arrived before ``now`` was read from the clock may be served without a round."""
         return self._lease.holds(now)
 
-    def answer_by_lease(self, read_index: int) -> list[tuple[str, ReadIndexReply]]:
+    def answer_by_lease(self, read_index: int, wall: int) -> list[tuple[str, ReadIndexReply]]:
         """The answers, by node, to all reads that wait, for a leader that holds a lease."""
-        return self._rounds.answer(read_index)
+        return self._rounds.answer(read_index, wall)

@@ -48,7 +48,8 @@ class Effects(NamedTuple):
 
     Make ``records`` durable in order, and then call ``persisted(upto)``. Send ``messages`` (receiver, message) now.
     Apply ``chosen``, which are in slot order and without a gap; after that all reads numbered up to ``reads`` may be
-    served (0: none new). ``fetches`` (node, first, last) ask for chosen slots that have left memory: call ``supply``.
+    served (0: none new), whose leader was told the time of day ``wall`` after they had arrived. ``fetches`` (node,
+    first, last) ask for chosen slots that have left memory: call ``supply``.
     """
 
     records: list[Record]
@@ -57,6 +58,7 @@ class Effects(NamedTuple):
     chosen: list[Run]
     reads: int
     fetches: list[tuple[str, int, int]]
+    wall: int
 
 
 class Replica(ReplicaState):
@@ -89,7 +91,7 @@ class Replica(ReplicaState):
             case ReadIndexReply():
                 is_current = sender == self.leader and message.ballot == self.ballot
                 if is_current and message.incarnation == self._queue.incarnation:
-                    self._queue.answer(message.read, message.index)
+                    self._queue.answer(message.read, message.index, message.wall)
             case Fetch():
                 self._on_fetch(sender, message)
             case Learn():
@@ -107,9 +109,13 @@ class Replica(ReplicaState):
             case TakeOver():
                 self._on_take_over(sender, message)
 
-    def tick(self, now: int) -> None:
-        """Time passes. Call this every few milliseconds in a cluster, and before the other inputs of a turn."""
+    def tick(self, now: int, wall: int = 0) -> None:
+        """Time passes. Call this every few milliseconds in a cluster, and before the other inputs of a turn.
+
+        ``wall`` is the time of day. It decides nothing here: a leader hands it to those whose reads it confirms.
+        """
         self._now = max(self._now, now)
+        self._wall = wall
         self._support.tick(self._now)
         if self.role is Role.LEADER:
             self._lead_on()
@@ -213,6 +219,7 @@ class Replica(ReplicaState):
             chosen,
             self._queue.served(self.chosen_upto),
             self._fetches,
+            self._queue.wall,
         )
         self._messages, self._fetches = [], []
         return effects
@@ -451,7 +458,7 @@ class Replica(ReplicaState):
             self._send(self.leader, question)
 
     def _confirm_reads(self) -> None:
-        for node, reply in self._heartbeats.confirmed():
+        for node, reply in self._heartbeats.confirmed(self._wall):
             self._reply_to_read(node, reply)
 
     def _serve_by_lease(self, phase2: Phase2) -> None:
@@ -461,7 +468,7 @@ class Replica(ReplicaState):
         """
         if self._queue.close_turn():
             self._ask_read_index()
-        for node, reply in self._heartbeats.answer_by_lease(self._read_index(phase2)):
+        for node, reply in self._heartbeats.answer_by_lease(self._read_index(phase2), self._wall):
             self._reply_to_read(node, reply)
 
     def _reply_to_read(self, node: str, reply: ReadIndexReply) -> None:

@@ -57,6 +57,7 @@ class ReplicaState:
         self._others = [other for other in self.configuration.nodes if other != node]
         self._timing = timing or Timing()
         self._now = now
+        self._wall = 0
         self._log = Log(chosen_upto + 1, accepted)
         self._acceptor = Acceptor(self._log, promised)
         self._learner = Learner(self._log, chosen_upto)

@@ -281,7 +281,11 @@ Command: TypeAlias = Simple | Txn | Tick
 
 
 class Slots(msgspec.Struct, frozen=True, gc=False):
-    """A read that is no command: for each key the slot that last changed it as an Integer, 0 if it does not exist."""
+    """A read that is no command: for each key the slot that last changed it as an Integer, 0 if it does not exist.
+
+    Without keys it asks for nothing: it is answered once a later look at whatever is applied shows all that was
+    acknowledged, and no key whose time was over.
+    """
 
     keys: list[bytes]
 

@@ -128,7 +128,7 @@ class EmbeddedStore:
                     self._appends.ended(error, clocks.now())
                 else:
                     self._appends.ended(None, clocks.now())
-            moved = bool(records) or self._node.applied_upto > before
+            moved = bool(records) or self._node.applied_upto > before or self._node.has_more
 
 
 def _reply(outcome: Reply | Refusal) -> Reply:

@@ -330,7 +330,7 @@ class PipeHost:
                 if not self._pipes.is_full:  # nodes repeat messages, endlessly if nobody reads them
                     self._pipes.write(wire.encode_peer(node.node_id, receiver, _encode_peer(message)))
             node.apply()
-            moved = self._moved or node.applied_upto > applied_upto
+            moved = self._moved or node.applied_upto > applied_upto or node.has_more
             if turn.records and self._disk is None:
                 node.append(turn.records)
                 node.persisted()

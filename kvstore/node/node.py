@@ -17,8 +17,9 @@ from consensus.catchup import one_message
 from consensus.election import Timing
 from consensus.messages import Record, Run
 from consensus.replica import Replica, Role
-from kvstore.commands import Command, Get, Query, Result
+from kvstore.commands import Command, Get, Query, Result, Slots
 from kvstore.errors import DamagedError, KvstoreError, Refusal, StateDamagedError, StorageFullError, UnavailableError
+from kvstore.node.fading import FadingReads
 from kvstore.node.faults import failed
 from kvstore.node.log_rows import log_rows
 from kvstore.node.peer_messages import Forward, ForwardSlot, ForwardSlotReply, LeftOut, PeerMessage
@@ -45,6 +46,9 @@ EXPIRING_SLOTS = 4
 """While keys are due each slot may remove many."""
 READS_CHECKED = 16
 """After this many plain reads, or any other one, it checks whether its turn is over."""
+EXPIRY_PATIENCE = 1_000
+"""How long, in ms, a query of the database waits for keys that are due to go."""
+_ALL_THAT_IS_DUE = Slots([])
 GIVE_UP_INTERVAL = 50
 """How often, in ms, the node looks for requests whose time is over."""
 
@@ -124,12 +128,14 @@ class Node:
         self._records = RecordQueue()
         self._chosen: list[Run] = []
         self._reads_upto = 0
+        self._reads_wall = 0
+        self._fading = FadingReads(self._proposals.add_tick)
         self._fetches: list[tuple[str, int, int]] = []
         self._keep_slots = keep_slots
         self._give_up_at = now
         self._is_late = is_late or _never
         self.has_more = False
-        """Whether the last ``apply`` stopped because its turn was over."""
+        """Whether the last ``apply`` left something to do: its turn was over, or it has put a tick into the log."""
         self.last_done = ""
         """What ``apply`` did last, for people."""
 
@@ -163,7 +169,7 @@ class Node:
 
         Raises UnavailableError when it is not taken.
         """
-        if self._reading >= MAX_PENDING:
+        if self._reading + len(self._fading) >= MAX_PENDING:
             raise UnavailableError(f"more than {MAX_PENDING} reads are waiting: send them more slowly")
         self._reading += 1
         self._reads.setdefault(self.replica.read(), []).append(PendingRead(query, done, deadline))
@@ -171,12 +177,12 @@ class Node:
     @property
     def has_pending(self) -> bool:
         """Whether any request waits for its outcome."""
-        return bool(self._reads or self._proposals.waiting)
+        return bool(self._reads or self._fading or self._proposals.waiting)
 
     @property
     def waiting(self) -> int:
         """The number of requests that wait for their outcome."""
-        return self._proposals.waiting + self._reading
+        return self._proposals.waiting + self._reading + len(self._fading)
 
     @property
     def is_alone(self) -> bool:
@@ -321,7 +327,7 @@ class Node:
             raise self._state.damage  # whichever request met it has been answered
         self._now, self._wall = now, wall
         self._proposals.now, self._proposals.wall = now, wall
-        self.replica.tick(now)
+        self.replica.tick(now, wall)
         if now >= self._give_up_at:
             self._give_up_at = now + GIVE_UP_INTERVAL
             self._give_up()
@@ -344,7 +350,9 @@ class Node:
         effects = self.replica.effects()
         self._records.add(effects.records, effects.upto)
         self._chosen += effects.chosen
-        self._reads_upto = max(self._reads_upto, effects.reads)
+        if effects.reads:
+            self._reads_wall = max(self._reads_wall, effects.wall) if self._reads_upto else effects.wall
+            self._reads_upto = effects.reads
         self._fetches += effects.fetches
         messages = self._proposals.take_messages()
         messages += effects.messages
@@ -360,6 +368,8 @@ class Node:
             self._apply_chosen()
             self._proposals.acknowledge()
         self._proposals.complete_slots(self._chosen_value)
+        if self._fading.ready:
+            self._serve_faded()
         if self._reads_upto and not self._chosen:
             self._serve_reads(self._reads_upto)
             if not self.has_more:
@@ -367,6 +377,9 @@ class Node:
         fetches, self._fetches = self._fetches, []
         for receiver, first, last in fetches:
             self.replica.supply(receiver, one_message(self._log.read(first, last)))
+        if self._fading.has_asked:
+            self._fading.has_asked = False
+            self.has_more = True
         self._tidy()
 
     @property
@@ -404,8 +417,19 @@ class Node:
         self._commits.ended(batch, outcome, self._now)
 
     def when_committed(self, done: Callable[[UnavailableError | None], None], deadline: int) -> None:
-        """Call ``done`` once the database shows all that is applied now, or why it does not."""
-        self._commits.wait(done, deadline)
+        """Call ``done`` once the database shows all that is applied now, or why it does not.
+
+        If keys are due by this node's clock they go first, unless no leader lets them within a second.
+        """
+        due = self._state.next_expiry
+        if due is None or due > self._wall or self.replica.leader is None:
+            self._commits.wait(done, deadline)
+            return
+
+        def proceed(outcome: Reply | Refusal) -> None:
+            self._commits.wait(done, deadline)
+
+        self.query(_ALL_THAT_IS_DUE, proceed, min(deadline, self._now + EXPIRY_PATIENCE))
 
     def close(self) -> None:
         """Commit the state as far as the log is durable, and close both stores. Nothing may be under way."""
@@ -456,6 +480,11 @@ class Node:
         return value if value is not None else next(self._log.read(slot, slot)).values[0]
 
     def _serve_reads(self, upto: int) -> None:
+        state, as_of = self._state, self._reads_wall
+        due = state.next_expiry
+        if due is not None and state.clock < as_of and due <= as_of:
+            self._serve_what_lives(upto, as_of)
+            return
         for number in [number for number in self._reads if number <= upto]:
             reads = self._reads.pop(number)
             for index, read in enumerate(reads, 1):
@@ -471,6 +500,49 @@ class Node:
                     if index < len(reads):
                         self._reads[number] = reads[index:]
                     return
+
+    def _serve_what_lives(self, upto: int, as_of: int) -> None:
+        """Serve the reads up to a number, except those that meet a key which is due by the leader's clock, ``as_of``.
+
+        As a rule no key is due: the leader lets keys expire within some 10 ms.
+        """
+        fading: list[PendingRead] = []
+        for number in [number for number in self._reads if number <= upto]:
+            reads = self._reads.pop(number)
+            for index, read in enumerate(reads, 1):
+                self._reading -= 1
+                outcome = self._outcome_as_of(read.query, as_of)
+                if outcome is None:
+                    fading.append(read)
+                else:
+                    read.done(outcome)
+                if self._is_late():
+                    self.has_more = True
+                    if index < len(reads):
+                        self._reads[number] = reads[index:]
+                    break
+            if self.has_more:
+                break
+        if fading:
+            self._fading.wait(fading)
+
+    def _serve_faded(self) -> None:
+        ready, self._fading.ready = self._fading.ready, []
+        for index, read in enumerate(ready, 1):
+            read.done(self._outcome(read.query))
+            if self._is_late() and index < len(ready):
+                self.has_more = True
+                self._fading.ready = ready[index:] + self._fading.ready
+                return
+
+    def _outcome_as_of(self, query: Query, as_of: int) -> Reply | Refusal | None:
+        try:
+            result = self._state.query_as_of(query, self._wall, as_of)
+        except KvstoreError:
+            raise  # the database itself fails
+        except Exception as error:
+            return failed(type(query).__name__, error)
+        return None if result is None else Reply(result)
 
     def _outcome(self, query: Query) -> Reply | Refusal:
         try:

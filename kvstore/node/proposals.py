@@ -160,6 +160,20 @@ class Proposals:
         self._pending_bytes += size
         self._to_send.append(proposal)
 
+    def add_tick(self, done: Callable[[Reply | Refusal], None], deadline: int) -> None:
+        """Let time pass in the log, for reads of this node that wait for it. Raises StorageFullError.
+
+        A full disk does not refuse it, as it takes none of a leader's own: the reserve has room for them.
+        """
+        if self.log_full is not None:
+            raise StorageFullError(str(self.log_full))
+        self._sequence += 1
+        key = (self._session, self._sequence)
+        request = Request(self._session, self._sequence, self._acknowledged, Tick(), self._since)
+        proposal = CommandProposal(deadline=deadline, request=request, done=done)
+        self._commands[key] = proposal
+        self._to_send.append(proposal)
+
     def add_slot(self, slot: int, json: bytes, done: Callable[[SlotReply | Refusal], None], deadline: int) -> None:
         """Take a JSON value that a client proposes for a slot. Raises CommandError when the slot is out of range."""
         highest = self._replica.chosen_upto + SLOT_WINDOW

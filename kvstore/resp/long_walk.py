@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvstore.commands import Exists, Keys, Walk
+from kvstore.commands import Keys, Slots, Walk
 from kvstore.errors import Refusal
 from kvstore.node.service import Service
 from kvstore.resp.encoding import Encoded, OnAnswer, bulk
@@ -47,7 +47,7 @@ class LongWalk:
         if locally:
             self._shares.wait(self)
         else:
-            self._service.query(Exists([b"x"]), self._confirmed)
+            self._service.query(Slots([]), self._confirmed)  # and all that is due has gone
 
     def _confirmed(self, outcome: Reply | Refusal) -> None:
         if isinstance(outcome, Reply):

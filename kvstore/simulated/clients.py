@@ -255,7 +255,9 @@ def _fading(rng: random.Random) -> Command:
         return Expire(key, rng.choice([0, 50, 500]))
     if dice < 0.6:
         return Persist(key)
-    return Txn([Incr(key), Get(key)]) if dice < 0.7 else Txn([Get(key), Exists([FADING[0]]), Set(key, _value(rng))])
+    if dice < 0.8:
+        return Get(key)
+    return Txn([Incr(key), Get(key)]) if dice < 0.9 else Txn([Get(key), Exists([FADING[0]]), Set(key, _value(rng))])
 
 
 def _over_keys(rng: random.Random) -> Command:

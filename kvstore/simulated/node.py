@@ -13,12 +13,12 @@ from consensus.replica import Replica
 from consensus.simulation.disk import Disk, RottenRecord
 from consensus.simulation.service import Damaged
 from consensus.simulation.violation import Violation
-from kvstore.commands import is_read_only
+from kvstore.commands import Found, Get, Integer, Ttl, is_read_only
 from kvstore.errors import CommandError, DamagedError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.node.node import Node
 from kvstore.node.peer_messages import Forward, ForwardSlot, PeerMessage
 from kvstore.simulated.model import seen
-from kvstore.simulated.oracle import Told
+from kvstore.simulated.oracle import Earliest, Told
 from kvstore.simulated.requests import ClientReply, ClientRequest, SlotClaim, SlotVerdict
 from kvstore.simulated.state import NO_ROOM, Environment, SimulatedState
 from kvstore.state.machine import StateMachine
@@ -48,6 +48,7 @@ class SimulatedNode:
         self._environment = environment
         self._now = now
         self._replies: list[tuple[str, object]] = []
+        environment.oracle.clock_read(name, wall)
         with _damage():
             disk.open()
             self._node = Node(
@@ -79,6 +80,7 @@ class SimulatedNode:
 
     def tick(self, now: int, wall: int) -> None:
         self._now = now
+        self._environment.oracle.clock_read(self._name, wall)
         ended = self._state.ended(now)
         if ended is not None:
             self._node.committed(*ended)
@@ -125,8 +127,11 @@ class SimulatedNode:
         command, deadline = request.command, self._now + request.patience
         led_by = self.replica.ballot
         self._environment.oracle.asked(client, request.sequence)
+        earliest = self._environment.oracle.earliest()
 
         def done(outcome: Reply | Refusal) -> None:
+            if isinstance(command, Get) and isinstance(outcome, Reply) and isinstance(outcome.result, Found):
+                self._judge_time(client, request, outcome, earliest)
             self._answer(client, request, outcome, led_by)
 
         try:
@@ -146,6 +151,16 @@ class SimulatedNode:
             done(UnavailableError(str(error)))
         except UnknownOutcomeError as error:
             done(error)
+
+    def _judge_time(self, client: str, request: ClientRequest, outcome: Reply, since: Earliest) -> None:
+        """A read shows a key: could its time be over?"""
+        assert isinstance(request.command, Get)
+        expires = self.state.query(Ttl(request.command.key, absolute=True), 0)
+        if isinstance(expires, Integer) and expires.number > 0:
+            upto = self._node.applied_upto
+            told = Told(client, request.sequence, request.command, outcome.slot, upto, seen(outcome.result))
+            self._environment.oracle.shown(self._name, told, expires.number, since)
+            self._environment.note("expiry: a read shows a key that will expire")
 
     def _answer(self, client: str, request: ClientRequest, outcome: Reply | Refusal, led_by: Ballot) -> None:
         count = self._environment.note

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
+from typing import NamedTuple
 
 import msgspec
 
@@ -47,6 +48,13 @@ class Told(msgspec.Struct, frozen=True):
     result: Seen
 
 
+class Earliest(NamedTuple):
+    """The earliest time that a clock showed at some moment, in ms since 1970. It means nothing once a clock was set."""
+
+    wall: int
+    clocks_set: int
+
+
 class Oracle:
     """One for a whole run: over all nodes, incarnations and clients.
 
@@ -63,9 +71,35 @@ class Oracle:
         self._results: dict[int, int] = {0: 0}
         self._digests: dict[int, tuple[str, str]] = {}
         self._time = 0
+        self._walls: dict[str, int] = {}
+        self._clocks_set = 0
+        """How often a clock was set back, or a new one came in."""
         self._seen_upto = 0
         self._floors: dict[tuple[str, int], int] = {}
         self._open: Counter[tuple[str, int]] = Counter()
+
+    # -- time of day --------------------------------------------------------------------------------------------------
+
+    def clock_read(self, node: str, wall: int) -> None:
+        """A node was told the time of day."""
+        if wall < self._walls.get(node, wall + 1):
+            self._clocks_set += 1
+        self._walls[node] = wall
+
+    def earliest(self) -> Earliest:
+        """What the slowest of all clocks shows: whoever leads, its clock shows no less later on."""
+        return Earliest(min(self._walls.values()), self._clocks_set)
+
+    def shown(self, node: str, told: Told, expires: int, since: Earliest) -> None:
+        """A node shows a key, which expires at this time (0 = never), to a read that came to it at that time."""
+        if since.clocks_set == self._clocks_set and 0 < expires <= since.wall:
+            raise Violation(
+                "a read shows no key whose time was over when it was asked for",
+                f"{node} answers read {told.sequence} of {told.client} with {told.result!r} as of slot {told.as_of};"
+                f" the key's time was {expires}, and no clock showed less than {since.wall} when the read came",
+                nodes=[node],
+                slots=[told.as_of],
+            )
 
     # -- while the run goes on ----------------------------------------------------------------------------------------
 
@@ -110,7 +144,8 @@ class Oracle:
         if isinstance(entry.command, Tick):
             self._counts["expiry: the leader moved the clock on"] += 1
         executed_in, expected = self.model.apply(slot, entry)
-        if entry.session and executed_in == slot and not self._open[entry.session, entry.sequence]:
+        of_client = entry.session and not isinstance(entry.command, Tick)  # nodes let time pass of their own accord
+        if of_client and executed_in == slot and not self._open[entry.session, entry.sequence]:
             raise Violation(
                 "what was refused for certain does not happen",
                 f"slot {slot} executes request {entry.sequence} of {entry.session}, and every node that was asked"

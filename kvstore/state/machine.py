@@ -322,6 +322,20 @@ class StateMachine:
             self._keys.release()
         return result
 
+    def query_as_of(self, query: Query, now: int, as_of: int) -> Result | None:
+        """As ``query``, but None if a key that it looks at is due by ``as_of`` and not yet by the log's clock.
+
+        A query for the slots of no keys stands for all keys: it is None if any may be so.
+        """
+        if isinstance(query, Slots) and not query.keys:
+            return None
+        self._keys.look_ahead(as_of)
+        try:
+            result = self.query(query, now)
+        finally:
+            has_met = self._keys.look_back()
+        return None if has_met else result
+
     def executed_upto(self, session: str) -> int:
         """The sequence of this session up to which all were executed, 0 if none was."""
         return self._sessions.executed_upto(session)

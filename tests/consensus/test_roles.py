@@ -289,14 +289,14 @@ def test_a_read_waits_for_a_quorum_of_a_round_begun_after_it_arrived() -> None:
     rounds.begin(5)
     rounds.wait(N1, 1)
     rounds.answered("n2", 1)
-    assert rounds.confirmed() == []
+    assert rounds.confirmed(0) == []
     assert rounds.begin(8) == 2
-    assert rounds.confirmed() == []
+    assert rounds.confirmed(0) == []
     rounds.answered("n2", 1)
-    assert rounds.confirmed() == []
+    assert rounds.confirmed(0) == []
     rounds.answered("n3", 2)
-    assert rounds.confirmed() == [("n1", ReadIndexReply(B1, 11, 1, 8))]
-    assert rounds.confirmed() == []
+    assert rounds.confirmed(0) == [("n1", ReadIndexReply(B1, 11, 1, 8))]
+    assert rounds.confirmed(0) == []
 
 
 def test_a_later_answer_confirms_earlier_rounds() -> None:
@@ -306,7 +306,7 @@ def test_a_later_answer_confirms_earlier_rounds() -> None:
     rounds.wait(N2, 4)
     rounds.begin(6)
     rounds.answered("n3", 2)
-    assert rounds.confirmed() == [("n1", ReadIndexReply(B1, 11, 1, 5)), ("n2", ReadIndexReply(B1, 22, 4, 6))]
+    assert rounds.confirmed(0) == [("n1", ReadIndexReply(B1, 11, 1, 5)), ("n2", ReadIndexReply(B1, 22, 4, 6))]
 
 
 def test_reads_are_served_when_their_index_is_reached() -> None:

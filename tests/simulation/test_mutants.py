@@ -18,7 +18,7 @@ def test_there_are_many_and_no_two_alike() -> None:
 SHOWN_BY = {
     "a lease leaves no margin for the drift of clocks": 874,
     "an Accept for slots that have left memory is answered without a promise": 405,
-    "a request sent again forgets that the first was handed on, and is called never proposed": 124,
+    "a request sent again forgets that the first was handed on, and is called never proposed": 446,
     "an answer to reads of the process before a restart is taken for one to its own": 27,
     "what a commit without room held is missing in ranges until the node hears of it": 228,
 }

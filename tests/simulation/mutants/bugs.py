@@ -398,6 +398,10 @@ EXECUTION = [
         ("kvstore.state.machine:StateMachine.apply", "self._keys.expire(self.clock)", "pass"),
     ),
     mutant(
+        "a read does not wait for the tick that a due key needs",
+        ("kvstore.node.node:Node._serve_reads", "state.clock < as_of and due <= as_of", "False"),
+    ),
+    mutant(
         "a request sent again forgets that the first was handed on, and is called never proposed",
         ("kvstore.node.proposals:Proposals.add_command", "proposal.tried = waiting.tried", "pass"),
     ),
