@@ -272,6 +272,10 @@ class Node:
         """Some keys with this prefix, in byte order, as applied here."""
         return self._state.keys(prefix, limit)
 
+    def expiring(self) -> tuple[int, int]:
+        """About how many keys will expire, and how many ms they have left on average."""
+        return self._state.expiring(self._wall)
+
     def executed_upto(self, session: str) -> int:
         """The sequence of this session up to which all were executed here, 0 if none was."""
         return self._state.executed_upto(session)

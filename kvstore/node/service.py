@@ -23,6 +23,8 @@ class PeerInfo(msgspec.Struct, frozen=True):
     address: str
     connected: bool
     chosen_upto: int
+    client_address: str = ""
+    """HOST:PORT where it listens for clients, "" if this node has not heard yet."""
 
 
 class ServerStatus(msgspec.Struct, frozen=True):
@@ -113,6 +115,10 @@ class Service(Protocol):
 
     def keys(self, prefix: bytes, limit: int) -> list[bytes]:
         """Some keys with this prefix, in byte order, as applied here: for completion."""
+        ...
+
+    def expiring(self) -> tuple[int, int]:
+        """About how many keys will expire, and how many ms they have left on average."""
         ...
 
     def clock(self) -> int:

@@ -145,6 +145,8 @@ class Hub:
         self.later: Callable[[float, Callable[[], None]], object] | None = None
         """Calls a function after so many seconds; without it nothing is delayed."""
         self.max_clients = MAX_CLIENTS
+        self.leads: Callable[[], bool] = _always
+        """Whether this node leads, for those who ask which role it has."""
         self.accepted = 0
         self.rejected = 0
         self.commands = 0
@@ -209,6 +211,10 @@ class Hub:
     def is_password(self, given: bytes) -> bool:
         """Whether it is the password; compared in constant time."""
         return self.password is not None and hmac.compare_digest(self.password.encode(), given)
+
+
+def _always() -> bool:
+    return True
 
 
 def _held(client: Client) -> int:

@@ -26,7 +26,7 @@ from kvstore.commands import (
 )
 from kvstore.limits import MAX_TIME, MAX_TTL
 from kvstore.node.service import Service
-from kvstore.resp.cursors import Cursors
+from kvstore.resp.cursors import OwnCursors
 from kvstore.resp.encoding import OK, Error, RespValue, SimpleString
 from kvstore.resp.errors import SYNTAX, RequestError, quoted
 from kvstore.resp.long_walk import WALK_KEYS
@@ -135,7 +135,7 @@ def _all_keys(results: Sequence[SimpleResult]) -> RespValue:
     return list(results[0].keys) if isinstance(results[0], Keys) else []
 
 
-def _scan(arguments: list[bytes], cursors: Cursors, service: Service) -> Compiled:
+def _scan(arguments: list[bytes], cursors: OwnCursors, service: Service) -> Compiled:
     after = cursors.key(integer(arguments[1], 0, 2**64 - 1, "ERR invalid cursor"))
     options = arguments[2:]
     pattern, count, nothing = b"*", _SCAN_COUNT, False
@@ -160,7 +160,7 @@ def _scan(arguments: list[bytes], cursors: Cursors, service: Service) -> Compile
     return Compiled([Walk(after, min(count, WALK_KEYS), pattern)], render)  # COUNT is a hint
 
 
-def _random_key(arguments: list[bytes], cursors: Cursors, service: Service) -> Compiled:
+def _random_key(arguments: list[bytes], cursors: OwnCursors, service: Service) -> Compiled:
     size = service.look(Count())
     skip = random.randrange(size.number) if isinstance(size, Integer) and size.number else 0
     return Compiled([Walk(count=1, skip=skip)], _first_key)

@@ -20,6 +20,7 @@ from kvstore.commands import (
 from kvstore.errors import Refusal
 from kvstore.limits import check
 from kvstore.node.service import Service
+from kvstore.resp.cursors import OwnCursors
 from kvstore.resp.encoding import Error, NullArray, OnAnswer, RespValue
 from kvstore.resp.errors import failure, refusal
 from kvstore.resp.hub import Hub
@@ -33,7 +34,7 @@ class Requests:
 
     def __init__(self, service: Service, hub: Hub) -> None:
         self._service = service
-        self._cursors = hub.cursors
+        self._cursors = OwnCursors(hub.cursors)
         self._shares = hub.shares
 
     def compile(self, performer: OnData | OnWalk, request: list[bytes]) -> Compiled:

@@ -119,6 +119,7 @@ class Host:
         self._appends = Appends(self.node, _tell_of_disk, settings.timing.election[0])
         identity = Identity(_cluster(settings), settings.node_id, random.getrandbits(63))
         self.peers = Peers(identity, settings.peers, self._receive, self._resume)
+        self.peers.clients_at = clients.address
         self._known: tuple[Role, str | None] = (self.node.role, None)
 
     async def start(self) -> None:
@@ -426,6 +427,9 @@ class Host:
     def keys(self, prefix: bytes, limit: int) -> list[bytes]:
         return self.node.keys(prefix, limit)
 
+    def expiring(self) -> tuple[int, int]:
+        return self.node.expiring()
+
     def clock(self) -> int:
         return clocks.wall()
 
@@ -448,7 +452,13 @@ class Host:
             longest_turn_ms=self._long_turns.longest_ms,
             longest_turn=self._long_turns.longest,
             peers=[
-                PeerInfo(peer, address_text(address), self.peers.is_connected(peer), self.node.heard_chosen(peer))
+                PeerInfo(
+                    peer,
+                    address_text(address),
+                    self.peers.is_connected(peer),
+                    self.node.heard_chosen(peer),
+                    self.peers.clients_of(peer),
+                )
                 for peer, address in self.peers.addresses.items()
             ],
         )

@@ -7,6 +7,7 @@ import errno
 import gc
 import os
 import socket
+from collections.abc import Callable
 from functools import partial
 from typing import cast
 
@@ -65,7 +66,7 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
         data_dir.claim(settings.cluster_name)  # after the log is there: a claimed directory without one has lost it
         for start, address in (
             (host.start, settings.peer_listen),
-            (partial(clients.listen, host), settings.client_listen),
+            (partial(clients.listen, host, lambda: host.node.leads), settings.client_listen),
         ):
             try:
                 await start()
@@ -74,7 +75,7 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
         log.info(
             "serving",
             clients=clients.address,
-            peers=host.peer_address,
+            peers=host.peer_address if host.peers.addresses else "none",
             nodes=",".join(sorted(settings.peers)),
             applied=host.node.applied_upto,
         )
@@ -119,10 +120,11 @@ class ClientListener:
         self._open: set[ClientProtocol] = set()
         self._server: asyncio.Server | None = None
 
-    async def listen(self, service: Service) -> None:
-        """Accept clients of this service. Raises OSError if the address cannot be used."""
+    async def listen(self, service: Service, leads: Callable[[], bool]) -> None:
+        """Accept clients of this service; ``leads``: whether its node does. Raises OSError for an address in use."""
         loop = asyncio.get_running_loop()
         self._hub.later = loop.call_later
+        self._hub.leads = leads
         self._server = await loop.create_server(
             lambda: ClientProtocol(service, self._hub, self._open), *self._listen, backlog=BACKLOG
         )

@@ -267,6 +267,8 @@ class Peers:
         self.receive = receive
         self._resume = resume
         self.addresses = {node: address for node, address in addresses.items() if node != identity.node}
+        self.clients_at = ""
+        """HOST:PORT where this node listens for clients: it tells the others."""
         self._identity = identity
         self._dialled: dict[str, OutboundConnection] = {}
         self._accepted: dict[str, InboundConnection] = {}
@@ -275,7 +277,12 @@ class Peers:
         self._server: asyncio.Server | None = None
 
     async def start(self, listen: Address) -> Address:
-        """Listen, and begin to dial the others; returns the address in use. Raises OSError if that cannot be used."""
+        """Listen, and begin to dial the others; returns the address in use. Raises OSError if that cannot be used.
+
+        A node alone does not listen.
+        """
+        if not self.addresses:
+            return listen  # nobody will call
         loop = asyncio.get_running_loop()
 
         def accept() -> InboundConnection:
@@ -299,6 +306,19 @@ class Peers:
 
     def is_connected(self, node: str) -> bool:
         return node in self._dialled
+
+    def clients_of(self, node: str) -> str:
+        """HOST:PORT where another node listens for clients, "" as long as it has not said so.
+
+        One that listens on all its addresses is named by the host that the others know.
+        """
+        link = self._accepted.get(node)
+        if link is None or link.hello is None:
+            return ""
+        host, _, port = link.hello.clients.rpartition(":")
+        if host in ("0.0.0.0", "[::]"):
+            return address_text((self.addresses[node][0], port))
+        return link.hello.clients
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
@@ -366,7 +386,8 @@ class Peers:
         """Dial and greet a node; None when it cannot be reached or refuses."""
         loop = asyncio.get_running_loop()
         link = OutboundConnection(loop, node)
-        hello = Hello(self._identity.cluster, self._identity.node, node, PROTOCOL_VERSION, self._identity.incarnation)
+        own = self._identity
+        hello = Hello(own.cluster, own.node, node, PROTOCOL_VERSION, own.incarnation, self.clients_at)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await loop.create_connection(lambda: link, *self.addresses[node])

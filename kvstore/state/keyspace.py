@@ -19,6 +19,7 @@ from kvstore.state.rows import (
     MANY_ROWS,
     Overlay,
     as_bytes,
+    count_expiring,
     count_prefix,
     count_present,
     keys_from,
@@ -47,7 +48,12 @@ _SORTED_PER_WORK = 3
 _COUNTED_PER_WORK = 4
 """Shifts: of bytes that are read, keys that are put in order and keys that are counted, to units of work."""
 
+MAX_COUNTED = 50_000
+MAX_COUNTED_CHANGES = 1_000
+"""So many keys, of the database and of each layer in memory, are looked at to tell how many expire."""
+
 _CLEAR = "DELETE FROM kv"
+_EXPIRING = "SELECT count(*), coalesce(sum(expires), 0) FROM (SELECT expires FROM kv WHERE expires IS NOT NULL LIMIT ?)"
 _DUE = "SELECT expires, key FROM kv WHERE expires <= ? AND (expires, key) > (?, ?) ORDER BY expires, key"
 Due: TypeAlias = tuple[int, bool, bytes]
 """When a key is due, whether SQLite holds it as a BLOB, and the key: in the order of SQLite's index."""
@@ -408,6 +414,30 @@ class Keyspace:
             return living
         self._read()
         return count_prefix(self._reader, prefix) - count_present(self._reader, keys) + living
+
+    def expiring(self) -> tuple[int, int]:
+        """About how many keys will expire, and the sum of their times, in ms since 1970.
+
+        At most ``MAX_COUNTED`` of the database are counted, and of each layer in memory the latest changes.
+        """
+        layers, shows_table = self._layers()
+        number = total = 0
+        if shows_table:
+            self._read()
+            number, total = self._reader.execute(_EXPIRING, (MAX_COUNTED,)).fetchone()
+        seen: set[bytes] = set()
+        for layer in layers:
+            for key in islice(reversed(layer), MAX_COUNTED_CHANGES):
+                if key in seen:
+                    continue
+                seen.add(key)
+                cell = layer[key]
+                if cell is not None and cell.expires:
+                    number, total = number + 1, total + cell.expires
+        if shows_table and seen:
+            known, sum_of_known = count_expiring(self._reader, seen)
+            number, total = max(0, number - known), max(0, total - sum_of_known)
+        return number, total
 
     def walk(self, after: bytes, skip: int, count: int) -> list[bytes]:
         """The keys after ``after`` in byte order, without the first ``skip`` of them, at most ``count`` (0 = all)."""

@@ -365,6 +365,13 @@ class StateMachine:
         with storage_errors(self._path, on_damage=self._on_damage):
             return self._keys.size
 
+    def expiring(self, now: int) -> tuple[int, int]:
+        """About how many keys will expire, and how many ms they have left on average."""
+        with storage_errors(self._path):
+            number, total = self._keys.expiring()
+            self._keys.release()
+        return number, max(0, total // number - max(self.clock, now)) if number else 0
+
     def results(self, first: int, last: int) -> dict[int, str]:
         """The recorded results of recent slots within first..last, as text."""
         with storage_errors(self._path, on_damage=self._on_damage):

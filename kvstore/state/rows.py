@@ -115,6 +115,16 @@ def count_present(connection: sqlite3.Connection, keys: Iterable[bytes], before:
     return present
 
 
+def count_expiring(connection: sqlite3.Connection, keys: Iterable[bytes]) -> tuple[int, int]:
+    """How many of these keys the table lets expire, and the sum of their times in ms."""
+    number = total = 0
+    for key in sorted(keys):
+        row = connection.execute("SELECT expires FROM kv WHERE key = ?", (stored(key),)).fetchone()
+        if row is not None and row[0]:
+            number, total = number + 1, total + row[0]
+    return number, total
+
+
 def write_rows(connection: sqlite3.Connection, changes: Overlay, doubtful: Collection[bytes] = ()) -> int:
     """Write what keys hold into the open transaction; returns how many of the doubtful ones the table did not hold.
 

@@ -108,6 +108,9 @@ class Service:
     def keys(self, prefix: bytes, limit: int) -> list[bytes]:
         return []
 
+    def expiring(self) -> tuple[int, int]:
+        return 0, 0
+
     def clock(self) -> int:
         return 0
 

@@ -82,6 +82,9 @@ class Node:
     def keys(self, prefix: bytes, limit: int) -> list[bytes]:
         return self.state.keys(prefix, limit)
 
+    def expiring(self) -> tuple[int, int]:
+        return 0, 0
+
     def clock(self) -> int:
         return 1_000
 

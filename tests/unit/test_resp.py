@@ -27,7 +27,9 @@ from kvstore.commands import (
     Value,
 )
 from kvstore.errors import Refusal, UnavailableError, UnknownOutcomeError
+from kvstore.resp import cursors
 from kvstore.resp.connection import MAX_BACKLOG, MAX_UNSENT
+from kvstore.resp.cursors import OwnCursors
 from kvstore.resp.encoding import encode
 from kvstore.resp.lcs import lcs
 from kvstore.resp.parser import MAX_LINE_BYTES, Parser, ProtocolError, split_line
@@ -507,3 +509,16 @@ def test_comparing_long_values_is_too_quick_to_disturb_an_election() -> None:
     began = monotonic()
     lcs(one, other, False, True, with_length=True, least=0)
     assert monotonic() - began < 0.3
+
+
+def test_no_client_pushes_out_the_cursors_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cursors, "MAX_CURSORS", 50)
+    shared = Cursors()
+    kept = [(own, own.add(b"%d" % number)) for own in [OwnCursors(shared) for _ in range(3)] for number in range(5)]
+    greedy = OwnCursors(shared)
+    last = [greedy.add(b"%d" % number) for number in range(200)][-1]
+    other = OwnCursors(shared)
+    assert [own.key(cursor) for own, cursor in kept] == 3 * [b"0", b"1", b"2", b"3", b"4"]
+    assert other.key(last) == b"199"  # any connection may go on with it
+    assert other.key(other.add(b"x")) == b"x"
+    assert [own.key(cursor) for own, cursor in kept] == 3 * [b"0", b"1", b"2", b"3", b"4"]
