@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from cli.exits import OK, UNMET, write_lines
+from cli.exits import INTERRUPTED, OK, UNMET, write_lines
 from cli.progress import StatusLine, bar, clock
 from cli.render import counted, table_lines
 from consensus.membership import MAX_NODES
@@ -66,10 +66,14 @@ def run(options: SimulateOptions, output: str) -> int:
         write_lines([_json(tally)])
     else:
         write_lines(_summary(tally, output))
+        if tally.interrupted:
+            write_lines([f"interrupted after {tally.seeds:,} of {last - first + 1:,} seeds"])
         for failure in tally.failures[1:]:
             write_lines(_headline(failure))
         if tally.failures:
             write_lines(_explained(tally.failures[0]))
+    if tally.interrupted:
+        return INTERRUPTED
     return UNMET if tally.failures else OK
 
 
@@ -78,6 +82,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.seeds = self.events = 0
+        self.interrupted = False
         self.failures: list[Outcome] = []
         self.times: Counter[str] = Counter()
         self.seeds_with: Counter[str] = Counter()
@@ -160,6 +165,10 @@ def _many(base: Scenario, seeds: range, jobs: int) -> Tally:
                 if share is not None and len(tally.failures) < MAX_FAILURES:
                     running.add(pool.submit(_share, base, share))
             line.draw(lambda: progress_text(tally, len(seeds)))
+    except KeyboardInterrupt:
+        pool.shutdown(wait=False, cancel_futures=True)
+        tally.interrupted = True  # what is known by now is worth showing
+        return tally
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         raise

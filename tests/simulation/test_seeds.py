@@ -34,6 +34,7 @@ election: leader lost
 election: leader lost with accepted, unchosen slots
 election: two believe that they lead
 election: won
+expiry: a read shows a key that will expire
 expiry: the leader moved the clock on
 lease: held at the end of a turn
 lease: released to the next leader

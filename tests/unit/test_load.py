@@ -24,7 +24,7 @@ from cli.loading.load import Load, LoadOptions, run
 from cli.loading.progress import progress_text
 from cli.loading.source import Source
 from cli.target import Target
-from kvstore.commands import Command, Entry, Failed, Found, Get, Set, Value
+from kvstore.commands import Command, Entry, Failed, Found, Get, Set, Txn, Value
 from kvstore.decimal_text import INTEGER, decimal_of
 from kvstore.errors import CommandError, UnavailableError, UnknownOutcomeError
 from kvstore.handles.embedded import EmbeddedStore
@@ -169,6 +169,17 @@ def shown(items: list[tuple[int, Content]]) -> list[tuple[int, object]]:
 def test_commands_pass_over_blank_lines_and_comments_and_keep_the_files_line_numbers() -> None:
     items = contents("# first\n\n  set a 1\r\n   # second\nset b 'x y'\n", "commands")
     assert items == [(3, Set(b"a", Value(b"1"))), (5, Set(b"b", Value(b"x y")))]
+
+
+def test_a_sign_behind_a_command_is_no_part_of_it() -> None:
+    """As at the prompt: it would go into the last word in silence."""
+    (first, wrong), (second, kept), (_, transaction) = load_formats.read_commands(
+        [b"set a=1;", b'set a="1;"', b"txn { set a 1; }"], 0
+    )
+    assert (first, second) == (1, 2)
+    assert isinstance(wrong, CommandError) and "leave out the ;" in str(wrong)
+    assert kept == Set(b"a", Value(b"1;"))
+    assert isinstance(transaction, Txn)
 
 
 def test_jsonl_keeps_types() -> None:

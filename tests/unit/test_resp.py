@@ -29,7 +29,7 @@ from kvstore.commands import (
 from kvstore.errors import Refusal, UnavailableError, UnknownOutcomeError
 from kvstore.resp import cursors
 from kvstore.resp.connection import MAX_BACKLOG, MAX_UNSENT
-from kvstore.resp.cursors import OwnCursors
+from kvstore.resp.cursors import Cursors, OwnCursors
 from kvstore.resp.encoding import encode
 from kvstore.resp.lcs import lcs
 from kvstore.resp.parser import MAX_LINE_BYTES, Parser, ProtocolError, split_line
