@@ -6,7 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
-from concurrent.futures import Future
+from concurrent import futures
 from pathlib import Path
 
 import pytest
@@ -103,12 +103,12 @@ def test_nothing_begins_that_cannot_be_understood() -> None:
 def test_what_an_interrupted_run_has_found_is_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wait, waited = simulate_command.wait, []
+    waited: list[object] = []
 
-    def interrupted(running: set[Future[object]], timeout: float, when: str) -> object:
+    def interrupted(running: set[futures.Future[object]], timeout: float, when: str) -> object:
         if waited:
             raise KeyboardInterrupt
-        waited.append(wait(running, 100, when))
+        waited.append(futures.wait(running, 100, when))
         return waited[0]
 
     monkeypatch.setattr(simulate_command, "wait", interrupted)
