@@ -134,7 +134,6 @@ class Keyspace:
         self._grown = 0
         self._discarded: list[Overlay] = []
         self.next_expiry: int | None = self._earliest_expiry(-1)
-        self._was_overdue = False
         self.is_overdue = self.next_expiry is not None and self.next_expiry <= clock
         """Whether keys may be there that are due and not removed yet."""
 
@@ -213,14 +212,14 @@ class Keyspace:
 
     def look_ahead(self, clock: int) -> None:
         """Until ``look_back`` keys that are due by this time, which is later than the log's, count as gone too."""
-        self._was_overdue, self.is_overdue = self.is_overdue, True
+        self.is_overdue = True
         self._clock = clock
         self._has_met_due = False
 
     def look_back(self) -> bool:
         """Return to the log's own time; whether anything was asked since ``look_ahead`` that a due key may change."""
-        self.is_overdue = self._was_overdue
         self._clock = self._log_clock
+        self.is_overdue = self.next_expiry is not None and self.next_expiry <= self._log_clock
         return self._has_met_due
 
     def _cell_of(self, key: bytes) -> Cell | None:
