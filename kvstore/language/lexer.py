@@ -158,16 +158,11 @@ def quote(data: bytes) -> str:
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        return '"' + "".join(_shown(part) for part in _characters(data)) + '"'
+        return '"' + data.decode(errors="surrogateescape").translate(_SHOWN) + '"'
     plain = _PLAIN.fullmatch(text)
     if plain and text.isprintable() and text.lower() not in _KEYWORDS:
         return text
-    return '"' + "".join(_shown(character) for character in text) + '"'
-
-
-def _characters(data: bytes) -> list[str]:
-    """The characters where the bytes are UTF-8, and a lone surrogate for each byte that is not."""
-    return list(data.decode(errors="surrogateescape"))
+    return '"' + text.translate(_SHOWN) + '"'
 
 
 _NAMES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", '"': '\\"', "\\": "\\\\"}
@@ -182,3 +177,19 @@ def _shown(character: str) -> str:
     if character.isprintable():
         return character
     return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+class _Shown(dict[int, str]):
+    """How a character is written in quotes, by its number; a lone surrogate stands for a byte that is not UTF-8.
+
+    Looked up in C for every character of a value: a loop in Python takes a second for a MiB.
+    """
+
+    def __missing__(self, code: int) -> str:
+        shown = _shown(chr(code))
+        if code < 0x10000:  # all others together would take 100 MB
+            self[code] = shown
+        return shown
+
+
+_SHOWN = _Shown()

@@ -15,8 +15,12 @@ from kvstore.resp.encoding import OK, OnAnswer, RespValue
 from kvstore.resp.errors import RequestError, problem, refusal
 from kvstore.resp.spec import NEITHER, READS, WRITES, Effect, InMulti, OnNode, Spec, answering, integer
 from kvstore.state.entries import UNREADABLE
-from kvstore.state.sql import MAX_BYTES, MAX_ROWS, Table
+from kvstore.state.sql import MAX_ROWS, Table
 from kvstore.store import Reply, SlotReply
+
+MAX_LOG_ROWS = 1_000
+MAX_LOG_BYTES = 1_048_576
+"""So much of the log is shown in one turn, and one row more; whoever wants more asks for what follows."""
 
 _decode = msgspec.msgpack.Decoder(Command).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -27,11 +31,11 @@ def _log(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
     last = integer(arguments[2], 1) if len(arguments) > 2 else None
     rows: list[RespValue] = []
     size = 0
-    for row in islice(service.log(first, last), MAX_ROWS):
+    for row in islice(service.log(first, last), MAX_LOG_ROWS):
         where: list[RespValue] = [row.slot, str(row.ballot), row.status]
         rows.append([*where, row.value, row.session, row.sequence, row.stamp, row.result])
-        size += len(row.value)
-        if size > MAX_BYTES:
+        size += len(row.value) + len(row.result or "")
+        if size > MAX_LOG_BYTES:
             break
     answer(rows)
 

@@ -6,6 +6,7 @@ import hashlib
 import sqlite3
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from threading import Event
 from types import NoneType
@@ -380,7 +381,9 @@ class StateMachine:
             ).fetchall()
             if not all(type(result) is str for _, result in rows):
                 raise damaged_row("a row of results")
-        recent = {slot: _text(result) for slot, result in self._recent if first <= slot <= last and result}
+        low = self._recent[0][0] if self._recent else 0  # from there on it has every slot
+        wanted = islice(self._recent, max(first - low, 0), max(last - low + 1, 0))
+        recent = {slot: _text(result) for slot, result in wanted if result}
         return {**dict(rows), **recent}
 
     def sql(self, query: str, parameters: Sequence[object] = ()) -> Table:

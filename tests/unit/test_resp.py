@@ -31,11 +31,11 @@ from kvstore.resp import cursors
 from kvstore.resp.connection import MAX_BACKLOG, MAX_UNSENT
 from kvstore.resp.cursors import Cursors, OwnCursors
 from kvstore.resp.encoding import encode
+from kvstore.resp.kv_commands import MAX_LOG_BYTES, MAX_LOG_ROWS
 from kvstore.resp.lcs import lcs
 from kvstore.resp.parser import MAX_LINE_BYTES, Parser, ProtocolError, split_line
 from kvstore.resp.table import TABLE
 from kvstore.state import entries
-from kvstore.state.sql import MAX_BYTES
 from kvstore.store import LogRow
 from tests.unit.resp_client import Client, packed
 
@@ -356,7 +356,9 @@ def test_the_log_is_shown_a_part_at_a_time() -> None:
     client = Client()
     row = LogRow(1, Ballot(1, "n1"), "chosen", "x" * MAX_VALUE_BYTES, "", 0, 0, None)
     client.node.log = lambda first, last: iter([row] * 100)  # type: ignore[method-assign]
-    assert MAX_BYTES <= len(client.ask("KV.LOG 1")) < MAX_BYTES + 2 * MAX_VALUE_BYTES
+    assert MAX_LOG_BYTES <= len(client.ask("KV.LOG 1")) < MAX_LOG_BYTES + 2 * MAX_VALUE_BYTES
+    client.node.log = lambda first, last: iter([msgspec.structs.replace(row, value="x")] * 2_000)  # type: ignore[method-assign]
+    assert client.ask("KV.LOG 1").startswith(b"*%d\r\n" % MAX_LOG_ROWS)
 
 
 def test_watched_keys_are_compared_when_the_transaction_is_applied() -> None:
