@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from kvstore.commands import Cas, Count, Delete, Get, Incr, Push, Scan, Set, SetMany, Txn, Value
+from kvstore.commands import Cas, Count, Delete, Get, Incr, Push, Scan, Set, SetMany, Simple, Txn, Value
 from tests.fuzz.shapes import Request, anything
 from tests.fuzz.values import key, number, size, value
 
@@ -154,21 +154,20 @@ def _broken_transaction(random: Random) -> list[Request]:
     return [*watched, [b"MULTI"], *queued, [b"EXEC"], random.choice([[b"EXEC"], [b"DISCARD"], [b"MULTI"], [b"RESET"]])]
 
 
-def _simple(random: Random) -> Get | Set | Incr | Delete | SetMany | Cas | Push | Scan | Count:
+def _simple(random: Random) -> Simple:
     k, v = key(random), Value(value(random, 4_096))
-    return random.choice(
-        [
-            Get(k),
-            Set(k, v),
-            Incr(k, number(random) % 2**62),
-            Delete([k, key(random)]),
-            SetMany([k, k], [v, v]),
-            Cas(k, v, v),
-            Push(k, Value(b'{"a":1}', True)),
-            Scan(k[:2], 5),
-            Count(k[:1]),
-        ]
-    )
+    commands: list[Simple] = [
+        Get(k),
+        Set(k, v),
+        Incr(k, number(random) % 2**62),
+        Delete([k, key(random)]),
+        SetMany([k, k], [v, v]),
+        Cas(k, v, v),
+        Push(k, Value(b'{"a":1}', True)),
+        Scan(k[:2], 5),
+        Count(k[:1]),
+    ]
+    return random.choice(commands)
 
 
 def _execute(random: Random) -> list[Request]:

@@ -28,6 +28,8 @@ class Outcome:
     long_turns: int = 0
     longest_turn: tuple[int, str, str] = (0, "", "")
     """How long, at which node, and what it was."""
+    paused: set[str] = field(default_factory=set)
+    """Nodes whose process stood still on purpose: its turns say nothing."""
     complaints: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     _outages: int = 0
@@ -68,5 +70,7 @@ class Outcome:
     def measured(self, node: str, memory: int, turns: int, longest: int, what: str) -> None:
         with self.lock:
             self.memory[node] = max(self.memory.get(node, 0), memory)
+            if node in self.paused:
+                return
             self.long_turns += turns
             self.longest_turn = max(self.longest_turn, (longest, node, what))

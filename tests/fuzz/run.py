@@ -87,6 +87,7 @@ def break_off(servers: Servers, outcome: Outcome, random: Random, stopped: Stopp
     outcome.outage(True)
     try:
         if how == "pause":
+            outcome.paused.add(name)
             servers.pause(name)
         elif how == "kill":
             servers.kill(name)
@@ -98,6 +99,7 @@ def break_off(servers: Servers, outcome: Outcome, random: Random, stopped: Stopp
         if how == "pause":
             servers.resume(name)
         else:
+            outcome.paused.discard(name)
             servers.start(name)
         servers.wait_until_serving(name)
     except Exception:
