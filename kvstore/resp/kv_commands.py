@@ -9,7 +9,7 @@ import msgspec
 
 from kvstore.commands import MAX_VALUE_BYTES, Command, Exists, is_read_only
 from kvstore.errors import KvstoreError, Refusal
-from kvstore.limits import check
+from kvstore.limits import MAX_COMMAND_BYTES, check
 from kvstore.node.service import ServerStatus, Service
 from kvstore.resp.encoding import OK, OnAnswer, RespValue
 from kvstore.resp.errors import RequestError, problem, refusal
@@ -100,6 +100,10 @@ def _execute(service: Service, arguments: list[bytes], answer: OnAnswer) -> None
     if len(arguments) > 6:
         raise RequestError("ERR wrong number of arguments for 'kv.execute' command")
     _, session, sequence, acknowledged, packed, *since = arguments
+    if len(packed) > MAX_COMMAND_BYTES:  # before its values are read as JSON, which takes long
+        raise RequestError(
+            f"ERR the command has {len(packed):,} bytes in all, at most {MAX_COMMAND_BYTES:,} are allowed: split it"
+        )
     try:
         command = _decode(packed)
     except UNREADABLE as error:

@@ -27,6 +27,7 @@ from kvstore.commands import (
     Value,
 )
 from kvstore.errors import Refusal, UnavailableError, UnknownOutcomeError
+from kvstore.limits import MAX_COMMAND_BYTES
 from kvstore.resp import cursors
 from kvstore.resp.connection import MAX_BACKLOG, MAX_UNSENT
 from kvstore.resp.cursors import Cursors, OwnCursors
@@ -350,6 +351,14 @@ def test_what_is_not_a_command_is_refused() -> None:
         client.connection.received(wire(request))
         client.turn()
         assert client.said.startswith(b"-ERR this node does not know the command"), rubbish[:9]
+
+
+def test_a_command_that_is_too_large_is_refused_before_it_is_read() -> None:
+    """What is in it does not matter: JSON takes long to read."""
+    client = Client()
+    client.connection.received(wire([b"KV.EXECUTE", b"s", b"1", b"1", bytes(MAX_COMMAND_BYTES + 1)]))
+    client.turn()
+    assert client.said.startswith(b"-ERR the command has 16,777,217 bytes in all")
 
 
 def test_the_log_is_shown_a_part_at_a_time() -> None:

@@ -54,6 +54,6 @@ def healthy_clients(servers: Servers, longest_wait: float) -> Iterator[None]:
             thread.join()
         dead = [name for name in servers.names if not servers.is_running(name)]
         assert not dead, servers.log(dead[0])[-3_000:]
-    assert outcome.complaints == []
+    assert not outcome.complaints, outcome.complaints
     assert outcome.healthy > 0
     assert outcome.longest_wait < longest_wait

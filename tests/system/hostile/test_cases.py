@@ -83,7 +83,15 @@ def a3_changes_of_a_long_list(servers: Servers, name: str) -> None:
     """Each in JSON, which is read and written whole."""
     long = Value(b"[" + b",".join([b"1"] * 500_000) + b"]", True)
     changes: list[Simple] = [Cas(b"list", long, long)] * 15
-    say(servers, name, execute("lists", 1, Set(b"list", long)), *(execute("lists", n, Txn(changes)) for n in (2, 3)))
+    refused, *_ = say(
+        servers,
+        name,
+        execute("other lists", 1, Txn(changes)),
+        execute("lists", 1, Set(b"list", long)),
+        *(execute("lists", n, Txn(changes[:3])) for n in (2, 3)),
+        seconds=60,
+    )
+    error(refused, "bytes in all")
 
 
 def a3_comparisons(servers: Servers, name: str) -> None:
