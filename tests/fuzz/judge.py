@@ -45,7 +45,9 @@ def digest(state: Path, lasting_from: int) -> str:
         expires = names.index("expires")
         for row in database.execute("SELECT * FROM kv ORDER BY key"):
             if row[expires] is None or row[expires] == 0 or row[expires] > lasting_from:
-                found.update(repr(row).encode())
+                for column in row:
+                    found.update(column if isinstance(column, bytes) else repr(column).encode())
+                    found.update(b"|%d|" % (len(column) if isinstance(column, bytes) else 0))
     return found.hexdigest()
 
 
