@@ -56,8 +56,8 @@ def _run(plan: Plan, options: argparse.Namespace) -> int:
     print(
         f"seed {plan.seed}: {outcome.requests:,} requests, {outcome.healthy:,} healthy, longest wait"
         f" {outcome.longest_wait:.2f} s ({outcome.longest_wait_in_outage:.2f} s with a node down), memory"
-        f" {outcome.memory} MiB, {outcome.long_turns} long turns, the longest {outcome.longest_turn}, pipelines"
-        f" {outcome.pipelines}",
+        f" {outcome.memory} MiB, unavailable {outcome.unavailable} times, {outcome.long_turns} long turns, the longest"
+        f" {outcome.longest_turn}, pipelines {outcome.pipelines}",
         flush=True,
     )
     for complaint in outcome.complaints:

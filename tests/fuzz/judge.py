@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sqlite3
+import subprocess
 import time
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from tests.fuzz.outcome import Outcome
 from tests.system.servers import SOURCES, Servers, eventually
 
+SETTLING_SECONDS = 120.0
 _FAULT = re.compile(r"^\S+ \w+\s+(bug|request_failed)\b|^Traceback", re.MULTILINE)
 """In a node's log: a fault of the program, whether or not it ended anything."""
 
@@ -65,7 +67,7 @@ def judge(servers: Servers, outcome: Outcome) -> None:
     if not dead:
         try:
             _settle_and_compare(servers, outcome)
-        except (AssertionError, OSError, sqlite3.Error) as error:
+        except (AssertionError, OSError, sqlite3.Error, subprocess.SubprocessError) as error:
             outcome.complain(f"the cluster does not settle: {error!r}")
     for name in servers.names:
         if fault := faults(servers.log(name)):
@@ -73,7 +75,7 @@ def judge(servers: Servers, outcome: Outcome) -> None:
 
 
 def _settle_and_compare(servers: Servers, outcome: Outcome) -> None:
-    servers.wait_until_serving()
+    servers.wait_until_serving(seconds=SETTLING_SECONDS)
     _agree(servers)
     for name in servers.names:
         measure(servers, name, outcome)
@@ -85,20 +87,20 @@ def _settle_and_compare(servers: Servers, outcome: Outcome) -> None:
     if len(set(digests.values())) > 1:
         outcome.complain(f"the replicas differ: {digests}")
     servers.start()
-    servers.wait_until_serving()
+    servers.wait_until_serving(seconds=SETTLING_SECONDS)
 
 
 def _agree(servers: Servers) -> None:
     def alike() -> bool:
         return len({servers.status(name).get("applied_upto") for name in servers.names} - {None}) == 1
 
-    eventually(alike, "all nodes have applied the same slots", 60)
+    eventually(alike, "all nodes have applied the same slots", SETTLING_SECONDS)
 
 
 def _restart(servers: Servers, outcome: Outcome) -> None:
     _stop(servers, outcome)
     servers.start()
-    servers.wait_until_serving()
+    servers.wait_until_serving(seconds=SETTLING_SECONDS)
 
 
 def _stop(servers: Servers, outcome: Outcome) -> None:

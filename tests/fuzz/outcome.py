@@ -20,8 +20,10 @@ class Outcome:
     """The highest ordinal that a client got to."""
     healthy: int = 0
     """Requests of healthy clients that were answered."""
+    unavailable: int = 0
+    """How often one was told that no quorum answers, or that its outcome is unknown, and asked again."""
     longest_wait: float = 0.0
-    """Of a healthy client while no node was down or just back."""
+    """Of a healthy client until it was served, while no node was down or just back."""
     longest_wait_in_outage: float = 0.0
     memory: dict[str, int] = field(default_factory=dict)
     """By node, the most it ever had."""
@@ -46,9 +48,14 @@ class Outcome:
 
     def answered(self, began: float) -> None:
         """A healthy client was answered now."""
-        waited = time.monotonic() - began
         with self.lock:
             self.healthy += 1
+        self.waited(began)
+
+    def waited(self, began: float) -> None:
+        """A healthy client has waited since then."""
+        waited = time.monotonic() - began
+        with self.lock:
             if self._was_disturbed(began):
                 self.longest_wait_in_outage = max(self.longest_wait_in_outage, waited)
             else:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import redis
 
-from tests.fuzz.judge import judge, measure
+from tests.fuzz.judge import SETTLING_SECONDS, judge, measure
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.outcome import Outcome
 from tests.fuzz.sender import Sender, Stopped, crowd
@@ -50,32 +50,37 @@ class Plan:
 def be_healthy(servers: Servers, name: str, outcome: Outcome, stopped: Stopped) -> None:
     """Write and read a key over and over, and measure; an error, or another's value, is a complaint.
 
-    Errors are none while a node is down on purpose. A write whose answer was an error may take effect later.
+    Who is told that nothing serves now asks again, and has waited since it asked first. Other errors are none while a
+    node is down on purpose. A write whose answer was an error may take effect later.
     """
     key, unsure = f"healthy:{name}", set[bytes]()
-    with servers.client(name, socket_timeout=30) as client:
+    with servers.client(name, socket_timeout=60) as client:
         for ordinal in range(2**62):
-            if stopped():
-                return
             value = str(ordinal).encode()
             for request in (("SET", key, value), ("GET", key)):
                 began = time.monotonic()
-                try:
-                    answer = client.execute_command(*request)
-                except Exception as error:
-                    if isinstance(error, redis.RedisError | OSError) and outcome.was_disturbed(began):
-                        unsure.add(value)
-                        time.sleep(0.1)
+                while True:
+                    if stopped():
+                        outcome.waited(began)
+                        return
+                    try:
+                        answer = client.execute_command(*request)
                         break
-                    outcome.complain(
-                        f"{name} answered {request[0]} of a healthy client after {time.monotonic() - began:.2f} s by"
-                        f" {error!r}"
-                    )
-                    return
+                    except (redis.RedisError, OSError) as error:
+                        unsure.add(value)
+                        if not (outcome.was_disturbed(began) or _is_unavailable(error)):
+                            outcome.complain(f"{name} answered {request[0]} of a healthy client by {error!r}")
+                            return
+                        outcome.unavailable += 1
+                        time.sleep(0.05)
                 outcome.answered(began)
                 if request[0] == "GET" and answer not in (value, None) and answer not in unsure:  # None after FLUSHALL
                     outcome.complain(f"{name} gave {answer!r} for {value!r}")
             time.sleep(0.02)
+
+
+def _is_unavailable(error: Exception) -> bool:
+    return isinstance(error, redis.exceptions.ClusterDownError) or str(error).startswith(("UNKNOWN", "CLUSTERDOWN"))
 
 
 def break_off(servers: Servers, outcome: Outcome, random: Random, stopped: Stopped) -> None:
@@ -101,7 +106,7 @@ def break_off(servers: Servers, outcome: Outcome, random: Random, stopped: Stopp
         else:
             outcome.paused.discard(name)
             servers.start(name)
-        servers.wait_until_serving(name)
+        servers.wait_until_serving(name, seconds=SETTLING_SECONDS)
     except Exception:
         outcome.complain(f"after {how} of {name}: {traceback.format_exc()[-3_000:]}")
     finally:

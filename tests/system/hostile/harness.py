@@ -13,17 +13,17 @@ import hiredis
 from tests.fuzz.outcome import Outcome
 from tests.fuzz.run import be_healthy
 from tests.fuzz.sender import packed
-from tests.system.servers import HOST, Servers
+from tests.system.servers import HOST, Servers, patience
 
 
 def say(servers: Servers, name: str, *requests: tuple[object, ...], seconds: float = 30) -> list[object]:
     """Send these as one pipeline while taking the answers. Raises OSError when the node hangs up or takes longer."""
     parts = [[part if isinstance(part, bytes) else str(part).encode() for part in request] for request in requests]
     data, reader, answers = b"".join(map(packed, parts)), hiredis.Reader(), list[object]()
-    with socket.create_connection((HOST, servers.ports[name]), timeout=seconds) as wire:
+    with socket.create_connection((HOST, servers.ports[name]), timeout=patience(seconds)) as wire:
         sending = threading.Thread(target=wire.sendall, args=(data,), daemon=True)
         sending.start()
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + patience(seconds)
         while len(answers) < len(requests):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{len(answers):,} of {len(requests):,} answers in {seconds} s")
@@ -56,4 +56,4 @@ def healthy_clients(servers: Servers, longest_wait: float) -> Iterator[None]:
         assert not dead, servers.log(dead[0])[-3_000:]
     assert not outcome.complaints, outcome.complaints
     assert outcome.healthy > 0
-    assert outcome.longest_wait < longest_wait
+    assert outcome.longest_wait < patience(longest_wait)
