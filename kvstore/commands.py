@@ -290,8 +290,15 @@ class Slots(msgspec.Struct, frozen=True, gc=False):
     keys: list[bytes]
 
 
-Query: TypeAlias = Command | Slots
-"""What a linearizable read may ask for: a command for which ``is_read_only`` holds, or the slots of keys."""
+class Names(msgspec.Struct, frozen=True, gc=False):
+    """A read that is no command: the first keys with a prefix, as Keys."""
+
+    prefix: bytes
+    limit: int
+
+
+Query: TypeAlias = Command | Slots | Names
+"""What a linearizable read may ask for: a command for which ``is_read_only`` holds, the slots of keys, or names."""
 
 _READS = frozenset(get_args(Read))
 _FALLIBLE = frozenset(get_args(Fallible))

@@ -12,7 +12,7 @@ from consensus.invariants import InvariantViolation
 from consensus.membership import Configuration
 from kvstore import clocks, exit_status, logs
 from kvstore.errors import DamagedError, KvstoreError, StateDamagedError, StorageFullError
-from kvstore.node.node import Node
+from kvstore.node.node import Node, ReadLater
 from kvstore.state.identity import Owner
 from kvstore.state.machine import Batch, StateMachine
 from kvstore.storage.data_dir import RESERVE_BYTES, DataDir
@@ -42,6 +42,7 @@ def open_node(
     timing: Timing | None = None,
     background: Callable[[Batch], None] | None = None,
     is_late: Callable[[], bool] | None = None,
+    read_later: ReadLater | None = None,
 ) -> Node:
     """A node with its stores in ``data_dir``, or in memory without one; the callbacks as for :class:`Node`.
 
@@ -60,6 +61,7 @@ def open_node(
             timing=timing,
             background=background,
             is_late=is_late,
+            read_later=read_later,
         )
     must_exist = data_dir.is_claimed or data_dir.is_named
     log_store = SqliteLog(data_dir.log_path, node_id=node_id, nodes=nodes, must_exist=must_exist)
@@ -79,6 +81,7 @@ def open_node(
                 free_bytes=lambda: data_dir.free_bytes() - RESERVE_BYTES,
                 background=background,
                 is_late=is_late,
+                read_later=read_later,
             )
         except BaseException:
             state.close()

@@ -10,7 +10,8 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple, TypeAlias
 
 from consensus.ballot import Ballot
 from consensus.catchup import one_message
@@ -29,7 +30,9 @@ from kvstore.state import entries
 from kvstore.state.commit_schedule import Commits, is_large
 from kvstore.state.entries import Applied
 from kvstore.state.identity import entry_hash
+from kvstore.state.keyspace import TooLongError
 from kvstore.state.machine import Batch, StateMachine
+from kvstore.state.rows import Overlay
 from kvstore.state.sql import Table
 from kvstore.storage.log_store import LogStore
 from kvstore.store import LogRow, Reply, SlotReply, Status
@@ -61,6 +64,11 @@ class SlotRow(NamedTuple):
     status: Literal["chosen", "accepted"]
 
 
+ReadLater: TypeAlias = Callable[[Query, int, int, Callable[[Result | Exception], None]], None]
+"""Executes a read elsewhere, on what is committed: the read, ms since 1970, its deadline, and whom to tell the result
+or what went wrong."""
+
+
 class Turn(NamedTuple):
     """What the host must do: append ``records`` to the log store, then call ``persisted``; send ``messages``.
 
@@ -80,7 +88,8 @@ class Node:
 
     ``background`` is called with a batch: the host then calls ``write_state`` on another thread and ``committed`` when
     that returns. Without ``background`` the node writes the state itself. ``is_late`` tells within ``apply`` that the
-    turn has lasted long enough: what is left comes in the next one (``has_more``). ``apply`` is called in place of
+    turn has lasted long enough: what is left comes in the next one (``has_more``). ``read_later`` is given the reads
+    that look at too much for one turn; without it they are executed like any other. ``apply`` is called in place of
     ``state.apply``, by a simulator that looks at every slot.
     """
 
@@ -99,6 +108,7 @@ class Node:
         keep_slots: int = KEEP_SLOTS,
         background: Callable[[Batch], None] | None = None,
         is_late: Callable[[], bool] | None = None,
+        read_later: ReadLater | None = None,
         apply: Callable[[int, Sequence[bytes]], list[Applied]] | None = None,
     ) -> None:
         self._apply_slots = apply or state.apply
@@ -134,6 +144,8 @@ class Node:
         self._keep_slots = keep_slots
         self._give_up_at = now
         self._is_late = is_late or _never
+        self._read_later = read_later
+        self._long_reads = 0
         self.has_more = False
         """Whether the last ``apply`` left something to do: its turn was over, or it has put a tick into the log."""
         self.last_done = ""
@@ -177,12 +189,12 @@ class Node:
     @property
     def has_pending(self) -> bool:
         """Whether any request waits for its outcome."""
-        return bool(self._reads or self._fading or self._proposals.waiting)
+        return bool(self._reads or self._fading or self._long_reads or self._proposals.waiting)
 
     @property
     def waiting(self) -> int:
         """The number of requests that wait for their outcome."""
-        return self._proposals.waiting + self._reading + len(self._fading)
+        return self._proposals.waiting + self._reading + len(self._fading) + self._long_reads
 
     @property
     def is_alone(self) -> bool:
@@ -260,9 +272,14 @@ class Node:
         """The slot up to which another node knows what is chosen, as last heard from it; -1 if never."""
         return self.replica.heard_chosen.get(peer, -1)
 
-    def look(self, command: Command, wall: int) -> Result:
-        """Execute a read on what is applied here, however old that is."""
-        return self._state.query(command, wall)
+    def look(self, query: Query, done: Callable[[Reply | Refusal], None], deadline: int) -> None:
+        """Execute a read on what is applied here, however old that is, at once or later."""
+        self._answer(PendingRead(query, done, deadline))
+
+    @property
+    def about_size(self) -> int:
+        """About how many keys there are."""
+        return self._state.count()
 
     def sql(self, query: str) -> Table:
         """Column names and rows of a query that reads; it sees everything applied here."""
@@ -416,9 +433,10 @@ class Node:
         """
         return self._state.write(batch)
 
-    def committed(self, batch: Batch, outcome: int | StorageFullError) -> None:
-        """``write_state`` gave this outcome in the background."""
+    def committed(self, batch: Batch, outcome: int | StorageFullError) -> list[Overlay]:
+        """``write_state`` gave this outcome in the background. Returns what to ``free`` there."""
         self._commits.ended(batch, outcome, self._now)
+        return self._state.take_discarded()
 
     def when_committed(self, done: Callable[[UnavailableError | None], None], deadline: int) -> None:
         """Call ``done`` once the database shows all that is applied now, or why it does not.
@@ -493,7 +511,7 @@ class Node:
             reads = self._reads.pop(number)
             for index, read in enumerate(reads, 1):
                 self._reading -= 1
-                read.done(self._outcome(read.query))
+                self._answer(read)
                 is_plain = type(read.query) is Get
                 if is_plain and index % READS_CHECKED:
                     continue
@@ -533,7 +551,7 @@ class Node:
     def _serve_faded(self) -> None:
         ready, self._fading.ready = self._fading.ready, []
         for index, read in enumerate(ready, 1):
-            read.done(self._outcome(read.query))
+            self._answer(read)
             if self._is_late() and index < len(ready):
                 self.has_more = True
                 self._fading.ready = ready[index:] + self._fading.ready
@@ -541,20 +559,52 @@ class Node:
 
     def _outcome_as_of(self, query: Query, as_of: int) -> Reply | Refusal | None:
         try:
-            result = self._state.query_as_of(query, self._wall, as_of)
+            result = self._state.query_as_of(query, self._wall, as_of, bounded=self._read_later is not None)
         except KvstoreError:
             raise  # the database itself fails
+        except TooLongError:
+            return None
         except Exception as error:
             return failed(type(query).__name__, error)
         return None if result is None else Reply(result)
 
-    def _outcome(self, query: Query) -> Reply | Refusal:
+    def _answer(self, read: PendingRead) -> None:
+        outcome: Reply | Refusal
         try:
-            return Reply(self._state.query(query, self._wall))
+            outcome = Reply(self._state.query(read.query, self._wall, bounded=self._read_later is not None))
         except KvstoreError:
             raise  # the database itself fails
+        except TooLongError:
+            self._commits.wait(partial(self._answer_later, read), read.deadline)
+            self._long_reads += 1
+            return
         except Exception as error:
-            return failed(type(query).__name__, error)
+            outcome = failed(type(read.query).__name__, error)
+        read.done(outcome)
+
+    def _answer_later(self, read: PendingRead, refused: UnavailableError | None) -> None:
+        """Execute a long read, now that all is committed that it must see; or not, because of a full disk."""
+        if refused is None and self._read_later is not None:
+            self._read_later(read.query, self._wall, read.deadline, partial(self._answered_later, read))
+            return
+        if isinstance(refused, StorageFullError):  # reads go on, though at the cost of all others
+            self._answered_later(read, self._state.query(read.query, self._wall))
+            return
+        self._long_reads -= 1
+        read.done(refused or UnavailableError("nothing was read"))
+
+    def _answered_later(self, read: PendingRead, result: Result | Exception) -> None:
+        self._long_reads -= 1
+        if isinstance(result, DamagedError):
+            raise result  # the database itself fails
+        if isinstance(result, UnavailableError):
+            read.done(result)
+        elif isinstance(result, KvstoreError):  # such as too many open files
+            read.done(UnavailableError(f"nothing was read: {result}"))
+        elif isinstance(result, Exception):
+            read.done(failed(type(read.query).__name__, result))
+        else:
+            read.done(Reply(result))
 
     def _tidy(self) -> None:
         """Forget applied slots, and commit the state now and then."""

@@ -410,12 +410,12 @@ class Connection:
             return True
         spec = find(request[0])
         effect = NEITHER if spec is None else self._effect(spec, request)
-        if (
+        alone = (
             spec is not None
             and (spec.is_slow or spec.keys[1] < 0 or effect is not spec.effect)
-            and self._order.unsent
             and self._may_answer_much(spec, request)
-        ):
+        )
+        if alone and self._order.unsent:
             return False
         size, is_large = 0, False
         reads = None if effect is NEITHER else effect is READS
@@ -426,7 +426,7 @@ class Connection:
             if is_large and (self._order.unsent if reads else not self._has_room(size)):
                 return False
         reply = LargeReply(self, size, reads is True) if is_large else PipelinedReply(self)
-        if not self._order.begin(reply, reads, spec is not None and spec.is_slow):
+        if not self._order.begin(reply, reads, alone and effect is READS):
             return False
         if is_large:
             self._take_room(size, reads is True)

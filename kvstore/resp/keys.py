@@ -29,7 +29,6 @@ from kvstore.node.service import Service
 from kvstore.resp.cursors import OwnCursors
 from kvstore.resp.encoding import OK, Error, RespValue, SimpleString
 from kvstore.resp.errors import SYNTAX, RequestError, quoted
-from kvstore.resp.long_walk import WALK_KEYS
 from kvstore.resp.spec import READS, WRITES, Compiled, Effect, OnData, OnWalk, Spec, integer
 
 _EXPIRE_WHEN: dict[frozenset[bytes], ExpireWhen] = {
@@ -41,6 +40,7 @@ _EXPIRE_WHEN: dict[frozenset[bytes], ExpireWhen] = {
     frozenset([b"XX", b"LT"]): "xx lt",
 }
 _SCAN_COUNT = 10
+MAX_SCAN_COUNT = 2_000
 
 
 def _number(results: Sequence[SimpleResult]) -> RespValue:
@@ -157,12 +157,12 @@ def _scan(arguments: list[bytes], cursors: OwnCursors, service: Service) -> Comp
         cursor = cursors.add(results[0].after) if results[0].after else 0
         return [str(cursor), [] if nothing or not pattern else list(results[0].keys)]
 
-    return Compiled([Walk(after, min(count, WALK_KEYS), pattern)], render)  # COUNT is a hint
+    return Compiled([Walk(after, min(count, MAX_SCAN_COUNT), pattern)], render)  # COUNT is a hint
 
 
 def _random_key(arguments: list[bytes], cursors: OwnCursors, service: Service) -> Compiled:
-    size = service.look(Count())
-    skip = random.randrange(size.number) if isinstance(size, Integer) and size.number else 0
+    size = service.about_size()
+    skip = random.randrange(size) if size else 0
     return Compiled([Walk(count=1, skip=skip)], _first_key)
 
 

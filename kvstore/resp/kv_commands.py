@@ -7,7 +7,7 @@ from itertools import islice
 
 import msgspec
 
-from kvstore.commands import MAX_VALUE_BYTES, Command, Exists, is_read_only
+from kvstore.commands import MAX_VALUE_BYTES, Command, Exists, Keys, Names, is_read_only
 from kvstore.errors import KvstoreError, Refusal
 from kvstore.limits import MAX_COMMAND_BYTES, check
 from kvstore.node.service import ServerStatus, Service
@@ -157,7 +157,12 @@ def _serving(service: Service, arguments: list[bytes], answer: OnAnswer) -> None
 
 
 def _keys(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
-    answer(list[RespValue](service.keys(arguments[1], integer(arguments[2], 1, MAX_ROWS))))
+    def made(outcome: Reply | Refusal) -> RespValue:
+        if not isinstance(outcome, Reply):
+            return refusal(outcome)
+        return list(outcome.result.keys) if isinstance(outcome.result, Keys) else []
+
+    service.look(Names(arguments[1], integer(arguments[2], 1, MAX_ROWS)), answering(answer, made))
 
 
 def _spec(

@@ -26,6 +26,8 @@ from kvstore.server.long_turns import LONG_NS, LongTurns
 from kvstore.server.peers import Identity, Peers
 from kvstore.server.settings import Settings
 from kvstore.server.time_spent import TimeSpent
+from kvstore.state.keyspace import free
+from kvstore.state.long_reads import LongReads
 from kvstore.state.machine import Batch
 from kvstore.state.queries import Queries
 from kvstore.state.sql import Table
@@ -96,6 +98,7 @@ class Host:
         self._queries = Queries(data_dir.state_path)
         self._append: Future[None] | None = None
         self._closing = False
+        self._long_reads = LongReads(data_dir.state_path)
         self._fsync_us = 0
         self._turning = False
         self._woken = False
@@ -115,6 +118,7 @@ class Host:
             timing=settings.timing,
             background=self._commit,
             is_late=self._is_late,
+            read_later=self._read_later,
         )
         self._appends = Appends(self.node, _tell_of_disk, settings.timing.election[0])
         identity = Identity(_cluster(settings), settings.node_id, random.getrandbits(63))
@@ -272,7 +276,8 @@ class Host:
             return
         error = future.exception()
         if error is None:
-            self.node.committed(batch, future.result())
+            discarded = self.node.committed(batch, future.result())
+            self._state_disk.submit(free, discarded)
             if not self.node.has_uncommitted:
                 process_memory.give_back()
         elif isinstance(error, StorageFullError):
@@ -332,6 +337,7 @@ class Host:
             self._timer.cancel()
         await self.peers.close()
         self._queries.close()
+        self._long_reads.close()
         self._disk.shutdown()
         self._state_disk.shutdown()
         await asyncio.sleep(0)  # lets the reports of the threads come in
@@ -386,9 +392,23 @@ class Host:
 
         return timed
 
-    def look(self, command: Command) -> Result:
+    def look(self, query: Query, done: OnReply) -> None:
         self._reads += 1
-        return self.node.look(command, clocks.wall())
+        self.node.look(query, done, self._ticked_at + self._patience)
+        self._wake()
+
+    def _read_later(self, query: Query, now: int, deadline: int, done: Callable[[Result | Exception], None]) -> None:
+        """Let a thread execute a read; its outcome comes back to the loop's thread."""
+
+        def on_loop(outcome: Result | Exception) -> None:
+            self._loop.call_soon_threadsafe(self._answer_read, done, outcome)
+
+        self._long_reads.start(query, now, deadline, on_loop)
+
+    def _answer_read(self, done: Callable[[Result | Exception], None], outcome: Result | Exception) -> None:
+        if not self._failed:
+            done(outcome)
+            self._flush()
 
     def propose_at(self, slot: int, json: bytes, done: Callable[[SlotReply | Refusal], None]) -> None:
         self._writes += 1
@@ -424,8 +444,8 @@ class Host:
     def executed_upto(self, session: str) -> int:
         return self.node.executed_upto(session)
 
-    def keys(self, prefix: bytes, limit: int) -> list[bytes]:
-        return self.node.keys(prefix, limit)
+    def about_size(self) -> int:
+        return self.node.about_size
 
     def expiring(self) -> tuple[int, int]:
         return self.node.expiring()

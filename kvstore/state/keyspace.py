@@ -440,6 +440,8 @@ class Keyspace:
 
     def walk(self, after: bytes, skip: int, count: int) -> list[bytes]:
         """The keys after ``after`` in byte order, without the first ``skip`` of them, at most ``count`` (0 = all)."""
+        if self.is_bounded and not count:
+            self.spend(self._size)
         keys: Iterator[bytes] = map(_key_of, self._from(after, keys_from))
         if self.is_overdue:
             keys = filter(self._lives, keys)

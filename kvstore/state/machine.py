@@ -19,10 +19,14 @@ from consensus.messages import NO_OP
 from kvstore.commands import (
     Command,
     Done,
+    Exists,
     Forgotten,
+    Get,
     Incr,
     Integer,
+    Keys,
     Missing,
+    Names,
     NotACommand,
     NotMet,
     Opaque,
@@ -31,6 +35,7 @@ from kvstore.commands import (
     Result,
     Set,
     Slots,
+    Txn,
 )
 from kvstore.errors import CommandError, KvstoreError, StateDamagedError
 from kvstore.state.context import Context
@@ -39,6 +44,7 @@ from kvstore.state.entries import UNREADABLE, Applied, decode
 from kvstore.state.executor import execute, execute_alone
 from kvstore.state.identity import STATE_SCHEMA, Owner, StateIdentity, entry_hash, read_progress, write_progress
 from kvstore.state.keyspace import Changes, Keyspace
+from kvstore.state.rows import Overlay
 from kvstore.state.sessions import SessionRow, Sessions, result_bytes, write_sessions
 from kvstore.state.sql import Table, run
 from kvstore.storage.database import OnDamage, connect, damaged_row, storage_errors
@@ -234,6 +240,7 @@ class StateMachine:
             self.rolled_back(batch)
             raise
         self.committed(batch, new)
+        self._keys.take_discarded()
 
     def take(self) -> Batch:
         """The changes that a commit must write. Until it is ``committed`` or ``rolled_back`` no other may be taken."""
@@ -311,19 +318,27 @@ class StateMachine:
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
-    def query(self, command: Query, now: int) -> Result:
-        """Execute a read on what is applied; ``now`` (ms since 1970) only shortens what a ttl shows."""
+    def query(self, query: Query, now: int, *, bounded: bool = False) -> Result:
+        """Execute a read on what is applied; ``now`` (ms since 1970) only shortens what a ttl shows.
+
+        With ``bounded`` raises TooLongError for one that looks at more than a turn of an event loop has time for.
+        """
+        keys = self._keys
         with storage_errors(self._path, on_damage=self._on_damage):
-            if isinstance(command, Slots):
-                slots = Outcomes(True, [Integer(self._keys.slot(key)) for key in command.keys])
-                self._keys.release()
-                return slots
-            context = Context(self._keys, self.applied_upto, max(self.clock, now), MAX_READ_BYTES)
-            result = execute_alone(command, context)
-            self._keys.release()
+            if type(query) is Get:
+                result: Result = execute_alone(query, Context(keys, self.applied_upto, self.clock, MAX_READ_BYTES))
+            else:
+                try:
+                    if bounded:
+                        keys.bound(True)
+                        keys.spend(2 * _parts(query))
+                    result = look(query, Context(keys, self.applied_upto, max(self.clock, now), MAX_READ_BYTES))
+                finally:
+                    keys.is_bounded = False
+            keys.release()
         return result
 
-    def query_as_of(self, query: Query, now: int, as_of: int) -> Result | None:
+    def query_as_of(self, query: Query, now: int, as_of: int, *, bounded: bool = False) -> Result | None:
         """As ``query``, but None if a key that it looks at is due by ``as_of`` and not yet by the log's clock.
 
         A query for the slots of no keys stands for all keys: it is None if any may be so.
@@ -332,7 +347,7 @@ class StateMachine:
             return None
         self._keys.look_ahead(as_of)
         try:
-            result = self.query(query, now)
+            result = self.query(query, now, bounded=bounded)
         finally:
             has_met = self._keys.look_back()
         return None if has_met else result
@@ -362,9 +377,13 @@ class StateMachine:
             return self._keys.names(prefix, limit)
 
     def count(self) -> int:
-        """The number of keys."""
+        """The number of keys; just after many were written that may be new, an estimate."""
         with storage_errors(self._path, on_damage=self._on_damage):
-            return self._keys.size
+            return self._keys.about_size
+
+    def take_discarded(self) -> list[Overlay]:
+        """Changes that are no longer needed in memory, for ``keyspace.free``."""
+        return self._keys.take_discarded()
 
     def expiring(self, now: int) -> tuple[int, int]:
         """About how many keys will expire, and how many ms they have left on average."""
@@ -408,6 +427,22 @@ class StateMachine:
         """The size of state.db and its WAL."""
         wal = self._path.with_name(self._path.name + "-wal")
         return sum(path.stat().st_size for path in (self._path, wal) if path.exists())
+
+
+def _parts(query: Query) -> int:
+    """How many keys or commands a read names."""
+    if isinstance(query, Txn):
+        return len(query.conditions) + len(query.then) + len(query.otherwise)
+    return len(query.keys) if isinstance(query, Exists | Slots) else 1
+
+
+def look(query: Query, context: Context) -> Result:
+    """Execute a read on a keyspace."""
+    if isinstance(query, Slots):
+        return Outcomes(True, [Integer(context.keys.slot(key)) for key in query.keys])
+    if isinstance(query, Names):
+        return Keys(context.keys.names(query.prefix, query.limit), b"")
+    return execute_alone(query, context)
 
 
 def _result(command: Command | Opaque, context: Context) -> Result:
