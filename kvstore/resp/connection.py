@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TypeAlias
 
 from kvstore.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES, Done, Found, Get, Missing, Set, Value
 from kvstore.errors import Refusal
 from kvstore.node.client_order import ClientOrder, PendingReply
 from kvstore.node.service import Service
-from kvstore.resp.encoding import NULL, OK_BYTES, Error, RespValue, encode
+from kvstore.resp.encoding import NULL, OK_BYTES, Array, Bulk, Error, RespValue, encode
 from kvstore.resp.errors import RequestError, WrongPasswordError, problem, quoted, refusal
 from kvstore.resp.guesses import DELAY_SECONDS
 from kvstore.resp.hub import GONE, Client, Hub
 from kvstore.resp.kept import Kept, bytes_of
 from kvstore.resp.kv_commands import perform
+from kvstore.resp.long_reply import LongReply
 from kvstore.resp.parser import Parser, ProtocolError
 from kvstore.resp.requests import Requests
 from kvstore.resp.shares import LARGE_BYTES, MAX_LARGE_BYTES_EACH, SHARE_SECONDS
@@ -60,9 +62,14 @@ SMALL_READ_BYTES = 2_048
 number."""
 PARKED_BYTES = 4_096
 """Replies that wait for one before them are counted from so many bytes on."""
+FEW_ITEMS = 16
+"""A list of so many values, all short or long strings, is encoded at once."""
+MAX_JOINED = 1_048_576
+"""Replies with more bytes than this are not joined to be sent."""
 SECONDS_PER_BYTE = 1e-7
 """About how long plain requests take, for which nobody looks at the clock: their number is bounded already."""
 _ON_STORE = (OnData, OnWalk)
+_LONG = (list, Array, Bulk)
 _RUBBISH = [b""]
 """Stands for what could not be understood, in line with the requests before it."""
 _HTTP = (b"post", b"host:")
@@ -77,15 +84,23 @@ def _none() -> int:
     return 0
 
 
-class PipelinedReply(PendingReply[bytes]):
-    """The reply to one request of a connection. ``silent``: the client does not want to hear it."""
+ReplyBytes: TypeAlias = bytes | list[bytes]
+"""A reply as it is sent; a long one in pieces, since to join them would take long."""
 
-    __slots__ = ("connection", "silent")
+
+class PipelinedReply(PendingReply[ReplyBytes]):
+    """The reply to one request of a connection. ``silent``: the client does not want to hear it.
+
+    ``is_made``: what it says is known, though it may not be encoded yet.
+    """
+
+    __slots__ = ("connection", "is_made", "silent")
 
     def __init__(self, connection: Connection) -> None:
         self.value = None
         self.connection = connection
         self.silent = False
+        self.is_made = False
 
     def stored(self, outcome: Reply | Refusal) -> None:
         """The outcome of a plain SET."""
@@ -112,9 +127,13 @@ class PipelinedReply(PendingReply[bytes]):
 
     def reply(self, reply: RespValue) -> None:
         """Any reply. What is called after it, because something failed later, is not sent."""
-        if self.value is not None:
+        if self.is_made or self.value is not None:
             return
+        self.is_made = True
         version = self.connection.client.version
+        if isinstance(reply, _LONG) and not self.silent and _may_be_long(reply):
+            self.connection.encode_long(self, reply, version)
+            return
         try:
             data = b"" if self.silent else encode(reply, version)
         except Exception as error:
@@ -133,7 +152,7 @@ class LargeReply(PipelinedReply):
         self.reads = reads
 
     def reply(self, reply: RespValue) -> None:
-        if self.value is None:
+        if not self.is_made:
             self.connection.give_room(self)
         super().reply(reply)
 
@@ -170,7 +189,7 @@ class Connection:
         self.held = 0
         self._kept = Kept(hub)
         self._parser = Parser(trusted=self.client.authenticated)
-        self._order: ClientOrder[list[bytes], bytes] = ClientOrder(self._start_waiting)
+        self._order: ClientOrder[list[bytes], ReplyBytes] = ClientOrder(self._start_waiting)
         self._state = READING
         self._mode = ON
         self._transaction = Transaction()
@@ -243,11 +262,14 @@ class Connection:
         if self._state is ENDED:
             return
         if self._out:
-            data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
-            self._out = []
-            self._unsent = 0
-            self._write(data)
-            self.hub.written += len(data)
+            pieces, self._out = self._out, []
+            size, self._unsent = self._unsent, 0
+            if size > MAX_JOINED:
+                for piece in pieces:
+                    self._write(piece)
+            else:
+                self._write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            self.hub.written += size
             if self._state is BLOCKED or self.held:
                 self._tell_held()
         if self._state is KILLED or (self._state is LEAVING and not self._order.unsent):
@@ -451,7 +473,7 @@ class Connection:
     def _delay(
         self, reply: PipelinedReply, refused: RespValue, later: Callable[[float, Callable[[], None]], object]
     ) -> None:
-        """Answer a wrong password after a while, in which this client gets nothing else done."""
+        """ReplyBytes a wrong password after a while, in which this client gets nothing else done."""
         self._is_delayed = True
 
         def answer() -> None:
@@ -511,10 +533,21 @@ class Connection:
 
     # -- replies ------------------------------------------------------------------------------------------------------
 
-    def answered(self, reply: PipelinedReply, data: bytes) -> None:
+    def encode_long(self, reply: PipelinedReply, value: list[RespValue] | Array | Bulk, version: int) -> None:
+        """Encode a reply that may have much in it, over several turns if need be."""
+
+        def is_wanted() -> bool:
+            return self._state is not ENDED
+
+        def done(pieces: list[bytes]) -> None:
+            self.answered(reply, pieces if len(pieces) > 2 else b"".join(pieces))
+
+        LongReply(value, version, self.client.last_command, self._shares, is_wanted, done).carry_on()
+
+    def answered(self, reply: PipelinedReply, data: ReplyBytes) -> None:
         """A reply is there: send those that are next in order, and perhaps start more requests."""
         order = self._order
-        size = len(data)
+        size = _size(data)
         # Also of a reply that has to wait for one before it: there may be many of those.
         self._expected = size if size > self._expected else self._expected - (self._expected >> 4)
         order.answer(reply, data)
@@ -524,20 +557,24 @@ class Connection:
             if self._kept.parked > PARKED_BYTES and self._state is not ENDED:
                 self._tell_held()
         else:
-            if size:
-                self._out.append(ready)
-                self._unsent += size
+            self._put_out(ready, size)
             while (ready := order.next_answer()) is not None:
-                self._kept.parked -= len(ready)
-                if ready:
-                    self._out.append(ready)
-                    self._unsent += len(ready)
+                size = _size(ready)
+                self._kept.parked -= size
+                self._put_out(ready, size)
         if self._unsent > MAX_UNSENT:
             self.flush()
         elif not self._asked_for_flush:
             self._ask_for_flush()
         if order.waiting or self._state is FULL:
             self._resume()
+
+    def _put_out(self, ready: ReplyBytes, size: int) -> None:
+        if isinstance(ready, list):
+            self._out += ready
+        elif size:
+            self._out.append(ready)
+        self._unsent += size
 
     def _ask_for_flush(self) -> None:
         if not self._asked_for_flush and self._state is not ENDED:
@@ -597,6 +634,15 @@ class Connection:
     def transaction_counts(self) -> tuple[int, int]:
         """How many requests MULTI has queued (-1 outside a transaction), and how many keys are watched."""
         return self._transaction.length, self._transaction.watching
+
+
+def _may_be_long(reply: list[RespValue] | Array | Bulk) -> bool:
+    """Whether a reply of one of these types may take long to encode."""
+    return not isinstance(reply, list) or len(reply) > FEW_ITEMS or any(isinstance(item, _LONG) for item in reply)
+
+
+def _size(data: ReplyBytes) -> int:
+    return len(data) if isinstance(data, bytes) else sum(map(len, data))
 
 
 def _unknown(request: list[bytes]) -> str:
