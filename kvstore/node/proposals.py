@@ -175,16 +175,20 @@ class Proposals:
         self._to_send.append(proposal)
 
     def add_slot(self, slot: int, json: bytes, done: Callable[[SlotReply | Refusal], None], deadline: int) -> None:
-        """Take a JSON value that a client proposes for a slot. Raises CommandError when the slot is out of range."""
+        """Take a JSON value that a client proposes for a slot.
+
+        Raises CommandError when the slot is out of range, or when the value is a command that costs more than one may.
+        """
         highest = self._replica.chosen_upto + SLOT_WINDOW
         if not 1 <= slot <= highest:
             raise CommandError(
                 f"slot must be from 1 to {highest}, not {slot}: at most {SLOT_WINDOW} past what is chosen without a gap"
             )
-        self._admit(len(json), len(json))
+        changed = self._state.changed_bytes_of_json(json)
+        self._admit(len(json), changed)
         self._slot_request += 1
         proposal = SlotProposal(
-            deadline=deadline, size=len(json), number=self._slot_request, slot=slot, json=json, done=done
+            deadline=deadline, size=max(len(json), changed), number=self._slot_request, slot=slot, json=json, done=done
         )
         self._slots[self._slot_request] = proposal
         self._pending_bytes += proposal.size

@@ -108,6 +108,10 @@ class Host:
         self._latencies = Latencies(self._started)
         self._time_spent = TimeSpent()
         self._long_turns = long_turns
+        long_turns.processor = self._time_spent.processor
+        long_turns.watch_collector(True)
+        self._tick_due = 0
+        self._long_at_tick = 0
         self._late_at = 0
         self._reads = self._writes = 0
         self._patience = settings.request_timeout_ms
@@ -161,6 +165,11 @@ class Host:
 
     def _tick(self) -> None:
         interval = self.node.tick_interval
+        now = time.monotonic_ns()
+        if self._tick_due and self._long_at_tick == self._long_turns.count:  # or it is named already
+            self._long_turns.took("elsewhere", now - self._tick_due, "between turns")
+        self._tick_due = now + interval * 1_000_000
+        self._long_at_tick = self._long_turns.count
         self._timer = self._loop.call_later(interval / 1_000, self._tick)
         now = clocks.now()
         self._appends.tick(now)
@@ -212,6 +221,7 @@ class Host:
                 self._time_spent.longest_phase,
                 self._time_spent.turn_took,
                 f"{node.last_done}, slot {node.applied_upto}",
+                self._time_spent.turn_processor,
             )
         known = (node.role, node.leader)
         if known != self._known:
@@ -336,6 +346,7 @@ class Host:
         if self._timer:
             self._timer.cancel()
         await self.peers.close()
+        self._long_turns.watch_collector(False)
         self._queries.close()
         self._long_reads.close()
         self._disk.shutdown()

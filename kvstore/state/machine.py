@@ -55,6 +55,10 @@ MAX_KEPT_BYTES = 4_096
 more than this many bytes: a write of a few bytes may read a large value."""
 WRITER_CACHE_KB = 32_768
 READER_CACHE_KB = 16_384
+MAX_WORDS = 8_192
+"""A text that a client proposes for a slot has at most about so many words and signs: to read it as a command takes
+some microseconds for each."""
+_IN_WORDS = bytes([*range(48, 58), *range(65, 91), *range(97, 123), *range(128, 192)])
 CHECKPOINT_PAGES = 4_096
 """The WAL is copied into the database when it holds this many pages, and not at every large commit."""
 
@@ -365,6 +369,16 @@ class StateMachine:
             changed = changed_bytes(command, size, self._keys)
             self._keys.release()
         return changed
+
+    def changed_bytes_of_json(self, json: bytes) -> int:
+        """The same for a JSON value that is proposed for a slot: it is a command if it is a text that reads as one."""
+        if len(json.translate(None, _IN_WORDS)) > MAX_WORDS and json.lstrip()[:1] == b'"':
+            raise CommandError(
+                f"the text has more than {MAX_WORDS:,} words and signs, which takes too long to read as a command:"
+                " propose a list that holds it, or send the command itself"
+            )
+        command = _parsed(Opaque(json))
+        return len(json) if command is None else max(len(json), self.changed_bytes(command, len(json)))
 
     @property
     def unwritten_bytes(self) -> int:
