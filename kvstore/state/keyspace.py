@@ -42,6 +42,9 @@ gone until then. All nodes must agree on it."""
 
 LOOK_WORK = 10_000
 """How much a read may look at that is done at once, in units of about a microsecond."""
+LOOK_SECONDS = 0.02
+LOOKS = 32
+"""How long it may take, which is looked at every so many keys."""
 _FOUND_WORK = 8
 _WORK_PER_BYTES = 10
 _SORTED_PER_WORK = 3
@@ -129,7 +132,8 @@ class Keyspace:
         """Whether slots are being applied: only then a key that is due is removed when somebody asks for it."""
         self.is_bounded = False
         """Whether a read is under way that may look at ``LOOK_WORK`` at most."""
-        self._left = 0
+        self._left = self._looks = 0
+        self._ends = 0.0
         self._undo: list[tuple[bytes, Cell | None]] | None = None
         self._grown = 0
         self._discarded: list[Overlay] = []
@@ -144,6 +148,11 @@ class Keyspace:
             if self.is_bounded:
                 self.spend(2 * (len(self._doubtful) + len(self._doubtful_in_flight)))
             self._dispel_doubts()
+        return self._size
+
+    @property
+    def known_size(self) -> int:
+        """The number of keys without those that may be new."""
         return self._size
 
     @property
@@ -162,11 +171,15 @@ class Keyspace:
         """From here on reads raise TooLongError once they have looked at ``LOOK_WORK``, or no longer do so."""
         self.is_bounded = is_bounded
         self._left = LOOK_WORK
+        self._looks = 0
+        self._ends = time.monotonic() + LOOK_SECONDS if is_bounded else 0.0
 
     def spend(self, work: int) -> None:
         """A read that is bounded looks at so much more."""
         self._left -= work
-        if self._left < 0:
+        self._looks += 1
+        # The clock as well: rows that are not in memory take far longer.
+        if self._left < 0 or (not self._looks % LOOKS and time.monotonic() > self._ends):
             raise TooLongError
 
     @property
@@ -440,8 +453,6 @@ class Keyspace:
 
     def walk(self, after: bytes, skip: int, count: int) -> list[bytes]:
         """The keys after ``after`` in byte order, without the first ``skip`` of them, at most ``count`` (0 = all)."""
-        if self.is_bounded and not count:
-            self.spend(self._size)
         keys: Iterator[bytes] = map(_key_of, self._from(after, keys_from))
         if self.is_overdue:
             keys = filter(self._lives, keys)

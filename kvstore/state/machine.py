@@ -36,6 +36,7 @@ from kvstore.commands import (
     Set,
     Slots,
     Txn,
+    Walk,
 )
 from kvstore.errors import CommandError, KvstoreError, StateDamagedError
 from kvstore.state.context import Context
@@ -336,6 +337,9 @@ class StateMachine:
                     if bounded:
                         keys.bound(True)
                         keys.spend(2 * _parts(query))
+                        if isinstance(query, Walk):  # before it is refused for its length: elsewhere it has no bound
+                            seen = query.skip + query.count if query.count else keys.known_size
+                            keys.spend(min(seen, keys.known_size))
                     result = look(query, Context(keys, self.applied_upto, max(self.clock, now), MAX_READ_BYTES))
                 finally:
                     keys.is_bounded = False

@@ -55,7 +55,7 @@ def test_a_proposed_text_costs_what_the_command_in_it_costs() -> None:
         '["' + "k " * 10_000 + '"]',
         "[" + "1," * 10_000 + "1]",
         '"' + "x" * 1_000_000 + '"',
-        '"' + "é" * 9_000 + '"',
+        '"' + "é" * 8_000 + '"',
     ):
         slot += 1
         node._proposals._free_bytes = None

@@ -34,7 +34,7 @@ from kvstore.commands import (
 from kvstore.errors import DamagedError, DataDirError, Refusal, StorageFullError, UnavailableError
 from kvstore.node.node import Node
 from kvstore.node.pending import PendingRead
-from kvstore.state import keyspace, long_reads
+from kvstore.state import cost, keyspace, long_reads
 from kvstore.state.keyspace import TooLongError
 from kvstore.state.long_reads import LongReads
 from kvstore.state.machine import Batch, StateMachine
@@ -100,7 +100,7 @@ class Server:
     def finish(self, count: int) -> None:
         """Wait until so many reads have ended, and tell their clients."""
         ended = threading.Event()
-        for _ in range(6_000):
+        for _ in range(1_000):
             if len(self.outcomes) >= count:
                 break
             ended.wait(0.01)
@@ -217,6 +217,22 @@ def test_a_walk_that_finds_too_much_is_refused(server: Server, monkeypatch: pyte
     server.commit()
     server.finish(1)
     assert isinstance(server.results()[0], Failed)
+
+
+@pytest.mark.parametrize("walk", [Walk(b"", 0), Walk(b"", 1, skip=299)])
+def test_a_walk_beside_the_loop_is_as_long_as_the_store(
+    server: Server, walk: Walk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "MAX_WORK", 250)
+    server.node.query(Count(b"k"), server.heard.append, LATER)
+    server.run()
+    server.commit()
+    server.finish(1)
+    server.heard.clear()
+    server.node.query(walk, server.heard.append, LATER)
+    server.run()
+    server.finish(1)
+    assert server.results() == [Keys(NAMES, b"") if not walk.count else Keys(NAMES[-1:], NAMES[-1])]
 
 
 def test_whatever_a_read_looks_at_is_counted(tmp_path: Path) -> None:
