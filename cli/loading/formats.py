@@ -169,7 +169,7 @@ def _refuse_repeated(line: bytes) -> None:
     def note(pairs: list[tuple[str, object]]) -> None:
         names[:] = [name for name, _ in pairs]  # the outermost object comes last
 
-    json.loads(line, object_pairs_hook=note)
+    json.loads(line, object_pairs_hook=note, parse_int=str)
     for name in ("key", "value"):
         if names.count(name) > 1:
             raise CommandError(f'"{name}" is given twice: leave one of them out')

@@ -20,14 +20,14 @@ import msgspec
 
 from cli.exits import INTERRUPTED, OK, UNMET, USAGE, complain, status_of, write_lines
 from cli.interrupts import Interrupts
-from cli.loading.foresight import Foresight
+from cli.loading.foresight import Foresight, can_fail
 from cli.loading.formats import Content
 from cli.loading.progress import Progress
 from cli.loading.source import Source, UnreadableError
 from cli.loading.summary import Summary, summary_lines
 from cli.render import counted, visible
 from cli.target import Target
-from kvstore.commands import Command, Done, Failed, Forgotten, Missing, NotMet, Outcomes, may_fail
+from kvstore.commands import Command, Done, Failed, Forgotten, Missing, NotMet, Outcomes
 from kvstore.errors import CommandError, KvstoreError
 from kvstore.limits import LOAD_SESSIONS
 from kvstore.store import Reply, Store
@@ -210,7 +210,7 @@ class Load:
         """Look at the last line executed before. If it failed, it ends this load too, unless --keep-going is given."""
         self.summary.skipped = self._done
         self.summary.last_line = line
-        if self._store and not self._keep_going and isinstance(content, Command) and may_fail(content):
+        if self._store and not self._keep_going and isinstance(content, Command) and can_fail(content):
             # Given the same sequence again, the store returns the recorded result and executes nothing.
             reply = self._store.execute_batch(
                 [content], session=self._session, first_sequence=self._done, since=self._since

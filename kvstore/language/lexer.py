@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 from typing import NamedTuple
 
 from kvstore.errors import CommandError, IncompleteCommand
@@ -16,6 +17,7 @@ _SPACES = (
 )
 """What separates words. Spelt out, since text in the log is split on every replica, and versions of Python differ in
 what they know of Unicode."""
+_OPENINGS = {"".join(letters) + "{" for letters in product("tT", "xX", "nN")}
 _PLAIN = re.compile(f"[^{_SPACES}'\"\\\\;{{}}=]+")
 _PLAIN_QUOTED = re.compile(r'[^"\\]+')
 
@@ -37,6 +39,15 @@ class Word(NamedTuple):
     @property
     def text(self) -> str:
         return self.data.decode(errors="backslashreplace")
+
+    @property
+    def capitals(self) -> str:
+        """Its text with capitals for the letters of ASCII only: versions of Python differ in what else has any."""
+        return self.data.upper().decode(errors="backslashreplace")
+
+    @property
+    def small(self) -> str:
+        return self.data.lower().decode(errors="backslashreplace")
 
 
 def split(text: str) -> list[Word]:
@@ -62,7 +73,7 @@ def split(text: str) -> list[Word]:
             within = text[position] == "{" or (within and text[position] == ";")
             position += 1
             continue
-        opens_txn = not words and text[position : position + 4].lower() == "txn{"
+        opens_txn = not words and text[position : position + 4] in _OPENINGS
         word = _word(text, position, ";{}" if in_txn or opens_txn else "")
         words.append(word)
         position = word.end
