@@ -473,6 +473,8 @@ class World:
         machine = self.machines[name]
         if machine.process is not None and not machine.paused:
             self._plan_turn(machine, machine.process)
+            if machine.process.replica.role is Role.LEADER:
+                self.count("election: the leader hands over")
             machine.process.replica.hand_over()
 
     def bad_weather(self, action: Action, weather: Weather) -> None:

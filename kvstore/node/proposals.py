@@ -204,7 +204,8 @@ class Proposals:
         except UnavailableError:
             self._break(session, sequence)
             raise
-        self._broken.pop(session, None)
+        if broken is not None and broken <= sequence:  # an earlier one that comes again mends nothing
+            del self._broken[session]
 
     def _break(self, session: str, sequence: int) -> None:
         """A request of this session was refused, or given up."""
@@ -408,15 +409,16 @@ class Proposals:
             proposal = waiting((applied.session, applied.sequence), None)
             if proposal is not None and applied.result is not None:
                 self._close(proposal)
-                if type(applied.result) in _UNTOLD and applied.session == self._session:
-                    self._tell(proposal, self._untold(applied.result))
+                if type(applied.result) in _UNTOLD and applied.session.startswith(NODE_SESSIONS):
+                    self._tell(proposal, self._untold(applied.session, applied.result))
                     continue
                 self._tell(proposal, Reply(applied.result, slot, ballot, None if opened is None else slot != opened))
 
-    def _untold(self, result: Result) -> UnknownOutcomeError:
+    def _untold(self, session: str, result: Result) -> UnknownOutcomeError:
         """What a client is told that has no session of its own, when there is no result to show for its request."""
         if type(result) is Forgotten:
-            self._begin_session()  # thousands of later ones pushed it out while it was idle
+            if session == self._session:  # else this was done for another request of that session
+                self._begin_session()  # thousands of later ones pushed it out while it was idle
             return UnknownOutcomeError("the store no longer knows the session of this node: it may have happened")
         return UnknownOutcomeError("it happened, and its result is no longer known")
 
@@ -464,11 +466,12 @@ class Proposals:
         """Give these up, and with a client's request those behind it in its session."""
         first: dict[str, int] = {}
         for proposal in proposals:
-            if isinstance(proposal, CommandProposal) and proposal.request.session != self._session:
+            if isinstance(proposal, CommandProposal) and not proposal.request.session.startswith(NODE_SESSIONS):
                 session, sequence = proposal.request.session, proposal.request.sequence
                 first[session] = min(sequence, first.get(session, NO_END))
         for session, sequence in first.items():
-            self._break(session, sequence)
+            if self._broken.get(session, NO_END) > sequence:
+                self._break(session, sequence)
         dropped = set(map(id, proposals))
         if first:  # one pass for all of them: each may be of a session of its own
             for request in self._commands.values():

@@ -42,8 +42,10 @@ class SimulatedNode:
         rng: random.Random,
         now: int,
         wall: int,
+        process: int,
     ) -> None:
         self._name = name
+        self._process = f"{name} (process {process})"
         self._state = state
         self._environment = environment
         self._now = now
@@ -125,9 +127,11 @@ class SimulatedNode:
 
     def _request(self, client: str, request: ClientRequest) -> None:
         command, deadline = request.command, self._now + request.patience
-        led_by = self.replica.ballot
-        self._environment.oracle.asked(client, request.sequence)
-        earliest = self._environment.oracle.earliest()
+        led_by, oracle = self.replica.ballot, self._environment.oracle
+        if not request.session and not oracle.arrived(client, request.sequence):
+            return
+        oracle.asked(request.session or client, request.sequence)
+        earliest = oracle.earliest()
 
         def done(outcome: Reply | Refusal) -> None:
             if isinstance(command, Get) and isinstance(outcome, Reply) and isinstance(outcome.result, Found):
@@ -146,11 +150,17 @@ class SimulatedNode:
                     sequence=request.sequence,
                     acknowledged=request.acknowledged,
                     size=100,
+                    since=request.since,
                 )
-        except (CommandError, DamagedError, StorageFullError, UnavailableError) as error:
+                if request.session:
+                    oracle.taken(self._process, request.session, request.sequence, request.acknowledged)
+        except CommandError as error:
+            self._environment.note("cost: refused before it was proposed")
+            self._answer(client, request, UnavailableError(str(error)), led_by, final=True)
+        except (DamagedError, StorageFullError, UnavailableError) as error:
             done(UnavailableError(str(error)))
-        except UnknownOutcomeError as error:
-            done(error)
+        except UnknownOutcomeError as error:  # the same one waits already, for too many
+            self._answer(client, request, error, led_by, waits=True)
 
     def _judge_time(self, client: str, request: ClientRequest, outcome: Reply, since: Earliest) -> None:
         """A read shows a key: could its time be over?"""
@@ -162,11 +172,27 @@ class SimulatedNode:
             self._environment.oracle.shown(self._name, told, expires.number, since)
             self._environment.note("expiry: a read shows a key that will expire")
 
-    def _answer(self, client: str, request: ClientRequest, outcome: Reply | Refusal, led_by: Ballot) -> None:
+    def _answer(
+        self,
+        client: str,
+        request: ClientRequest,
+        outcome: Reply | Refusal,
+        led_by: Ballot,
+        *,
+        final: bool = False,
+        waits: bool = False,
+    ) -> None:
         count = self._environment.note
         if isinstance(outcome, Reply):
             applied_upto = self._node.applied_upto
-            told = Told(client, request.sequence, request.command, outcome.slot, applied_upto, seen(outcome.result))
+            told = Told(
+                request.session or client,
+                request.sequence,
+                request.command,
+                outcome.slot,
+                applied_upto,
+                seen(outcome.result),
+            )
             self._environment.oracle.told(self._name, told, applied_upto)
             if led_by != self.replica.ballot:
                 count(
@@ -178,9 +204,11 @@ class SimulatedNode:
         else:
             unknown = isinstance(outcome, UnknownOutcomeError)
             if not unknown:
-                self._environment.oracle.refused(client, request.sequence)
+                self._environment.oracle.refused(request.session or client, request.sequence)
+            if request.session and not (final or waits or is_read_only(request.command)):
+                self._environment.oracle.left(self._process, request.session, request.sequence)
             count("request: answered that it may have happened" if unknown else "request: refused")
-            reply = ClientReply(request.sequence, request.attempt, refusal=str(outcome), unknown=unknown)
+            reply = ClientReply(request.sequence, request.attempt, refusal=str(outcome), unknown=unknown, final=final)
         self._replies.append((client, reply))
 
     def _claim(self, client: str, claim: SlotClaim) -> None:

@@ -9,6 +9,7 @@ from consensus.simulation.shrink import shrink
 from consensus.simulation.trace import Trace
 from consensus.simulation.violation import Violation
 from consensus.simulation.world import World
+from kvstore.simulated import bounds
 from kvstore.simulated.service import SimulatedStore, client_count
 from kvstore.state import entries
 
@@ -44,14 +45,15 @@ class Outcome(msgspec.Struct, frozen=True):
 def simulate(scenario: Scenario, trace: Trace | None = None) -> Outcome:
     """Run a scenario; the same one gives the same outcome and the same trace, whenever and wherever."""
     world = World(scenario, trace)
-    store = SimulatedStore(scenario, world)
     violation: Violation | None = None
-    try:
-        world.run(store)
-    except Violation as error:
-        violation = error
-    finally:
-        store.close()
+    with bounds.drawn(scenario.random("bounds")):
+        store = SimulatedStore(scenario, world)
+        try:
+            world.run(store)
+        except Violation as error:
+            violation = error
+        finally:
+            store.close()
     timeline, counts = world.timeline, dict(sorted(world.counts.items()))
     if violation is None:
         return Outcome(scenario, timeline.events, counts)

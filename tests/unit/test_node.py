@@ -13,12 +13,13 @@ from consensus.messages import Accept, Chosen
 from consensus.replica import Role
 from kvstore.commands import Count, Entry, Get, Integer, Set, SetRange, Txn, Value
 from kvstore.errors import CommandError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
+from kvstore.limits import NODE_SESSIONS
 from kvstore.node import node as nodes
 from kvstore.node import proposals
 from kvstore.node.node import Node
 from kvstore.node.peer_messages import Forward, LeftOut, PeerMessage, Request
 from kvstore.state import commit_schedule as commits
-from kvstore.state import entries
+from kvstore.state import entries, sessions
 from kvstore.state.keyspace import Changes
 from kvstore.state.machine import Batch, StateMachine
 from kvstore.storage.log_store import MemoryLog
@@ -410,6 +411,46 @@ def test_nothing_overtakes_a_request_that_cost_too_much() -> None:
     node.execute(LARGE, heard.append, 100, session="s", sequence=2, acknowledged=2)
     run(node, 1)
     assert [type(outcome) for outcome in heard] == [Reply]
+
+
+def test_an_earlier_request_that_comes_again_does_not_stand_for_the_refused_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    node = new_node("n1")
+    run(node, 0)
+
+    def send(sequence: int) -> None:
+        node.execute(LARGE, print, 100, session="s", sequence=sequence, acknowledged=1)
+
+    with monkeypatch.context() as short:
+        short.setattr(proposals, "MAX_PENDING", 0)
+        with pytest.raises(UnavailableError, match="are waiting"):
+            send(2)
+    send(1)
+    with pytest.raises(UnavailableError, match="request 2 of this session was refused: send it again"):
+        send(3)
+    send(2)
+    send(3)
+
+
+def test_a_node_whose_own_session_was_dropped_says_so_to_all_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two requests under way when the first of them shows that the session is forgotten."""
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", 1)
+    node = new_node("n1")
+    run(node, 0)
+    heard: list[Reply | Refusal] = []
+    node.execute(LARGE, heard.append, 100)
+    run(node, 1)
+    for number in (1, 2):  # the second pushes out the first, which had pushed out this node's
+        other = Entry(f"{NODE_SESSIONS}n2.{number}", 1, 1, 0, LARGE, node.applied_upto)
+        node.replica.propose([entries.encode(other)])
+    for _ in range(2):
+        node.execute(LARGE, heard.append, 100)
+    run(node, 2)
+    assert [type(outcome) for outcome in heard] == [Reply, UnknownOutcomeError, UnknownOutcomeError]
+    node.execute(LARGE, heard.append, 100)
+    run(node, 3)
+    assert isinstance(heard[-1], Reply)
 
 
 def test_what_follows_a_request_that_was_given_up_goes_with_it() -> None:
