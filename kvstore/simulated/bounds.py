@@ -37,7 +37,7 @@ BOUNDS = (
     Bound("_LITTLE", (cost,), (0,)),
     Bound("EXPIRED_AT_ONCE", (keyspace,), (1,)),
     Bound("MAX_CLEAN_BYTES", (keyspace,), (0,)),
-    Bound("MAX_UNCOMMITTED_BYTES", (commit_schedule,), (1, 2_000)),
+    Bound("MAX_UNCOMMITTED_BYTES", (commit_schedule,), (2_000,)),
     Bound("MAX_PENDING", (proposals,), (1, 3)),
     Bound("MAX_REPEATS", (proposals,), (0, 1)),
     Bound("APPLY_SLOTS", (node,), (1,)),
