@@ -12,6 +12,7 @@ from typing import Self
 
 from kvstore.errors import DataDirError
 from kvstore.storage.database import reason, rebuild_mark
+from kvstore.storage.files import files
 
 RESERVE_BYTES = 1_048_576
 """New writes leave this much room, so that what was proposed before them can still be made durable."""
@@ -32,7 +33,7 @@ class DataDir:
         """Open or create a directory for writing; ``purpose`` is what a second process is told about this one."""
         try:
             _make_directory(path)
-            lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            lock = files().open(path / "lock", os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise DataDirError(_why_not(path, error)) from error
         try:
@@ -110,12 +111,12 @@ class DataDir:
             # The database first: a crash after it leaves a WAL without a database, which SQLite deletes.
             for end in ("", "-wal"):
                 file, kept = (path.with_name(path.name + end) for path in (self.state_path, aside))
-                kept.unlink(missing_ok=True)
+                files().remove(kept)
                 if file.exists():
-                    file.replace(kept)
-            self.state_path.with_name(self.state_path.name + "-shm").unlink(missing_ok=True)
-            _sync_directory(self.path)
-            rebuild_mark(self.state_path).unlink(missing_ok=True)
+                    files().rename(file, kept)
+            files().remove(self.state_path.with_name(self.state_path.name + "-shm"))
+            files().sync(self.path)
+            files().remove(rebuild_mark(self.state_path))
         except OSError as error:
             raise DataDirError(_why_not(self.path, error)) from error
         return aside
@@ -145,10 +146,9 @@ class DataDir:
     def free_bytes(self) -> int:
         """The room that this process may still use on the directory's file system. Raises DataDirError."""
         try:
-            stat = os.statvfs(self.path)
+            return files().free_bytes(self.path)
         except OSError as error:
             raise DataDirError(f"data directory {self.path} cannot be used any more: {reason(error)}") from error
-        return stat.f_bavail * stat.f_frsize
 
     def close(self) -> None:
         """Give up the lock."""
@@ -187,20 +187,9 @@ def _why_not(path: Path, error: OSError) -> str:
 def _write_durably(file: Path, text: str) -> None:
     """Write a small file whole or not at all."""
     new = file.with_suffix(".new")
-    with new.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    new.replace(file)
-    _sync_directory(file.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    files().write(new, text.encode())
+    files().rename(new, file)
+    files().sync(file.parent)
 
 
 def _make_directory(path: Path) -> None:
@@ -210,8 +199,8 @@ def _make_directory(path: Path) -> None:
     same for its files within.
     """
     parents = {directory.parent for directory in (path, *path.parents) if not directory.exists()}
-    path.mkdir(parents=True, exist_ok=True)
+    files().make_directory(path)
     for directory in parents | {path.parent}:  # a start that was killed may have made the directory without syncing it
         # A parent that belongs to others may not be readable; usually nothing was created in it.
         with contextlib.suppress(PermissionError):
-            _sync_directory(directory)
+            files().sync(directory)
