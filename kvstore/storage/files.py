@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,6 +32,10 @@ class Files:
         finally:
             os.close(handle)
 
+    def sync_open(self, path: Path, handle: int) -> None:
+        """The same for a file that is open already: closing it would release what locks this process has on it."""
+        os.fsync(handle)
+
     def rename(self, path: Path, target: Path) -> None:
         path.replace(target)
 
@@ -59,12 +61,7 @@ def files() -> Files:
     return _in_use
 
 
-@contextmanager
-def files_replaced(other: Files) -> Iterator[None]:
-    """For a simulator: others take their place meanwhile."""
+def use(other: Files) -> None:
+    """For a simulator: work on others from now on."""
     global _in_use
-    before, _in_use = _in_use, other
-    try:
-        yield
-    finally:
-        _in_use = before
+    _in_use = other
