@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 import zlib
@@ -17,8 +18,9 @@ from consensus.ballot import NEVER, Ballot
 from consensus.leader import chunks
 from consensus.log import Log
 from consensus.messages import Record, Run, Stored
-from kvstore.errors import DamagedError, DataDirError, StorageFullError
+from kvstore.errors import DamagedError, DataDirError, KvstoreError, StorageFullError
 from kvstore.storage.database import Schema, connect, storage_errors
+from kvstore.storage.files import files
 from kvstore.storage.wal_check import check_wal, sync_wal
 
 if TYPE_CHECKING:
@@ -148,6 +150,7 @@ class SqliteLog:
         self.chosen_upto = 0
         self.last = 0
         self._next_id = 1
+        self._index: int | None = None
         try:
             if must_exist and not path.exists():
                 raise self._damaged("it is missing, though a node has run here")
@@ -183,10 +186,24 @@ class SqliteLog:
         with suppress(StorageFullError), storage_errors(self._path):
             self._connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
             # Begin with an empty WAL: the rest of a torn commit in it could look like rot the next time.
+            self._empty_wal()
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         # Readers must not wait for an append, however long the disk takes for it.
         self._reader = connect(self._path, LOG_SCHEMA, synchronous="FULL", read_only=True)
         self._reader.text_factory = self._connection.text_factory
+
+    def _empty_wal(self) -> None:
+        """Copy the WAL into the database, before it goes.
+
+        The wal-index must say so on disk as well: an older one, which counts frames that are nowhere, would look like
+        those of a lost WAL after a power loss.
+        """
+        self._connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+        index = self._path.with_name(self._path.name + "-shm")
+        with suppress(OSError):  # without it the WAL's loss is at worst suspected
+            if self._index is None:
+                self._index = files().open(index, os.O_RDONLY)
+            files().sync_open(index, self._index)
 
     def _identify(self, node_id: str, nodes: list[str]) -> tuple[str, list[str]]:
         """Whose log this is; a node that names itself must be the one that the log belongs to."""
@@ -337,7 +354,12 @@ class SqliteLog:
     def close(self) -> None:
         if self._key is not None:
             self._reader.close()
+            if not self._read_only:
+                with suppress(KvstoreError), storage_errors(self._path):
+                    self._empty_wal()
             self._connection.close()  # last, since only a connection that may write can empty the WAL
+            if self._index is not None:
+                os.close(self._index)
             _open_logs[self._key] -= 1
             self._key = None
 

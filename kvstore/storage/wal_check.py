@@ -5,8 +5,9 @@ the rest. That is right for a torn tail: a commit that was cut off was never ack
 commit that was whole once. Three things prove that one was:
 
 - A later commit follows, since each is synced before the next one is written.
-- The wal-index (the -shm file) counts the frame as committed: SQLite writes it after the sync. The index is not synced
-  itself, so after a power loss it may count too few, never too many.
+- The wal-index (the -shm file) counts the frame as committed: SQLite writes it after the sync. SQLite never syncs the
+  index, so after a power loss it may count too few. The log syncs it once the database has all that the WAL holds,
+  and before the WAL goes: else an older index would count frames that are nowhere any more.
 - Only the frame's salts or its commit mark are wrong: its checksum still holds without them.
 
 So a WAL that is missing, or too short for a header, is damage where the index counts frames that the database lacks.
