@@ -313,7 +313,8 @@ class StateMachine:
         if self._failed is None:
             return
         self._failed = None
-        self._keys.rolled_back()
+        with storage_errors(self._path):
+            self._keys.rolled_back()
         self._sessions.rolled_back(batch.sessions)
 
     def close(self) -> None:
