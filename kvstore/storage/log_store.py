@@ -155,10 +155,10 @@ class SqliteLog:
             if must_exist and not path.exists():
                 raise self._damaged("it is missing, though a node has run here")
             check_wal(path, in_use=read_only or _open_logs[self._key] > 0)
-            if not read_only:
-                sync_wal(path)
         except OSError as error:
-            raise DataDirError(f"{path} cannot be opened ({error}): check its permissions and its disk") from error
+            raise self._unusable(error) from error
+        if not read_only:
+            self._sync_wal()
         self._connection = self._reader = connect(path, LOG_SCHEMA, synchronous="FULL", read_only=read_only)
         self._connection.isolation_level = None  # a single row is a transaction of its own
         _open_logs[self._key] += 1
@@ -188,6 +188,9 @@ class SqliteLog:
             # Begin with an empty WAL: the rest of a torn commit in it could look like rot the next time.
             self._empty_wal()
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        # Where an earlier sync has failed, the WAL on disk may still be an older one than was read and copied: it would
+        # hide some of that after a power loss.
+        self._sync_wal()
         # Readers must not wait for an append, however long the disk takes for it.
         self._reader = connect(self._path, LOG_SCHEMA, synchronous="FULL", read_only=True)
         self._reader.text_factory = self._connection.text_factory
@@ -204,6 +207,15 @@ class SqliteLog:
             if self._index is None:
                 self._index = files().open(index, os.O_RDONLY)
             files().sync_open(index, self._index)
+
+    def _sync_wal(self) -> None:
+        try:
+            sync_wal(self._path)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> DataDirError:
+        return DataDirError(f"{self._path} cannot be opened ({error}): check its permissions and its disk")
 
     def _identify(self, node_id: str, nodes: list[str]) -> tuple[str, list[str]]:
         """Whose log this is; a node that names itself must be the one that the log belongs to."""
