@@ -53,7 +53,8 @@ class SimulatedDisk:
 
     ``rng`` decides what a power loss leaves and what faults hit. ``free``: the room that is left, in bytes; None for
     the real disk's. ``spent_us``: how long all that was done so far has taken, on the disk's own time. ``seen`` counts
-    what was exercised. The disk works until ``kill`` or ``lose_power``, and again from ``start`` on.
+    what was exercised. The disk works until ``kill`` or ``lose_power``, and again from ``start`` on. One thread may
+    use it.
     """
 
     def __init__(self, directory: Path, rng: random.Random, spent: Spent | None = None) -> None:
@@ -104,8 +105,9 @@ class SimulatedDisk:
         """The process has died, and of what was not synced anything may be lost, in any order."""
         self.kill()
         self.seen["power loss"] += 1
-        kind = self._rng.choice(["nothing", "everything", "in order", "any order", "any order"])
-        until = {"nothing": 0, "everything": self._number, "in order": self._rng.randint(0, self._number)}.get(kind)
+        ends = (0, self._number, self._rng.randint(0, self._number))
+        # Up to one write everything has reached the disk, or anything may have.
+        until = self._rng.choice([*ends, None, None])
         names = dict(self._durable)
         for change in self._changes:
             if self._rng.random() < 0.5 if until is None else change.number <= until:
@@ -113,14 +115,12 @@ class SimulatedDisk:
             else:
                 self.seen["power loss: a change of names lost"] += 1
         content: dict[str, bytes | None] = {}
-        for name, entry in sorted(names.items()):
-            if entry == "directory":
+        for name, thing in sorted(names.items()):
+            if thing == "directory":
                 content[name] = None
-            elif entry is not None:
-                cut = until
-                if kind == "any order" and self._rng.random() < 0.5:  # each file its own
-                    cut = self._rng.choice([0, self._number, self._rng.randint(0, self._number)])
-                content[name] = entry.after_power_loss(self._rng, cut, self.seen)
+            elif thing is not None:
+                each = self._rng.choice([*ends, None, None, None]) if until is None else until
+                content[name] = thing.after_power_loss(self._rng, each, self.seen)
         for name in self._untracked():
             index = (self.directory / name).read_bytes()
             found = self._indexes.after_power_loss(name, index) if name.endswith("-shm") else b""
@@ -164,7 +164,7 @@ class SimulatedDisk:
     def flip_bits(self, count: int) -> list[tuple[str, int]]:
         """Rot: the names of the files and the offsets of the bytes where it struck."""
         flipped = []
-        platters = [(name, entry) for name, entry in sorted(self._names.items()) if isinstance(entry, Platter)]
+        platters = [(name, thing) for name, thing in sorted(self._names.items()) if isinstance(thing, Platter)]
         held = [(name, platter) for name, platter in platters if platter.size]
         for _ in range(count if held else 0):
             ((name, platter),) = self._rng.choices(held, [platter.size for _, platter in held])
@@ -203,7 +203,7 @@ class SimulatedDisk:
     @property
     def unsynced(self) -> int:
         """The number of sectors and names that a power loss could change."""
-        live = sum(entry.unsynced for entry in self._names.values() if isinstance(entry, Platter))
+        live = sum(thing.unsynced for thing in self._names.values() if isinstance(thing, Platter))
         return live + len(self._changes)
 
     # -- what is done on it, by SQLite and by the store --------------------------------------------------------------
@@ -219,19 +219,19 @@ class SimulatedDisk:
     def platter(self, path: str) -> Platter:
         """That of a file which is there now, and was just created if it isn't known."""
         name = self._name(path)
-        entry = self._names.get(name)
-        if not isinstance(entry, Platter):
-            entry = Platter(_handle(path), 0)
-            self._change(path, {name: entry})
-        return entry
+        thing = self._names.get(name)
+        if not isinstance(thing, Platter):
+            thing = Platter(_handle(path), 0)
+            self._change(path, {name: thing})
+        return thing
 
     def deleting(self, path: str) -> int:
         return sqlite3.SQLITE_IOERR_DELETE if self.is_down else OK
 
     def deleted(self, path: str, sync: bool) -> int:
-        entry = self._names.get(self._name(path))
-        if isinstance(entry, Platter) and self.free is not None:
-            self.free += entry.size
+        thing = self._names.get(self._name(path))
+        if isinstance(thing, Platter) and self.free is not None:
+            self.free += thing.size
         self._change(path, {self._name(path): None})
         if sync and self.sync_directory(str(Path(path).parent)):
             return sqlite3.SQLITE_IOERR_DIR_FSYNC
@@ -253,7 +253,7 @@ class SimulatedDisk:
         for change in self._changes:
             if change.directory == directory:
                 self._durable |= change.names
-        self._durable = {name: entry for name, entry in self._durable.items() if entry is not None}
+        self._durable = {name: thing for name, thing in self._durable.items() if thing is not None}
         self._changes = [change for change in self._changes if change.directory != directory]
         self._indexes.names_synced(directory)
         return OK
@@ -265,7 +265,9 @@ class SimulatedDisk:
     def writing(self, path: str, platter: Platter, size: int, offset: int) -> tuple[int, int]:
         self._take("write")
         code, trouble = self._trouble("write", path)
-        written = size if not code else self._rng.randrange(size) if trouble in ("short", "kill") else 0
+        written = size
+        if code:
+            written = int(self._rng.random() * size) if trouble in ("short", "kill") else 0
         if self.free is not None:
             room = max(0, platter.size + self.free - offset)
             if written > room:
@@ -307,7 +309,7 @@ class SimulatedDisk:
         return OK
 
     def sync_index(self, path: str) -> int:
-        """A wal-index, which SQLite itself never syncs."""
+        """Of a wal-index, which SQLite itself never syncs."""
         self._take("sync")
         code, trouble = self._trouble("sync", path)
         if code or trouble:
@@ -362,9 +364,9 @@ class SimulatedDisk:
                 copied = path.with_name(path.name + "~")
                 shutil.copyfile(path, copied)
                 copied.replace(path)
-                entry = self._names.get(name)
-                if isinstance(entry, Platter):
-                    entry.moved_to(_handle(str(path)))
+                thing = self._names.get(name)
+                if isinstance(thing, Platter):
+                    thing.moved_to(_handle(str(path)))
 
     def _adopt(self) -> None:
         """What is in the directory is what is on disk."""
@@ -400,7 +402,11 @@ class SimulatedDisk:
         self._names |= names
 
     def _walk(self) -> dict[str, Path]:
-        return {self._name(str(path)): path for path in self.directory.rglob("*")}
+        return {
+            self._name(path := f"{directory}/{name}"): Path(path)
+            for directory, directories, names in os.walk(self._root)
+            for name in (*directories, *names)
+        }
 
     def _untracked(self) -> list[str]:
         """Files that came into being without us, as wal-indexes do."""
