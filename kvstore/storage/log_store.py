@@ -36,6 +36,8 @@ WAL_BYTES = 16 * 1_048_576
 
 _COLUMNS = "id, first, last, round, node, chosen_upto, slots, checksum"
 _Columns: TypeAlias = tuple[int, int, int, int, str, int, bytes]
+_NOT_READ = ("unable to get the page", "failed to get page")
+"""What SQLite's own check says of pages that the disk did not give it, which need not be damaged."""
 _open_logs: Counter[Path] = Counter()
 """How often this process has each log open: the locks of these files must be left alone."""
 
@@ -175,6 +177,10 @@ class SqliteLog:
         self._connection.text_factory = lambda text: text.decode(errors="replace")
         with storage_errors(self._path):
             (found,) = self._connection.execute("PRAGMA integrity_check(1)").fetchone()
+        if any(failed in found for failed in _NOT_READ):
+            raise DataDirError(
+                f"{self._path} cannot be read ({found}): look at the system's log for what the disk says"
+            )
         if found != "ok":
             raise self._damaged(f"its structure is broken, so that any slot may be affected ({found})")
         self._verify()

@@ -346,6 +346,32 @@ def test_a_fault_while_opening_is_named(
             assert again.log.promised == (NEVER if name == "data" else Ballot(1, "n1"))
 
 
+def test_a_read_that_fails_while_a_log_is_checked_is_not_called_damage(directory: Path) -> None:
+    said = []
+    with disk_in(directory) as disk:
+        with closing(Process(disk)) as process:
+            process.log.append([Stored(Run(1, Ballot(1, "n1"), [bytes(9_000)] * 9), 0)])
+        for reads in range(40):
+            fault = disk.fail("read", "EIO", after=reads)
+            try:
+                Process(disk).close()
+            except DataDirError as error:
+                assert not isinstance(error, DamagedError), f"read {reads}: {error}"
+                said.append(str(error))
+            disk.call_off(fault)
+    assert any("disk I/O error" in text for text in said)
+    assert any("get page" in text or "get the page" in text for text in said)
+
+
+def test_a_log_that_gets_no_wal_is_not_opened(directory: Path) -> None:
+    """Else it would go on with a rollback journal, and a power loss could undo what was acknowledged."""
+    with disk_in(directory) as disk:
+        disk.fail("sync", "EIO", name="-journal")
+        with pytest.raises(DataDirError):
+            Process(disk)
+        Process(disk).close()
+
+
 def test_room_runs_out_and_is_made(directory: Path) -> None:
     with disk_in(directory) as disk, closing(Process(disk)) as process:
         assert process.data_dir.free_bytes() > 0
