@@ -16,16 +16,14 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple, TypeAlias
+from typing import BinaryIO, Literal, NamedTuple
 
 from kvstore.storage.files import Files, use
 from kvstore.whole.disk_faults import CODES, DiskFault, DiskFaults, DiskOperation, Trouble
+from kvstore.whole.disk_names import DiskNames, NamedThing
 from kvstore.whole.platter import Platter
 from kvstore.whole.vfs import OK, WatchingVfs
 from kvstore.whole.wal_indexes import WalIndexes
-
-NamedThing: TypeAlias = Platter | Literal["directory"] | None
-"""What a name stands for; None when there is no such name."""
 
 
 class Spent(NamedTuple):
@@ -38,14 +36,6 @@ class Spent(NamedTuple):
     """A sync now and then."""
     stalls: float = 0.002
     """How often."""
-
-
-class _Change(NamedTuple):
-    """Names of one directory that were changed together, by the write of this number."""
-
-    number: int
-    directory: str
-    names: dict[str, NamedThing]
 
 
 class SimulatedDisk:
@@ -70,9 +60,7 @@ class SimulatedDisk:
         self._spent_rng = random.Random(rng.random())
         self._faults = DiskFaults(rng, self.seen)
         self._number = 0
-        self._names: dict[str, NamedThing] = {}
-        self._durable: dict[str, NamedThing] = {}
-        self._changes: list[_Change] = []
+        self._names = DiskNames({})
         self._indexes = WalIndexes(rng, self.seen)
         self._saved: list[dict[str, bytes | None]] = []
         self._is_dying = False
@@ -88,9 +76,7 @@ class SimulatedDisk:
         del _disks[self._root]
         if not _disks:
             use(Files())
-        self._names.clear()
-        self._durable.clear()
-        self._changes.clear()
+        self._names = DiskNames({})
         _vfs().check()
 
     # -- what happens to it -------------------------------------------------------------------------------------------
@@ -108,13 +94,8 @@ class SimulatedDisk:
         ends = (0, self._number, self._rng.randint(0, self._number))
         # Up to one write everything has reached the disk, or anything may have.
         until = self._rng.choice([*ends, None, None])
-        names = dict(self._durable)
-        for change in self._changes:
-            if self._rng.random() < 0.5 if until is None else change.number <= until:
-                names |= change.names
-            else:
-                self.seen["power loss: a change of names lost"] += 1
         content: dict[str, bytes | None] = {}
+        names = self._names.after_power_loss(self._rng, until, self.seen)
         for name, thing in sorted(names.items()):
             if thing == "directory":
                 content[name] = None
@@ -164,8 +145,7 @@ class SimulatedDisk:
     def flip_bits(self, count: int) -> list[tuple[str, int]]:
         """Rot: the names of the files and the offsets of the bytes where it struck."""
         flipped = []
-        platters = [(name, thing) for name, thing in sorted(self._names.items()) if isinstance(thing, Platter)]
-        held = [(name, platter) for name, platter in platters if platter.size]
+        held = [(name, platter) for name, platter in self._names.platters if platter.size]
         for _ in range(count if held else 0):
             ((name, platter),) = self._rng.choices(held, [platter.size for _, platter in held])
             offset = self._rng.randrange(platter.size)
@@ -203,8 +183,7 @@ class SimulatedDisk:
     @property
     def unsynced(self) -> int:
         """The number of sectors and names that a power loss could change."""
-        live = sum(thing.unsynced for thing in self._names.values() if isinstance(thing, Platter))
-        return live + len(self._changes)
+        return sum(platter.unsynced for _, platter in self._names.platters) + self._names.unsynced
 
     # -- what is done on it, by SQLite and by the store --------------------------------------------------------------
 
@@ -219,30 +198,31 @@ class SimulatedDisk:
     def platter(self, path: str) -> Platter:
         """That of a file which is there now, and was just created if it isn't known."""
         name = self._name(path)
-        thing = self._names.get(name)
-        if not isinstance(thing, Platter):
-            thing = Platter(_handle(path), 0)
-            self._change(path, {name: thing})
-        return thing
+        found = self._names.platter(name)
+        if found is None:
+            found = Platter(_handle(path), 0)
+            self._change({name: found})
+        return found
 
     def deleting(self, path: str) -> int:
         return sqlite3.SQLITE_IOERR_DELETE if self.is_down else OK
 
     def deleted(self, path: str, sync: bool) -> int:
-        thing = self._names.get(self._name(path))
-        if isinstance(thing, Platter) and self.free is not None:
-            self.free += thing.size
-        self._change(path, {self._name(path): None})
+        name = self._name(path)
+        platter = self._names.platter(name)
+        if platter is not None and self.free is not None:
+            self.free += platter.size
+        self._change({name: None})
         if sync and self.sync_directory(str(Path(path).parent)):
             return sqlite3.SQLITE_IOERR_DIR_FSYNC
         return OK
 
     def renamed(self, path: str, target: str) -> None:
         name, other = self._name(path), self._name(target)
-        self._change(path, {name: None, other: self._names.get(name)})
+        self._change({name: None, other: self._names.live.get(name)})
 
     def made_directory(self, path: str) -> None:
-        self._change(path, {self._name(path): "directory"})
+        self._change({self._name(path): "directory"})
 
     def sync_directory(self, path: str) -> int:
         code, trouble = self._trouble("sync", path)
@@ -250,11 +230,7 @@ class SimulatedDisk:
             return code
         self._take("sync")
         directory = self._name(path)
-        for change in self._changes:
-            if change.directory == directory:
-                self._durable |= change.names
-        self._durable = {name: thing for name, thing in self._durable.items() if thing is not None}
-        self._changes = [change for change in self._changes if change.directory != directory]
+        self._names.synced(directory)
         self._indexes.names_synced(directory)
         return OK
 
@@ -364,19 +340,19 @@ class SimulatedDisk:
                 copied = path.with_name(path.name + "~")
                 shutil.copyfile(path, copied)
                 copied.replace(path)
-                thing = self._names.get(name)
-                if isinstance(thing, Platter):
-                    thing.moved_to(_handle(str(path)))
+                platter = self._names.platter(name)
+                if platter is not None:
+                    platter.moved_to(_handle(str(path)))
 
     def _adopt(self) -> None:
         """What is in the directory is what is on disk."""
-        self._names = {
-            name: "directory" if path.is_dir() else Platter(_handle(str(path)), path.stat().st_size)
-            for name, path in sorted(self._walk().items())
-            if not name.endswith("-shm")
-        }
-        self._durable = dict(self._names)
-        self._changes.clear()
+        self._names = DiskNames(
+            {
+                name: "directory" if path.is_dir() else Platter(_handle(str(path)), path.stat().st_size)
+                for name, path in sorted(self._walk().items())
+                if not name.endswith("-shm")
+            }
+        )
         self._indexes = WalIndexes(self._rng, self.seen)
 
     def _replace_all(self, content: Mapping[str, bytes | None]) -> None:
@@ -396,10 +372,9 @@ class SimulatedDisk:
                 path.write_bytes(data)
         self._adopt()
 
-    def _change(self, path: str, names: dict[str, NamedThing]) -> None:
+    def _change(self, names: dict[str, NamedThing]) -> None:
         self._number += 1
-        self._changes.append(_Change(self._number, _parent(self._name(path)), names))
-        self._names |= names
+        self._names.changed(self._number, names)
 
     def _walk(self) -> dict[str, Path]:
         return {
@@ -410,7 +385,7 @@ class SimulatedDisk:
 
     def _untracked(self) -> list[str]:
         """Files that came into being without us, as wal-indexes do."""
-        return sorted(name for name, path in self._walk().items() if not self._names.get(name) and path.is_file())
+        return sorted(name for name, path in self._walk().items() if not self._names.live.get(name) and path.is_file())
 
     def _name(self, path: str) -> str:
         return path[len(self._root) + 1 :]
@@ -524,6 +499,11 @@ class _DiskFiles(Files):
         return super().free_bytes(path) if disk is None or disk.free is None else disk.free
 
 
+def seed_sqlite(rng: random.Random) -> None:
+    """What SQLite writes on simulated disks follows from this: its random numbers are the process's, not a disk's."""
+    _vfs().seed(rng)
+
+
 _disks: dict[str, SimulatedDisk] = {}
 
 
@@ -542,10 +522,6 @@ def _raise_for(path: Path, code: int) -> None:
 
 def _handle(path: str) -> int:
     return os.open(path, os.O_RDWR | os.O_CLOEXEC)
-
-
-def _parent(name: str) -> str:
-    return name.rpartition("/")[0]
 
 
 @cache

@@ -11,6 +11,7 @@ from __future__ import annotations
 import _sqlite3
 import atexit
 import ctypes
+import random
 import sqlite3
 from ctypes import POINTER, PYFUNCTYPE, Structure, c_char_p, c_int, c_int64, c_void_p
 from typing import Protocol, final
@@ -35,6 +36,7 @@ _Transfer = PYFUNCTYPE(c_int, c_void_p, c_void_p, c_int, c_int64)
 _Truncate = PYFUNCTYPE(c_int, c_void_p, c_int64)
 _WithFlags = PYFUNCTYPE(c_int, c_void_p, c_int)
 _Size = PYFUNCTYPE(c_int, c_void_p, c_void_p)
+_Randomness = PYFUNCTYPE(c_int, c_void_p, c_int, c_void_p)
 _SharedMap = PYFUNCTYPE(c_int, c_void_p, c_int, c_int, c_int, POINTER(c_void_p))
 _SharedLock = PYFUNCTYPE(c_int, c_void_p, c_int, c_int, c_int)
 
@@ -190,6 +192,17 @@ class WatchingVfs:
             failure, self._failure = self._failure, None
             raise failure
 
+    def seed(self, rng: random.Random) -> None:
+        """SQLite's random numbers, as the salts of WALs, follow from this, while any directory is watched."""
+
+        def fill(vfs: int, size: int, data: int) -> int:
+            ctypes.memmove(data, rng.randbytes(size), size)
+            return size
+
+        self._randomness = _Randomness(fill)
+        self._struct.xRandomness = _pointer(self._randomness)
+        self._library.sqlite3_randomness(0, None)  # forget what it has, and ask
+
     # -- what SQLite calls --------------------------------------------------------------------------------------------
 
     def open(self, vfs: int, name: int | None, file: int, flags: int, out_flags: int | None) -> int:
@@ -293,7 +306,8 @@ class WatchingVfs:
 
     def _let_go(self) -> None:
         """Python ends: what is still open is the system's, since our functions are about to go."""
-        self._struct.xOpen, self._struct.xDelete = self._system.xOpen, self._system.xDelete
+        for name in ("xOpen", "xDelete", "xRandomness"):
+            setattr(self._struct, name, getattr(self._system, name))
         for address, handle in self._handles.items():
             c_void_p.from_address(address).value = handle.methods.system
 
@@ -379,6 +393,7 @@ def _library() -> ctypes.CDLL:
         library.sqlite3_vfs_find.restype = c_void_p
         library.sqlite3_vfs_register.argtypes = (c_void_p, c_int)
         library.sqlite3_vfs_unregister.argtypes = (c_void_p,)
+        library.sqlite3_randomness.argtypes = (c_int, c_void_p)
         library.sqlite3_libversion.restype = c_char_p
     except (OSError, AttributeError) as error:
         raise UnreachableSqlite(

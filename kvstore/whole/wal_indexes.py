@@ -6,6 +6,8 @@ import ctypes
 import random
 from collections import Counter, deque
 
+from kvstore.whole.disk_names import parent
+
 _HEAD = 512
 """Bytes of the first sector, where all stands that a WAL is checked against."""
 _KEPT = 8
@@ -56,7 +58,7 @@ class WalIndexes:
 
     def names_synced(self, directory: str) -> None:
         """The names in a directory have reached the disk."""
-        for name in [name for name in self._deleted if name.rpartition("/")[0] == directory]:
+        for name in [name for name in self._deleted if parent(name) == directory]:
             del self._deleted[name]
 
     def after_power_loss(self, name: str, current: bytes) -> bytes | None:

@@ -26,8 +26,8 @@ from kvstore.storage.data_dir import DataDir
 from kvstore.storage.files import Files, files
 from kvstore.storage.log_store import MemoryLog, SqliteLog
 from kvstore.whole import vfs
-from kvstore.whole.disk import SimulatedDisk
-from kvstore.whole.disk_faults import DiskOperation, Trouble
+from kvstore.whole.disk import SimulatedDisk, seed_sqlite
+from kvstore.whole.disk_faults import CODES, DiskOperation, Trouble
 from tests.unit.test_log_store import Content, content
 
 MEMORY = Path("/dev/shm")
@@ -175,6 +175,68 @@ def test_what_was_appended_is_there_after_kills_and_power_losses(directory: Path
         *("power loss: an older index", "power loss: a deleted index is back"),
     }
     assert wanted <= seen.keys()
+
+
+def run_failing(disk: SimulatedDisk, rng: random.Random) -> None:
+    """One log on a disk that fails in all ways and runs out of room. A process ends where an error says so."""
+    acknowledged: list[Record] = []
+    under_way: list[Record] = []
+    for _ in range(rng.randint(2, 6)):
+        for _ in range(rng.randrange(3)):
+            operation, trouble = rng.choice(TROUBLES)
+            disk.fail(operation, trouble, after=rng.randrange(70), times=rng.choice([1, 1, 3]))
+        disk.free = rng.randrange(100_000) if rng.random() < 0.2 else None
+        process = None
+        try:
+            process = Process(disk)
+            found = found_in(process.log)
+            if found == held([*acknowledged, *under_way]):
+                acknowledged += under_way
+            elif found != held(acknowledged):
+                raise Lost(f"{found} is not {held(acknowledged)}")
+            under_way = []
+            for _ in range(rng.randrange(12)):
+                under_way = some_records(rng, process.log.last)
+                try:
+                    process.log.append(under_way)
+                    acknowledged += under_way
+                except StorageFullError:
+                    if disk.is_down:
+                        raise
+                under_way = []
+        except DamagedError:
+            raise
+        except (DataDirError, StorageFullError):
+            assert disk.is_down or disk.free is not None or any(disk.seen[f"{op}: {what}"] for op, what in TROUBLES)
+        disk.call_off_all()
+        disk.free = None
+        end = rng.choice(["close", "kill", "power loss"])
+        if end == "close" and process:
+            process.close()
+        if end == "power loss" or rng.random() < 0.3:
+            disk.lose_power()
+        disk.kill()
+        if process:
+            process.close()
+        disk.start()
+
+
+TROUBLES = [fault for fault in CODES if fault[1] != "ignored"]
+
+
+def test_what_was_appended_is_there_though_the_disk_fails(directory: Path) -> None:
+    refused = []
+    for seed in range(SEEDS):
+        with disk_in(directory, seed) as disk:
+            try:
+                run_failing(disk, random.Random(seed))
+            except Lost as error:
+                pytest.fail(f"seed {seed}: {error}")
+            except DamagedError:
+                # Pages that a failed sync lost are damage where they are read again, before they can be lost for good.
+                assert disk.seen["sync: EIO"], f"seed {seed}"
+                refused.append(seed)
+    assert len(refused) < SEEDS // 4
 
 
 def test_without_syncs_the_same_seeds_lose_records(directory: Path) -> None:
@@ -485,6 +547,17 @@ def test_what_goes_wrong_within_a_callback_comes_out(directory: Path, monkeypatc
             disk.take_spent()
 
 
+def test_the_same_seed_writes_the_same_bytes(directory: Path) -> None:
+    found = []
+    for _ in range(2):
+        seed_sqlite(random.Random(5))
+        with disk_in(directory, 5) as disk:
+            run_lives(disk, random.Random(5))
+            files_left = {file.name: file.read_bytes() for file in disk.directory.rglob("*") if file.is_file()}
+            found.append((files_left, disk.seen, disk.spent_us))
+    assert "log.db" in found[0][0] and found[0] == found[1]
+
+
 def default_vfs() -> bytes:
     library = vfs._library()
     return bytes(vfs._VfsStruct.from_address(library.sqlite3_vfs_find(None)).zName)
@@ -518,7 +591,7 @@ def test_a_process_may_end_with_files_open(directory: Path) -> None:
     code = """
 import random, sqlite3, sys
 from pathlib import Path
-from kvstore.whole.disk import SimulatedDisk
+from kvstore.whole.disk import SimulatedDisk, seed_sqlite
 disk = SimulatedDisk(Path(sys.argv[1]), random.Random(1))
 connection = sqlite3.connect(Path(sys.argv[1]) / "a.db")
 connection.executescript("PRAGMA journal_mode = WAL; CREATE TABLE t (a)")
