@@ -40,6 +40,8 @@ _NOT_READ = ("unable to get the page", "failed to get page")
 """What SQLite's own check says of pages that the disk did not give it, which need not be damaged."""
 _open_logs: Counter[Path] = Counter()
 """How often this process has each log open: the locks of these files must be left alone."""
+_index_handles: dict[Path, int] = {}
+"""Of the wal-indexes of those logs: closed with the last, since closing one gives up all locks on its file."""
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[bytes]).decode
@@ -152,7 +154,6 @@ class SqliteLog:
         self.chosen_upto = 0
         self.last = 0
         self._next_id = 1
-        self._index: int | None = None
         try:
             if must_exist and not path.exists():
                 raise self._damaged("it is missing, though a node has run here")
@@ -177,7 +178,7 @@ class SqliteLog:
         self._connection.text_factory = lambda text: text.decode(errors="replace")
         with storage_errors(self._path):
             (found,) = self._connection.execute("PRAGMA integrity_check(1)").fetchone()
-        if any(failed in found for failed in _NOT_READ):
+        if _NOT_READ[0] in found or _NOT_READ[1] in found:
             raise DataDirError(
                 f"{self._path} cannot be read ({found}): look at the system's log for what the disk says"
             )
@@ -209,10 +210,11 @@ class SqliteLog:
         """
         self._connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
         index = self._path.with_name(self._path.name + "-shm")
+        key = self._path.absolute()
         with suppress(OSError):  # without it the WAL's loss is at worst suspected
-            if self._index is None:
-                self._index = files().open(index, os.O_RDONLY)
-            files().sync_open(index, self._index)
+            if key not in _index_handles:
+                _index_handles[key] = files().open(index, os.O_RDONLY)
+            files().sync_open(index, _index_handles[key])
 
     def _sync_wal(self) -> None:
         try:
@@ -376,9 +378,9 @@ class SqliteLog:
                 with suppress(KvstoreError), storage_errors(self._path):
                     self._empty_wal()
             self._connection.close()  # last, since only a connection that may write can empty the WAL
-            if self._index is not None:
-                os.close(self._index)
             _open_logs[self._key] -= 1
+            if not _open_logs[self._key] and self._key in _index_handles:
+                os.close(_index_handles.pop(self._key))
             self._key = None
 
 
