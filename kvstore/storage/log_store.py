@@ -189,15 +189,17 @@ class SqliteLog:
         self.directory = self._directory()
         if self._read_only:
             return
+        had_wal = self._wal_bytes() > 0
         # Without room the WAL stays as it is: the log can be read, and written again once there is room.
         with suppress(StorageFullError), storage_errors(self._path):
             self._connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
             # Begin with an empty WAL: the rest of a torn commit in it could look like rot the next time.
             self._empty_wal()
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        # Where an earlier sync has failed, the WAL on disk may still be an older one than was read and copied: it would
-        # hide some of that after a power loss.
-        self._sync_wal()
+        if had_wal:
+            # Where an earlier sync has failed, the WAL on disk may be an older one than was read and copied: it would
+            # hide some of that after a power loss.
+            self._sync_wal()
         # Readers must not wait for an append, however long the disk takes for it.
         self._reader = connect(self._path, LOG_SCHEMA, synchronous="FULL", read_only=True)
         self._reader.text_factory = self._connection.text_factory
@@ -208,7 +210,9 @@ class SqliteLog:
         The wal-index must say so on disk as well: an older one, which counts frames that are nowhere, would look like
         those of a lost WAL after a power loss.
         """
-        self._connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+        _, frames, _ = self._connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+        if frames <= 0:
+            return
         index = self._path.with_name(self._path.name + "-shm")
         key = self._path.absolute()
         with suppress(OSError):  # without it the WAL's loss is at worst suspected
@@ -365,11 +369,12 @@ class SqliteLog:
         return self.last + 1 if found is None else int(found)
 
     def bytes(self) -> int:
-        wal = self._path.with_name(self._path.name + "-wal")
-        size = self._path.stat().st_size
+        return self._path.stat().st_size + self._wal_bytes()
+
+    def _wal_bytes(self) -> int:
         with suppress(FileNotFoundError):  # another process may have closed it just now
-            size += wal.stat().st_size
-        return size
+            return self._path.with_name(self._path.name + "-wal").stat().st_size
+        return 0
 
     def close(self) -> None:
         if self._key is not None:
