@@ -20,7 +20,7 @@ from consensus.ballot import NEVER, Ballot
 from consensus.messages import Promised, Record, Run, Stored
 from kvstore.commands import Entry, Set, Value
 from kvstore.errors import DamagedError, DataDirError, KvstoreError, StorageFullError
-from kvstore.state import entries
+from kvstore.state import entries, rows
 from kvstore.state.machine import StateMachine
 from kvstore.storage.data_dir import DataDir
 from kvstore.storage.files import Files, files
@@ -283,9 +283,12 @@ def run_states(disk: SimulatedDisk, rng: random.Random) -> None:
         disk.start()
 
 
-def test_a_state_is_as_of_one_of_its_commits_after_kills_and_power_losses(directory: Path) -> None:
+def test_a_state_is_as_of_one_of_its_commits_after_kills_and_power_losses(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "_let_others_run", lambda: None)  # there are none
     seen: Counter[str] = Counter()
-    for seed in range(SEEDS):
+    for seed in range(SEEDS // 2):
         with disk_in(directory, seed) as disk:
             run_states(disk, random.Random(seed))
             seen += disk.seen
