@@ -205,12 +205,13 @@ class SqliteLog:
         self._reader.text_factory = self._connection.text_factory
 
     def _empty_wal(self) -> None:
-        """Copy the WAL into the database, before it goes.
+        """Copy the WAL into the database, as far as nobody reads what was before, so that it can go.
 
         The wal-index must say so on disk as well: an older one, which counts frames that are nowhere, would look like
         those of a lost WAL after a power loss.
         """
-        _, frames, _ = self._connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+        # Waits for no reader: where there is another, the WAL stays.
+        _, frames, _ = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         if frames <= 0:
             return
         index = self._path.with_name(self._path.name + "-shm")
