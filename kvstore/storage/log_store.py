@@ -154,6 +154,7 @@ class SqliteLog:
         self.chosen_upto = 0
         self.last = 0
         self._next_id = 1
+        self._is_named = False
         try:
             if must_exist and not path.exists():
                 raise self._damaged("it is missing, though a node has run here")
@@ -228,7 +229,7 @@ class SqliteLog:
             raise self._unusable(error) from error
 
     def _unusable(self, error: OSError) -> DataDirError:
-        return DataDirError(f"{self._path} cannot be opened ({error}): check its permissions and its disk")
+        return DataDirError(f"{self._path} cannot be used ({error}): check its permissions and its disk")
 
     def _identify(self, node_id: str, nodes: list[str]) -> tuple[str, list[str]]:
         """Whose log this is; a node that names itself must be the one that the log belongs to."""
@@ -322,10 +323,20 @@ class SqliteLog:
                     if len(rows) > 1:
                         self._connection.execute("BEGIN")
                     self._connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                if not self._is_named:
+                    self._name_durably()
             except DataDirError as error:
                 self._failure = error
                 raise
             self._next_id, self.last = identity, highest
+
+    def _name_durably(self) -> None:
+        """Sync the directory that has a new WAL since the first append: SQLite does, and ignores whether that failed."""
+        try:
+            files().sync(self._path.parent)
+        except OSError as error:
+            raise self._unusable(error) from error
+        self._is_named = True
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

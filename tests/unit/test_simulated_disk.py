@@ -361,6 +361,7 @@ APPENDING: list[tuple[DiskOperation, Trouble, type[KvstoreError], str]] = [
     ("write", "short", StorageFullError, "the disk is full"),
     ("sync", "EIO", DataDirError, "disk I/O error"),
 ]
+"""With a file of SQLite's."""
 
 
 @pytest.mark.parametrize(("operation", "trouble", "kind", "says"), APPENDING)
@@ -368,7 +369,7 @@ def test_a_fault_while_appending_is_named(
     directory: Path, operation: DiskOperation, trouble: Trouble, kind: type[KvstoreError], says: str
 ) -> None:
     with disk_in(directory) as disk, closing(Process(disk)) as process:
-        disk.fail(operation, trouble)
+        disk.fail(operation, trouble, name="log.db-wal")
         with pytest.raises(kind, match=says):
             process.log.append([Promised(Ballot(1, "n1"))])
         if kind is StorageFullError:
@@ -377,6 +378,16 @@ def test_a_fault_while_appending_is_named(
             with pytest.raises(kind, match=says):
                 process.log.append([Promised(Ballot(1, "n1"))])
         assert disk.seen[f"{operation}: {trouble}"] == 1
+
+
+def test_a_wal_whose_name_is_not_durable_holds_nothing(directory: Path) -> None:
+    with disk_in(directory) as disk:
+        Process(disk).close()
+        with closing(Process(disk)) as process:
+            disk.fail("sync", "EIO", times=None, name="data")
+            for _ in range(2):
+                with pytest.raises(DataDirError, match="check its permissions and its disk"):
+                    process.log.append([Promised(Ballot(1, "n1"))])
 
 
 OPENING: list[tuple[DiskOperation, Trouble, str, type[KvstoreError], str]] = [
