@@ -331,7 +331,7 @@ class SqliteLog:
             self._next_id, self.last = identity, highest
 
     def _name_durably(self) -> None:
-        """Sync the directory that has a new WAL since the first append: SQLite does, and ignores whether that failed."""
+        """Sync the directory, which has a WAL since the first append: SQLite does, and ignores whether that failed."""
         try:
             files().sync(self._path.parent)
         except OSError as error:

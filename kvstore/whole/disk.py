@@ -199,7 +199,7 @@ class SimulatedDisk:
         """That of a file which is there now, and was just created if it isn't known."""
         name = self._name(path)
         found = self._names.platter(name)
-        if found is None:
+        if found is None or not found.is_at(path):
             found = Platter(_handle(path), 0)
             self._change({name: found})
         return found
@@ -336,13 +336,15 @@ class SimulatedDisk:
         self._indexes.died()
         # The dead process keeps its files, and the locks on them, which nobody else sees any more.
         for name, path in self._walk().items():
-            if not path.is_dir():
-                copied = path.with_name(path.name + "~")
-                shutil.copyfile(path, copied)
-                copied.replace(path)
-                platter = self._names.platter(name)
-                if platter is not None:
-                    platter.moved_to(_handle(str(path)))
+            if path.is_dir():
+                continue
+            platter = self._names.platter(name)
+            is_known = platter is not None and platter.is_at(str(path))
+            copied = path.with_name(path.name + "~")
+            shutil.copyfile(path, copied)
+            copied.replace(path)
+            if platter is not None and is_known:
+                platter.moved_to(_handle(str(path)))
 
     def _adopt(self) -> None:
         """What is in the directory is what is on disk."""

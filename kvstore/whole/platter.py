@@ -43,6 +43,10 @@ class Platter:
         """The number of sectors that the disk may not hold yet."""
         return len(self._before)
 
+    def is_at(self, path: str) -> bool:
+        """Whether this is the file of that path: another may have been put in its place without our knowledge."""
+        return os.path.samestat(os.fstat(self.handle), os.stat(path))  # noqa: PTH116
+
     def moved_to(self, handle: int) -> None:
         """The same content is in another real file now."""
         os.close(self.handle)
