@@ -538,17 +538,17 @@ def test_an_older_copy_and_an_empty_disk(directory: Path) -> None:
 
 def test_files_that_were_moved_without_its_knowledge_are_new_ones(directory: Path) -> None:
     with disk_in(directory) as disk:
-        path = disk.directory / "state.db"
-        StateMachine(path).close()
-        path.replace(path.with_name("aside"))
-        with closing(StateMachine(path)) as machine:
-            machine.apply(1, [setting(b"k", b"v")])
-            machine.commit()
-            disk.kill()
+        path = disk.directory / "a.db"
+        for table in ("old", "new"):
+            with closing(sqlite3.connect(path)) as connection:
+                connection.execute(f"CREATE TABLE {table} (a)")
+            files().sync(disk.directory)
+            if table == "old":
+                path.replace(path.with_name("aside"))
         disk.lose_power()
         disk.start()
-        with closing(StateMachine(path)) as machine:
-            assert machine.applied_upto in (0, 1)
+        with closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("new",)]
 
 
 def test_names_are_lost_until_their_directory_is_synced(directory: Path) -> None:
