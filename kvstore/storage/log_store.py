@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import secrets
+import random
 import threading
 import zlib
 from collections import Counter
@@ -119,7 +119,7 @@ def _create(database: Database) -> None:
 
 def _name_directory(database: Database) -> None:
     database.create_table("directory", {"id": int, "name": str, "checksum": int}, pk="id")
-    columns = (1, secrets.token_hex(16))
+    columns = (1, f"{random.getrandbits(128):032x}")
     database.execute("INSERT INTO directory VALUES (?, ?, ?)", (*columns, _checksum(columns)))
 
 

@@ -486,6 +486,15 @@ class _DiskFiles(Files):
         if disk is not None:
             disk.renamed(str(path), str(target))
 
+    def remove(self, path: Path) -> None:
+        disk = _disk_of(path)
+        if disk is not None:
+            _raise_for(path, disk.deleting(str(path)))
+        is_there = path.exists()
+        super().remove(path)
+        if disk is not None and is_there:
+            disk.deleted(str(path), False)
+
     def make_directory(self, path: Path) -> None:
         if (disk := _disk_of(path)) is None:
             super().make_directory(path)
