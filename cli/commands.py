@@ -518,6 +518,9 @@ def simulate(
     faults: Annotated[
         str, typer.Option("--faults", metavar="PRESET", help="all, network, processes, disks, clocks or none.")
     ] = "all",
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Run the whole program: event loop, sockets, files and all.")
+    ] = False,
     time: Annotated[float, typer.Option("--time", metavar="SECONDS", help="How long faults go on.")] = 5.0,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", min=0, help="How many processes.", show_default="one a core")
@@ -542,11 +545,12 @@ def simulate(
     \b
       kvstore simulate --seeds 0..999
       kvstore simulate --seeds 0..99 --nodes 5 --faults network --time 20
+      kvstore simulate --whole --seeds 0..99
       kvstore simulate --seed 42 --trace trace.txt
     """
     from cli import simulate as simulator
 
-    options = simulator.SimulateOptions(seeds, seed, nodes, faults, time, jobs, trace, keep_faults, keep_clients)
+    options = simulator.SimulateOptions(seeds, seed, nodes, faults, time, jobs, trace, keep_faults, keep_clients, whole)
     return simulator.run(options, _name(output))
 
 

@@ -11,6 +11,8 @@ import time
 from contextlib import suppress
 from typing import Literal, TextIO
 
+from kvstore import clocks
+
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "human", "json"]
 LIMIT_SECONDS = 10.0
@@ -45,7 +47,7 @@ class Logger:
 
     def limited(self, event: str, key: str, *, level: Level = "info", **fields: object) -> None:
         """Log an event that may occur very often: once in ten seconds for each key, with how many were left out."""
-        now = time.monotonic()
+        now = clocks.seconds()
         told_at, left_out = self._told.get((event, key), (-LIMIT_SECONDS, 0))
         if now - told_at < LIMIT_SECONDS:
             self._told[event, key] = told_at, left_out + 1

@@ -408,6 +408,10 @@ class World:
             self.trace.sent(self.timeline.now, machine.name, receiver, message)
         self._carry(machine.name, receiver, payload)
 
+    @property
+    def chosen_upto(self) -> int:
+        return self.safety.chosen_upto
+
     def request(self, client: str, node: str, message: object) -> None:
         """A client sends something to a node."""
         if self.trace is not None:

@@ -42,6 +42,8 @@ COPIES_ON_DISK = 2
 _FULL = "the disk is full: the write was refused, make room and try again"
 _UNTOLD = {Expired, Forgotten, Unkept}
 
+_NOT_BROKEN = NO_END, 0
+
 
 class Proposals:
     """The requests of this node's clients, and those that followers handed to it as leader.
@@ -77,8 +79,9 @@ class Proposals:
         self._pending_bytes = 0
         self._repeats = 0
         """How many callers wait for a request that somebody else waits for too."""
-        self._broken: OrderedDict[str, int] = OrderedDict()
-        """The first request refused of a client's session: none behind it is taken before it comes again."""
+        self._broken: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        """The first and last requests refused of a client's session: none behind the first is taken before that one
+        comes again. A client sends again in their order all that were refused."""
         self._free_bytes = free_bytes
         self._budget: int | None = None
         self._to_send: list[CommandProposal | SlotProposal] = []
@@ -196,21 +199,25 @@ class Proposals:
 
     def _admit_in_order(self, session: str, sequence: int, acknowledged: int, size: int, changed: int) -> None:
         """Refuse what follows a refused request of its session, unless the client has given that one up."""
-        broken = self._broken.get(session)
-        if broken is not None and acknowledged <= broken < sequence:
+        broken, last = self._broken.get(session, _NOT_BROKEN)
+        if broken < acknowledged:  # that one was given up; others were refused with it, and may come again
+            broken = acknowledged if acknowledged <= last else NO_END
+        if broken < sequence:
+            self._broken[session] = broken, max(sequence, last)
             raise UnavailableError(f"request {broken} of this session was refused: send it again before any later one")
         try:
             self._admit(size, changed)
         except UnavailableError:
             self._break(session, sequence)
             raise
-        if broken is not None and broken <= sequence:  # an earlier one that comes again mends nothing
+        if last and broken in (sequence, NO_END):  # an earlier one that comes again mends nothing
             del self._broken[session]
 
     def _break(self, session: str, sequence: int) -> None:
         """A request of this session was refused, or given up."""
         broken = self._broken
-        broken[session] = min(sequence, broken.pop(session, sequence))
+        first, last = broken.pop(session, (sequence, sequence))
+        broken[session] = min(sequence, first), max(sequence, last)
         if len(broken) > MAX_BROKEN:
             broken.popitem(last=False)
 
@@ -470,8 +477,7 @@ class Proposals:
                 session, sequence = proposal.request.session, proposal.request.sequence
                 first[session] = min(sequence, first.get(session, NO_END))
         for session, sequence in first.items():
-            if self._broken.get(session, NO_END) > sequence:
-                self._break(session, sequence)
+            self._break(session, sequence)
         dropped = set(map(id, proposals))
         if first:  # one pass for all of them: each may be of a session of its own
             for request in self._commands.values():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TypeAlias
 
+from kvstore import clocks
 from kvstore.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES, Done, Found, Get, Missing, Set, Value
 from kvstore.errors import Refusal
 from kvstore.node.client_order import ClientOrder, PendingReply
@@ -202,7 +202,7 @@ class Connection:
         self._expected = MAX_VALUE_BYTES
         self._asked_for_flush = False
         self._shares = hub.shares
-        self._turn_ends = 0.0  # by time.monotonic()
+        self._turn_ends = 0.0  # by clocks.seconds()
         self._is_heavy = False  # there was a request that was not a plain one
         self._large_bytes = 0
         self._waits_for_room = False
@@ -220,7 +220,7 @@ class Connection:
         """Take bytes from the client, and start the requests in them."""
         if self._state not in OPEN:
             return
-        self.client.heard_at = now = time.monotonic()
+        self.client.heard_at = now = clocks.seconds()
         self._parser.feed(data)
         shares = self._shares
         if self._state is READING and shares.is_over:
@@ -240,7 +240,7 @@ class Connection:
         if not self._is_heavy:
             shares.spent += len(data) * SECONDS_PER_BYTE
             return
-        took = time.monotonic() - now
+        took = clocks.seconds() - now
         shares.spent += took
         if took > SHARE_SECONDS:
             shares.note(self, took)
@@ -348,7 +348,7 @@ class Connection:
     def _look_at_clock(self) -> None:
         """After a request that is not a plain one: start nothing more in this turn if the share of it is used up."""
         self._is_heavy = True
-        if time.monotonic() > self._turn_ends:
+        if clocks.seconds() > self._turn_ends:
             self._yield()
 
     def _yield(self) -> None:
@@ -586,7 +586,7 @@ class Connection:
         order = self._order
         if not order.is_advancing:
             self._is_heavy = False
-            self._turn_ends = time.monotonic() + self._shares.share_seconds
+            self._turn_ends = clocks.seconds() + self._shares.share_seconds
         if not order.advance():
             return
         if self._state is FULL and not order.waiting and len(order.unsent) <= LOW_BACKLOG:

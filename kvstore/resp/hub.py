@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hmac
-import time
 from collections.abc import Callable
 from itertools import count
 from typing import Protocol
 
-from kvstore import logs
+from kvstore import clocks, logs
 from kvstore.resp.cursors import Cursors
 from kvstore.resp.guesses import Guesses
 from kvstore.resp.shares import Shares
@@ -108,7 +107,7 @@ class Client:
         self.library: dict[str, bytes] = {}
         self.reads_locally = False
         self.last_command = ""
-        self._connected_at = time.monotonic()
+        self._connected_at = clocks.seconds()
         self.heard_at = self._connected_at
 
     def reset(self) -> None:
@@ -119,7 +118,7 @@ class Client:
 
     def describe(self) -> str:
         """A line about this client, as CLIENT LIST shows it."""
-        now = time.monotonic()
+        now = clocks.seconds()
         library = {name: value.decode() for name, value in self.library.items()}
         queued, watched = self.connection.transaction_counts()
         return (
@@ -141,7 +140,7 @@ class Hub:
         self.shares = shares or Shares()
         self.clients: dict[int, Client] = {}
         self.cursors = Cursors()
-        self.guesses = Guesses()
+        self.guesses = Guesses(clocks.seconds)
         self.later: Callable[[float, Callable[[], None]], object] | None = None
         """Calls a function after so many seconds; without it nothing is delayed."""
         self.max_clients = MAX_CLIENTS

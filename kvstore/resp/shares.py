@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
+
+from kvstore import clocks
 
 SHARE_SECONDS = 0.002
 """How long one client's requests are started in one turn; what is left over is started in the next one."""
@@ -80,12 +81,12 @@ class Shares:
         """Let those that wait carry on, one after the other, while there is time in this turn."""
         self._is_asked_for = False
         self.spent = 0.0
-        now = began = time.monotonic()
+        now = began = clocks.seconds()
         for _ in range(len(self._waiting)):
             client = self._waiting.popleft()
             before = now
             client.carry_on()
-            now = time.monotonic()
+            now = clocks.seconds()
             self.note(client, now - before)
             if now - began > self.turn_seconds:
                 break

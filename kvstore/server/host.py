@@ -8,7 +8,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from typing import Protocol
 
 from consensus.messages import Accepted, Record, Stored
@@ -27,7 +27,7 @@ from kvstore.server.peers import Identity, Peers
 from kvstore.server.settings import Settings
 from kvstore.server.time_spent import TimeSpent
 from kvstore.state.keyspace import free
-from kvstore.state.long_reads import LongReads
+from kvstore.state.long_reads import MAX_AT_ONCE, LongReads
 from kvstore.state.machine import Batch
 from kvstore.state.queries import Queries
 from kvstore.state.sql import Table
@@ -82,6 +82,7 @@ class Host:
         clients: Clients,
         long_turns: LongTurns,
         on_failure: Callable[[int], None],
+        new_threads: Callable[[str, int], Executor],
     ) -> None:
         self.settings = settings
         self._clients = clients
@@ -93,12 +94,12 @@ class Host:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._unforeseen)
         sys.setswitchinterval(SWITCH_SECONDS)
-        self._disk = ThreadPoolExecutor(1, "log")
-        self._state_disk = ThreadPoolExecutor(1, "state")
+        self._disk = new_threads("log", 1)
+        self._state_disk = new_threads("state", 1)
         self._queries = Queries(data_dir.state_path)
         self._append: Future[None] | None = None
         self._closing = False
-        self._long_reads = LongReads(data_dir.state_path)
+        self._long_reads = LongReads(data_dir.state_path, new_threads("reads", MAX_AT_ONCE))
         self._fsync_us = 0
         self._turning = False
         self._woken = False
@@ -106,10 +107,9 @@ class Host:
         self._timer: asyncio.TimerHandle | None = None
         self._started = clocks.now_us()
         self._latencies = Latencies(self._started)
-        self._time_spent = TimeSpent()
+        self._time_spent = TimeSpent(clocks.now_ns)
         self._long_turns = long_turns
         long_turns.processor = self._time_spent.processor
-        long_turns.watch_collector(True)
         self._tick_due = 0
         self._long_at_tick = 0
         self._late_at = 0
@@ -287,7 +287,8 @@ class Host:
         error = future.exception()
         if error is None:
             discarded = self.node.committed(batch, future.result())
-            self._state_disk.submit(free, discarded)
+            if not self._closing:
+                self._state_disk.submit(free, discarded)
             if not self.node.has_uncommitted:
                 process_memory.give_back()
         elif isinstance(error, StorageFullError):
@@ -346,7 +347,6 @@ class Host:
         if self._timer:
             self._timer.cancel()
         await self.peers.close()
-        self._long_turns.watch_collector(False)
         self._queries.close()
         self._long_reads.close()
         self._disk.shutdown()

@@ -26,12 +26,9 @@ class LongTurns:
         """How many ns the event loop's thread has had a processor since its last turn began or ended."""
         self._collecting_since = 0
 
-    def watch_collector(self, wanted: bool) -> None:
-        """Count what the interpreter's search for circles takes, too; or no longer."""
-        if wanted:
-            gc.callbacks.append(self._collects)
-        else:
-            gc.callbacks.remove(self._collects)
+    def watch_collector(self) -> None:
+        """From now on count what the interpreter's search for circles takes, too."""
+        gc.callbacks.append(self._collects)
 
     def _collects(self, phase: str, about: dict[str, int]) -> None:
         if phase == "start":

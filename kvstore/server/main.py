@@ -8,6 +8,7 @@ import gc
 import os
 import socket
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import cast
 
@@ -40,15 +41,33 @@ def run(settings: Settings) -> int:
     # A search for cycles among hundreds of thousands of values would stop the node for longer than anything it does.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    with (
-        DataDir.open(settings.data_dir, f"kvstore serve, node {settings.node_id}") as data_dir,
-        asyncio.Runner(loop_factory=new_event_loop) as runner,
-    ):
+    long_turns = LongTurns()
+    long_turns.watch_collector()
+    try:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            return runner.run(serve(settings, _new_threads, long_turns))
+    finally:
+        end_signals.ignore()  # the loop has let go of them
+
+
+def _new_threads(name: str, count: int) -> Executor:
+    return ThreadPoolExecutor(count, name)
+
+
+async def serve(settings: Settings, new_threads: Callable[[str, int], Executor], long_turns: LongTurns) -> int:
+    """Serve on the running event loop until a signal asks it to end; returns the exit status.
+
+    ``new_threads`` gives as many threads as are wanted under a name, for what may take long; ``long_turns`` is told of
+    what took too long all the same. Raises DataDirError when it cannot start.
+    """
+    with DataDir.open(settings.data_dir, f"kvstore serve, node {settings.node_id}") as data_dir:
         data_dir.check_cluster(settings.cluster_name)
-        return runner.run(_serve(settings, data_dir))
+        return await _serve(settings, data_dir, new_threads, long_turns)
 
 
-async def _serve(settings: Settings, data_dir: DataDir) -> int:
+async def _serve(
+    settings: Settings, data_dir: DataDir, new_threads: Callable[[str, int], Executor], long_turns: LongTurns
+) -> int:
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
 
@@ -56,11 +75,9 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
         if not ended.done():
             ended.set_result(status)
 
-    long_turns = LongTurns()
     clients = ClientListener(settings, long_turns)
-    host = Host(settings, data_dir, clients, long_turns, on_failure=end)
-    numbers = end_signals.numbers()
-    for number in numbers:
+    host = Host(settings, data_dir, clients, long_turns, end, new_threads)
+    for number in end_signals.numbers():
         loop.add_signal_handler(number, end, 0)
     try:
         data_dir.claim(settings.cluster_name)  # after the log is there: a claimed directory without one has lost it
@@ -87,9 +104,6 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
         await clients.close()
         await host.close()
         log.info("ended")
-        for number in numbers:
-            loop.remove_signal_handler(number)
-        end_signals.ignore()
 
 
 def _reason(error: OSError) -> str:
@@ -117,7 +131,7 @@ class ClientListener:
         self._hub = Hub(settings.password, Shares(asyncio.get_running_loop().call_soon, long_turns.took))
         self._hub.max_clients = open_files.room_for_clients(settings.max_clients)
         self.flush = self._hub.flush
-        self._open: set[ClientProtocol] = set()
+        self._open: dict[ClientProtocol, None] = {}  # in the order in which they came
         self._server: asyncio.Server | None = None
 
     async def listen(self, service: Service, leads: Callable[[], bool]) -> None:
@@ -156,7 +170,7 @@ class ClientListener:
 class ClientProtocol(asyncio.Protocol):
     """Carries bytes between a client's socket and its connection."""
 
-    def __init__(self, service: Service, hub: Hub, registry: set[ClientProtocol]) -> None:
+    def __init__(self, service: Service, hub: Hub, registry: dict[ClientProtocol, None]) -> None:
         self._service = service
         self._hub = hub
         self._registry = registry
@@ -175,7 +189,7 @@ class ClientProtocol(asyncio.Protocol):
             return
         transport.set_write_buffer_limits(high=1_048_576)
         _keep_alive(transport.get_extra_info("socket"))
-        self._registry.add(self)
+        self._registry[self] = None
         self._connection = Connection(
             self._service,
             self._hub,
@@ -201,7 +215,7 @@ class ClientProtocol(asyncio.Protocol):
             self._connection.writable(True)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._registry.discard(self)
+        self._registry.pop(self, None)
         if self._connection is not None:
             self._connection.lost()
         self._connection = self._transport = None

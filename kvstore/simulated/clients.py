@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import msgspec
 
 from consensus.simulation.linearizability import PENDING, Operation
-from consensus.simulation.world import World
+from consensus.simulation.timeline import Schedule
 from kvstore.commands import (
     Append,
     Cas,
@@ -37,6 +38,28 @@ FADING = (b"t1", b"t2")
 """Keys that expire: what the log says about them is checked, but no history, since the clocks decide."""
 
 
+class ClientWorld(Protocol):
+    """The world, as far as clients see it."""
+
+    @property
+    def timeline(self) -> Schedule:
+        """Virtual time, in ms."""
+        ...
+
+    @property
+    def chosen_upto(self) -> int:
+        """A slot up to which all are chosen, as far as anybody has seen."""
+        ...
+
+    def request(self, client: str, node: str, request: ClientRequest | SlotClaim) -> None:
+        """A client sends a request to a node."""
+        ...
+
+    def count(self, what: str) -> None:
+        """Something worth exercising happened."""
+        ...
+
+
 class Pending(msgspec.Struct):
     """A command on its way: ``called`` in the order of the oracle, ``attempt`` counts from 1."""
 
@@ -57,7 +80,7 @@ class SessionClient:
     def __init__(
         self,
         name: str,
-        world: World,
+        world: ClientWorld,
         oracle: Oracle,
         rng: random.Random,
         nodes: Sequence[str],
@@ -189,7 +212,7 @@ class PlainClient:
     What it appends says whose it is: the nodes send it on under sessions of their own.
     """
 
-    def __init__(self, name: str, world: World, oracle: Oracle, rng: random.Random, nodes: Sequence[str]) -> None:
+    def __init__(self, name: str, world: ClientWorld, oracle: Oracle, rng: random.Random, nodes: Sequence[str]) -> None:
         self.name = name
         self.told: list[Told] = []
         self._world = world
@@ -250,7 +273,7 @@ class SlotClient:
     def __init__(
         self,
         name: str,
-        world: World,
+        world: ClientWorld,
         rng: random.Random,
         nodes: Sequence[str],
         check: Callable[[str, SlotVerdict], None],
@@ -280,7 +303,7 @@ class SlotClient:
             return
         rng = self._random
         self._sequence += 1
-        slot = max(1, self._world.safety.chosen_upto + rng.choice([-1, 0, 1, 1, 2, 2, 3, 6]))
+        slot = max(1, self._world.chosen_upto + rng.choice([-1, 0, 1, 1, 2, 2, 3, 6]))
         value = rng.choice([f'"set s=v{self._sequence}"', f'{{"claim": {self._sequence}}}', '"no command at all"'])
         claim = SlotClaim(self._sequence, slot, value.encode(), rng.choice([500, 2_000]))
         self._world.request(self.name, rng.choice(self._nodes), claim)

@@ -205,7 +205,7 @@ class SimulatedNode:
             unknown = isinstance(outcome, UnknownOutcomeError)
             if not unknown:
                 self._environment.oracle.refused(request.session or client, request.sequence)
-            if request.session and not (final or waits or is_read_only(request.command)):
+            if request.session and not (waits or is_read_only(request.command)):
                 self._environment.oracle.left(self._process, request.session, request.sequence)
             count("request: answered that it may have happened" if unknown else "request: refused")
             reply = ClientReply(request.sequence, request.attempt, refusal=str(outcome), unknown=unknown, final=final)

@@ -166,7 +166,26 @@ class Oracle:
         entry = entries.decode(value)
         if isinstance(entry.command, Tick):
             self._counts["expiry: the leader moved the clock on"] += 1
-        too_much = costs_too_much(applied.result)
+        executed_in, expected = self.replay(slot, entry, node, costs_too_much(applied.result))
+        if entry.session and expected not in (FORGOTTEN, NEVER_TWICE) and executed_in != slot:
+            self._counts["session: a duplicate chosen in a second slot"] += 1
+            what = {EXPIRED: "its result is no longer kept", UNKEPT: "its result was too large to be kept"}
+            self._counts[f"session: a duplicate executed: {what.get(str(expected), 'the result is recalled')}"] += 1
+        given = NOTHING if _is_no_command(entry) and expected == NOTHING else seen(applied.result)
+        if given != expected:
+            raise Violation(
+                "every request is executed once, as its command says",
+                f"slot {slot}: {entries.as_text(entry)} of {entry.session or 'nobody'}, request {entry.sequence}, gave"
+                f" {given!r} on {node}; executed once, in slot {executed_in}, it gives {expected!r}",
+                nodes=[node],
+                slots=[slot, executed_in],
+            )
+
+    def replay(self, slot: int, entry: Entry, node: str = "", too_much: bool = False) -> tuple[int, Seen]:
+        """Execute what a slot holds on the model; returns the slot that really executed it, and its result.
+
+        ``too_much``: it did nothing, since it would have cost more than a slot may.
+        """
         expected = self.model.apply(slot, entry, too_much)
         executed_in, _ = self.model.executed.get((entry.session, entry.sequence), (0, None))
         if too_much:
@@ -183,22 +202,10 @@ class Oracle:
                 "what was refused for certain does not happen",
                 f"slot {slot} executes request {sequence} of {client}, and every node that was asked"
                 " for it has said that it was never proposed",
-                nodes=[node],
+                nodes=[node] if node else [],
                 slots=[slot],
             )
-        if entry.session and expected not in (FORGOTTEN, NEVER_TWICE) and executed_in != slot:
-            self._counts["session: a duplicate chosen in a second slot"] += 1
-            what = {EXPIRED: "its result is no longer kept", UNKEPT: "its result was too large to be kept"}
-            self._counts[f"session: a duplicate executed: {what.get(str(expected), 'the result is recalled')}"] += 1
-        given = NOTHING if _is_no_command(entry) and expected == NOTHING else seen(applied.result)
-        if given != expected:
-            raise Violation(
-                "every request is executed once, as its command says",
-                f"slot {slot}: {entries.as_text(entry)} of {entry.session or 'nobody'}, request {entry.sequence}, gave"
-                f" {given!r} on {node}; executed once, in slot {executed_in}, it gives {expected!r}",
-                nodes=[node],
-                slots=[slot, executed_in],
-            )
+        return executed_in, expected
 
     def _plain_executed(self, node: str, slot: int, data: bytes, result: Seen) -> tuple[str, int]:
         """Whose request this is. Raises Violation if it was executed before."""

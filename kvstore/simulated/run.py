@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import msgspec
 
 from consensus.simulation.scenario import Scenario
@@ -69,13 +71,13 @@ def simulate(scenario: Scenario, trace: Trace | None = None) -> Outcome:
     )
 
 
-def smallest(outcome: Outcome) -> Outcome:
-    """A failed run, reduced to the faults, clients and time that its failure needs.
+def smallest(outcome: Outcome, faults: Sequence[int], run: Callable[[Scenario], Outcome]) -> Outcome:
+    """A failed run, reduced to those of its ``faults`` and clients that its failure needs.
 
     A smaller run counts only if it breaks the same rule.
     """
 
     def fails(scenario: Scenario) -> bool:
-        return simulate(scenario).rule == outcome.rule
+        return run(scenario).rule == outcome.rule
 
-    return simulate(shrink(outcome.scenario, client_count(outcome.scenario), fails))
+    return run(shrink(outcome.scenario, client_count(outcome.scenario), faults, fails))

@@ -7,7 +7,7 @@ must see is committed. Later slots do not show, and nothing that the event loop 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -33,11 +33,11 @@ ReadOutcome: TypeAlias = Result | Exception
 
 
 class LongReads:
-    """Executes reads on the committed state in ``path``, a few at once and the others in their order."""
+    """Executes reads on the committed state in ``path``, as many at once as there are ``threads``, in their order."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: Executor) -> None:
         self._path = path
-        self._threads = ThreadPoolExecutor(MAX_AT_ONCE, "reads")
+        self._threads = threads
         self._closing = False
 
     def start(self, query: Query, now: int, deadline: int, done: Callable[[ReadOutcome], None]) -> None:

@@ -25,11 +25,11 @@ def test_what_took_long_is_counted_and_named_with_its_time_on_a_processor() -> N
 def test_a_search_for_circles_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     watchdog = LongTurns()
     monkeypatch.setattr(long_turns, "LONG_NS", 0)
-    watchdog.watch_collector(True)
+    watchdog.watch_collector()
     try:
         gc.collect()
     finally:
-        watchdog.watch_collector(False)
+        gc.callbacks.remove(watchdog._collects)
     assert watchdog.longest == "collector: generation 2"
     before = watchdog.count
     gc.collect()

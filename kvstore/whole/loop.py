@@ -1,0 +1,155 @@
+"""An event loop on virtual time: the world decides when each of its turns takes place, and a seed decides for it."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import events
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
+
+if TYPE_CHECKING:
+    from kvstore.whole.machine import Machine
+    from kvstore.whole.sockets import Accept, VirtualServer
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
+ExceptionHandler = Callable[[asyncio.AbstractEventLoop, dict[str, object]], object]
+
+
+class VirtualLoop(asyncio.AbstractEventLoop):
+    """The loop of one process. Its turns are planned by its machine; time is what the machine's clock shows.
+
+    What the program does not use is left out, and raises NotImplementedError as the base class does.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.turns = 0
+        self._ready: deque[asyncio.Handle] = deque()
+        self._signals: dict[int, tuple[Callable[..., object], tuple[object, ...]]] = {}
+        self._handler: ExceptionHandler | None = None
+
+    # -- turns --------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something waits for the next turn."""
+        return bool(self._ready)
+
+    def turn(self) -> int:
+        """Run what is ready now; what that makes ready waits for the next turn. Returns the number of callbacks."""
+        self.turns += 1
+        count, machine = len(self._ready), self.machine
+        before = events._get_running_loop()
+        events._set_running_loop(self)
+        try:
+            for done in range(count):
+                if not machine.takes_step():
+                    return done
+                handle = self._ready.popleft()
+                if not handle.cancelled():
+                    handle._run()
+        finally:
+            events._set_running_loop(before)
+        return count
+
+    def call_soon(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        if self.machine.runs(self):  # what a dead process still does, when its memory is freed, has no effect
+            self._ready.append(handle)
+            self.machine.wants_turn()
+        return handle
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        return self.call_soon(callback, *args, context=context)
+
+    def call_later(
+        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self.time() + delay, callback, *args, context=context)
+
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        self.machine.call_at(when, self._due, handle)
+        return handle
+
+    def _due(self, handle: asyncio.TimerHandle) -> None:
+        if not handle.cancelled():
+            self._ready.append(handle)
+            self.machine.wants_turn()
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """It is skipped when its time comes."""
+
+    def time(self) -> float:
+        return self.machine.seconds()
+
+    # -- futures and tasks --------------------------------------------------------------------------------------------
+
+    def create_future(self) -> asyncio.Future[T]:
+        return asyncio.Future(loop=self)
+
+    def create_task(
+        self,
+        coro: Coroutine[object, object, T] | Generator[object, None, T],
+        *,
+        name: object = None,
+        context: Context | None = None,
+    ) -> asyncio.Task[T]:
+        return asyncio.Task(coro, loop=self, name=name, context=context)  # type: ignore[arg-type]
+
+    # -- state --------------------------------------------------------------------------------------------------------
+
+    def is_running(self) -> bool:
+        return events._get_running_loop() is self
+
+    def is_closed(self) -> bool:
+        return not self.machine.is_up
+
+    def get_debug(self) -> bool:
+        return False
+
+    def set_exception_handler(self, handler: ExceptionHandler | None) -> None:
+        self._handler = handler
+
+    def call_exception_handler(self, context: dict[str, object]) -> None:
+        if self.machine.runs(self):
+            if self._handler is None:
+                self.machine.fails(context)
+            else:
+                self._handler(self, context)
+
+    # -- signals ------------------------------------------------------------------------------------------------------
+
+    def add_signal_handler(self, sig: int, callback: Callable[[*Ts], object], *args: *Ts) -> None:
+        self._signals[sig] = callback, args
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        return self._signals.pop(sig, None) is not None
+
+    def signal(self, number: int) -> None:
+        """The process gets a signal."""
+        if number in self._signals:
+            callback, args = self._signals[number]
+            self.call_soon(callback, *args)
+
+    # -- the network --------------------------------------------------------------------------------------------------
+
+    async def create_server(  # type: ignore[override]
+        self, factory: Accept, host: str, port: int, *, backlog: int = 100, reuse_address: bool = False
+    ) -> VirtualServer:
+        return self.machine.network.listen(self, factory, (host, port))
+
+    async def create_connection(  # type: ignore[override]
+        self, factory: Callable[[], ProtocolT], host: str, port: int
+    ) -> tuple[asyncio.Transport, ProtocolT]:
+        return await self.machine.network.dial(self, factory, (host, port))

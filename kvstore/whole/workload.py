@@ -1,0 +1,196 @@
+"""The clients of a run of the whole program, and the judgement of what they were told."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+
+from consensus.messages import NO_OP
+from consensus.simulation.scenario import Scenario
+from consensus.simulation.violation import Violation
+from kvstore.simulated.clients import PlainClient, SessionClient, SlotClient, draws, nothing, probe
+from kvstore.simulated.oracle import Oracle
+from kvstore.simulated.requests import ClientReply, ClientRequest, SlotVerdict
+from kvstore.state import entries
+from kvstore.state.machine import StateMachine
+from kvstore.storage.log_store import SqliteLog
+from kvstore.whole.lines import Lines, Request
+from kvstore.whole.machine import Machine
+from kvstore.whole.world import WholeWorld
+
+MAX_CLIENTS = 5
+
+
+def client_count(scenario: Scenario) -> int:
+    """The number of clients that the seed gives, before any are dropped."""
+    return scenario.random("client count").randint(2, MAX_CLIENTS)
+
+
+class Workload:
+    """Simulated clients, each on a machine of its own, whose requests go through connections with the nodes."""
+
+    def __init__(self, scenario: Scenario, world: WholeWorld) -> None:
+        self._world = world
+        self._scenario = scenario
+        self._whole = scenario.random("history").random() < 0.3
+        self._oracle = Oracle(world.counts, 1)
+        self._claims: list[tuple[str, SlotVerdict]] = []
+        self._lines: list[Lines] = []
+        self._workers = self._draw_workers()
+        self._probes = {
+            name: self._session(f"probe-{name}", scenario.random(f"probe {name}"), [name]) for name in scenario.names
+        }
+        for client in [*self._workers, *self._probes.values()]:
+            self._connect(client)
+
+    def _draw_workers(self) -> list[SessionClient | PlainClient | SlotClient]:
+        scenario, world = self._scenario, self._world
+        rng = scenario.random("clients")
+        workers: list[SessionClient | PlainClient | SlotClient] = []
+        for number in range(client_count(scenario)):
+            own = scenario.random(f"client {number}")
+            if rng.random() < 0.15:
+                workers.append(SlotClient(f"c{number}", world, own, scenario.names, self._keep))
+                continue
+            if rng.random() < 0.15:
+                workers.append(PlainClient(f"c{number}", world, self._oracle, own, scenario.names))
+                continue
+            workers.append(
+                SessionClient(
+                    f"c{number}",
+                    world,
+                    self._oracle,
+                    own,
+                    scenario.names,
+                    draws(own, self._whole),
+                    window=rng.choice([1, 1, 3, 6]),
+                    pace=rng.choice([5, 20, 60]),
+                    patience=rng.choice([300, 1_000, 3_000]),
+                )
+            )
+        kept = scenario.clients
+        return [worker for number, worker in enumerate(workers) if kept is None or number in kept]
+
+    def _session(self, name: str, rng: random.Random, nodes: Sequence[str]) -> SessionClient:
+        return SessionClient(name, self._world, self._oracle, rng, nodes, nothing)
+
+    def _connect(self, client: SessionClient | PlainClient | SlotClient) -> None:
+        name, world = client.name, self._world
+
+        async def program(machine: Machine) -> int:
+            await asyncio.get_running_loop().create_future()
+            return 0
+
+        machine = world.client_machine(name)
+        machine.start(program)
+
+        def receive(node: str, answer: ClientReply | SlotVerdict) -> None:
+            if world.trace is not None:
+                world.trace.received(world.timeline.now, node, name, answer)
+            if isinstance(answer, ClientReply):
+                world.chosen_upto = max(world.chosen_upto, answer.slot)
+            client.receive(node, answer)
+
+        rng = self._scenario.random(f"lines {name}")
+        lines = Lines(machine, rng, world.counts, partial(self._asked, name), partial(self._refused, name), receive)
+        self._lines.append(lines)
+        world.lines[name] = lambda node, request: machine.act(lambda: lines.request(node, request))
+
+    def _asked(self, client: str, request: Request) -> None:
+        if isinstance(request, ClientRequest):
+            self._oracle.asked(request.session or client, request.sequence)
+
+    def _refused(self, client: str, request: ClientRequest) -> None:
+        self._oracle.refused(request.session or client, request.sequence)
+
+    def _keep(self, node: str, verdict: SlotVerdict) -> None:
+        self._claims.append((node, verdict))
+
+    # -- a run --------------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        for worker in self._workers:
+            worker.begin()
+
+    def stop(self) -> None:
+        for worker in self._workers:
+            worker.stop()
+        for lines in self._lines:
+            lines.is_calm = True
+
+    def probe(self, *, read_only: bool) -> None:
+        """Have each node serve a read, or a write and a read."""
+        for name, client in self._probes.items():
+            client.go_on(probe(name.encode(), read_only=read_only))
+
+    def unfinished(self) -> str:
+        """What the clients still wait for, in words; empty if they wait for nothing."""
+        clients = [*self._workers, *self._probes.values()]
+        return next(filter(None, (client.unfinished() for client in clients)), "")
+
+    def judge(self) -> None:
+        """All nodes have ended: their files must agree with each other, and with what clients saw. Raises Violation."""
+        chosen: dict[int, bytes] = {}
+        held: Counter[tuple[int, bytes]] = Counter()
+        digests: dict[int, tuple[str, str]] = {}
+        for name, server in self._world.servers.items():
+            server.disk.start()
+            log = SqliteLog(server.settings.data_dir / "log.db", node_id=name, nodes=self._scenario.names)
+            state = StateMachine(server.settings.data_dir / "state.db")
+            try:
+                self._compare(name, log, state, chosen)
+                for run in log.read(state.applied_upto + 1, log.last):
+                    held.update((slot, value) for slot, value in enumerate(run.values, run.first))
+                first, known = digests.setdefault(state.applied_upto, (name, digest := state.digest()))
+                if digest != known:
+                    raise Violation(
+                        "all nodes have the same state after the same slots",
+                        f"after slot {state.applied_upto} the state of {name} differs from that of {first}",
+                        nodes=[name, first],
+                    )
+            finally:
+                log.close()
+                state.close()
+        # A slot that was named may lie beyond others that are not chosen yet.
+        quorum = len(self._scenario.names) // 2 + 1
+        ahead = {slot: value for (slot, value), nodes in held.items() if nodes >= quorum and slot not in chosen}
+        self._judge_claims({**chosen, **ahead})
+        self._replay(chosen)
+        told = [told for worker in [*self._workers, *self._probes.values()] for told in worker.told]
+        self._oracle.judge(told, self._whole)
+
+    def _compare(self, name: str, log: SqliteLog, state: StateMachine, chosen: dict[int, bytes]) -> None:
+        expected = 1
+        for run in log.read(1, state.applied_upto):
+            if run.first != expected:
+                raise Violation("a log has no gap below what was applied", f"{name}: slot {expected}", nodes=[name])
+            for slot, value in enumerate(run.values, run.first):
+                if chosen.setdefault(slot, value) != value:
+                    raise Violation(
+                        "in every slot at most one value is chosen",
+                        f"slot {slot}: {name} applied {value!r}, another {chosen[slot]!r}",
+                        nodes=[name],
+                        slots=[slot],
+                    )
+            expected = run.last + 1
+        if expected != state.applied_upto + 1:
+            raise Violation("a state is never ahead of its log", f"{name}'s ends before {expected}", nodes=[name])
+
+    def _judge_claims(self, chosen: dict[int, bytes]) -> None:
+        for node, verdict in self._claims:
+            if not verdict.refusal and entries.as_json(chosen.get(verdict.slot, NO_OP)) != verdict.json:
+                raise Violation(
+                    "what is told as chosen is chosen",
+                    f"{node} says slot {verdict.slot} holds {verdict.json!r}, chosen is {chosen.get(verdict.slot)!r}",
+                    nodes=[node],
+                    slots=[verdict.slot],
+                )
+
+    def _replay(self, chosen: dict[int, bytes]) -> None:
+        """Execute the log on the naive model, which the oracle judges by."""
+        for slot in sorted(chosen):
+            if chosen[slot] != NO_OP:
+                self._oracle.replay(slot, entries.decode(chosen[slot]))

@@ -1,0 +1,71 @@
+"""The whole program on virtual time: every rule holds, runs repeat, and every situation that matters is reached."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+
+from consensus.simulation.scenario import Scenario
+from kvstore.simulated.run import Outcome, new_trace
+from kvstore.whole.run import simulate_whole
+
+SEEDS = int(os.environ.get("KVSTORE_WHOLE_SEEDS", "60"))
+SITUATIONS = """\
+client: a connection breaks before the answer
+client: goes away with requests under way
+client: reads slowly
+disk: full
+disk: read EIO
+disk: sync EIO
+disk: write EIO
+disk: write kill
+disk: write short
+leader: elected
+machine: lost its power
+network: connections broken
+network: sent again
+process: ended because of its disk
+process: ended with status 0
+process: killed
+process: pause
+process: start
+process: told to end
+socket: a buffer is full
+socket: a piece is cut
+socket: a reset is sent
+socket: bytes for a machine that is gone
+socket: reset
+""".splitlines()
+"""What must happen in these runs, so that no kind of fault fades away unseen."""
+
+
+def test_every_rule_holds_and_every_situation_is_reached() -> None:
+    seen: Counter[str] = Counter()
+    with ProcessPoolExecutor(2, max_tasks_per_child=30) as pool:
+        for outcome in pool.map(_run, range(SEEDS)):
+            assert not outcome.failed, f"kvstore simulate --whole --seed {outcome.scenario.seed}: {outcome.found}"
+            seen += Counter(outcome.counts)
+    assert [situation for situation in SITUATIONS if not seen[situation]] == []
+
+
+def _run(seed: int) -> Outcome:
+    return simulate_whole(Scenario(seed, time=3_000, whole=True))
+
+
+@pytest.mark.parametrize("seed", [3, 7])
+def test_a_run_repeats_event_by_event(seed: int) -> None:
+    first, second = new_trace(), new_trace()
+    scenario = Scenario(seed, time=2_000, whole=True)
+    assert simulate_whole(scenario, first) == simulate_whole(scenario, second)
+    assert list(first.lines()) == list(second.lines())
+    assert simulate_whole(scenario) == simulate_whole(scenario, new_trace())
+
+
+def test_a_run_without_faults_has_none() -> None:
+    outcome = simulate_whole(Scenario(5, 3, 2_000, "none", whole=True))
+    assert not outcome.failed, outcome.found
+    assert outcome.counts["process: start"] == 3
+    assert outcome.counts["leader: elected"] == 1
