@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from consensus.simulation.action import LEADER, Action, FaultTarget
 from consensus.simulation.scenario import Scenario
 from kvstore.whole.disk_faults import DiskOperation, Trouble
 
-if TYPE_CHECKING:
-    from kvstore.whole.world import WholeWorld
+
+@runtime_checkable
+class WholeTarget(FaultTarget, Protocol):
+    """The world of the whole program, as far as a fault acts upon it."""
+
+    def break_connections(self, name: str, share: float) -> None:
+        """Connections of a node's machine are reset, each with this chance."""
+        ...
+
+    def fail_disk(self, action: FailingDisk, name: str) -> None:
+        """An operation of the node's disk goes wrong until ``mend_disk``."""
+        ...
+
+    def mend_disk(self, action: FailingDisk) -> None: ...
 
 
 class WholeAction(Action, frozen=True, kw_only=True):
     """An action that only the world of the whole program knows."""
 
-    def happen(self, world: WholeWorld) -> None:
+    def happen(self, world: WholeTarget) -> None:
         raise NotImplementedError
 
     def begin(self, world: FaultTarget) -> None:
-        from kvstore.whole.world import WholeWorld
-
-        assert isinstance(world, WholeWorld)
+        assert isinstance(world, WholeTarget)
         self.happen(world)
 
 
@@ -33,7 +43,7 @@ class BreakConnections(WholeAction, frozen=True, kw_only=True):
     node: str
     share: float
 
-    def happen(self, world: WholeWorld) -> None:
+    def happen(self, world: WholeTarget) -> None:
         world.count("network: connections broken")
         world.break_connections(world.resolve(self.node), self.share)
 
@@ -52,14 +62,12 @@ class FailingDisk(WholeAction, frozen=True, kw_only=True):
     lasts: bool
     file: str
 
-    def happen(self, world: WholeWorld) -> None:
+    def happen(self, world: WholeTarget) -> None:
         world.count(f"disk: {self.operation} {self.trouble}")
         world.fail_disk(self, world.resolve(self.node))
 
     def end(self, world: FaultTarget) -> None:
-        from kvstore.whole.world import WholeWorld
-
-        assert isinstance(world, WholeWorld)
+        assert isinstance(world, WholeTarget)
         world.mend_disk(self)
 
     @property
@@ -72,7 +80,7 @@ class ToldToEnd(WholeAction, frozen=True, kw_only=True):
 
     node: str
 
-    def happen(self, world: WholeWorld) -> None:
+    def happen(self, world: WholeTarget) -> None:
         world.hand_over(world.resolve(self.node))
 
     @property
@@ -88,7 +96,7 @@ _TROUBLES: list[tuple[DiskOperation, Trouble]] = [
     ("write", "kill"),
     ("sync", "kill"),
 ]
-Draw: TypeAlias = Callable[[random.Random, Sequence[str], int, int], Action]
+WholeDraw: TypeAlias = Callable[[random.Random, Sequence[str], int, int], Action]
 
 
 def _node(rng: random.Random, names: Sequence[str]) -> str:
@@ -117,7 +125,7 @@ def _told(rng: random.Random, names: Sequence[str], at: int, until: int) -> Acti
     return ToldToEnd(at=at, until=until, node=_node(rng, names))
 
 
-_WEIGHTS: dict[str, dict[Draw, int]] = {
+_WEIGHTS: dict[str, dict[WholeDraw, int]] = {
     "all": {_break: 3, _failing: 3, _told: 3},
     "network": {_break: 3, _told: 1},
     "processes": {_told: 3},

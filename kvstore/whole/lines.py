@@ -12,10 +12,10 @@ import msgspec
 
 from kvstore.simulated.requests import ClientReply, ClientRequest, SlotClaim, SlotVerdict
 from kvstore.store import Reply
-from kvstore.whole.machine import Machine
-from kvstore.whole.replies import ErrorReply, ReplyReader, ReplyValue
+from kvstore.whole.machine import VirtualMachine
+from kvstore.whole.replies import NodeError, ReplyReader, ReplyValue
 
-Request: TypeAlias = ClientRequest | SlotClaim
+NodeRequest: TypeAlias = ClientRequest | SlotClaim
 PORT = 6401
 DIAL_SECONDS = 2.0
 
@@ -35,12 +35,12 @@ def pack_request(*arguments: bytes | str | int) -> bytes:
 class Line(asyncio.Protocol):
     """One connection of a client with a node. What it sends is answered in order, or not at all."""
 
-    def __init__(self, lines: Lines, node: str) -> None:
+    def __init__(self, lines: ClientLines, node: str) -> None:
         self._lines = lines
         self._node = node
         self._transport: asyncio.Transport | None = None
-        self._unanswered: deque[Request] = deque()
-        self._waiting: list[Request] = []
+        self._unanswered: deque[NodeRequest] = deque()
+        self._waiting: list[NodeRequest] = []
         self._reader = ReplyReader()
 
     async def dial(self) -> None:
@@ -60,7 +60,7 @@ class Line(asyncio.Protocol):
         for request in waiting:
             self.send(request)
 
-    def send(self, request: Request) -> None:
+    def send(self, request: NodeRequest) -> None:
         if self._transport is None:
             self._waiting.append(request)
             return
@@ -81,7 +81,7 @@ class Line(asyncio.Protocol):
             self._lines.lost(self._node, request, sent=True)
 
 
-def _encoded(request: Request) -> bytes:
+def _encoded(request: NodeRequest) -> bytes:
     if isinstance(request, SlotClaim):
         return pack_request("KV.PROPOSE", request.slot, request.json)
     return pack_request(
@@ -94,7 +94,7 @@ def _encoded(request: Request) -> bytes:
     )
 
 
-class Lines:
+class ClientLines:
     """All connections of one client, which runs on a machine of its own.
 
     ``asked`` is told of each request that is sent to a node, ``refused`` of each that a node says will not happen, and
@@ -103,10 +103,10 @@ class Lines:
 
     def __init__(
         self,
-        machine: Machine,
+        machine: VirtualMachine,
         rng: random.Random,
         counts: Counter[str],
-        asked: Callable[[Request], None],
+        asked: Callable[[NodeRequest], None],
         refused: Callable[[ClientRequest], None],
         receive: Callable[[str, ClientReply | SlotVerdict], None],
     ) -> None:
@@ -122,7 +122,7 @@ class Lines:
         self._dawdles = rng.choice([0.0, 0.0, 0.05])
         self.is_calm = False
 
-    def request(self, node: str, request: Request) -> None:
+    def request(self, node: str, request: NodeRequest) -> None:
         """Send a request on the connection with a node; open one if there is none."""
         line = self._lines.get(node)
         if line is None:
@@ -155,7 +155,7 @@ class Lines:
         if self._lines.get(node) is line:
             del self._lines[node]
 
-    def answered(self, node: str, request: Request, reply: ReplyValue) -> None:
+    def answered(self, node: str, request: NodeRequest, reply: ReplyValue) -> None:
         if isinstance(request, SlotClaim):
             self._receive(node, _verdict(request, reply))
         else:
@@ -164,7 +164,7 @@ class Lines:
                 self._refused(request)
             self._receive(node, answer)
 
-    def lost(self, node: str, request: Request, *, sent: bool) -> None:
+    def lost(self, node: str, request: NodeRequest, *, sent: bool) -> None:
         """The connection broke before the answer came."""
         self._counts["client: a connection breaks before the answer"] += sent
         why = "the connection was lost" if sent else "the node cannot be reached"
@@ -187,7 +187,7 @@ def _answer(request: ClientRequest, reply: ReplyValue) -> ClientReply:
         case bytes():
             told = _unpack(reply)
             return ClientReply(request.sequence, request.attempt, told.result, told.slot)
-        case ErrorReply():
+        case NodeError():
             unknown = not reply.startswith(("CLUSTERDOWN ", "MISCONF "))
             return ClientReply(request.sequence, request.attempt, refusal=str(reply), unknown=unknown)
         case _:

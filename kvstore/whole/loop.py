@@ -7,16 +7,90 @@ from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
-from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
+from typing import Protocol, TypeAlias, TypeVar
 
-if TYPE_CHECKING:
-    from kvstore.whole.machine import Machine
-    from kvstore.whole.sockets import Accept, VirtualServer
+from consensus.simulation.timeline import Ts
+from kvstore.addresses import Address
 
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
+ProtocolFactory: TypeAlias = Callable[[], asyncio.BaseProtocol]
 ExceptionHandler = Callable[[asyncio.AbstractEventLoop, dict[str, object]], object]
+
+
+class ConnectionSide(Protocol):
+    """A process's side of a connection."""
+
+    def reset(self) -> None:
+        """The connection is broken off, for both sides."""
+        ...
+
+    def process_ended(self) -> None:
+        """The system closes what its process had open."""
+        ...
+
+    def machine_ended(self) -> None:
+        """Nobody hears of it."""
+        ...
+
+
+class ListeningSocket(Protocol):
+    """What ``create_server`` gives."""
+
+    def close(self) -> None: ...
+
+
+class LoopNetwork(Protocol):
+    """The network, as far as a loop knows it."""
+
+    def listen(self, loop: VirtualLoop, accept: ProtocolFactory, address: Address) -> ListeningSocket:
+        """As a loop's ``create_server``. Raises OSError."""
+        ...
+
+    async def dial(
+        self, loop: VirtualLoop, factory: Callable[[], ProtocolT], address: Address
+    ) -> tuple[asyncio.Transport, ProtocolT]:
+        """As a loop's ``create_connection``. Raises OSError."""
+        ...
+
+
+class LoopMachine(Protocol):
+    """The machine that a loop runs on, as far as its loop and its connections know it."""
+
+    name: str
+    has_power: bool
+    sides: dict[ConnectionSide, None]
+    """Its connections."""
+
+    @property
+    def network(self) -> LoopNetwork: ...
+
+    @property
+    def is_up(self) -> bool: ...
+
+    def runs(self, loop: VirtualLoop) -> bool:
+        """Whether this is the loop of the process that runs now."""
+        ...
+
+    def wants_turn(self) -> None:
+        """Plan a turn of the loop."""
+        ...
+
+    def takes_step(self) -> bool:
+        """Count one callback; returns False if the process does not live to run it."""
+        ...
+
+    def seconds(self) -> float:
+        """What its monotonic clock shows."""
+        ...
+
+    def call_at(self, when: float, action: Callable[[*Ts], None], *arguments: *Ts) -> None:
+        """Do something when the monotonic clock shows ``when``, if the process still runs then."""
+        ...
+
+    def fails(self, context: dict[str, object]) -> None:
+        """A callback failed in a process that handles no such thing."""
+        ...
 
 
 class VirtualLoop(asyncio.AbstractEventLoop):
@@ -25,7 +99,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     What the program does not use is left out, and raises NotImplementedError as the base class does.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: LoopMachine) -> None:
         self.machine = machine
         self.turns = 0
         self._ready: deque[asyncio.Handle] = deque()
@@ -145,8 +219,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     # -- the network --------------------------------------------------------------------------------------------------
 
     async def create_server(  # type: ignore[override]
-        self, factory: Accept, host: str, port: int, *, backlog: int = 100, reuse_address: bool = False
-    ) -> VirtualServer:
+        self, factory: ProtocolFactory, host: str, port: int, *, backlog: int = 100, reuse_address: bool = False
+    ) -> ListeningSocket:
         return self.machine.network.listen(self, factory, (host, port))
 
     async def create_connection(  # type: ignore[override]

@@ -2,41 +2,52 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol, TypeVarTuple
+from typing import Protocol
 
 from consensus.simulation.clocks import Clocks
-from consensus.simulation.timeline import Timeline
-from kvstore.whole.loop import VirtualLoop
+from consensus.simulation.timeline import Timeline, Ts
+from kvstore.whole.loop import ConnectionSide, LoopMachine, LoopNetwork, VirtualLoop
 
-if TYPE_CHECKING:
-    import asyncio
-
-    from kvstore.whole.sockets import Side, VirtualNetwork
-
-Ts = TypeVarTuple("Ts")
-Program = Callable[["Machine"], Coroutine[object, object, int]]
+Program = Callable[["VirtualMachine"], Coroutine[object, object, int]]
 
 
-class Watcher(Protocol):
+class MachineNetwork(LoopNetwork, Protocol):
+    """The network, as far as a machine knows it."""
+
+    def add(self, machine: LoopMachine) -> None:
+        """A machine joins; its name is its host name."""
+        ...
+
+    def process_ended(self, machine: LoopMachine) -> None:
+        """A process is gone, its machine is not."""
+        ...
+
+    def machine_ended(self, machine: LoopMachine) -> None:
+        """A machine lost its power."""
+        ...
+
+
+class MachineWatcher(Protocol):
     """What a machine tells the world."""
 
-    acting: Machine | None
+    acting: VirtualMachine | None
 
-    def ended(self, machine: Machine, status: int) -> None:
+    def ended(self, machine: VirtualMachine, status: int) -> None:
         """Its process has ended by itself."""
         ...
 
-    def failed(self, machine: Machine, error: BaseException) -> None:
+    def failed(self, machine: VirtualMachine, error: BaseException) -> None:
         """An exception that nobody in the process caught."""
         ...
 
     def count(self, what: str) -> None: ...
 
 
-class Machine:
+class VirtualMachine:
     """Times are in microseconds of virtual time, unless a name says otherwise.
 
     ``pace``: how long a callback keeps the processor, and how long a turn waits for it at most.
@@ -47,16 +58,16 @@ class Machine:
         name: str,
         rng: random.Random,
         timeline: Timeline,
-        network: VirtualNetwork,
+        network: MachineNetwork,
         clocks: Clocks,
-        watcher: Watcher,
+        watcher: MachineWatcher,
         pace: tuple[int, int],
     ) -> None:
         self.name = name
         self.network = network
         self.timeline = timeline
         self.clocks = clocks
-        self.sides: dict[Side, None] = {}
+        self.sides: dict[ConnectionSide, None] = {}
         self.has_power = True
         self.incarnation = 0
         self.loop: VirtualLoop | None = None

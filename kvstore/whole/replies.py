@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-ReplyValue: TypeAlias = "bytes | int | ErrorReply | list[ReplyValue] | None"
+ReplyValue: TypeAlias = "bytes | int | NodeError | list[ReplyValue] | None"
 
 
-class ErrorReply(str):
+class NodeError(str):
     """An error that a node replied: its code, and what is wrong."""
 
 
@@ -46,7 +46,7 @@ class ReplyReader:
             case b"+":
                 return rest
             case b"-":
-                return ErrorReply(rest.decode())
+                return NodeError(rest.decode())
             case b":":
                 return int(rest)
             case b"$" if rest == b"-1":

@@ -13,16 +13,11 @@ import random
 import socket
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import TypeAlias, TypeVar
 
 from consensus.simulation.network import Network
 from consensus.simulation.timeline import Timeline
-from kvstore.whole.loop import VirtualLoop
-from kvstore.whole.machine import Machine
-
-Address: TypeAlias = tuple[str, int]
-Accept: TypeAlias = Callable[[], asyncio.BaseProtocol]
-ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
+from kvstore.addresses import Address
+from kvstore.whole.loop import LoopMachine, ProtocolFactory, ProtocolT, VirtualLoop
 
 RETRANSMIT_US = 200_000
 DIALS = 7
@@ -47,7 +42,7 @@ class VirtualSocket:
 class VirtualServer:
     """A listening socket."""
 
-    def __init__(self, sockets: VirtualNetwork, loop: VirtualLoop, accept: Accept, address: Address) -> None:
+    def __init__(self, sockets: VirtualNetwork, loop: VirtualLoop, accept: ProtocolFactory, address: Address) -> None:
         self.loop = loop
         self.accept = accept
         self.sockets = [VirtualSocket(address)]
@@ -263,6 +258,10 @@ class Side(asyncio.Transport):
         if protocol is not None:
             protocol.connection_lost(error)
 
+    def reset(self) -> None:
+        self.other.break_off()
+        self.break_off()
+
     # -- the end of its process ---------------------------------------------------------------------------------------
 
     def process_ended(self) -> None:
@@ -297,12 +296,12 @@ class VirtualNetwork:
         self._read = rng.choice([262_144, 262_144, 65_536, 1_000])
         self._tears = rng.choice([0.0, 0.05, 0.3])
         self._listening: dict[Address, VirtualServer] = {}
-        self._machines: dict[str, Machine] = {}
+        self._machines: dict[str, LoopMachine] = {}
         self._port = 30_000
         self.listener: Callable[[Side, bytes], None] | None = None
         """Told of every piece that a side sends."""
 
-    def add(self, machine: Machine) -> None:
+    def add(self, machine: LoopMachine) -> None:
         """A machine joins; its name is its host name."""
         self._machines[machine.name] = machine
 
@@ -344,7 +343,7 @@ class VirtualNetwork:
 
     # -- listening and dialling ---------------------------------------------------------------------------------------
 
-    def listen(self, loop: VirtualLoop, accept: Accept, address: Address) -> VirtualServer:
+    def listen(self, loop: VirtualLoop, accept: ProtocolFactory, address: Address) -> VirtualServer:
         if address in self._listening:
             raise OSError(errno.EADDRINUSE, "address already in use")
         server = self._listening[address] = VirtualServer(self, loop, accept, address)
@@ -415,19 +414,19 @@ class VirtualNetwork:
 
     # -- ends ---------------------------------------------------------------------------------------------------------
 
-    def process_ended(self, machine: Machine) -> None:
+    def process_ended(self, machine: LoopMachine) -> None:
         """A process is gone, its machine is not."""
         self._stop_listening(machine)
         for side in list(machine.sides):
             side.process_ended()
         machine.sides.clear()
 
-    def machine_ended(self, machine: Machine) -> None:
+    def machine_ended(self, machine: LoopMachine) -> None:
         """A machine lost its power."""
         self._stop_listening(machine)
         for side in machine.sides:
             side.machine_ended()
         machine.sides.clear()
 
-    def _stop_listening(self, machine: Machine) -> None:
+    def _stop_listening(self, machine: LoopMachine) -> None:
         self._listening = {at: server for at, server in self._listening.items() if server.loop.machine is not machine}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import ParamSpec, TypeVar
 
-from kvstore.whole.machine import Machine
+from kvstore.whole.machine import VirtualMachine
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,7 +21,9 @@ class VirtualThread(Executor):
     ``took``: how long the job that was just done kept the disk, which nobody hears before.
     """
 
-    def __init__(self, machine: Machine, rng: random.Random, waits: int, took: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self, machine: VirtualMachine, rng: random.Random, waits: int, took: Callable[[], int] = lambda: 0
+    ) -> None:
         self._machine = machine
         self._random = rng
         self._waits = waits

@@ -17,8 +17,8 @@ from kvstore.simulated.requests import ClientReply, ClientRequest, SlotVerdict
 from kvstore.state import entries
 from kvstore.state.machine import StateMachine
 from kvstore.storage.log_store import SqliteLog
-from kvstore.whole.lines import Lines, Request
-from kvstore.whole.machine import Machine
+from kvstore.whole.lines import ClientLines, NodeRequest
+from kvstore.whole.machine import VirtualMachine
 from kvstore.whole.world import WholeWorld
 
 MAX_CLIENTS = 5
@@ -38,7 +38,7 @@ class Workload:
         self._whole = scenario.random("history").random() < 0.3
         self._oracle = Oracle(world.counts, 1)
         self._claims: list[tuple[str, SlotVerdict]] = []
-        self._lines: list[Lines] = []
+        self._lines: list[ClientLines] = []
         self._workers = self._draw_workers()
         self._probes = {
             name: self._session(f"probe-{name}", scenario.random(f"probe {name}"), [name]) for name in scenario.names
@@ -80,7 +80,7 @@ class Workload:
     def _connect(self, client: SessionClient | PlainClient | SlotClient) -> None:
         name, world = client.name, self._world
 
-        async def program(machine: Machine) -> int:
+        async def program(machine: VirtualMachine) -> int:
             await asyncio.get_running_loop().create_future()
             return 0
 
@@ -95,11 +95,13 @@ class Workload:
             client.receive(node, answer)
 
         rng = self._scenario.random(f"lines {name}")
-        lines = Lines(machine, rng, world.counts, partial(self._asked, name), partial(self._refused, name), receive)
+        lines = ClientLines(
+            machine, rng, world.counts, partial(self._asked, name), partial(self._refused, name), receive
+        )
         self._lines.append(lines)
         world.lines[name] = lambda node, request: machine.act(lambda: lines.request(node, request))
 
-    def _asked(self, client: str, request: Request) -> None:
+    def _asked(self, client: str, request: NodeRequest) -> None:
         if isinstance(request, ClientRequest):
             self._oracle.asked(request.session or client, request.sequence)
 

@@ -8,7 +8,6 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVarTuple
 
 from msgspec.structs import replace
 
@@ -16,7 +15,7 @@ from consensus.simulation.action import LEADER, Action
 from consensus.simulation.clocks import Clocks
 from consensus.simulation.network import Network, Weather
 from consensus.simulation.scenario import Scenario
-from consensus.simulation.timeline import Timeline
+from consensus.simulation.timeline import Timeline, Ts
 from consensus.simulation.trace import Trace
 from consensus.simulation.violation import Violation
 from kvstore import exit_status
@@ -31,11 +30,10 @@ from kvstore.whole.disk import SimulatedDisk
 from kvstore.whole.disk_faults import DiskFault
 from kvstore.whole.faults import FailingDisk
 from kvstore.whole.lines import PORT
-from kvstore.whole.machine import Machine
+from kvstore.whole.machine import VirtualMachine
 from kvstore.whole.sockets import Side, VirtualNetwork
 from kvstore.whole.threads import VirtualThread
 
-Ts = TypeVarTuple("Ts")
 PEER_PORT = 7401
 PATIENCE = 20_000
 """In ms: how soon after the last fault every node must serve and every client have its answers."""
@@ -91,7 +89,7 @@ class Milliseconds:
 class ServerMachine:
     """A node's machine, its disk, and what is about to happen to it."""
 
-    def __init__(self, machine: Machine, disk: SimulatedDisk, settings: Settings) -> None:
+    def __init__(self, machine: VirtualMachine, disk: SimulatedDisk, settings: Settings) -> None:
         self.machine = machine
         self.disk = disk
         self.settings = settings
@@ -134,7 +132,7 @@ class WholeWorld:
         self.counts: Counter[str] = Counter()
         self.micro = Timeline()
         self.timeline = Milliseconds(self.micro)
-        self.acting: Machine | None = None
+        self.acting: VirtualMachine | None = None
         self.trace = trace
         self.dials = dials = scenario.dials()
         self.doom = 0
@@ -154,7 +152,7 @@ class WholeWorld:
 
     def _server(self, name: str, directory: Path) -> ServerMachine:
         directory.mkdir()
-        machine = Machine(
+        machine = VirtualMachine(
             name, self.scenario.random(f"machine {name}"), self.micro, self.network, self.clocks[name], self, self.pace
         )
         timing = replace(TIMING, lease=self.dials.lease, drift=self.dials.drift)
@@ -169,10 +167,10 @@ class WholeWorld:
         )
         return ServerMachine(machine, SimulatedDisk(directory, self.scenario.random(f"disk {name}")), settings)
 
-    def client_machine(self, name: str) -> Machine:
+    def client_machine(self, name: str) -> VirtualMachine:
         """A machine for a client, whose clocks are right; its program begins at once."""
         rng = self.scenario.random(f"machine {name}")
-        return Machine(name, rng, self.micro, self.network, Clocks(1.0), self, self.pace)
+        return VirtualMachine(name, rng, self.micro, self.network, Clocks(1.0), self, self.pace)
 
     # -- clocks and logs ----------------------------------------------------------------------------------------------
 
@@ -224,7 +222,7 @@ class WholeWorld:
         self.count("process: start")
         self.note(name, f"starts, incarnation {server.machine.incarnation + 1}")
 
-        async def program(machine: Machine) -> int:
+        async def program(machine: VirtualMachine) -> int:
             rng = self.scenario.random(f"threads {name} {machine.incarnation}")
 
             def new_threads(purpose: str, count: int) -> VirtualThread:
@@ -234,7 +232,7 @@ class WholeWorld:
 
         server.machine.start(program)
 
-    def ended(self, machine: Machine, status: int) -> None:
+    def ended(self, machine: VirtualMachine, status: int) -> None:
         server = self.servers.get(machine.name)
         if server is None:
             return
@@ -250,7 +248,7 @@ class WholeWorld:
             return
         self.fail("a node ends only when it is told to", f"{machine.name} ended with status {status}", machine.name)
 
-    def failed(self, machine: Machine, error: BaseException) -> None:
+    def failed(self, machine: VirtualMachine, error: BaseException) -> None:
         server = self.servers.get(machine.name)
         if server is not None and (server.full or server.had_trouble) and isinstance(error, KvstoreError):
             self.count("process: cannot start because of its disk")
@@ -320,8 +318,7 @@ class WholeWorld:
         """Reset connections of a node's machine, each with this chance."""
         for side in list(self.servers[name].machine.sides):
             if self._random.random() < share:
-                side.other.break_off()
-                side.break_off()
+                side.reset()
 
     def fail_disk(self, action: FailingDisk, name: str) -> None:
         server = self.servers[name]

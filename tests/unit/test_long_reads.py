@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -122,7 +123,7 @@ class Server:
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(keyspace, "LOOK_WORK", 150)
     monkeypatch.setattr(long_reads, "WALK_KEYS", 7)
-    reads = LongReads(tmp_path / "state.db")
+    reads = LongReads(tmp_path / "state.db", ThreadPoolExecutor(long_reads.MAX_AT_ONCE))
     server = Server(tmp_path / "state.db", reads)
     server.execute(*[Set(name, Value(b"v%d" % number)) for number, name in enumerate(NAMES)])
     yield server
@@ -132,7 +133,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server.node.close()
 
 
-@pytest.mark.parametrize("query", LONG, ids=repr)
+@pytest.mark.parametrize("query", LONG, ids=lambda query: type(query).__name__)
 def test_a_long_read_shows_one_state_though_later_slots_are_applied(server: Server, query: Query) -> None:
     server.node.query(query, server.heard.append, LATER)
     server.run()
@@ -203,7 +204,7 @@ def test_what_a_thread_meets_is_told_and_only_damage_ends_the_node(server: Serve
 
 def test_a_read_that_nobody_waits_for_is_not_begun(tmp_path: Path) -> None:
     StateMachine(tmp_path / "state.db").close()
-    reads = LongReads(tmp_path / "state.db")
+    reads = LongReads(tmp_path / "state.db", ThreadPoolExecutor(long_reads.MAX_AT_ONCE))
     heard: list[Result | Exception] = []
     reads.start(Count(), 0, clocks.now() - 1, heard.append)
     reads.close()
