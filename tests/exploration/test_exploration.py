@@ -28,6 +28,8 @@ FOUND = [
     "a watermark makes a value of an older ballot the chosen one",
     "a node teaches everything it has accepted, chosen or not",
     "a leader proposes a second value for a slot that is taken",
+    "a deposed leader goes on as if nothing had happened",
+    "slots beyond a gap are applied before the gap is filled",
 ]
 
 
@@ -35,4 +37,4 @@ FOUND = [
 def test_a_bug_is_found_and_shown_step_by_step(bug: Mutant) -> None:
     _, outcome = hunt(bug, SMALL, 10_000)
     assert outcome is not None and outcome.broken
-    assert any(" ask" in line for line in outcome.path) and any("arrives: " in line for line in outcome.path)
+    assert any(line.endswith(": ask") for line in outcome.path)
