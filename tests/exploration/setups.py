@@ -52,6 +52,7 @@ SMALL = [
 
 LARGE = [
     Setup("two leaders, heartbeats"),
+    Setup("one election and a hand-over", elections=1, hand_overs=1),
     Setup("three elections", elections=3, lost=("Heartbeat", "Chosen", "Reject")),
     Setup("two leaders, any node crashes, slots leave memory", crashes=1, forgets=1, lost=QUIET),
 ]
