@@ -293,8 +293,8 @@ LEASES = [
         "a leader serves from its lease before what it recovered is chosen",
         (
             REPLICA + "_serve_by_lease",
-            "self._heartbeats.answer_by_lease(self._read_index(phase2))",
-            "self._heartbeats.answer_by_lease(self.chosen_upto)",
+            "self._heartbeats.answer_by_lease(self._read_index(phase2), self._wall)",
+            "self._heartbeats.answer_by_lease(self.chosen_upto, self._wall)",
         ),
     ),
 ]
@@ -411,7 +411,7 @@ EXECUTION = [
     ),
     mutant(
         "an earlier request that comes again stands for the one that was refused",
-        ("kvstore.node.proposals:Proposals._admit_in_order", "and broken <= sequence", ""),
+        ("kvstore.node.proposals:Proposals._admit_in_order", "if last and broken in (sequence, NO_END)", "if last"),
     ),
     mutant(
         "a request without a session has another sequence when it is sent again",
