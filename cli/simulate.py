@@ -26,6 +26,7 @@ from kvstore.simulated.run import Outcome, new_trace, simulate, smallest
 from kvstore.simulated.service import client_count
 from kvstore.whole.faults import whole_actions
 from kvstore.whole.run import simulate_whole
+from kvstore.whole.workload import whole_client_count
 
 DEFAULT_SEEDS: Final = "0..99"
 MAX_TIME: Final = 3_600
@@ -134,6 +135,10 @@ def _simulate(scenario: Scenario, trace: Trace | None = None) -> Outcome:
 
 def _actions(scenario: Scenario) -> list[tuple[int, Action]]:
     return whole_actions(scenario) if scenario.whole else scenario.actions()
+
+
+def _client_count(scenario: Scenario) -> int:
+    return (whole_client_count if scenario.whole else client_count)(scenario)
 
 
 def _numbers(name: str, text: str | None) -> tuple[int, ...] | None:
@@ -270,9 +275,9 @@ def _explained(outcome: Outcome) -> Iterator[str]:
     """A failure with as few faults and clients as it needs, as a picture, and how to see all of it."""
     yield from _headline(outcome)
     actions = _actions(outcome.scenario)
-    small = smallest(outcome, [number for number, _ in actions], _simulate)
+    clients = _client_count(outcome.scenario)
+    small = smallest(outcome, [number for number, _ in actions], clients, _simulate)
     faults, kept = len(actions), _actions(small.scenario)
-    clients = client_count(outcome.scenario)
     yield ""
     yield (
         f"It takes {len(kept)} of {counted(faults, 'fault')} and {len(small.scenario.clients or ())} of"

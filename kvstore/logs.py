@@ -59,14 +59,27 @@ class Logger:
             fields["left_out"] = left_out
         self._tell(logging.getLevelNamesMapping()[level.upper()], event, fields)
 
+    def forget_told(self) -> None:
+        self._told.clear()
+
     def _tell(self, level: int, event: str, fields: dict[str, object]) -> None:
         if self._logger.isEnabledFor(level):
             self._logger.log(level, event, extra={"fields": fields})
 
 
+_LOGGERS: list[Logger] = []
+
+
 def get(name: str) -> Logger:
     """The logger of one part of the program."""
-    return Logger(name)
+    _LOGGERS.append(Logger(name))
+    return _LOGGERS[-1]
+
+
+def forget_told() -> None:
+    """Begin anew, as another process does: no limited event was logged yet."""
+    for logger in _LOGGERS:
+        logger.forget_told()
 
 
 def configure(form: Format, level: Level, node: str) -> None:

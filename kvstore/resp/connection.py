@@ -295,6 +295,11 @@ class Connection:
         """The name of the last command that the client sent, apart from plain SET and GET."""
         return self.client.last_command
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether every request that was read is answered, and the replies are on their way."""
+        return self._order.is_idle and not self._out and (self._state is READING or self._state not in OPEN)
+
     def carry_on(self) -> None:
         """It is this client's turn again, or there may be room for its request."""
         self._waits_for_room = False

@@ -138,6 +138,7 @@ class Hub:
     def __init__(self, password: str | None = None, shares: Shares | None = None) -> None:
         self.password = password
         self.shares = shares or Shares()
+        self.shares.turn_done = self.flush
         self.clients: dict[int, Client] = {}
         self.cursors = Cursors()
         self.guesses = Guesses(clocks.seconds)

@@ -22,6 +22,9 @@ always may. So many pass the slowest disk and network that time-outs allow for b
 _WOKEN = MAX_LARGE_BYTES // MAX_LARGE_BYTES_EACH
 
 
+def _nothing() -> None: ...
+
+
 class Sharer(Protocol):
     """A client's connection that waits for its turn, or for room."""
 
@@ -54,6 +57,8 @@ class Shares:
         """How many seconds of this turn went to clients' requests."""
         self.deferred = 0
         """How often a client had to wait for a further turn."""
+        self.turn_done: Callable[[], None] = _nothing
+        """Sends what a turn of those that waited has brought: the node may have no turn of its own for a while."""
         self._large_bytes = 0
         self._soon = soon
         self._took = took
@@ -90,6 +95,7 @@ class Shares:
             self.note(client, now - before)
             if now - began > self.turn_seconds:
                 break
+        self.turn_done()
         self.spent = now - began
         if self._waiting:
             self._ask()

@@ -157,8 +157,8 @@ class ClientListener:
 
     @property
     def have_all(self) -> bool:
-        """Whether every client has taken its replies."""
-        return not any(protocol.unsent for protocol in self._open)
+        """Whether every request that was read is answered, and every client has taken its replies."""
+        return all(protocol.has_all for protocol in self._open)
 
     async def close(self) -> None:
         self.stop()
@@ -225,9 +225,11 @@ class ClientProtocol(asyncio.Protocol):
         self._pause(True)
 
     @property
-    def unsent(self) -> int:
-        """How many bytes wait for the client to take them."""
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+    def has_all(self) -> bool:
+        """Whether every request that was read is answered, and the client has taken the replies."""
+        if self._transport is None or self._connection is None:
+            return True
+        return self._connection.is_answered and not self._transport.get_write_buffer_size()
 
     def close(self) -> None:
         if self._transport is not None:

@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterable
 from typing import TypeAlias, assert_never
 
 import msgspec
+from msgspec.structs import replace
 
 from kvstore.commands import (
     Append,
@@ -56,10 +57,11 @@ UNTOLD = (EXPIRED, UNKEPT, FORGOTTEN)
 
 
 class ModelCell(msgspec.Struct, frozen=True):
-    """A key's value and when it expires, in ms since 1970 (0 = never)."""
+    """A key's value, when it expires, in ms since 1970 (0 = never), and the slot that last changed it (0: this one)."""
 
     data: bytes
     expires: int = 0
+    slot: int = 0
 
 
 class ModelSession(msgspec.Struct):
@@ -106,7 +108,7 @@ class Model:
             self.clock = entry.stamp
             self.cells = {key: cell for key, cell in self.cells.items() if not 0 < cell.expires <= self.clock}
         if not entry.session:
-            return FAILED if too_much else self._execute(entry.command)
+            return FAILED if too_much else self._execute(slot, entry.command)
         session = self._used(entry.session, entry.since)
         if session is None:
             return FORGOTTEN
@@ -115,7 +117,7 @@ class Model:
             return EXPIRED
         if entry.sequence in session.results:
             return session.results[entry.sequence]
-        result = FAILED if too_much else self._execute(entry.command)
+        result = FAILED if too_much else self._execute(slot, entry.command)
         session.keep(entry.sequence, entry.acknowledged, result)
         request = (entry.session, entry.sequence)
         if request in self.executed:
@@ -155,7 +157,7 @@ class Model:
         kind = name.startswith(NODE_SESSIONS)
         self.forgotten[kind] = max(self.forgotten[kind], self.sessions.pop(name).slot)
 
-    def _execute(self, command: Command | Opaque) -> Seen:
+    def _execute(self, slot: int, command: Command | Opaque) -> Seen:
         if isinstance(command, Opaque):
             text = msgspec.json.decode(command.json)
             try:
@@ -164,7 +166,9 @@ class Model:
                 return NOTHING
         if isinstance(command, Opaque):
             return NOTHING
-        return execute(self.cells, command, self.clock)
+        result = execute(self.cells, command, self.clock)
+        self.cells = {key: cell if cell.slot else replace(cell, slot=slot) for key, cell in self.cells.items()}
+        return result
 
 
 def execute(cells: dict[bytes, ModelCell], command: Command, clock: int) -> Seen:
@@ -195,6 +199,9 @@ def _on_one_key(
     key = command.key
     match command:
         case Get():
+            return cell.data if cell else None
+        case Set(get=True):
+            _on_one_key(cells, replace(command, get=False), cell, clock)
             return cell.data if cell else None
         case Set():
             if (command.when == "nx" and cell) or (command.when == "xx" and not cell):
@@ -234,7 +241,7 @@ def _set_expiry(cells: dict[bytes, ModelCell], command: Expire | Persist, cell: 
     if isinstance(command, Expire) and command.ttl <= 0:
         del cells[command.key]
     else:
-        cells[command.key] = ModelCell(cell.data, clock + command.ttl if isinstance(command, Expire) else 0)
+        cells[command.key] = replace(cell, expires=clock + command.ttl if isinstance(command, Expire) else 0)
     return DONE
 
 
@@ -242,13 +249,16 @@ def _transact(cells: dict[bytes, ModelCell], txn: Txn, clock: int) -> Seen:
     holds = True
     for condition in txn.conditions:
         cell = cells.get(condition.key)
-        equal = cell is not None and condition.operand is not None and cell.data == condition.operand.data
+        if condition.subject == "slot":
+            equal = condition.number == (cell.slot if cell else 0)
+        else:
+            equal = cell is not None and condition.operand is not None and cell.data == condition.operand.data
         holds = holds and equal == (condition.comparison == "=")
     before = dict(cells)
     results = []
     for command in txn.then if holds else txn.otherwise:
         result = execute(cells, command, clock)
-        if result == FAILED:
+        if result == FAILED and not txn.partial:
             cells.clear()
             cells.update(before)
             return FAILED

@@ -25,6 +25,7 @@ from kvstore.commands import (
     Tick,
     is_read_only,
 )
+from kvstore.limits import NODE_SESSIONS
 from kvstore.simulated.model import (
     EMPTY,
     EXPIRED,
@@ -196,7 +197,7 @@ class Oracle:
         client, sequence = entry.session, entry.sequence
         if executed_in == slot and isinstance(entry.command, Append) and entry.command.key == PLAIN:
             client, sequence = self._plain_executed(node, slot, entry.command.data, expected)
-        of_client = client and not isinstance(entry.command, Tick)  # nodes let time pass of their own accord
+        of_client = client and not client.startswith(NODE_SESSIONS)
         if of_client and executed_in == slot and not self._open[client, sequence]:
             raise Violation(
                 "what was refused for certain does not happen",

@@ -12,7 +12,7 @@ from consensus.simulation.trace import Trace
 from consensus.simulation.violation import Violation
 from consensus.simulation.world import World
 from kvstore.simulated import bounds
-from kvstore.simulated.service import SimulatedStore, client_count
+from kvstore.simulated.service import SimulatedStore
 from kvstore.state import entries
 
 
@@ -71,8 +71,8 @@ def simulate(scenario: Scenario, trace: Trace | None = None) -> Outcome:
     )
 
 
-def smallest(outcome: Outcome, faults: Sequence[int], run: Callable[[Scenario], Outcome]) -> Outcome:
-    """A failed run, reduced to those of its ``faults`` and clients that its failure needs.
+def smallest(outcome: Outcome, faults: Sequence[int], clients: int, run: Callable[[Scenario], Outcome]) -> Outcome:
+    """A failed run, reduced to those of its ``faults`` and its so many ``clients`` that its failure needs.
 
     A smaller run counts only if it breaks the same rule.
     """
@@ -80,4 +80,4 @@ def smallest(outcome: Outcome, faults: Sequence[int], run: Callable[[Scenario], 
     def fails(scenario: Scenario) -> bool:
         return run(scenario).rule == outcome.rule
 
-    return run(shrink(outcome.scenario, client_count(outcome.scenario), faults, fails))
+    return run(shrink(outcome.scenario, clients, faults, fails))

@@ -59,6 +59,8 @@ class LoopMachine(Protocol):
 
     name: str
     has_power: bool
+    incarnation: int
+    """How many processes it has run."""
     sides: dict[ConnectionSide, None]
     """Its connections."""
 

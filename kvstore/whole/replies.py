@@ -1,4 +1,4 @@
-"""Replies of the Redis protocol, version 2, from bytes that come in pieces."""
+"""Replies of the Redis protocol, in both versions, from bytes that come in pieces."""
 
 from __future__ import annotations
 
@@ -62,7 +62,11 @@ class ReplyReader:
                 return data
             case b"*" if rest == b"-1":
                 return None
-            case b"*":
+            case b"_" if not rest:
+                return None
+            case b"*" | b"~":
                 return [self._value() for _ in range(int(rest))]
+            case b"%":  # flat, as in version 2
+                return [self._value() for _ in range(2 * int(rest))]
             case _:
                 raise ValueError(f"no reply begins with {line!r}")

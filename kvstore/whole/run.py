@@ -14,7 +14,7 @@ from consensus.invariants import InvariantViolation
 from consensus.simulation.scenario import Scenario
 from consensus.simulation.trace import Trace
 from consensus.simulation.violation import Violation
-from kvstore import clocks
+from kvstore import clocks, logs
 from kvstore.simulated.run import Outcome
 from kvstore.whole.faults import whole_actions
 from kvstore.whole.workload import Workload
@@ -102,6 +102,7 @@ def _watched(world: WholeWorld) -> Iterator[None]:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     clocks.show(world.local_us, world.wall)
+    logs.forget_told()
     try:
         yield
     finally:

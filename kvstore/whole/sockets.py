@@ -77,6 +77,10 @@ class Side(asyncio.Transport):
         self._is_closing = False
         self._is_gone = False  # the process has no such connection any more
         self._has_ended = False  # the end, or a reset, was sent
+        self._ends_writing = self._has_told_end = False  # the end comes after what is written
+        self.incarnation = loop.machine.incarnation
+        self.bytes_read = 0
+        """How much the program has read."""
 
     def begin(self, protocol: asyncio.BaseProtocol) -> None:
         """Give the connection to its program."""
@@ -90,7 +94,7 @@ class Side(asyncio.Transport):
     # -- what a program does with it ----------------------------------------------------------------------------------
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        if self._is_closing or self._is_gone or not data:
+        if self._is_closing or self._is_gone or self._ends_writing or not data:
             return
         self._out.append(bytes(data))
         self._out_bytes += len(data)
@@ -114,6 +118,14 @@ class Side(asyncio.Transport):
     def resume_reading(self) -> None:
         self._holds_reading = False
         self._look()
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        if not self.is_closing() and not self._ends_writing:
+            self._ends_writing = True
+            self._send()
 
     def is_closing(self) -> bool:
         return self._is_closing or self._is_gone
@@ -145,8 +157,13 @@ class Side(asyncio.Transport):
             self._out_bytes -= size
             self._sent_bytes += size
             self.other.comes(data)
-        if self._is_closing and not self._out and not self._is_gone:
+        if self._out or self._is_gone:
+            return
+        if self._is_closing:
             self._finish()
+        elif self._ends_writing and not self._has_told_end:
+            self._has_told_end = True
+            self.other.comes(_END)
 
     def _finish(self) -> None:
         """Everything was sent."""
@@ -161,7 +178,7 @@ class Side(asyncio.Transport):
         if reset:
             self._network.counts["socket: a reset is sent"] += 1
             self._network.tell(self, self.other, self.other.break_off)
-        else:
+        elif not self._has_told_end:
             self.other.comes(_END)
         self.machine.sides.pop(self, None)
 
@@ -236,6 +253,7 @@ class Side(asyncio.Transport):
                 self._network.counts["socket: a piece is cut"] += 1
             pieces.append(data)
             size += len(data)
+        self.bytes_read += size
         self.other.taken(size)
         protocol.data_received(b"".join(pieces))
         self._look()

@@ -7,10 +7,12 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from itertools import count
 
 from consensus.messages import NO_OP
 from consensus.simulation.scenario import Scenario
 from consensus.simulation.violation import Violation
+from kvstore.server.main import DRAIN_SECONDS
 from kvstore.simulated.clients import PlainClient, SessionClient, SlotClient, draws, nothing, probe
 from kvstore.simulated.oracle import Oracle
 from kvstore.simulated.requests import ClientReply, ClientRequest, SlotVerdict
@@ -19,13 +21,19 @@ from kvstore.state.machine import StateMachine
 from kvstore.storage.log_store import SqliteLog
 from kvstore.whole.lines import ClientLines, NodeRequest
 from kvstore.whole.machine import VirtualMachine
+from kvstore.whole.promises import Promises
+from kvstore.whole.redis_clients import RedisClient, redis_client_count
 from kvstore.whole.world import WholeWorld
 
 MAX_CLIENTS = 5
 
 
-def client_count(scenario: Scenario) -> int:
+def whole_client_count(scenario: Scenario) -> int:
     """The number of clients that the seed gives, before any are dropped."""
+    return _session_clients(scenario) + redis_client_count(scenario)
+
+
+def _session_clients(scenario: Scenario) -> int:
     return scenario.random("client count").randint(2, MAX_CLIENTS)
 
 
@@ -45,12 +53,30 @@ class Workload:
         }
         for client in [*self._workers, *self._probes.values()]:
             self._connect(client)
+        self._promises = Promises(world.counts, self._oracle)
+        self._redis = self._draw_redis_clients()
+
+    def _draw_redis_clients(self) -> list[RedisClient]:
+        scenario, lines = self._scenario, count(1)
+        first = _session_clients(scenario)
+        return [
+            RedisClient(
+                f"r{number}",
+                self._world,
+                self._promises,
+                scenario.random(f"client {number}"),
+                scenario.names,
+                lines,
+            )
+            for number in range(first, whole_client_count(scenario))
+            if scenario.clients is None or number in scenario.clients
+        ]
 
     def _draw_workers(self) -> list[SessionClient | PlainClient | SlotClient]:
         scenario, world = self._scenario, self._world
         rng = scenario.random("clients")
         workers: list[SessionClient | PlainClient | SlotClient] = []
-        for number in range(client_count(scenario)):
+        for number in range(_session_clients(scenario)):
             own = scenario.random(f"client {number}")
             if rng.random() < 0.15:
                 workers.append(SlotClient(f"c{number}", world, own, scenario.names, self._keep))
@@ -114,11 +140,11 @@ class Workload:
     # -- a run --------------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        for worker in self._workers:
+        for worker in [*self._workers, *self._redis]:
             worker.begin()
 
     def stop(self) -> None:
-        for worker in self._workers:
+        for worker in [*self._workers, *self._redis]:
             worker.stop()
         for lines in self._lines:
             lines.is_calm = True
@@ -130,7 +156,7 @@ class Workload:
 
     def unfinished(self) -> str:
         """What the clients still wait for, in words; empty if they wait for nothing."""
-        clients = [*self._workers, *self._probes.values()]
+        clients = [*self._workers, *self._redis, *self._probes.values()]
         return next(filter(None, (client.unfinished() for client in clients)), "")
 
     def judge(self) -> None:
@@ -163,6 +189,19 @@ class Workload:
         self._replay(chosen)
         told = [told for worker in [*self._workers, *self._probes.values()] for told in worker.told]
         self._oracle.judge(told, self._whole)
+        self._promises.judge()
+        self._judge_drains()
+
+    def _judge_drains(self) -> None:
+        """A node that is told to end answers what it has read before it closes, if it takes no longer than it may."""
+        for node, incarnation, request in self._world.unanswered:
+            took = self._world.drained.get((node, incarnation))
+            if took is not None and took < DRAIN_SECONDS * 900:
+                raise Violation(
+                    "a node that is told to end answers all that it took",
+                    f"{node}, process {incarnation}, ended after {took:.0f} ms, and {request!r:.300} has no answer",
+                    nodes=[node],
+                )
 
     def _compare(self, name: str, log: SqliteLog, state: StateMachine, chosen: dict[int, bytes]) -> None:
         expected = 1
@@ -195,4 +234,7 @@ class Workload:
         """Execute the log on the naive model, which the oracle judges by."""
         for slot in sorted(chosen):
             if chosen[slot] != NO_OP:
-                self._oracle.replay(slot, entries.decode(chosen[slot]))
+                entry = entries.decode(chosen[slot])
+                executed_in, outcome = self._oracle.replay(slot, entry)
+                if executed_in == slot:
+                    self._promises.executed(slot, entry, outcome, self._oracle.model.cells)

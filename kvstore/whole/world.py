@@ -96,6 +96,7 @@ class ServerMachine:
         self.leads = False
         self.slower = 0
         self.draining = False
+        self.told_to_end_at = 0.0
         self.restart_at = 0
         self.gone = False
         self.troubles: dict[int, DiskFault] = {}
@@ -147,6 +148,10 @@ class WholeWorld:
             self.network.listener = PeerMessages(self.servers, trace, self.timeline)
         self.failure: Violation | None = None
         self.chosen_upto = 0
+        self.unanswered: list[tuple[str, int, object]] = []
+        """Requests that a node's process (its name and incarnation) had read, and not answered when it closed."""
+        self.drained: dict[tuple[str, int], float] = {}
+        """The processes that ended because they were told to, and how many ms that took by their own clocks."""
         self.lines: dict[str, Callable[[str, ClientRequest | SlotClaim], None]] = {}
         self._weather: dict[int, list[Weather]] = {}
 
@@ -240,6 +245,7 @@ class WholeWorld:
         self.note(machine.name, f"ends with status {status}")
         server.disk.kill()
         if status == 0 and server.draining:
+            self.drained[machine.name, machine.incarnation] = self._own_time(server) - server.told_to_end_at
             self.micro.at(server.restart_at, self._start_again, machine.name)
             return
         if status == exit_status.UNAVAILABLE and server.had_trouble:
@@ -311,8 +317,12 @@ class WholeWorld:
         if server.machine.loop is not None and not server.draining:
             self.count("process: told to end")
             server.draining = True
+            server.told_to_end_at = self._own_time(server)
             server.restart_at = self.micro.now + self._random.randint(1, 500) * 1_000
             server.machine.loop.signal(signal.SIGTERM)
+
+    def _own_time(self, server: ServerMachine) -> float:
+        return server.machine.clocks.exact(self.micro.now / 1_000)
 
     def break_connections(self, name: str, share: float) -> None:
         """Reset connections of a node's machine, each with this chance."""

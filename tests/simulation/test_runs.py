@@ -67,7 +67,7 @@ def test_a_failure_is_made_smaller_and_still_is_the_same() -> None:
     with patched(bug):
         outcome = simulate(Scenario(caught.seed))
         faults = [number for number, _ in outcome.scenario.actions()]
-        small = smallest(outcome, faults, simulate)
+        small = smallest(outcome, faults, client_count(outcome.scenario), simulate)
         assert simulate(small.scenario) == small
     assert small.rule == outcome.rule
     assert small.scenario.faults is not None and small.scenario.clients is not None

@@ -35,6 +35,7 @@ def hub_without_time(loop: Loop, password: str | None = None) -> Hub:
     """A server whose clients have used up their share as soon as anybody looks at the clock."""
     shares = Shares(loop.soon)
     shares.share_seconds = -1.0
+    shares.turn_seconds = 3_600.0  # however slow the machine is
     return Hub(password, shares)
 
 
@@ -67,6 +68,27 @@ def test_requests_that_are_answered_at_once_are_served_one_share_a_turn(request_
         turns += 1
     assert turns >= 99 and not greedy.paused
     assert greedy.said.count(b"\r\n") == 100
+
+
+def test_what_a_client_has_sent_is_not_answered_while_some_of_it_waits() -> None:
+    loop = Loop()
+    client = Client(hub=hub_without_time(loop))
+    assert client.connection.is_answered
+    client.connection.received(packed("PING") * 3)  # for further turns
+    while loop.ready:
+        assert not client.connection.is_answered
+        loop.turn()
+    assert client.connection.is_answered
+    client.connection.received(packed("SET a 1") + packed("GET a"))  # for each other
+    assert not client.connection.is_answered
+    for answer in client.node.waiting:
+        answer()
+    assert not client.connection.is_answered
+    client.turn()
+    assert client.connection.is_answered
+    client.connection.received(packed("SET a 1"))
+    client.connection.lost()
+    assert client.connection.is_answered  # nobody waits for it
 
 
 def test_plain_requests_that_are_refused_at_once_take_their_time_of_a_turn() -> None:
