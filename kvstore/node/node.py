@@ -105,7 +105,7 @@ class Node:
         wall: int,
         timing: Timing | None = None,
         free_bytes: Callable[[], int] | None = None,
-        keep_slots: int = KEEP_SLOTS,
+        keep_slots: int | None = None,
         background: Callable[[Batch], None] | None = None,
         is_late: Callable[[], bool] | None = None,
         read_later: ReadLater | None = None,
@@ -141,7 +141,7 @@ class Node:
         self._reads_wall = 0
         self._fading = FadingReads(self._proposals.add_tick)
         self._fetches: list[tuple[str, int, int]] = []
-        self._keep_slots = keep_slots
+        self._keep_slots = KEEP_SLOTS if keep_slots is None else keep_slots
         self._give_up_at = now
         self._is_late = is_late or _never
         self._read_later = read_later

@@ -91,6 +91,8 @@ class Host:
         self._data_dir = data_dir
         self._on_failure = on_failure
         self._failed = False
+        self._stopped = False
+        """Whether there are no more turns: it failed, or is being closed."""
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._unforeseen)
         sys.setswitchinterval(SWITCH_SECONDS)
@@ -177,7 +179,7 @@ class Host:
             self._turn()
 
     def _turn(self) -> None:
-        if self._failed or self._closing:
+        if self._stopped:
             return
         node = self.node
         self._turning = True
@@ -287,7 +289,7 @@ class Host:
         error = future.exception()
         if error is None:
             discarded = self.node.committed(batch, future.result())
-            if not self._closing:
+            if not self._stopped:
                 self._state_disk.submit(free, discarded)
             if not self.node.has_uncommitted:
                 process_memory.give_back()
@@ -304,7 +306,7 @@ class Host:
         """End without another turn and without a commit, since the node may know what is not on its disk."""
         if self._failed:
             return
-        self._failed = True
+        self._failed = self._stopped = True
         log.error("cannot_go_on", reason=why)
         self._on_failure(status)
 
@@ -346,6 +348,7 @@ class Host:
         self._closing = True
         if self._timer:
             self._timer.cancel()
+        self._stopped = True  # what the threads report below must not give them more to do
         await self.peers.close()
         self._queries.close()
         self._long_reads.close()

@@ -65,7 +65,7 @@ class Line(asyncio.Protocol):
             self._waiting.append(request)
             return
         self._unanswered.append(request)
-        self._lines.asked(request)
+        self._lines.asked(self, request)
         self._transport.write(_encoded(request))
         self._lines.meddle(self, self._transport)
 
@@ -106,7 +106,7 @@ class ClientLines:
         machine: VirtualMachine,
         rng: random.Random,
         counts: Counter[str],
-        asked: Callable[[NodeRequest], None],
+        asked: Callable[[Line, NodeRequest], None],
         refused: Callable[[ClientRequest], None],
         receive: Callable[[str, ClientReply | SlotVerdict], None],
     ) -> None:

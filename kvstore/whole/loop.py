@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Protocol, TypeAlias, TypeVar
 
+from consensus.simulation.clocks import Clocks
 from consensus.simulation.timeline import Ts
 from kvstore.addresses import Address
 
@@ -59,6 +60,7 @@ class LoopMachine(Protocol):
 
     name: str
     has_power: bool
+    clocks: Clocks
     incarnation: int
     """How many processes it has run."""
     sides: dict[ConnectionSide, None]

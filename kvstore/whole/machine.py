@@ -15,6 +15,14 @@ from kvstore.whole.loop import ConnectionSide, LoopMachine, LoopNetwork, Virtual
 Program = Callable[["VirtualMachine"], Coroutine[object, object, int]]
 
 
+class HurriedThread(Protocol):
+    """A thread of a process."""
+
+    def hurry(self) -> None:
+        """Somebody waits for the job that is next: do it now."""
+        ...
+
+
 class MachineNetwork(LoopNetwork, Protocol):
     """The network, as far as a machine knows it."""
 
@@ -71,6 +79,8 @@ class VirtualMachine:
         self.has_power = True
         self.incarnation = 0
         self.loop: VirtualLoop | None = None
+        self.threads: list[HurriedThread] = []
+        """Of the present process."""
         self.is_paused = False
         self.steps_left = -1
         """After so many callbacks the process is killed; -1: it is not."""
@@ -104,6 +114,7 @@ class VirtualMachine:
         self.steps_left = -1
         self.loop = loop = VirtualLoop(self)  # type: ignore[abstract]  # what is left out is never called
         self._turn_planned = False
+        self.threads.clear()
         loop.call_soon(self._begin, program)
 
     def _begin(self, program: Program) -> None:

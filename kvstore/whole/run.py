@@ -16,7 +16,11 @@ from consensus.simulation.trace import Trace
 from consensus.simulation.violation import Violation
 from kvstore import clocks, logs
 from kvstore.simulated.run import Outcome
+from kvstore.state import machine as state_machine
+from kvstore.whole.bounds import small_bounds
+from kvstore.whole.calm import end_one_in_calm
 from kvstore.whole.faults import whole_actions
+from kvstore.whole.threads import ThreadEvent
 from kvstore.whole.workload import Workload
 from kvstore.whole.world import CHECK_INTERVAL, PATIENCE, WholeWorld
 
@@ -31,7 +35,7 @@ def simulate_whole(scenario: Scenario, trace: Trace | None = None) -> Outcome:
     world = WholeWorld(scenario, directory, trace)
     violation: Violation | None = None
     try:
-        with _watched(world):
+        with _watched(world), small_bounds(scenario.random("bounds")):
             _run(scenario, world)
     except Violation as error:
         violation = error
@@ -71,6 +75,7 @@ def _run(scenario: Scenario, world: WholeWorld) -> None:
     for read_only in (True, False):
         workload.probe(read_only=read_only)
         _settle(world, workload)
+    end_one_in_calm(world)
     world.end_nodes()
     workload.judge()
 
@@ -103,10 +108,13 @@ def _watched(world: WholeWorld) -> Iterator[None]:
     logger.propagate = False
     clocks.show(world.local_us, world.wall)
     logs.forget_told()
+    event = state_machine.Event  # type: ignore[attr-defined]
+    state_machine.Event = lambda: ThreadEvent(world.acting)  # type: ignore[attr-defined,assignment]
     try:
         yield
     finally:
         clocks.show_real()
+        state_machine.Event = event  # type: ignore[attr-defined]
         logger.removeHandler(watcher)
         logger.setLevel(level)
         logger.propagate = propagates

@@ -109,7 +109,7 @@ class Side(asyncio.Transport):
         return self._out_bytes
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        high = 65_536 if high is None else high
+        high = min(65_536 if high is None else high, self._network.buffer)
         self._limits = (high, high // 4 if low is None else low)
 
     def pause_reading(self) -> None:
@@ -254,6 +254,8 @@ class Side(asyncio.Transport):
             pieces.append(data)
             size += len(data)
         self.bytes_read += size
+        machine, network = self.machine, self._network
+        network.heard[machine.name, self.other.machine.name] = machine.clocks.exact(network.milliseconds())
         self.other.taken(size)
         protocol.data_received(b"".join(pieces))
         self._look()
@@ -313,15 +315,22 @@ class VirtualNetwork:
         self._segment = rng.choice([1 << 20, 1 << 20, 65_536, 1_448, 97])
         self._read = rng.choice([262_144, 262_144, 65_536, 1_000])
         self._tears = rng.choice([0.0, 0.05, 0.3])
+        self.buffer = rng.choice([1 << 30, 1 << 30, 2_000, 100])
+        """How much may wait in a transport before its program is told to stop, whatever the program wishes."""
         self._listening: dict[Address, VirtualServer] = {}
         self._machines: dict[str, LoopMachine] = {}
         self._port = 30_000
+        self.heard: dict[tuple[str, str], float] = {}
+        """When a machine last read something that another one sent, in ms by the reader's clock."""
         self.listener: Callable[[Side, bytes], None] | None = None
         """Told of every piece that a side sends."""
 
     def add(self, machine: LoopMachine) -> None:
         """A machine joins; its name is its host name."""
         self._machines[machine.name] = machine
+
+    def milliseconds(self) -> float:
+        return self._timeline.now / 1_000
 
     def segment(self) -> int:
         """How many bytes travel together at most."""

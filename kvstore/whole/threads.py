@@ -6,6 +6,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from threading import Event
 from typing import ParamSpec, TypeVar
 
 from kvstore.whole.machine import VirtualMachine
@@ -32,6 +33,8 @@ class VirtualThread(Executor):
         self._tell: Callable[[], None] | None = None
         self._is_busy = False
         self._is_closed = False
+        self._was_hurried = False
+        machine.threads.append(self)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         if self._is_closed:
@@ -62,10 +65,20 @@ class VirtualThread(Executor):
         return int(self._random.random() * self._waits)
 
     def _do(self) -> None:
+        if self._was_hurried:
+            self._was_hurried = False
+            return
         if not self._jobs:  # they were done when the thread was ended
             return
         self._tell = self._jobs.popleft()()
         self._machine.later(self._took() + self._wait(), self._told)
+
+    def hurry(self) -> None:
+        """Somebody waits for the job that is next: do it now. Its end is known a while later, as ever."""
+        if self._jobs and self._is_busy and self._tell is None and not self._was_hurried:
+            self._was_hurried = True
+            self._tell = self._jobs.popleft()()
+            self._machine.later(self._took() + self._wait(), self._told)
 
     def _told(self) -> None:
         self._is_busy = False
@@ -80,3 +93,19 @@ class VirtualThread(Executor):
         self._told()
         while self._jobs:
             self._jobs.popleft()()()
+
+
+class ThreadEvent(Event):
+    """An event of a process: who waits for it waits for what another of its threads does."""
+
+    def __init__(self, machine: VirtualMachine | None) -> None:
+        super().__init__()
+        self._machine = machine
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not self.is_set() and self._machine is not None:
+            for thread in self._machine.threads:
+                thread.hurry()
+        if not self.is_set():
+            raise RuntimeError("a thread waits for what no other is about to do")
+        return True

@@ -21,6 +21,7 @@ from kvstore.state.machine import StateMachine
 from kvstore.storage.log_store import SqliteLog
 from kvstore.whole.lines import ClientLines, NodeRequest
 from kvstore.whole.machine import VirtualMachine
+from kvstore.whole.order import SessionOrder
 from kvstore.whole.promises import Promises
 from kvstore.whole.redis_clients import RedisClient, redis_client_count
 from kvstore.whole.world import WholeWorld
@@ -45,6 +46,7 @@ class Workload:
         self._scenario = scenario
         self._whole = scenario.random("history").random() < 0.3
         self._oracle = Oracle(world.counts, 1)
+        self._order = SessionOrder(lambda: world.counts["leader: elected"])
         self._claims: list[tuple[str, SlotVerdict]] = []
         self._lines: list[ClientLines] = []
         self._workers = self._draw_workers()
@@ -118,6 +120,8 @@ class Workload:
                 world.trace.received(world.timeline.now, node, name, answer)
             if isinstance(answer, ClientReply):
                 world.chosen_upto = max(world.chosen_upto, answer.slot)
+                if answer.result is not None:
+                    self._order.answered(name, answer.sequence)
             client.receive(node, answer)
 
         rng = self._scenario.random(f"lines {name}")
@@ -127,8 +131,9 @@ class Workload:
         self._lines.append(lines)
         world.lines[name] = lambda node, request: machine.act(lambda: lines.request(node, request))
 
-    def _asked(self, client: str, request: NodeRequest) -> None:
+    def _asked(self, client: str, line: object, request: NodeRequest) -> None:
         if isinstance(request, ClientRequest):
+            self._order.sent(line, request)
             self._oracle.asked(request.session or client, request.sequence)
 
     def _refused(self, client: str, request: ClientRequest) -> None:
@@ -189,6 +194,7 @@ class Workload:
         self._replay(chosen)
         told = [told for worker in [*self._workers, *self._probes.values()] for told in worker.told]
         self._oracle.judge(told, self._whole)
+        self._order.judge(self._oracle.model.executed)
         self._promises.judge()
         self._judge_drains()
 

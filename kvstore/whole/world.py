@@ -26,6 +26,7 @@ from kvstore.server.main import serve
 from kvstore.server.settings import TIMING, Settings
 from kvstore.simulated.requests import ClientRequest, SlotClaim
 from kvstore.state.entries import UNREADABLE
+from kvstore.whole.calm import LeaderCheck
 from kvstore.whole.disk import SimulatedDisk
 from kvstore.whole.disk_faults import DiskFault
 from kvstore.whole.faults import FailingDisk
@@ -147,6 +148,7 @@ class WholeWorld:
         if trace is not None:
             self.network.listener = PeerMessages(self.servers, trace, self.timeline)
         self.failure: Violation | None = None
+        self._leader_check = LeaderCheck(self)
         self.chosen_upto = 0
         self.unanswered: list[tuple[str, int, object]] = []
         """Requests that a node's process (its name and incarnation) had read, and not answered when it closed."""
@@ -202,6 +204,8 @@ class WholeWorld:
                     self.crash_after(server.machine.name, self._random.randint(1, self.doom), self.timeline.now + 300)
         elif event in ("bug", "request_failed"):
             self.fail("no node logs a bug", f"{server.machine.name}: {event}: {fields}", server.machine.name)
+        elif event == "peer_rubbish":
+            self.fail("nodes understand each other", f"{server.machine.name}: {fields}", server.machine.name)
         elif level >= logging.WARNING:
             self.count(f"log: {event}")
 
@@ -366,6 +370,7 @@ class WholeWorld:
         """Let time pass until then, in ms. Raises Violation."""
         while self.timeline.now < until:
             self.micro.run(min(until, self.timeline.now + CHECK_INTERVAL) * 1_000)
+            self._leader_check.look()
             if self.failure is not None:
                 raise self.failure
 
