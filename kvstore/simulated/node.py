@@ -206,7 +206,7 @@ class SimulatedNode:
             if not unknown:
                 self._environment.oracle.refused(request.session or client, request.sequence)
             if request.session and not (waits or is_read_only(request.command)):
-                self._environment.oracle.left(self._process, request.session, request.sequence)
+                self._environment.oracle.left(self._process, request.session, request.sequence, request.acknowledged)
             count("request: answered that it may have happened" if unknown else "request: refused")
             reply = ClientReply(request.sequence, request.attempt, refusal=str(outcome), unknown=unknown, final=final)
         self._replies.append((client, reply))

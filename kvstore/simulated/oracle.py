@@ -99,8 +99,8 @@ class Oracle:
         self._plain: dict[tuple[str, int], tuple[int, Seen]] = {}
         """The requests without a session that were executed, with the slot and the result."""
         self._arrived: set[tuple[str, int]] = set()
-        self._refused: dict[tuple[str, str], int] = {}
-        """By process and session the first write refused or given up that has not come again."""
+        self._refused: dict[tuple[str, str], set[int]] = {}
+        """By process and session the writes refused or given up that have not come again."""
 
     # -- time of day --------------------------------------------------------------------------------------------------
 
@@ -240,27 +240,33 @@ class Oracle:
 
     def taken(self, process: str, client: str, sequence: int, acknowledged: int) -> None:
         """A process of a node takes a write. Raises Violation if it has left one that the client sent before."""
-        refused = self._refused.get((process, client))
-        if refused is None or sequence < refused:
+        left = self._not_given_up(process, client, acknowledged)
+        if not left or sequence < min(left):
             return
-        if acknowledged <= refused < sequence:
+        if sequence > min(left):
             raise Violation(
                 "nothing behind a refused request is taken before that one comes again",
-                f"{process} takes request {sequence} of {client}, and has refused or given up request {refused}",
+                f"{process} takes request {sequence} of {client}, and has refused or given up request {min(left)}",
                 nodes=[process.split()[0]],
             )
-        del self._refused[process, client]
+        left.clear()
+
+    def _not_given_up(self, process: str, client: str, acknowledged: int) -> set[int]:
+        """The writes that a process has left, without those that the client says are settled."""
+        left = {sequence for sequence in self._refused.get((process, client), ()) if sequence >= acknowledged}
+        self._refused[process, client] = left
+        return left
 
     def refused(self, client: str, sequence: int) -> None:
         """A node says of a write that reached it that it did not happen and will not."""
         self._open[client, sequence] -= 1
 
-    def left(self, process: str, client: str, sequence: int) -> None:
+    def left(self, process: str, client: str, sequence: int, acknowledged: int) -> None:
         """A process of a node has refused a write, or given it up: the client has to send it again."""
-        first = self._refused.setdefault((process, client), sequence)
-        if first < sequence:
+        left = self._not_given_up(process, client, acknowledged)
+        if left and min(left) < sequence:
             self._counts["request: refused behind a refused one"] += 1
-        self._refused[process, client] = min(first, sequence)
+        left.add(sequence)
 
     def called(self, client: str, sequence: int) -> int:
         """A client begins a request. Its answer must show everything that any client has been shown by now."""
