@@ -42,7 +42,7 @@ COPIES_ON_DISK = 2
 _FULL = "the disk is full: the write was refused, make room and try again"
 _UNTOLD = {Expired, Forgotten, Unkept}
 
-_NOT_BROKEN = NO_END, 0
+_NOT_BROKEN = 0, 0
 
 
 class Proposals:
@@ -80,8 +80,8 @@ class Proposals:
         self._repeats = 0
         """How many callers wait for a request that somebody else waits for too."""
         self._broken: OrderedDict[str, tuple[int, int]] = OrderedDict()
-        """The first and last requests refused of a client's session: none behind the first is taken before that one
-        comes again. A client sends again in their order all that were refused."""
+        """The first and last requests refused of a client's session, which come again in their order: none behind the
+        first is taken before that one."""
         self._free_bytes = free_bytes
         self._budget: int | None = None
         self._to_send: list[CommandProposal | SlotProposal] = []
@@ -198,20 +198,31 @@ class Proposals:
         self._to_send.append(proposal)
 
     def _admit_in_order(self, session: str, sequence: int, acknowledged: int, size: int, changed: int) -> None:
-        """Refuse what follows a refused request of its session, unless the client has given that one up."""
-        broken, last = self._broken.get(session, _NOT_BROKEN)
-        if broken < acknowledged:  # that one was given up; others were refused with it, and may come again
-            broken = acknowledged if acknowledged <= last else NO_END
-        if broken < sequence:
-            self._broken[session] = broken, max(sequence, last)
-            raise UnavailableError(f"request {broken} of this session was refused: send it again before any later one")
+        """Refuse what follows a refused request of its session, unless that one is settled."""
+        broken = self._broken
+        first, last = broken.get(session, _NOT_BROKEN)
+        if last:
+            # The client has given up what it acknowledges, and other nodes may have taken what this one refused.
+            first = max(first, acknowledged, self._state.executed_upto(session) + 1)
+            if first > last:
+                del broken[session]
+                first = last = 0
+            else:
+                broken[session] = first, max(sequence, last)
+                if first < sequence:
+                    raise UnavailableError(
+                        f"request {first} of this session was refused: send it again before any later one"
+                    )
         try:
             self._admit(size, changed)
         except UnavailableError:
             self._break(session, sequence)
             raise
-        if last and broken in (sequence, NO_END):  # an earlier one that comes again mends nothing
-            del self._broken[session]
+        if first and sequence == first:  # those behind it come next; an earlier one that comes again mends nothing
+            if first < last:
+                broken[session] = first + 1, last
+            else:
+                del broken[session]
 
     def _break(self, session: str, sequence: int) -> None:
         """A request of this session was refused, or given up."""
@@ -480,9 +491,11 @@ class Proposals:
             self._break(session, sequence)
         dropped = set(map(id, proposals))
         if first:  # one pass for all of them: each may be of a session of its own
-            for request in self._commands.values():
-                if first.get(request.request.session, NO_END) < request.request.sequence:
-                    dropped.add(id(request))
+            for behind in self._commands.values():
+                session, sequence = behind.request.session, behind.request.sequence
+                if first.get(session, NO_END) < sequence:
+                    dropped.add(id(behind))
+                    self._break(session, sequence)
         for proposal in self._proposals():
             if id(proposal) not in dropped or proposal.closed:
                 continue

@@ -345,7 +345,7 @@ class Peers:
             data = encoded.get(id(message))
             if data is None:
                 data = encoded[id(message)] = pieces(message)
-            if is_urgent and len(data[0]) <= MAX_URGENT_BYTES:
+            if is_urgent and len(data) == 1 and len(data[0]) <= MAX_URGENT_BYTES:  # pieces stay together
                 if not link.is_stuck:
                     urgent.setdefault(node, []).extend(data)
             elif is_urgent and link.is_full:

@@ -252,8 +252,14 @@ class Oracle:
         left.clear()
 
     def _not_given_up(self, process: str, client: str, acknowledged: int) -> set[int]:
-        """The writes that a process has left, without those that the client says are settled."""
-        left = {sequence for sequence in self._refused.get((process, client), ()) if sequence >= acknowledged}
+        """The writes that a process has left, without those that are settled: acknowledged, or executed elsewhere."""
+        session = self.model.sessions.get(client)
+        acknowledged = max(acknowledged, session.acknowledged if session else 0)
+        left = {
+            sequence
+            for sequence in self._refused.get((process, client), ())
+            if sequence >= acknowledged and (client, sequence) not in self.model.executed
+        }
         self._refused[process, client] = left
         return left
 

@@ -411,7 +411,7 @@ EXECUTION = [
     ),
     mutant(
         "an earlier request that comes again stands for the one that was refused",
-        ("kvstore.node.proposals:Proposals._admit_in_order", "if last and broken in (sequence, NO_END)", "if last"),
+        ("kvstore.node.proposals:Proposals._admit_in_order", "if first and sequence == first:", "if first:"),
     ),
     mutant(
         "a request without a session has another sequence when it is sent again",
