@@ -307,7 +307,7 @@ class Host:
         replica._queue._next_ask = NOT_YET
         replica._opened.clear()
         if replica._phase2 is None:
-            replica._heartbeats = Heartbeats(self.node, replica.configuration, replica._timing, 0)
+            replica._heartbeats = Heartbeats(self.node, replica.configuration, replica.ballot, replica._timing, 0)
             replica.heard_chosen.clear()
         else:
             replica._phase2.first_proposal = None
