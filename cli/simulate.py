@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from cli.exits import INTERRUPTED, OK, UNMET, write_lines
+from cli.loading.simulated import simulated_load
 from cli.progress import StatusLine, bar, clock
 from cli.render import counted, table_lines
 from consensus.membership import MAX_NODES
@@ -130,7 +131,7 @@ def _scenario(options: SimulateOptions) -> Scenario:
 
 
 def _simulate(scenario: Scenario, trace: Trace | None = None) -> Outcome:
-    return (simulate_whole if scenario.whole else simulate)(scenario, trace)
+    return simulate_whole(scenario, trace, [simulated_load]) if scenario.whole else simulate(scenario, trace)
 
 
 def _actions(scenario: Scenario) -> list[tuple[int, Action]]:

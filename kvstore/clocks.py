@@ -31,16 +31,19 @@ seconds: Callable[[], float] = time.monotonic
 """The same in seconds, with their fractions."""
 wall: Callable[[], int] = _wall
 """Milliseconds since 1970."""
+sleep: Callable[[float], None] = time.sleep
+"""Wait for so many seconds, in a thread that may."""
 
 
-def show(local_us: Callable[[], int], wall_ms: Callable[[], int]) -> None:
+def show(local_us: Callable[[], int], wall_ms: Callable[[], int], sleeps: Callable[[float], None]) -> None:
     """Have all clocks show another time than this machine's: that of a simulated one."""
-    global now, now_us, now_ns, seconds, wall
+    global now, now_us, now_ns, seconds, wall, sleep
     now, now_us, now_ns = lambda: local_us() // 1_000, local_us, lambda: local_us() * 1_000
-    seconds, wall = lambda: local_us() / 1_000_000, wall_ms
+    seconds, wall, sleep = lambda: local_us() / 1_000_000, wall_ms, sleeps
 
 
 def show_real() -> None:
     """Undo ``show``."""
-    global now, now_us, now_ns, seconds, wall
+    global now, now_us, now_ns, seconds, wall, sleep
     now, now_us, now_ns, seconds, wall = _now, _now_us, time.monotonic_ns, time.monotonic, _wall
+    sleep = time.sleep

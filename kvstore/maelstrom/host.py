@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ from kvstore.commands import MAX_VALUE_BYTES, Cas, Command, Failed, Get, Missing
 from kvstore.errors import CommandError, KvstoreError, Refusal, UnavailableError, UnknownOutcomeError
 from kvstore.limits import check
 from kvstore.maelstrom import wire
-from kvstore.maelstrom.pipes import Pipes, report
+from kvstore.maelstrom.pipes import Pipes, StandardStreams
 from kvstore.maelstrom.wire import ErrorReply, UnreadableLineError
 from kvstore.node.client_order import ClientOrder, PendingReply
 from kvstore.node.faults import failed
@@ -54,15 +54,22 @@ def run(data_dir: Path | None) -> int:
 class PipeHost:
     """Carries lines between the pipes and one node, and the node's records to its disk."""
 
-    def __init__(self, data_dir: Path | None) -> None:
+    def __init__(
+        self,
+        data_dir: Path | None,
+        streams: StandardStreams | None = None,
+        new_thread: Callable[[str], Executor] = lambda name: ThreadPoolExecutor(1, name),
+    ) -> None:
         self.status = 0
+        self._streams = streams or StandardStreams()
+        self._new_thread = new_thread
         self._path = data_dir
         self._data_dir: DataDir | None = None
         self._node: Node | None = None
         self._init: wire.InitRequest | None = None
         self._orders: dict[str, ClientOrder[wire.WireMessage, tuple[wire.WireMessage, ReplyBody]]] = {}
         self._sent = 0
-        self._disk: ThreadPoolExecutor | None = None
+        self._disk: Executor | None = None
         self._appends: Appends | None = None
         self._moved = False
         self._closing = False
@@ -79,6 +86,7 @@ class PipeHost:
             on_lines=self._on_lines,
             on_end=self._finish,
             on_failure=lambda why: self._fail(exit_status.BROKEN, why),
+            streams=self._streams,
         )
         try:
             await self._ended
@@ -94,7 +102,7 @@ class PipeHost:
             return
         self._failed.set_result(None)
         self.status = status
-        report(f"cannot go on: {why}")
+        self._streams.report(f"cannot go on: {why}")
         # At once, so that nothing else that is ready in this turn of the loop calls the node.
         self._pipes.stop()
         if self._timer:
@@ -110,10 +118,10 @@ class PipeHost:
             case BaseException():
                 why = failure(error)
                 if why.trace:
-                    report(why.trace)
+                    self._streams.report(why.trace)
                 self._fail(why.status, why.reason)
             case _:
-                report(str(context["message"]))
+                self._streams.report(str(context["message"]))
                 self._fail(exit_status.BROKEN, BUG)
 
     async def _flush(self) -> None:
@@ -124,7 +132,7 @@ class PipeHost:
             await asyncio.wait([flushed], timeout=FLUSH_SECONDS)
         if not flushed.done():
             flushed.cancel()
-            report("some replies could not be written")
+            self._streams.report("some replies could not be written")
 
     # -- input --------------------------------------------------------------------------------------------------------
 
@@ -135,7 +143,7 @@ class PipeHost:
             try:
                 message = wire.parse_message(line)
             except UnreadableLineError as error:
-                report(f"line {number} skipped: {error}")
+                self._streams.report(f"line {number} skipped: {error}")
                 continue
             if self._is_from_peer(message):
                 self._receive(number, message)
@@ -156,7 +164,7 @@ class PipeHost:
         try:
             self._node.receive(message.src, _decode_peer(message.body))
         except (msgspec.DecodeError, RecursionError) as error:
-            report(f"line {number} skipped: not a message of a node: {error}")
+            self._streams.report(f"line {number} skipped: not a message of a node: {error}")
 
     def _request(self, message: wire.WireMessage) -> None:
         # A node alone answers everybody in one order, so that what it prints depends on what it read only.
@@ -277,7 +285,7 @@ class PipeHost:
                 self._node = self._open(request)
             except KvstoreError as error:
                 self.status = exit_status.UNAVAILABLE
-                report(f"cannot start: {error}")
+                self._streams.report(f"cannot start: {error}")
                 self._end()
                 raise ErrorReply(wire.UNAVAILABLE, str(error)) from error
             self._timer = self._loop.call_soon(self._tick)  # after the reply: a node says init_ok before anything else
@@ -292,9 +300,9 @@ class PipeHost:
     def _open(self, init: wire.InitRequest) -> Node:
         if self._path is not None:
             self._data_dir = DataDir.open(self._path, "kvstore node")
-            self._disk = ThreadPoolExecutor(1, "log")
+            self._disk = self._new_thread("log")
         node = open_node(init.node_id, init.node_ids, self._data_dir)
-        self._appends = Appends(node, lambda event, why: report(why), Timing().election[0])
+        self._appends = Appends(node, lambda event, why: self._streams.report(why), Timing().election[0])
         return node
 
     # -- turns --------------------------------------------------------------------------------------------------------

@@ -192,7 +192,7 @@ class SessionClient:
         told = Told(pending.session, pending.sequence, pending.command, message.slot, message.as_of, result)
         self.told.append(told)
         returned = self._oracle.returned(told)
-        if not _fades(pending.command) and not costs_too_much(message.result):
+        if not fades(pending.command) and not costs_too_much(message.result):
             operation = Operation(self.name, pending.called, returned, pending.command, (told.result,))
             self._oracle.history.append(operation)
 
@@ -201,7 +201,7 @@ class SessionClient:
         if result == FORGOTTEN and pending.session == self._session:
             self._since = self._seen_upto
             self._session = f"{self.name}+{self._sequence}"
-        if not _fades(pending.command):
+        if not fades(pending.command):
             operation = Operation(self.name, pending.called, PENDING, pending.command, None)
             self._oracle.doubtful[pending.session, pending.sequence] = operation
 
@@ -318,10 +318,10 @@ class SlotClient:
 # -- what clients ask for ---------------------------------------------------------------------------------------------
 
 
-def _fades(command: Command) -> bool:
+def fades(command: Command) -> bool:
     """Whether a command touches keys that expire, which are not part of the histories."""
     if isinstance(command, Txn):
-        return any(_fades(part) for part in [*command.then, *command.otherwise])
+        return any(fades(part) for part in [*command.then, *command.otherwise])
     return getattr(command, "key", b"") in FADING
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from consensus.simulation.violation import Violation
 from kvstore.server.main import DRAIN_SECONDS
-
-if TYPE_CHECKING:
-    from kvstore.whole.world import ServerMachine, WholeWorld
+from kvstore.whole.world import ServerMachine, WholeWorld
 
 ALONE_MS = 1_000
 """By its own clock: a leader that has read nothing for longer from a quorum has lost it."""

@@ -109,6 +109,10 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._ready: deque[asyncio.Handle] = deque()
         self._signals: dict[int, tuple[Callable[..., object], tuple[object, ...]]] = {}
         self._handler: ExceptionHandler | None = None
+        self.watched: dict[int, Callable[[], object]] = {}
+        """Descriptors of pipes, each watched for one direction."""
+        self.is_ready: Callable[[int], bool] = lambda fd: False
+        self._looks: set[int] = set()
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
@@ -219,6 +223,29 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         if number in self._signals:
             callback, args = self._signals[number]
             self.call_soon(callback, *args)
+
+    # -- pipes --------------------------------------------------------------------------------------------------------
+
+    def add_reader(self, fd: int, callback: Callable[[*Ts], object], *args: *Ts) -> None:  # type: ignore[override]
+        self.watched[fd] = lambda: callback(*args)
+        self.look(fd)
+
+    def remove_reader(self, fd: int) -> bool:  # type: ignore[override]
+        return self.watched.pop(fd, None) is not None
+
+    add_writer, remove_writer = add_reader, remove_reader  # type: ignore[assignment]
+
+    def look(self, fd: int) -> None:
+        """A descriptor is, or may have become, ready."""
+        if fd in self.watched and self.is_ready(fd) and fd not in self._looks:
+            self._looks.add(fd)
+            self.call_soon(self._tell_ready, fd)
+
+    def _tell_ready(self, fd: int) -> None:
+        self._looks.discard(fd)
+        if fd in self.watched and self.is_ready(fd):
+            self.watched[fd]()
+            self.look(fd)
 
     # -- the network --------------------------------------------------------------------------------------------------
 

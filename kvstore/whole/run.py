@@ -6,7 +6,7 @@ import logging
 import random
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,26 +17,29 @@ from consensus.simulation.violation import Violation
 from kvstore import clocks, logs
 from kvstore.simulated.run import Outcome
 from kvstore.state import machine as state_machine
+from kvstore.whole.blocking import sleep
 from kvstore.whole.bounds import small_bounds
-from kvstore.whole.calm import end_one_in_calm
+from kvstore.whole.calm import LeaderCheck, end_one_in_calm
 from kvstore.whole.faults import whole_actions
+from kvstore.whole.pipe_clients import PipeWorkload
+from kvstore.whole.pipes import PipeWorld
 from kvstore.whole.threads import ThreadEvent
-from kvstore.whole.workload import Workload
+from kvstore.whole.workload import NewWorker, Workload
 from kvstore.whole.world import CHECK_INTERVAL, PATIENCE, WholeWorld
 
 SHARED_MEMORY = Path("/dev/shm")
 """Where there is a file system in memory, real files cost no time; nothing here needs them to be durable."""
 
 
-def simulate_whole(scenario: Scenario, trace: Trace | None = None) -> Outcome:
-    """Run a scenario; the same one gives the same outcome."""
+def simulate_whole(scenario: Scenario, trace: Trace | None = None, others: Sequence[NewWorker] = ()) -> Outcome:
+    """Run a scenario; the same one gives the same outcome. ``others``: further clients, from above this package."""
     directory = Path(tempfile.mkdtemp(prefix="kvstore-", dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None))
     random.seed(scenario.seed)
-    world = WholeWorld(scenario, directory, trace)
+    world = (PipeWorld if speaks_through_pipes(scenario) else WholeWorld)(scenario, directory, trace)
     violation: Violation | None = None
     try:
         with _watched(world), small_bounds(scenario.random("bounds")):
-            _run(scenario, world)
+            _run(scenario, world, others)
     except Violation as error:
         violation = error
     except InvariantViolation as error:
@@ -59,8 +62,17 @@ def simulate_whole(scenario: Scenario, trace: Trace | None = None) -> Outcome:
     )
 
 
-def _run(scenario: Scenario, world: WholeWorld) -> None:
-    workload = Workload(scenario, world)
+def speaks_through_pipes(scenario: Scenario) -> bool:
+    """Whether the nodes of this run are on standard input and output; all others have sockets."""
+    return scenario.random("pipes").random() < 0.15
+
+
+def _run(scenario: Scenario, world: WholeWorld, others: Sequence[NewWorker]) -> None:
+    if isinstance(world, PipeWorld):  # where nobody hears a leader step down
+        workload: Workload = PipeWorkload(scenario, world)
+    else:
+        workload = Workload(scenario, world, others)
+        world.checks.append(LeaderCheck(world).look)
     for name in scenario.names:
         world.start(name)
     for _, action in whole_actions(scenario):
@@ -71,18 +83,22 @@ def _run(scenario: Scenario, world: WholeWorld) -> None:
     world.run(scenario.time)
     world.heal()
     workload.stop()
-    _settle(world, workload)
+    _settle(world, workload.unfinished)
     for read_only in (True, False):
         workload.probe(read_only=read_only)
-        _settle(world, workload)
-    end_one_in_calm(world)
+        _settle(world, workload.unfinished)
+    until = world.timeline.now + PATIENCE
+    while workload.others_unfinished() and world.timeline.now < until:
+        world.run(world.timeline.now + CHECK_INTERVAL)
+    if not isinstance(world, PipeWorld):  # there a node that is told to end hands nothing over
+        end_one_in_calm(world)
     world.end_nodes()
     workload.judge()
 
 
-def _settle(world: WholeWorld, workload: Workload) -> None:
+def _settle(world: WholeWorld, unfinished: Callable[[], str]) -> None:
     until = world.timeline.now + PATIENCE
-    while waiting := workload.unfinished():
+    while waiting := unfinished():
         if world.timeline.now >= until:
             raise Violation(f"liveness: {PATIENCE} ms after the last fault every client has its answers", waiting)
         world.run(world.timeline.now + CHECK_INTERVAL)
@@ -106,7 +122,7 @@ def _watched(world: WholeWorld) -> Iterator[None]:
     logger.addHandler(watcher)
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    clocks.show(world.local_us, world.wall)
+    clocks.show(world.local_us, world.wall, sleep)
     logs.forget_told()
     event = state_machine.Event  # type: ignore[attr-defined]
     state_machine.Event = lambda: ThreadEvent(world.acting)  # type: ignore[attr-defined,assignment]

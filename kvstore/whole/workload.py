@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
+from typing import Protocol, TypeAlias
 
 from consensus.messages import NO_OP
 from consensus.simulation.scenario import Scenario
 from consensus.simulation.violation import Violation
 from kvstore.server.main import DRAIN_SECONDS
 from kvstore.simulated.clients import PlainClient, SessionClient, SlotClient, draws, nothing, probe
-from kvstore.simulated.oracle import Oracle
+from kvstore.simulated.oracle import Oracle, Told
 from kvstore.simulated.requests import ClientReply, ClientRequest, SlotVerdict
 from kvstore.state import entries
 from kvstore.state.machine import StateMachine
@@ -22,6 +23,7 @@ from kvstore.storage.log_store import SqliteLog
 from kvstore.whole.lines import ClientLines, NodeRequest
 from kvstore.whole.machine import VirtualMachine
 from kvstore.whole.order import SessionOrder
+from kvstore.whole.programs import StoreProgram
 from kvstore.whole.promises import Promises
 from kvstore.whole.redis_clients import RedisClient, redis_client_count
 from kvstore.whole.world import WholeWorld
@@ -31,17 +33,54 @@ MAX_CLIENTS = 5
 
 def whole_client_count(scenario: Scenario) -> int:
     """The number of clients that the seed gives, before any are dropped."""
-    return _session_clients(scenario) + redis_client_count(scenario)
+    return session_client_count(scenario) + redis_client_count(scenario)
 
 
-def _session_clients(scenario: Scenario) -> int:
+def session_client_count(scenario: Scenario) -> int:
     return scenario.random("client count").randint(2, MAX_CLIENTS)
+
+
+class Asker(Protocol):
+    """A client that asks for something from the beginning to the end of the faults."""
+
+    def begin(self) -> None: ...
+
+    def stop(self) -> None:
+        """The faults are over: it asks for nothing new."""
+        ...
+
+    def unfinished(self) -> str:
+        """What it still waits for, in words; empty if it waits for nothing."""
+        ...
+
+
+class Worker(Asker, Protocol):
+    """One whose answers the oracle judges."""
+
+    name: str
+
+    @property
+    def told(self) -> list[Told]:
+        """What it was told of writes, each under its session."""
+        ...
+
+
+class JudgingWorker(Worker, Protocol):
+    """One that judges by itself, too."""
+
+    def judge(self) -> None:
+        """The log has been executed on the oracle's model. Raises Violation."""
+        ...
+
+
+NewWorker: TypeAlias = Callable[[Scenario, WholeWorld, Oracle], JudgingWorker | None]
+"""Makes a worker from above this package, if this run is to have it."""
 
 
 class Workload:
     """Simulated clients, each on a machine of its own, whose requests go through connections with the nodes."""
 
-    def __init__(self, scenario: Scenario, world: WholeWorld) -> None:
+    def __init__(self, scenario: Scenario, world: WholeWorld, others: Sequence[NewWorker] = ()) -> None:
         self._world = world
         self._scenario = scenario
         self._whole = scenario.random("history").random() < 0.3
@@ -49,18 +88,22 @@ class Workload:
         self._order = SessionOrder(lambda: world.counts["leader: elected"])
         self._claims: list[tuple[str, SlotVerdict]] = []
         self._lines: list[ClientLines] = []
+        self._others = [other for new in others if (other := new(scenario, world, self._oracle)) is not None]
         self._workers = self._draw_workers()
-        self._probes = {
-            name: self._session(f"probe-{name}", scenario.random(f"probe {name}"), [name]) for name in scenario.names
-        }
-        for client in [*self._workers, *self._probes.values()]:
-            self._connect(client)
+        self._probes: dict[str, SessionClient] = {}
+        self._draw_probes()
         self._promises = Promises(world.counts, self._oracle)
         self._redis = self._draw_redis_clients()
 
+    def _draw_probes(self) -> None:
+        for name in self._scenario.names:
+            self._probes[name] = self._session(f"probe-{name}", self._scenario.random(f"probe {name}"), [name])
+        for client in self._probes.values():
+            self._connect(client)
+
     def _draw_redis_clients(self) -> list[RedisClient]:
         scenario, lines = self._scenario, count(1)
-        first = _session_clients(scenario)
+        first = session_client_count(scenario)
         return [
             RedisClient(
                 f"r{number}",
@@ -74,17 +117,22 @@ class Workload:
             if scenario.clients is None or number in scenario.clients
         ]
 
-    def _draw_workers(self) -> list[SessionClient | PlainClient | SlotClient]:
+    def _draw_workers(self) -> Sequence[Worker]:
         scenario, world = self._scenario, self._world
         rng = scenario.random("clients")
-        workers: list[SessionClient | PlainClient | SlotClient] = []
-        for number in range(_session_clients(scenario)):
+        programs = scenario.random("programs")
+        workers: list[SessionClient | PlainClient | SlotClient | StoreProgram] = []
+        for number in range(session_client_count(scenario)):
             own = scenario.random(f"client {number}")
             if rng.random() < 0.15:
                 workers.append(SlotClient(f"c{number}", world, own, scenario.names, self._keep))
                 continue
             if rng.random() < 0.15:
                 workers.append(PlainClient(f"c{number}", world, self._oracle, own, scenario.names))
+                continue
+            if programs.random() < 0.3:
+                draw = draws(own, self._whole)
+                workers.append(StoreProgram(f"c{number}", world, self._oracle, scenario, draw))
                 continue
             workers.append(
                 SessionClient(
@@ -100,7 +148,11 @@ class Workload:
                 )
             )
         kept = scenario.clients
-        return [worker for number, worker in enumerate(workers) if kept is None or number in kept]
+        workers = [worker for number, worker in enumerate(workers) if kept is None or number in kept]
+        for worker in workers:
+            if not isinstance(worker, StoreProgram):
+                self._connect(worker)
+        return workers
 
     def _session(self, name: str, rng: random.Random, nodes: Sequence[str]) -> SessionClient:
         return SessionClient(name, self._world, self._oracle, rng, nodes, nothing)
@@ -144,12 +196,15 @@ class Workload:
 
     # -- a run --------------------------------------------------------------------------------------------------------
 
+    def _askers(self) -> list[Asker]:
+        return [*self._workers, *self._redis, *self._others]
+
     def begin(self) -> None:
-        for worker in [*self._workers, *self._redis]:
+        for worker in self._askers():
             worker.begin()
 
     def stop(self) -> None:
-        for worker in [*self._workers, *self._redis]:
+        for worker in self._askers():
             worker.stop()
         for lines in self._lines:
             lines.is_calm = True
@@ -161,8 +216,12 @@ class Workload:
 
     def unfinished(self) -> str:
         """What the clients still wait for, in words; empty if they wait for nothing."""
-        clients = [*self._workers, *self._redis, *self._probes.values()]
+        clients: list[Asker] = [*self._workers, *self._redis, *self._probes.values()]
         return next(filter(None, (client.unfinished() for client in clients)), "")
+
+    def others_unfinished(self) -> str:
+        """The same of the clients from above: they may have more to do than the slowest cluster can in any time."""
+        return next(filter(None, (other.unfinished() for other in self._others)), "")
 
     def judge(self) -> None:
         """All nodes have ended: their files must agree with each other, and with what clients saw. Raises Violation."""
@@ -192,10 +251,12 @@ class Workload:
         ahead = {slot: value for (slot, value), nodes in held.items() if nodes >= quorum and slot not in chosen}
         self._judge_claims({**chosen, **ahead})
         self._replay(chosen)
-        told = [told for worker in [*self._workers, *self._probes.values()] for told in worker.told]
+        told = [told for worker in [*self._workers, *self._others, *self._probes.values()] for told in worker.told]
         self._oracle.judge(told, self._whole)
         self._order.judge(self._oracle.model.executed)
         self._promises.judge()
+        for other in self._others:
+            other.judge()
         self._judge_drains()
 
     def _judge_drains(self) -> None:

@@ -26,7 +26,7 @@ from kvstore.server.main import serve
 from kvstore.server.settings import TIMING, Settings
 from kvstore.simulated.requests import ClientRequest, SlotClaim
 from kvstore.state.entries import UNREADABLE
-from kvstore.whole.calm import LeaderCheck
+from kvstore.whole.blocking import BlockingThread
 from kvstore.whole.disk import SimulatedDisk
 from kvstore.whole.disk_faults import DiskFault
 from kvstore.whole.faults import FailingDisk
@@ -131,6 +131,7 @@ class WholeWorld:
     def __init__(self, scenario: Scenario, directory: Path, trace: Trace | None = None) -> None:
         self.scenario = scenario
         self.names = scenario.names
+        self.directory = directory
         self.counts: Counter[str] = Counter()
         self.micro = Timeline()
         self.timeline = Milliseconds(self.micro)
@@ -148,13 +149,16 @@ class WholeWorld:
         if trace is not None:
             self.network.listener = PeerMessages(self.servers, trace, self.timeline)
         self.failure: Violation | None = None
-        self._leader_check = LeaderCheck(self)
+        self.checks: list[Callable[[], None]] = []
+        """What must hold all the time: each is called every ``CHECK_INTERVAL``, and raises Violation."""
         self.chosen_upto = 0
         self.unanswered: list[tuple[str, int, object]] = []
         """Requests that a node's process (its name and incarnation) had read, and not answered when it closed."""
         self.drained: dict[tuple[str, int], float] = {}
         """The processes that ended because they were told to, and how many ms that took by their own clocks."""
         self.lines: dict[str, Callable[[str, ClientRequest | SlotClaim], None]] = {}
+        self.threads: list[BlockingThread] = []
+        """Programs of clients that block; they end with the world."""
         self._weather: dict[int, list[Weather]] = {}
 
     def _server(self, name: str, directory: Path) -> ServerMachine:
@@ -197,11 +201,7 @@ class WholeWorld:
             told = " ".join(f"{name}={value}" for name, value in fields.items())
             self.note(server.machine.name, f"logs {event} {told}")
         if event == "role":
-            was, server.leads = server.leads, fields.get("role") == "leader"
-            if server.leads and not was:
-                self.count("leader: elected")
-                if self.doom:
-                    self.crash_after(server.machine.name, self._random.randint(1, self.doom), self.timeline.now + 300)
+            self.hear_role(server, leads=fields.get("role") == "leader")
         elif event in ("bug", "request_failed"):
             self.fail("no node logs a bug", f"{server.machine.name}: {event}: {fields}", server.machine.name)
         elif event == "peer_rubbish":
@@ -209,10 +209,18 @@ class WholeWorld:
         elif level >= logging.WARNING:
             self.count(f"log: {event}")
 
+    def hear_role(self, server: ServerMachine, *, leads: bool) -> None:
+        """A node is the leader now, or is not."""
+        was, server.leads = server.leads, leads
+        if leads and not was:
+            self.count("leader: elected")
+            if self.doom:
+                self.crash_after(server.machine.name, self._random.randint(1, self.doom), self.timeline.now + 300)
+
     def note(self, name: str, text: str) -> None:
         """Something for those who look at the trace."""
         if self.trace is not None:
-            self.trace.note(self.timeline.now, name, text)
+            self.trace.note(self.timeline.now, name, text.replace(f"{self.directory}/", ""))
 
     def fail(self, rule: str, found: str, *nodes: str) -> None:
         """A rule is broken; the first one ends the run."""
@@ -237,9 +245,13 @@ class WholeWorld:
             def new_threads(purpose: str, count: int) -> VirtualThread:
                 return VirtualThread(machine, rng, rng.choice([50, 1_000, 20_000]), server.took)
 
-            return await serve(server.settings, new_threads, LongTurns())
+            return await self.serve(server, new_threads)
 
         server.machine.start(program)
+
+    async def serve(self, server: ServerMachine, new_threads: Callable[[str, int], VirtualThread]) -> int:
+        """What a node's process does; returns its exit status."""
+        return await serve(server.settings, new_threads, LongTurns())
 
     def ended(self, machine: VirtualMachine, status: int) -> None:
         server = self.servers.get(machine.name)
@@ -370,7 +382,8 @@ class WholeWorld:
         """Let time pass until then, in ms. Raises Violation."""
         while self.timeline.now < until:
             self.micro.run(min(until, self.timeline.now + CHECK_INTERVAL) * 1_000)
-            self._leader_check.look()
+            for check in self.checks:
+                check()
             if self.failure is not None:
                 raise self.failure
 
@@ -402,6 +415,8 @@ class WholeWorld:
 
     def close(self) -> None:
         """Let go of the disks. What ended processes have left is dropped afterwards, and can do no harm."""
+        for thread in self.threads:
+            thread.kill()
         for server in self.servers.values():
             server.disk.kill()
             server.machine.close()

@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
+from cli.loading.simulated import simulated_load
 from consensus.simulation.scenario import Scenario
 from kvstore.simulated.run import Outcome, new_trace
 from kvstore.whole.run import simulate_whole
@@ -34,12 +35,23 @@ keys: KEYS
 keys: KV.KEYS
 keys: SCAN
 leader: elected
+load: killed
+load: loaded
+load: loaded before
 machine: lost its power
 multi: an error in the middle
 multi: executed
 multi: not executed because of an error
 network: connections broken
 network: sent again
+pipe: a client times out
+pipe: cas_ok
+pipe: error 11
+pipe: error 22
+pipe: init_ok
+pipe: multi_paxos_log_ok
+pipe: multi_paxos_propose_ok
+pipe: read_ok
 process: ended because of its disk
 process: ended with status 0
 process: killed
@@ -60,6 +72,8 @@ socket: a piece is cut
 socket: a reset is sent
 socket: bytes for a machine that is gone
 socket: reset
+store: executed
+store: unavailable
 watch: a transaction went through
 watch: aborted
 """.splitlines()
@@ -87,20 +101,21 @@ def test_every_rule_holds_and_every_situation_is_reached() -> None:
 
 
 def _run(seed: int) -> Outcome:
-    return simulate_whole(Scenario(seed, time=3_000, whole=True))
+    return simulate_whole(Scenario(seed, time=3_000, whole=True), others=[simulated_load])
 
 
-@pytest.mark.parametrize("seed", [3, 7])
+@pytest.mark.parametrize("seed", [3, 5, 7])
 def test_a_run_repeats_event_by_event(seed: int) -> None:
     first, second = new_trace(), new_trace()
     scenario = Scenario(seed, time=2_000, whole=True)
-    assert simulate_whole(scenario, first) == simulate_whole(scenario, second)
+    others = [simulated_load]
+    assert simulate_whole(scenario, first, others) == simulate_whole(scenario, second, others)
     assert list(first.lines()) == list(second.lines())
     assert simulate_whole(scenario) == simulate_whole(scenario, new_trace())
 
 
 def test_a_run_without_faults_has_none() -> None:
-    outcome = simulate_whole(Scenario(5, 3, 2_000, "none", whole=True))
+    outcome = simulate_whole(Scenario(6, 3, 2_000, "none", whole=True))
     assert not outcome.failed, outcome.found
     assert outcome.counts["process: start"] == 3
     assert outcome.counts["leader: elected"] == 1
