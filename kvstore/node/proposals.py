@@ -145,23 +145,39 @@ class Proposals:
             since = self._since
         key = (session, sequence)
         request = Request(session, sequence, acknowledged, command, since)
+        if key in self._commands:
+            self._repeat(self._commands[key], request, done, deadline, size)
+            return
         proposal = CommandProposal(deadline=deadline, size=size, request=request, done=done)
-        if key in self._commands:  # sent again before it was answered: both callers shall hear
-            waiting = self._commands[key]
-            proposal.others = waiting.others or []
-            if len(proposal.others) == MAX_REPEATS:
-                raise UnknownOutcomeError(
-                    f"request {sequence} of session {session!r} waits already, and was sent again {MAX_REPEATS} times:"
-                    " wait for its outcome before you send it once more"
-                )
-            proposal.others.append(waiting.done)
-            self._repeats += 1
-            proposal.deadline = max(waiting.deadline, deadline)
-            proposal.tried = waiting.tried  # the first may be in the log already, whatever becomes of this one
-            self._close(waiting)
         self._commands[key] = proposal
         self._pending_bytes += size
         self._to_send.append(proposal)
+
+    def _repeat(
+        self,
+        waiting: CommandProposal,
+        request: Request,
+        done: Callable[[Reply | Refusal], None],
+        deadline: int,
+        size: int,
+    ) -> None:
+        """A request is sent again before it was answered: both callers shall hear. It keeps its place in the queue."""
+        if waiting.others is None:
+            waiting.others = []
+        if len(waiting.others) == MAX_REPEATS:
+            raise UnknownOutcomeError(
+                f"request {request.sequence} of session {request.session!r} waits already, and was sent again"
+                f" {MAX_REPEATS} times: wait for its outcome before you send it once more"
+            )
+        waiting.others.append(waiting.done)
+        self._repeats += 1
+        waiting.done, waiting.request = done, request
+        waiting.deadline = max(waiting.deadline, deadline)
+        self._pending_bytes += size - waiting.size
+        waiting.size = size
+        if not waiting.unsent:
+            waiting.unsent = True
+            self._to_send.append(waiting)
 
     def add_tick(self, done: Callable[[Reply | Refusal], None], deadline: int) -> None:
         """Let time pass in the log, for reads of this node that wait for it. Raises StorageFullError.
@@ -284,6 +300,8 @@ class Proposals:
     def send_all_again(self) -> None:
         """Hand all unfinished requests to the leader once more, before any later one."""
         self._to_send = self._proposals()
+        for proposal in self._to_send:
+            proposal.unsent = True
         self._sends_anew = True
         self._anew_at = NO_END
 
@@ -303,7 +321,7 @@ class Proposals:
         for proposal in proposals:
             if proposal.closed:
                 continue
-            proposal.tried = True
+            proposal.tried, proposal.unsent = True, False
             proposal.sent_at = self.now
             if isinstance(proposal, CommandProposal):
                 commands.append(proposal.request)

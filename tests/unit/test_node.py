@@ -88,6 +88,26 @@ def test_copies_of_a_waiting_request_are_bounded_and_all_heard_in_their_order() 
     assert heard[-1] == 99 and not node.has_pending
 
 
+def test_a_request_that_is_sent_again_keeps_its_place_before_later_ones() -> None:
+    node = new_node("n1")
+    run(node, 0)
+    assert node.replica.role is Role.LEADER
+    slots: dict[int, list[int]] = {1: [], 2: [], 3: []}
+
+    def ask(sequence: int) -> None:
+        def done(outcome: Reply | Refusal) -> None:
+            assert isinstance(outcome, Reply)
+            slots[sequence].append(outcome.slot)
+
+        node.execute(LARGE, done, 100, session="s", sequence=sequence, size=10)
+
+    for sequence in (1, 2, 3, 1, 2):  # all of them come before the node's next turn
+        ask(sequence)
+    run(node, 1)
+    first = slots[3][0] - 2
+    assert slots == {1: [first] * 2, 2: [first + 1] * 2, 3: [first + 2]}
+
+
 def test_copies_of_a_waiting_request_count_among_those_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proposals, "MAX_PENDING", 10)
     node = new_node("n1", "n2", "n3")

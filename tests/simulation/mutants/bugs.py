@@ -403,7 +403,7 @@ EXECUTION = [
     ),
     mutant(
         "a request sent again forgets that the first was handed on, and is called never proposed",
-        ("kvstore.node.proposals:Proposals.add_command", "proposal.tried = waiting.tried", "pass"),
+        ("kvstore.node.proposals:Proposals._repeat", "self._repeats += 1", "waiting.tried = False"),
     ),
     mutant(
         "a request refused is forgotten, so that those behind it are taken",

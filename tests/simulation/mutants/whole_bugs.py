@@ -306,11 +306,11 @@ REQUESTS = [
     ),
     mutant(
         "never proposed is said of what was handed on",
-        (PROPOSALS + "send", "proposal.tried = True", "pass"),
+        (PROPOSALS + "send", "proposal.tried, proposal.unsent = True, False", "proposal.unsent = False"),
     ),
     mutant(
         "of two callers with the same request only the last one hears",
-        (PROPOSALS + "add_command", "proposal.others.append(waiting.done)", "pass"),
+        (PROPOSALS + "_repeat", "waiting.others.append(waiting.done)", "pass"),
     ),
     mutant(
         "a request behind a refused one of its session is taken",
