@@ -23,11 +23,15 @@ class LeaderCheck:
     def __init__(self, world: WholeWorld) -> None:
         self._world = world
         self._alone: dict[str, tuple[int, int]] = {}
+        self._elected_at: dict[str, float] = {}
+        """By its own clock, of each leader."""
 
     def look(self) -> None:
         """To be called every now and then. Raises Violation."""
         for name, server in self._world.servers.items():
             loop = server.machine.loop
+            if loop is None or not server.leads:
+                self._elected_at.pop(name, None)
             if loop is None or server.machine.is_paused or not server.leads or not self._is_alone(name, server):
                 self._alone.pop(name, None)
                 continue
@@ -45,7 +49,9 @@ class LeaderCheck:
         needed = len(world.names) // 2
         heard = sorted(world.network.heard.get((name, other), 0.0) for other in world.names if other != name)
         now = server.machine.clocks.exact(world.micro.now / 1_000)
-        return needed > 0 and heard[-needed] + ALONE_MS < now
+        # The promises that elected it may be much older, if messages stood still meanwhile.
+        elected_at = self._elected_at.setdefault(name, now)
+        return needed > 0 and max(heard[-needed], elected_at) + ALONE_MS < now
 
 
 def end_one_in_calm(world: WholeWorld) -> None:

@@ -187,6 +187,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         name: object = None,
         context: Context | None = None,
     ) -> asyncio.Task[T]:
+        if not self.machine.runs(self):
+            coro.close()  # a dead process begins nothing more
         return asyncio.Task(coro, loop=self, name=name, context=context)  # type: ignore[arg-type]
 
     # -- state --------------------------------------------------------------------------------------------------------
