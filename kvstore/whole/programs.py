@@ -48,14 +48,13 @@ class VirtualStore(RemoteStore):
         return self._session, self._sequence
 
     def _run(self, commands: Sequence[Command], session: str, first: int, since: int) -> list[Reply]:
-        sequences = range(first, first + len(commands))
-        for sequence in sequences:
+        for sequence in range(first, first + len(commands)):
             self._oracle.asked(session, sequence)
         try:
             return super()._run(commands, session, first, since)
         except UnavailableError:
-            for sequence in sequences:
-                self._oracle.refused(session, sequence)
+            if len(commands) == 1:  # of several the first may have been executed
+                self._oracle.refused(session, first)
             raise
 
 

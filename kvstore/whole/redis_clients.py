@@ -315,7 +315,7 @@ class SessionWork:
             self._number += 1
             self._name, self._since = f"{client.name}.{self._number}", begins.reply
             self._tags, self._tried, self._upto = [], set(), 0
-        elif rng.random() < 0.4:
+        elif rng.random() < (0.8 if self._upto < len(self._tags) else 0.2):
             asks = Ask(("KV.SESSION", self._name), "watch")
             if not await client.ask(line, asks) or not isinstance(asks.reply, int):
                 return
