@@ -19,7 +19,7 @@ from kvstore.node.peer_messages import PeerMessage
 from kvstore.resp.table import TABLE
 from tests.differential import draws
 from tests.fuzz.kinds import KINDS as VALID
-from tests.fuzz.run import packed
+from tests.fuzz.sender import packed
 
 Step: TypeAlias = list[object]
 Draw: TypeAlias = Callable[[Random], list[Step]]
