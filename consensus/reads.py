@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
-from consensus.ballot import Ballot
 from consensus.membership import Configuration
 from consensus.messages import ReadIndex, ReadIndexReply
 
@@ -29,7 +28,7 @@ class ReadRounds:
     Reads are numbered by their node's process; a number stands for all reads of this process up to it.
     """
 
-    def __init__(self, node: str, configuration: Configuration, ballot: Ballot) -> None:
+    def __init__(self, node: str, configuration: Configuration) -> None:
         self.round = 0
         self.confirmed_round = 0
         self.waiting: dict[Reader, int] = {}
@@ -37,7 +36,6 @@ class ReadRounds:
         self._rounds: deque[tuple[int, int, dict[Reader, int]]] = deque()
         self._answered: dict[str, int] = {}
         self._configuration = configuration
-        self._ballot = ballot
 
     def wait(self, reader: Reader, number: int) -> None:
         """A process's reads up to this number wait for the next round."""
@@ -59,29 +57,24 @@ class ReadRounds:
         """A node has confirmed the ballot in this round, and thereby in all earlier ones."""
         self._answered[sender] = max(self._answered.get(sender, 0), number)
 
-    def confirmed(self, wall: int) -> list[tuple[str, ReadIndexReply]]:
-        """The answers, each with its node, to the reads that a quorum has confirmed since the last call.
-
-        ``wall``: the time of day to give with them.
-        """
+    def confirmed(self) -> list[tuple[str, ReadIndexReply]]:
+        """The answers, each with its node, to the reads that a quorum has confirmed since the last call."""
         upto = self._configuration.reached_by_quorum(self._answered)
         self.confirmed_round = max(self.confirmed_round, upto)
         ready: list[tuple[str, ReadIndexReply]] = []
         while self._rounds and self._rounds[0][0] <= upto:
             _, index, reads = self._rounds.popleft()
-            ready.extend(self._replies(reads, index, wall))
+            ready.extend(_replies(reads, index))
         return ready
 
-    def answer(self, index: int, wall: int) -> list[tuple[str, ReadIndexReply]]:
+    def answer(self, index: int) -> list[tuple[str, ReadIndexReply]]:
         """The answers to all reads that wait, for a leader that needs no round because it holds a lease."""
         reads, self.waiting = self.waiting, {}
-        return self._replies(reads, index, wall)
+        return _replies(reads, index)
 
-    def _replies(self, reads: dict[Reader, int], index: int, wall: int) -> list[tuple[str, ReadIndexReply]]:
-        return [
-            (reader.node, ReadIndexReply(self._ballot, reader.incarnation, number, index, wall))
-            for reader, number in reads.items()
-        ]
+
+def _replies(reads: dict[Reader, int], index: int) -> list[tuple[str, ReadIndexReply]]:
+    return [(reader.node, ReadIndexReply(reader.incarnation, number, index)) for reader, number in reads.items()]
 
 
 class ReadQueue:
@@ -100,9 +93,7 @@ class ReadQueue:
         self._patience = patience
         self._next_ask = now
         self._arrived = False
-        self._indexed: deque[tuple[int, int, int]] = deque()
-        self.wall = 0
-        """The time of day that came with the reads served last."""
+        self._indexed: deque[tuple[int, int]] = deque()
 
     def arrive(self) -> int:
         """A read arrives; all reads of one turn share a number."""
@@ -126,13 +117,13 @@ class ReadQueue:
         self._next_ask = now + self._patience
         return ReadIndex(self.incarnation, self._asked) if self._asked > self._answered else None
 
-    def answer(self, number: int, index: int, wall: int = 0) -> None:
-        """All reads up to ``number`` may be served once ``index`` is applied; the leader's clock showed ``wall``."""
+    def answer(self, number: int, index: int) -> None:
+        """All reads up to ``number`` may be served once ``index`` is applied."""
         if number > self._answered:
             self._answered = number
             while self._indexed and self._indexed[-1][1] >= index:
                 self._indexed.pop()  # this answer is good for those reads too, and reached no later
-            self._indexed.append((number, index, wall))
+            self._indexed.append((number, index))
 
     def reopen(self) -> None:
         """Another node leads: it must be asked about all reads that are not served yet.
@@ -147,6 +138,5 @@ class ReadQueue:
         """The highest read number whose index has been reached since the last call; 0 if there is none."""
         number = 0
         while self._indexed and self._indexed[0][1] <= chosen_upto:
-            number, _, self.wall = self._indexed.popleft()
-            self._served = number
+            number = self._served = self._indexed.popleft()[0]
         return number

@@ -10,8 +10,7 @@ from kvstore.commands import Command, Result
 class ClientRequest(msgspec.Struct, frozen=True):
     """Execute a command for the ``attempt``-th time, under a session's sequence; reads need neither.
 
-    The client has all results of the session below ``acknowledged``, and the session began when the slot ``since`` was
-    applied. Without a session the command is sent once only. The node may give up after ``patience`` ms.
+    The client has all results of the session below ``acknowledged``. The node may give up after ``patience`` ms.
     """
 
     session: str
@@ -20,7 +19,6 @@ class ClientRequest(msgspec.Struct, frozen=True):
     attempt: int
     command: Command
     patience: int
-    since: int
 
 
 class SlotClaim(msgspec.Struct, frozen=True):
@@ -35,7 +33,7 @@ class SlotClaim(msgspec.Struct, frozen=True):
 class ClientReply(msgspec.Struct, frozen=True):
     """``slot`` 0: a read, of the state after the slots up to ``as_of``.
 
-    ``refusal``: why there is no result; ``unknown``: it may have happened all the same; ``final``: do not ask again.
+    ``refusal``: why there is no result; ``unknown``: it may have happened all the same.
     """
 
     sequence: int
@@ -45,7 +43,6 @@ class ClientReply(msgspec.Struct, frozen=True):
     as_of: int = 0
     refusal: str = ""
     unknown: bool = False
-    final: bool = False
 
 
 class SlotVerdict(msgspec.Struct, frozen=True):
