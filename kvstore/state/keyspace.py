@@ -408,7 +408,8 @@ class Keyspace:
                     break
                 expires, _, key = first
                 cell = self._cell_of(key)
-                if cell is not None and self._is_due(cell):
+                # A time that the key had before may still be here, or not: it must not decide the key's place.
+                if cell is not None and cell.expires == expires and self._is_due(cell):
                     if removed == EXPIRED_AT_ONCE:
                         self.next_expiry, self.is_overdue = expires, True
                         return
