@@ -210,8 +210,9 @@ class Keyspace:
 
     def _stop_reading(self) -> None:
         if self._is_reading:
-            self._reader.execute("COMMIT")
             self._is_reading = False
+            if self._reader.in_transaction:  # SQLite has ended it itself when a read failed
+                self._reader.execute("COMMIT")
 
     def put(self, key: bytes, cell: Cell, *, is_new: bool = False) -> None:
         """Store what the key holds from now on, after a ``get``; ``is_new``: it did not exist."""

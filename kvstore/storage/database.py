@@ -59,7 +59,11 @@ def _prepare(connection: sqlite3.Connection, name: str, schema: Schema, synchron
     if read_only:
         return
     connection.execute(f"PRAGMA page_size = {schema.page_bytes}")
-    connection.execute("PRAGMA journal_mode = WAL")
+    # Its error comes with the end of its rows. Left unread, a failed one leaves a rollback journal, whose deletion is
+    # not synced: a power loss could bring it back, and undo commits with it.
+    ((mode,),) = connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    if mode not in ("wal", "memory"):
+        raise DataDirError(f"{name} cannot have a write-ahead log (it stays in mode {mode}): use another file system")
     connection.execute(f"PRAGMA synchronous = {synchronous}")
     if version < len(schema.migrations):
         _migrate(connection, schema, version)

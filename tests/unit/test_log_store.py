@@ -12,6 +12,7 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -278,6 +279,7 @@ def test_rot_after_opening_is_noticed_when_it_is_read(tmp_path: Path) -> None:
 
 WRITER = """
 import sys
+from functools import partial
 from pathlib import Path
 from consensus.messages import Run, Stored
 from consensus.ballot import Ballot
@@ -308,6 +310,7 @@ def test_what_was_appended_survives_kill_9(tmp_path: Path) -> None:
 
 FULL = """
 import resource, sys
+from functools import partial
 from pathlib import Path
 from consensus.messages import Run, Stored
 from consensus.ballot import Ballot
@@ -398,3 +401,16 @@ def test_opening_after_a_kill_begins_with_an_empty_wal(tmp_path: Path) -> None:
     with opened(killed / "log.db") as log:
         assert log.last == 1
         assert (killed / "log.db-wal").stat().st_size == 0
+
+
+def test_a_store_without_a_write_ahead_log_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk error may leave another journal mode, which SQLite tells of in the statement's row only."""
+
+    class Stubborn(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:
+            return super().execute(sql.replace("journal_mode = WAL", "journal_mode = DELETE"), *parameters)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", partial(connect, factory=Stubborn))
+    with pytest.raises(DataDirError, match="cannot have a write-ahead log"):
+        SqliteLog(tmp_path / "log.db", node_id="n1", nodes=["n1"])

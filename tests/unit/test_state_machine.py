@@ -687,3 +687,17 @@ def test_adding_nothing_leaves_an_integer_as_it_is(machine: Machine, number: byt
     (done,) = machine.state.apply(2, [entry(IncrFloat(b"x", b"0.0"))])
     assert isinstance(done.result, Found)
     assert done.result.value.data == number
+
+
+def test_a_read_that_failed_has_ended_its_transaction(tmp_path: Path) -> None:
+    """As SQLite does when a page cannot be read: the next commit goes on from there."""
+    state = StateMachine(tmp_path / "state.db")
+    state.apply(1, [entries.encode(Entry("", 0, 0, 1, Set(b"a", Value(b"1"))))])
+    state.commit()
+    assert state.query(Get(b"b"), 0) == Missing()
+    assert state._keys._reader.in_transaction
+    state._keys._reader.rollback()
+    state.apply(2, [entries.encode(Entry("", 0, 0, 1, Set(b"b", Value(b"2"))))])
+    state.commit()
+    assert state.count() == 2
+    state.close()
