@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 import sys
 from pathlib import Path
 from typing import cast
 
-from cli.exits import INTERRUPTED, complain, flush, leave_without_output, reopen_closed_streams, status_of
+from cli.exits import INTERRUPTED, UNAVAILABLE, complain, flush, leave_without_output, reopen_closed_streams, status_of
 from kvstore import stop_signals as end_signals
 from kvstore.errors import KvstoreError
 
+LEAST_FILES = 64
+"""A node keeps half of them from its clients."""
 _PRINTED_BY_LIBRARY = {"--help", "-h", "--version"}
 """Everything else is printed by ``cli.exits``, which notices when standard output cannot be written any more."""
 
@@ -17,6 +21,7 @@ _PRINTED_BY_LIBRARY = {"--help", "-h", "--version"}
 def main() -> None:
     """The console command: runs it, prints its error if it has one, and exits with its status."""
     reopen_closed_streams()
+    _require_files()
     arguments = sys.argv[1:] or ["--help"]
     try:
         status = _run(arguments)
@@ -29,10 +34,21 @@ def main() -> None:
     except BrokenPipeError as error:
         leave_without_output(error)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            complain(f"{(error.strerror or str(error)).lower()}: raise the limit (ulimit -n)", _output(arguments))
+            sys.exit(UNAVAILABLE)
         if not _PRINTED_BY_LIBRARY & set(arguments):
             raise
         leave_without_output(error)
     sys.exit(status)
+
+
+def _require_files() -> None:
+    """Leave where hardly anything may be opened: what fails for it would say so in the oddest ways."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if 0 <= limit < LEAST_FILES:
+        complain(f"this process may open {limit} files, and needs {LEAST_FILES}: raise the limit (ulimit -n)")
+        sys.exit(UNAVAILABLE)
 
 
 def _run(arguments: list[str]) -> int:

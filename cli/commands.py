@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from cli.target import DEFAULT_DATA_DIR, Target, target
 from kvstore.errors import CommandError
@@ -79,6 +81,29 @@ NEGATIVE_NUMBERS = {"ignore_unknown_options": True}
 """With this, -5 in ``incr k -5`` does not count as an option."""
 
 
+class TakesNumbers(TyperCommand):
+    """A command whose values may be negative numbers: -5 in ``set k -5`` is no option."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]  # typer's own base
+        left = super().parse_args(ctx, [_mark(argument) for argument in args])
+        ctx.params = {name: _unmark(value) for name, value in ctx.params.items()}
+        return left
+
+
+_NEGATIVE = re.compile(r"-[0-9.][0-9.eE+-]*")
+_MARK = "\0"  # no argument can hold it
+
+
+def _mark(argument: str) -> str:
+    return _MARK + argument if _NEGATIVE.fullmatch(argument) else argument
+
+
+def _unmark(value: object) -> object:
+    if type(value) is str:
+        return value.removeprefix(_MARK)
+    return [_unmark(part) for part in value] if isinstance(value, list) else value
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         from kvstore.version import is_compiled, own_version
@@ -105,7 +130,7 @@ def options(
 # -- one command ----------------------------------------------------------------------------------------------------
 
 
-@app.command("get")
+@app.command("get", cls=TakesNumbers)
 def get(
     key: KeyArgument,
     no_newline: Annotated[bool, typer.Option("--no-newline", "-n", help="Print the value's bytes only.")] = False,
@@ -124,7 +149,7 @@ def get(
     return oneshot.get(oneshot.literal(key), _at(data_dir, connect), _name(output), not no_newline)
 
 
-@app.command("set")
+@app.command("set", cls=TakesNumbers)
 def set_(
     key: Annotated[str, typer.Argument(metavar="KEY")],
     text: Annotated[str | None, typer.Argument(metavar="VALUE", show_default=False)] = None,
@@ -183,7 +208,7 @@ def _assignment(key: str, text: str | None, json: bool, stdin: bool) -> tuple[st
     return key, oneshot.value(text, json)
 
 
-@app.command("delete")
+@app.command("delete", cls=TakesNumbers)
 def delete(
     keys: KeysArgument, data_dir: DataDirOption = None, connect: ConnectOption = None, output: OutputOption = None
 ) -> int:
@@ -194,7 +219,7 @@ def delete(
     return oneshot.execute(Delete([oneshot.literal(key) for key in keys]), _at(data_dir, connect), _name(output))
 
 
-@app.command("exists")
+@app.command("exists", cls=TakesNumbers)
 def exists(
     keys: KeysArgument, data_dir: DataDirOption = None, connect: ConnectOption = None, output: OutputOption = None
 ) -> int:
@@ -205,7 +230,7 @@ def exists(
     return oneshot.execute(Exists([oneshot.literal(key) for key in keys]), _at(data_dir, connect), _name(output))
 
 
-@app.command("cas")
+@app.command("cas", cls=TakesNumbers)
 def cas(
     key: KeyArgument,
     old: Annotated[str, typer.Argument(metavar="OLD")],
@@ -261,7 +286,7 @@ def decr(
     return oneshot.execute(Incr(oneshot.literal(key), -by), _at(data_dir, connect), _name(output))
 
 
-@app.command("append")
+@app.command("append", cls=TakesNumbers)
 def append(
     key: KeyArgument,
     text: Annotated[str, typer.Argument(metavar="TEXT")],
@@ -276,7 +301,7 @@ def append(
     return oneshot.execute(Append(oneshot.literal(key), oneshot.literal(text)), _at(data_dir, connect), _name(output))
 
 
-@app.command("push")
+@app.command("push", cls=TakesNumbers)
 def push(
     key: KeyArgument,
     item: Annotated[str, typer.Argument(metavar="ITEM")],
@@ -493,6 +518,9 @@ def simulate(
     faults: Annotated[
         str, typer.Option("--faults", metavar="PRESET", help="all, network, processes, disks, clocks or none.")
     ] = "all",
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Run the whole program: event loop, sockets, files and all.")
+    ] = False,
     time: Annotated[float, typer.Option("--time", metavar="SECONDS", help="How long faults go on.")] = 5.0,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", min=0, help="How many processes.", show_default="one a core")
@@ -517,11 +545,12 @@ def simulate(
     \b
       kvstore simulate --seeds 0..999
       kvstore simulate --seeds 0..99 --nodes 5 --faults network --time 20
+      kvstore simulate --whole --seeds 0..99
       kvstore simulate --seed 42 --trace trace.txt
     """
     from cli import simulate as simulator
 
-    options = simulator.SimulateOptions(seeds, seed, nodes, faults, time, jobs, trace, keep_faults, keep_clients)
+    options = simulator.SimulateOptions(seeds, seed, nodes, faults, time, jobs, trace, keep_faults, keep_clients, whole)
     return simulator.run(options, _name(output))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from cli.exits import OK, UNMET, USAGE, columns, complain, write_bytes, write_lines
+from cli.exits import OK, UNAVAILABLE, UNMET, USAGE, columns, complain, write_bytes, write_lines
 from cli.interrupts import Interrupts, interrupted_at_once
 from cli.render import log_lines, result_lines, status_lines, table_lines, trouble, visible
 from cli.target import Target
@@ -92,7 +92,11 @@ def show_status(at: Target, output: str) -> int:
 
         return show(at.connect, output)
     with at.look() as store:
-        write_lines(status_lines(store.status(), output, columns(sys.stdout)))
+        status = store.status()
+    write_lines(status_lines(status, output, columns(sys.stdout)))
+    if status.writes_refused:
+        complain(f"writes are refused: {status.writes_refused}", output)
+        return UNAVAILABLE
     return OK
 
 

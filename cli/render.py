@@ -299,6 +299,7 @@ def status_lines(status: Status, output: str, width: int = 0) -> Iterator[str]:
         "log_bytes": status.log_bytes,
         "state_bytes": status.state_bytes,
         "data_dir": status.data_dir,
+        "writes_refused": status.writes_refused,
     }
     if output == "json":
         yield _json(fields)

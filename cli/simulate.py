@@ -13,21 +13,28 @@ from typing import Final
 
 import msgspec
 
-from cli.exits import OK, UNMET, write_lines
+from cli.exits import INTERRUPTED, OK, UNMET, write_lines
+from cli.loading.simulated import simulated_load
 from cli.progress import StatusLine, bar, clock
 from cli.render import counted, table_lines
 from consensus.membership import MAX_NODES
+from consensus.simulation.action import Action
 from consensus.simulation.faults import PRESETS
 from consensus.simulation.scenario import Scenario
-from consensus.simulation.trace import picture, relevant
+from consensus.simulation.trace import Trace, picture, relevant
 from kvstore.errors import CommandError
 from kvstore.simulated.run import Outcome, new_trace, simulate, smallest
 from kvstore.simulated.service import client_count
+from kvstore.whole.faults import whole_actions
+from kvstore.whole.run import simulate_whole
+from kvstore.whole.workload import whole_client_count
 
 DEFAULT_SEEDS: Final = "0..99"
 MAX_TIME: Final = 3_600
 SHARE: Final = 5
 """Seeds that a process takes at a time."""
+WHOLE_SHARES: Final = 8
+"""How many shares a process takes of runs of the whole program."""
 MAX_FAILURES: Final = 10
 """After so many failures no further seeds are begun: they hardly tell more."""
 PICTURED: Final = 40
@@ -48,6 +55,7 @@ class SimulateOptions(msgspec.Struct, frozen=True):
     trace: Path | None
     faults: str | None
     clients: str | None
+    whole: bool = False
 
 
 def run(options: SimulateOptions, output: str) -> int:
@@ -66,10 +74,14 @@ def run(options: SimulateOptions, output: str) -> int:
         write_lines([_json(tally)])
     else:
         write_lines(_summary(tally, output))
+        if tally.interrupted:
+            write_lines([f"interrupted after {tally.seeds:,} of {last - first + 1:,} seeds"])
         for failure in tally.failures[1:]:
             write_lines(_headline(failure))
         if tally.failures:
             write_lines(_explained(tally.failures[0]))
+    if tally.interrupted:
+        return INTERRUPTED
     return UNMET if tally.failures else OK
 
 
@@ -78,6 +90,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.seeds = self.events = 0
+        self.interrupted = False
         self.failures: list[Outcome] = []
         self.times: Counter[str] = Counter()
         self.seeds_with: Counter[str] = Counter()
@@ -113,7 +126,20 @@ def _scenario(options: SimulateOptions) -> Scenario:
         options.preset,
         _numbers("--keep-faults", options.faults),
         _numbers("--keep-clients", options.clients),
+        options.whole,
     )
+
+
+def _simulate(scenario: Scenario, trace: Trace | None = None) -> Outcome:
+    return simulate_whole(scenario, trace, [simulated_load]) if scenario.whole else simulate(scenario, trace)
+
+
+def _actions(scenario: Scenario) -> list[tuple[int, Action]]:
+    return whole_actions(scenario) if scenario.whole else scenario.actions()
+
+
+def _client_count(scenario: Scenario) -> int:
+    return (whole_client_count if scenario.whole else client_count)(scenario)
 
 
 def _numbers(name: str, text: str | None) -> tuple[int, ...] | None:
@@ -141,14 +167,15 @@ def _range(text: str) -> tuple[int, int]:
 
 def _share(base: Scenario, seeds: Sequence[int]) -> list[Outcome]:
     """What one process does at a time."""
-    return [simulate(msgspec.structs.replace(base, seed=seed)) for seed in seeds]
+    return [_simulate(msgspec.structs.replace(base, seed=seed)) for seed in seeds]
 
 
 def _many(base: Scenario, seeds: range, jobs: int) -> Tally:
     """Run all seeds, in this many processes."""
     line, tally = StatusLine(True), Tally()
     shares = iter([seeds[at : at + SHARE] for at in range(0, len(seeds), SHARE)])
-    pool = ProcessPoolExecutor(jobs)
+    # A node that was killed leaves circles that the collector does not see: what they hold goes with their process.
+    pool = ProcessPoolExecutor(jobs, max_tasks_per_child=WHOLE_SHARES if base.whole else None)
     try:
         running = {pool.submit(_share, base, share) for _, share in zip(range(2 * jobs), shares, strict=False)}
         while running:
@@ -160,6 +187,10 @@ def _many(base: Scenario, seeds: range, jobs: int) -> Tally:
                 if share is not None and len(tally.failures) < MAX_FAILURES:
                     running.add(pool.submit(_share, base, share))
             line.draw(lambda: progress_text(tally, len(seeds)))
+    except KeyboardInterrupt:
+        pool.shutdown(wait=False, cancel_futures=True)
+        tally.interrupted = True  # what is known by now is worth showing
+        return tally
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
@@ -182,7 +213,7 @@ def _one(scenario: Scenario, file: Path | None, output: str) -> int:
     """Run one seed, with its trace if wanted."""
     trace = new_trace() if file is not None else None
     tally = Tally()
-    outcome = simulate(scenario, trace)
+    outcome = _simulate(scenario, trace)
     tally.add(outcome)
     if file is not None and trace is not None:
         try:
@@ -244,9 +275,10 @@ def _headline(outcome: Outcome) -> Iterator[str]:
 def _explained(outcome: Outcome) -> Iterator[str]:
     """A failure with as few faults and clients as it needs, as a picture, and how to see all of it."""
     yield from _headline(outcome)
-    small = smallest(outcome)
-    faults, kept = len(outcome.scenario.actions()), small.scenario.actions()
-    clients = client_count(outcome.scenario)
+    actions = _actions(outcome.scenario)
+    clients = _client_count(outcome.scenario)
+    small = smallest(outcome, [number for number, _ in actions], clients, _simulate)
+    faults, kept = len(actions), _actions(small.scenario)
     yield ""
     yield (
         f"It takes {len(kept)} of {counted(faults, 'fault')} and {len(small.scenario.clients or ())} of"
@@ -262,7 +294,7 @@ def _explained(outcome: Outcome) -> Iterator[str]:
 
 def _pictured(outcome: Outcome) -> Iterator[str]:
     trace = new_trace()
-    repeated = simulate(outcome.scenario, trace)
+    repeated = _simulate(outcome.scenario, trace)
     width = shutil.get_terminal_size((160, 24)).columns
     yield ""
     events = relevant(trace.events, repeated.nodes, repeated.slots, PICTURED)
@@ -274,6 +306,8 @@ def _pictured(outcome: Outcome) -> Iterator[str]:
 def _command(scenario: Scenario) -> str:
     """The command that repeats a run."""
     words = [f"kvstore simulate --seed {scenario.seed}"]
+    if scenario.whole:
+        words.append("--whole")
     if scenario.nodes:
         words.append(f"--nodes {scenario.nodes}")
     if scenario.preset != "all":

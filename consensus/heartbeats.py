@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from consensus.ballot import Ballot
 from consensus.election import Timing
 from consensus.lease import Lease
 from consensus.membership import Configuration
@@ -17,14 +18,14 @@ class Heartbeats:
     All times are in ms by this node's own clock.
     """
 
-    def __init__(self, node: str, configuration: Configuration, timing: Timing, now: int) -> None:
+    def __init__(self, node: str, configuration: Configuration, ballot: Ballot, timing: Timing, now: int) -> None:
         self._node = node
         self._configuration = configuration
         self._interval = timing.heartbeat
         self._patience = timing.election[0]
         self._next = now
         self._heard_at = dict.fromkeys(configuration.nodes, now)
-        self._rounds = ReadRounds(node, configuration)
+        self._rounds = ReadRounds(node, configuration, ballot)
         self._lease = Lease(timing.lease if len(configuration.nodes) > 1 else 0, timing.drift)
 
     def heard(self, sender: str, now: int) -> None:
@@ -76,9 +77,9 @@ class Heartbeats:
         """A process's reads up to this number wait to be confirmed."""
         self._rounds.wait(reader, number)
 
-    def confirmed(self) -> list[tuple[str, ReadIndexReply]]:
+    def confirmed(self, wall: int) -> list[tuple[str, ReadIndexReply]]:
         """The answers, by node, to the reads that a quorum has confirmed since the last call."""
-        confirmed = self._rounds.confirmed()
+        confirmed = self._rounds.confirmed(wall)
         self._lease.confirmed(self._rounds.confirmed_round)
         return confirmed
 
@@ -86,6 +87,6 @@ class Heartbeats:
         """Whether reads that arrived before ``now`` was read from the clock may be served without a round."""
         return self._lease.holds(now)
 
-    def answer_by_lease(self, read_index: int) -> list[tuple[str, ReadIndexReply]]:
+    def answer_by_lease(self, read_index: int, wall: int) -> list[tuple[str, ReadIndexReply]]:
         """The answers, by node, to all reads that wait, for a leader that holds a lease."""
-        return self._rounds.answer(read_index)
+        return self._rounds.answer(read_index, wall)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 
+from consensus.ballot import Ballot
 from consensus.invariants import require
-from consensus.messages import Message, Record, Stored
+from consensus.messages import Message, Prepare, Promise, Record, Stored
+
+MAX_HELD = 65_536
+"""So many messages at most wait for a disk, and those that it takes to finish what is under way."""
 
 
 class Journal:
@@ -21,6 +25,15 @@ class Journal:
         self._records: list[Record] = []
         self._first_slots: deque[tuple[int, int]] = deque()
         self._held: deque[tuple[int, str, Message]] = deque()
+        self._phase1: set[tuple[str, Ballot, bool]] = set()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so many messages wait for the disk that this node should take part in nothing new.
+
+        What it leaves unanswered the others repeat.
+        """
+        return len(self._held) >= MAX_HELD
 
     @property
     def has_records(self) -> bool:
@@ -35,7 +48,15 @@ class Journal:
             self._first_slots.append((self.recorded, record.run.first))
 
     def hold(self, receiver: str, message: Message) -> None:
-        """Hold a message back until every record so far is durable."""
+        """Hold a message back until every record so far is durable.
+
+        One that is repeated in phase 1 while the first copy is held is left out: it may name a long part of the log.
+        """
+        if isinstance(message, Promise | Prepare):
+            key = (receiver, message.ballot, isinstance(message, Prepare))
+            if key in self._phase1:
+                return
+            self._phase1.add(key)
         self._held.append((self.recorded, receiver, message))
 
     def take_records(self) -> list[Record]:
@@ -58,6 +79,8 @@ class Journal:
         released = []
         while self._held and self._held[0][0] <= self._durable:
             _, receiver, message = self._held.popleft()
+            if isinstance(message, Promise | Prepare):
+                self._phase1.discard((receiver, message.ballot, isinstance(message, Prepare)))
             released.append((receiver, message))
         return released
 

@@ -171,12 +171,19 @@ class ReadIndex(msgspec.Struct, frozen=True, tag="read_index"):
     read: int
 
 
-class ReadIndexReply(msgspec.Struct, frozen=True, tag="read_index_reply"):
-    """Once slot ``index`` is applied, those reads see every command that was acknowledged before they arrived."""
+class ReadIndexReply(msgspec.Struct, frozen=True, tag="read_index_reply", omit_defaults=True):
+    """Once slot ``index`` is applied, those reads see every command that was acknowledged before they arrived.
 
+    The leader of ``ballot`` says so. What an earlier one said is not taken: it may have recovered, and counted in its
+    index, what will never be chosen. ``wall``: what the host last told the leader of the time of day, read after those
+    reads had arrived; 0 if it told nothing.
+    """
+
+    ballot: Ballot
     incarnation: int
     read: int
     index: Number
+    wall: Number = 0
 
 
 Message = (

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
+from consensus.ballot import Ballot
 from consensus.membership import Configuration
 from consensus.messages import ReadIndex, ReadIndexReply
 
@@ -28,7 +29,7 @@ class ReadRounds:
     Reads are numbered by their node's process; a number stands for all reads of this process up to it.
     """
 
-    def __init__(self, node: str, configuration: Configuration) -> None:
+    def __init__(self, node: str, configuration: Configuration, ballot: Ballot) -> None:
         self.round = 0
         self.confirmed_round = 0
         self.waiting: dict[Reader, int] = {}
@@ -36,6 +37,7 @@ class ReadRounds:
         self._rounds: deque[tuple[int, int, dict[Reader, int]]] = deque()
         self._answered: dict[str, int] = {}
         self._configuration = configuration
+        self._ballot = ballot
 
     def wait(self, reader: Reader, number: int) -> None:
         """A process's reads up to this number wait for the next round."""
@@ -57,24 +59,29 @@ class ReadRounds:
         """A node has confirmed the ballot in this round, and thereby in all earlier ones."""
         self._answered[sender] = max(self._answered.get(sender, 0), number)
 
-    def confirmed(self) -> list[tuple[str, ReadIndexReply]]:
-        """The answers, each with its node, to the reads that a quorum has confirmed since the last call."""
+    def confirmed(self, wall: int) -> list[tuple[str, ReadIndexReply]]:
+        """The answers, each with its node, to the reads that a quorum has confirmed since the last call.
+
+        ``wall``: the time of day to give with them.
+        """
         upto = self._configuration.reached_by_quorum(self._answered)
         self.confirmed_round = max(self.confirmed_round, upto)
         ready: list[tuple[str, ReadIndexReply]] = []
         while self._rounds and self._rounds[0][0] <= upto:
             _, index, reads = self._rounds.popleft()
-            ready.extend(_replies(reads, index))
+            ready.extend(self._replies(reads, index, wall))
         return ready
 
-    def answer(self, index: int) -> list[tuple[str, ReadIndexReply]]:
+    def answer(self, index: int, wall: int) -> list[tuple[str, ReadIndexReply]]:
         """The answers to all reads that wait, for a leader that needs no round because it holds a lease."""
         reads, self.waiting = self.waiting, {}
-        return _replies(reads, index)
+        return self._replies(reads, index, wall)
 
-
-def _replies(reads: dict[Reader, int], index: int) -> list[tuple[str, ReadIndexReply]]:
-    return [(reader.node, ReadIndexReply(reader.incarnation, number, index)) for reader, number in reads.items()]
+    def _replies(self, reads: dict[Reader, int], index: int, wall: int) -> list[tuple[str, ReadIndexReply]]:
+        return [
+            (reader.node, ReadIndexReply(self._ballot, reader.incarnation, number, index, wall))
+            for reader, number in reads.items()
+        ]
 
 
 class ReadQueue:
@@ -93,7 +100,9 @@ class ReadQueue:
         self._patience = patience
         self._next_ask = now
         self._arrived = False
-        self._indexed: deque[tuple[int, int]] = deque()
+        self._indexed: deque[tuple[int, int, int]] = deque()
+        self.wall = 0
+        """The time of day that came with the reads served last."""
 
     def arrive(self) -> int:
         """A read arrives; all reads of one turn share a number."""
@@ -117,13 +126,13 @@ class ReadQueue:
         self._next_ask = now + self._patience
         return ReadIndex(self.incarnation, self._asked) if self._asked > self._answered else None
 
-    def answer(self, number: int, index: int) -> None:
-        """All reads up to ``number`` may be served once ``index`` is applied."""
+    def answer(self, number: int, index: int, wall: int = 0) -> None:
+        """All reads up to ``number`` may be served once ``index`` is applied; the leader's clock showed ``wall``."""
         if number > self._answered:
             self._answered = number
             while self._indexed and self._indexed[-1][1] >= index:
                 self._indexed.pop()  # this answer is good for those reads too, and reached no later
-            self._indexed.append((number, index))
+            self._indexed.append((number, index, wall))
 
     def reopen(self) -> None:
         """Another node leads: it must be asked about all reads that are not served yet.
@@ -138,5 +147,6 @@ class ReadQueue:
         """The highest read number whose index has been reached since the last call; 0 if there is none."""
         number = 0
         while self._indexed and self._indexed[0][1] <= chosen_upto:
-            number = self._served = self._indexed.popleft()[0]
+            number, _, self.wall = self._indexed.popleft()
+            self._served = number
         return number

@@ -48,7 +48,8 @@ class Effects(NamedTuple):
 
     Make ``records`` durable in order, and then call ``persisted(upto)``. Send ``messages`` (receiver, message) now.
     Apply ``chosen``, which are in slot order and without a gap; after that all reads numbered up to ``reads`` may be
-    served (0: none new). ``fetches`` (node, first, last) ask for chosen slots that have left memory: call ``supply``.
+    served (0: none new), whose leader was told the time of day ``wall`` after they had arrived. ``fetches`` (node,
+    first, last) ask for chosen slots that have left memory: call ``supply``.
     """
 
     records: list[Record]
@@ -57,6 +58,7 @@ class Effects(NamedTuple):
     chosen: list[Run]
     reads: int
     fetches: list[tuple[str, int, int]]
+    wall: int
 
 
 class Replica(ReplicaState):
@@ -87,8 +89,9 @@ class Replica(ReplicaState):
                 if self.role is Role.LEADER:
                     self._heartbeats.wait(Reader(sender, message.incarnation), message.read)
             case ReadIndexReply():
-                if sender == self.leader and message.incarnation == self._queue.incarnation:
-                    self._queue.answer(message.read, message.index)
+                is_current = sender == self.leader and message.ballot == self.ballot
+                if is_current and message.incarnation == self._queue.incarnation:
+                    self._queue.answer(message.read, message.index, message.wall)
             case Fetch():
                 self._on_fetch(sender, message)
             case Learn():
@@ -106,12 +109,18 @@ class Replica(ReplicaState):
             case TakeOver():
                 self._on_take_over(sender, message)
 
-    def tick(self, now: int) -> None:
-        """Time passes. Call this every few milliseconds in a cluster, and before the other inputs of a turn."""
+    def tick(self, now: int, wall: int = 0) -> None:
+        """Time passes. Call this every few milliseconds in a cluster, and before the other inputs of a turn.
+
+        ``wall`` is the time of day. It decides nothing here: a leader hands it to those whose reads it confirms.
+        """
         self._now = max(self._now, now)
+        self._wall = wall
         self._support.tick(self._now)
         if self.role is Role.LEADER:
             self._lead_on()
+        elif self._journal.is_full:
+            pass  # it could neither promise nor prepare
         elif self._now >= self._election.deadline and self._support.allows(self._now):
             self._ask()
         elif self.role is not Role.FOLLOWER and self._now >= self._next_resend:
@@ -210,6 +219,7 @@ class Replica(ReplicaState):
             chosen,
             self._queue.served(self.chosen_upto),
             self._fetches,
+            self._queue.wall,
         )
         self._messages, self._fetches = [], []
         return effects
@@ -266,7 +276,7 @@ class Replica(ReplicaState):
     def _on_take_over(self, sender: str, message: TakeOver) -> None:
         released = message.ballot
         follows = self.role is Role.FOLLOWER and (sender, released) == (self.leader, self.ballot)
-        if follows and self._support.allows(self._now, released):
+        if follows and not self._journal.is_full and self._support.allows(self._now, released):
             self._prepare(released)
 
     def _on_prepare(self, sender: str, prepare: Prepare) -> None:
@@ -274,6 +284,8 @@ class Replica(ReplicaState):
             self._reject(sender, prepare.ballot)
             return
         if prepare.ballot > self._acceptor.promised:
+            if self._journal.is_full:
+                return
             if not self._support.allows(self._now, prepare.released):
                 return  # without a Reject, so that the candidate goes on asking, and gets its promise later
             self._step_down(prepare.ballot)
@@ -296,7 +308,7 @@ class Replica(ReplicaState):
         self.role = Role.LEADER
         self._phase1 = None
         self._phase2 = phase2 = Phase2(phase1.ballot, phase1.first, recovered_upto, self.configuration, self._log)
-        self._heartbeats = Heartbeats(self.node, self.configuration, self._timing, self._now)
+        self._heartbeats = Heartbeats(self.node, self.configuration, phase1.ballot, self._timing, self._now)
         self._election.heard(self.node, phase1.ballot, self._now)
         self._propose_runs(phase2, phase2.runs(phase1.first, values))
         self._queue.reopen()
@@ -371,7 +383,7 @@ class Replica(ReplicaState):
         self._follow(sender, accept.ballot)
         self._note_opened(accept.ballot, accept.opened)
         run = Run(accept.first, accept.ballot, accept.values)
-        if run.last > self._log.last and self._log.bytes > MAX_HELD_BYTES:
+        if self._journal.is_full or (run.last > self._log.last and self._log.bytes > MAX_HELD_BYTES):
             self._learner.hear_of(accept.chosen_upto)
             return
         if run.last >= self._log.start:
@@ -446,7 +458,7 @@ class Replica(ReplicaState):
             self._send(self.leader, question)
 
     def _confirm_reads(self) -> None:
-        for node, reply in self._heartbeats.confirmed():
+        for node, reply in self._heartbeats.confirmed(self._wall):
             self._reply_to_read(node, reply)
 
     def _serve_by_lease(self, phase2: Phase2) -> None:
@@ -456,7 +468,7 @@ class Replica(ReplicaState):
         """
         if self._queue.close_turn():
             self._ask_read_index()
-        for node, reply in self._heartbeats.answer_by_lease(self._read_index(phase2)):
+        for node, reply in self._heartbeats.answer_by_lease(self._read_index(phase2), self._wall):
             self._reply_to_read(node, reply)
 
     def _reply_to_read(self, node: str, reply: ReadIndexReply) -> None:
@@ -488,7 +500,7 @@ class Replica(ReplicaState):
 
     def _on_learn(self, learn: Learn) -> None:
         # A leader learns from its own quorums only: it has proposed again all that was chosen before its ballot.
-        if self.role is Role.LEADER:
+        if self.role is Role.LEADER or self._journal.is_full:
             return
         self._learner.hear_of(learn.chosen_upto)
         for run in learn.runs:

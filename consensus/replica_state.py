@@ -57,6 +57,7 @@ class ReplicaState:
         self._others = [other for other in self.configuration.nodes if other != node]
         self._timing = timing or Timing()
         self._now = now
+        self._wall = 0
         self._log = Log(chosen_upto + 1, accepted)
         self._acceptor = Acceptor(self._log, promised)
         self._learner = Learner(self._log, chosen_upto)
@@ -66,7 +67,7 @@ class ReplicaState:
         self._catch_up = CatchUp(self._log, self._learner, self._others, self._timing.resend, now)
         self._phase1: Phase1 | None = None
         self._phase2: Phase2 | None = None
-        self._heartbeats = Heartbeats(node, self.configuration, self._timing, now)
+        self._heartbeats = Heartbeats(node, self.configuration, NEVER, self._timing, now)
         self._support = Support(self._timing.lease if self._others else 0, now)
         self.heard_chosen: dict[str, int] = {}
         """How far each of the others knew the log to be chosen when it last answered this node as its leader."""
@@ -102,6 +103,11 @@ class ReplicaState:
     @property
     def chosen_upto(self) -> int:
         return self._learner.chosen_upto
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether so much waits for the disk that nothing more should be begun."""
+        return self._journal.is_full
 
     @property
     def log_start(self) -> int:

@@ -273,7 +273,7 @@ Read: TypeAlias = Get | Exists | Scan | Walk | Count | Ttl
 Fallible: TypeAlias = Incr | IncrFloat | Append | SetRange | Push
 """Writes whose result is Failed if the key holds what they cannot work on, or if it would hold too much."""
 Infallible: TypeAlias = Set | SetMany | GetDelete | GetExpire | Delete | Cas | Rename | Copy | Clear | Expire | Persist
-"""Writes whose result is never Failed: a test executes all kinds of commands to see that this is so."""
+"""Writes whose result is Failed only if they cost too much: a test executes all kinds to see that this is so."""
 Write: TypeAlias = Infallible | Fallible
 Simple: TypeAlias = Read | Write
 """What a transaction may consist of. A new command is added to exactly one of Read, Fallible and Infallible."""
@@ -281,13 +281,24 @@ Command: TypeAlias = Simple | Txn | Tick
 
 
 class Slots(msgspec.Struct, frozen=True, gc=False):
-    """A read that is no command: for each key the slot that last changed it as an Integer, 0 if it does not exist."""
+    """A read that is no command: for each key the slot that last changed it as an Integer, 0 if it does not exist.
+
+    Without keys it asks for nothing: it is answered once a later look at whatever is applied shows all that was
+    acknowledged, and no key whose time was over.
+    """
 
     keys: list[bytes]
 
 
-Query: TypeAlias = Command | Slots
-"""What a linearizable read may ask for: a command for which ``is_read_only`` holds, or the slots of keys."""
+class Names(msgspec.Struct, frozen=True, gc=False):
+    """A read that is no command: the first keys with a prefix, as Keys."""
+
+    prefix: bytes
+    limit: int
+
+
+Query: TypeAlias = Command | Slots | Names
+"""What a linearizable read may ask for: a command for which ``is_read_only`` holds, the slots of keys, or names."""
 
 _READS = frozenset(get_args(Read))
 _FALLIBLE = frozenset(get_args(Fallible))
@@ -301,7 +312,10 @@ def is_read_only(command: Command) -> bool:
 
 
 def may_fail(command: Command) -> bool:
-    """Whether the result of a command can be Failed; that of a partial transaction never is."""
+    """Whether the result of a command can be Failed; that of a partial transaction never is.
+
+    Any that names many keys is Failed also if it costs more than a slot may; see ``kvstore.state.cost``.
+    """
     if isinstance(command, Txn):
         return not command.partial and any(type(part) in _FALLIBLE for part in (*command.then, *command.otherwise))
     return type(command) in _FALLIBLE

@@ -33,6 +33,10 @@ class DamagedError(DataDirError):
     """Stored data that does not match its checksum, or is missing: the node must not vote until it is repaired."""
 
 
+class StateDamagedError(DamagedError):
+    """state.db is damaged, or is not this store's: it is made again from log.db when the store is opened next."""
+
+
 class UnavailableError(KvstoreError):
     """The request certainly did not happen and will not happen; it can be sent again."""
 

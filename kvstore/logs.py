@@ -11,6 +11,8 @@ import time
 from contextlib import suppress
 from typing import Literal, TextIO
 
+from kvstore import clocks
+
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "human", "json"]
 LIMIT_SECONDS = 10.0
@@ -45,7 +47,7 @@ class Logger:
 
     def limited(self, event: str, key: str, *, level: Level = "info", **fields: object) -> None:
         """Log an event that may occur very often: once in ten seconds for each key, with how many were left out."""
-        now = time.monotonic()
+        now = clocks.seconds()
         told_at, left_out = self._told.get((event, key), (-LIMIT_SECONDS, 0))
         if now - told_at < LIMIT_SECONDS:
             self._told[event, key] = told_at, left_out + 1
@@ -57,14 +59,27 @@ class Logger:
             fields["left_out"] = left_out
         self._tell(logging.getLevelNamesMapping()[level.upper()], event, fields)
 
+    def forget_told(self) -> None:
+        self._told.clear()
+
     def _tell(self, level: int, event: str, fields: dict[str, object]) -> None:
         if self._logger.isEnabledFor(level):
             self._logger.log(level, event, extra={"fields": fields})
 
 
+_LOGGERS: list[Logger] = []
+
+
 def get(name: str) -> Logger:
     """The logger of one part of the program."""
-    return Logger(name)
+    _LOGGERS.append(Logger(name))
+    return _LOGGERS[-1]
+
+
+def forget_told() -> None:
+    """Begin anew, as another process does: no limited event was logged yet."""
+    for logger in _LOGGERS:
+        logger.forget_told()
 
 
 def configure(form: Format, level: Level, node: str) -> None:

@@ -65,6 +65,8 @@ class Status(msgspec.Struct, frozen=True):
     log_bytes: int
     state_bytes: int
     data_dir: str | None
+    writes_refused: str = ""
+    """Why writes are refused for want of room on the disk, "" if they are not."""
 
 
 class Store(Protocol):

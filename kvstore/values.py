@@ -15,8 +15,8 @@ MAX_NESTING = 128
 so a value that is nested too deeply for one of them must not reach the log."""
 
 MAX_NUMBER_BYTES = 640
-"""Longer texts do not count as numbers. Python refuses integers of more than 4,300 digits, or of more than 640 if its
-environment says so, and a list that holds one could never be read again."""
+"""Longer texts do not count as numbers, and JSON must not hold a longer whole one. How many digits Python reads depends
+on its version and on its environment, which must not decide what a slot does."""
 
 _NUMBER = re.compile(rb"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
@@ -30,7 +30,7 @@ def from_json(text: bytes) -> Value:
     text = text.strip(b" \t\r\n")
     try:
         # Given bytes, json would also accept UTF-16 and UTF-32, which no other reader here does.
-        parsed = json.loads(text.decode(), parse_constant=_no_constant)
+        parsed = _read(text.decode())
     except (ValueError, RecursionError) as error:
         raise CommandError(f"the value is not valid JSON ({error})") from error
     if text.count(b"[") + text.count(b"{") > MAX_NESTING:
@@ -62,7 +62,13 @@ def same(one: Value, other: Value) -> bool:
         return True
     if not (one.json and other.json):
         return False
-    return _typed(json.loads(one.data)) == _typed(json.loads(other.data))
+    return _typed(_look(one.data.decode())) == _typed(_look(other.data.decode()))
+
+
+def items_of(value: Value) -> int | None:
+    """How many items a JSON list has; None if the value is anything else."""
+    parsed = _look(value.data.decode()) if value.json else None
+    return len(parsed) if isinstance(parsed, list) else None
 
 
 def _is_number(text: bytes) -> bool:
@@ -94,3 +100,27 @@ def _typed(parsed: object) -> object:
 
 def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
+
+
+class _Whole(str):
+    """A whole number as its digits, of which JSON allows one form: to look at a stored value converts no number."""
+
+    __slots__ = ()
+
+
+def _whole(digits: str) -> _Whole:
+    return _Whole("0" if digits == "-0" else digits)
+
+
+def _whole_within_bound(digits: str) -> _Whole:
+    if len(digits) > MAX_NUMBER_BYTES:
+        raise CommandError(
+            f"a whole number in the value has {len(digits):,} characters, at most {MAX_NUMBER_BYTES} are allowed:"
+            " write it as a string"
+        )
+    return _whole(digits)
+
+
+_read = json.JSONDecoder(parse_int=_whole_within_bound, parse_constant=_no_constant).decode
+_look = json.JSONDecoder(parse_int=_whole, parse_constant=_no_constant).decode
+"""For what is stored, which an earlier version may have taken without that bound."""

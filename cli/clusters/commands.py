@@ -33,6 +33,7 @@ def serve(
     request_timeout: Annotated[
         str | None, _setting("--request-timeout", "SECONDS", "Until a request is given up (5).")
     ] = None,
+    max_clients: Annotated[str | None, _setting("--max-clients", "NUMBER", "Connections at once (10000).")] = None,
     password_file: Annotated[str | None, _setting("--password-file", "FILE", "Clients must AUTH with it.")] = None,
     heartbeat_ms: Annotated[
         str | None, _setting("--heartbeat-ms", "MS", "Between a leader's heartbeats (100).")
@@ -74,6 +75,7 @@ def serve(
         "initial_cluster": initial_cluster,
         "cluster_name": cluster_name,
         "request_timeout": request_timeout,
+        "max_clients": max_clients,
         "password_file": password_file,
         "heartbeat_ms": heartbeat_ms,
         "election_ms": election_ms,

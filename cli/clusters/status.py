@@ -17,7 +17,7 @@ _COLUMNS = ["node_id", "role", "leader", "ballot", "chosen_upto", "applied_upto"
 
 
 def show(connect: str, output: str) -> int:
-    """Print each node's status; exit status 0 only when all of them can serve linearizable requests."""
+    """Print each node's status; exit status 0 only when all of them can serve linearizable reads and writes."""
     rows: list[list[object]] = []
     serving = True
     nodes = addresses(connect)
@@ -28,9 +28,15 @@ def show(connect: str, output: str) -> int:
                 serves = node.is_serving()
                 if len(nodes) == 1:
                     write_lines(status_lines(as_status(fields), output, columns(sys.stdout)))
-                rows.append(["yes" if serves else "no", *(fields[name] for name in _COLUMNS)])
+                refused = str(fields["writes_refused"])
+                rows.append(
+                    ["no" if not serves else "reads only" if refused else "yes", *(fields[name] for name in _COLUMNS)]
+                )
                 if not serves:
                     complain(f"{address_text(address)} cannot serve now: no quorum confirms a leader to it", output)
+                if refused:
+                    serves = False
+                    complain(f"{address_text(address)} refuses writes: {refused}", output)
             except KvstoreError as error:
                 serves = False
                 complain(str(error), output)

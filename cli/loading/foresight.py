@@ -9,7 +9,6 @@ fail although it was called certain, and the rest of its batch is executed all t
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Literal, NamedTuple, assert_never
 
@@ -40,8 +39,9 @@ from kvstore.commands import (
     may_fail,
 )
 from kvstore.decimal_text import INTEGER, decimal_of
+from kvstore.state.cost import may_be_refused
 from kvstore.store import Store
-from kvstore.values import to_json
+from kvstore.values import items_of, to_json
 
 MAX_KEYS = 65_536
 """When more keys than this are remembered, all of them are forgotten, which keeps memory flat."""
@@ -98,15 +98,17 @@ class Foresight:
                 for part in (*command.then, *command.otherwise):
                     if not isinstance(part, Read):
                         self._forget_written(part)
-                return not may_fail(command)
+                return not can_fail(command)
             case SetMany(keys, values, nx):
                 for key, value in zip(keys, values, strict=True):
                     self._forget(key, None if nx else value)
+                return not may_be_refused(command)
             case Clear():
                 self._forget_all(NOTHING)
             case _:
                 if not isinstance(command, Read | Tick):
                     self._forget_written(command)
+                return not may_be_refused(command)
         return True
 
     def executed(self) -> None:
@@ -148,11 +150,15 @@ class Foresight:
         return shape_of(result.value) if isinstance(result, Found) else NOTHING
 
 
+def can_fail(command: Command) -> bool:
+    """Whether the result of a command can be Failed, because of what keys hold or because it costs too much then."""
+    return may_fail(command) or may_be_refused(command)
+
+
 def shape_of(value: Value) -> Shape:
     """The narrowest shape of a value."""
     if value.json:
-        is_list = isinstance(json.loads(value.data), list)
-        return Shape("list", len(value.data)) if is_list else ANYTHING
+        return ANYTHING if items_of(value) is None else Shape("list", len(value.data))
     if INTEGER.fullmatch(value.data):
         return Shape("integer", abs(int(value.data)))
     number = decimal_of(value.data) if len(value.data) <= NUMBER_BYTES else None

@@ -16,7 +16,7 @@ import msgspec
 
 from kvstore.commands import MAX_VALUE_BYTES, Command, Set, Value
 from kvstore.errors import CommandError
-from kvstore.language.parser import parse
+from kvstore.language.parser import check_end, parse
 from kvstore.limits import check
 from kvstore.values import MAX_NESTING, from_json
 
@@ -106,7 +106,10 @@ def read_commands(lines: Iterable[bytes], skip: int) -> Iterator[Item]:
             yield number, None
             continue
         try:
-            yield number, parse(_text(line[:-1] if line[-1:] == b"\r" else line))
+            text = _text(line[:-1] if line[-1:] == b"\r" else line)
+            if stripped[-1:] == b";":
+                check_end(text)
+            yield number, parse(text)
         except CommandError as error:
             yield number, error
 
@@ -166,7 +169,7 @@ def _refuse_repeated(line: bytes) -> None:
     def note(pairs: list[tuple[str, object]]) -> None:
         names[:] = [name for name, _ in pairs]  # the outermost object comes last
 
-    json.loads(line, object_pairs_hook=note)
+    json.loads(line, object_pairs_hook=note, parse_int=str)
     for name in ("key", "value"):
         if names.count(name) > 1:
             raise CommandError(f'"{name}" is given twice: leave one of them out')

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import os
 import secrets
-import time
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -20,14 +19,15 @@ import msgspec
 
 from cli.exits import INTERRUPTED, OK, UNMET, USAGE, complain, status_of, write_lines
 from cli.interrupts import Interrupts
-from cli.loading.foresight import Foresight
+from cli.loading.foresight import Foresight, can_fail
 from cli.loading.formats import Content
 from cli.loading.progress import Progress
 from cli.loading.source import Source, UnreadableError
 from cli.loading.summary import Summary, summary_lines
 from cli.render import counted, visible
 from cli.target import Target
-from kvstore.commands import Command, Done, Failed, Forgotten, Missing, NotMet, Outcomes, may_fail
+from kvstore import clocks
+from kvstore.commands import Command, Done, Failed, Forgotten, Missing, NotMet, Outcomes
 from kvstore.errors import CommandError, KvstoreError
 from kvstore.limits import LOAD_SESSIONS
 from kvstore.store import Reply, Store
@@ -114,10 +114,17 @@ class Load:
     """One file being loaded into a store, or only checked if there is no store."""
 
     def __init__(
-        self, source: Source, store: Store | None, options: LoadOptions, output: str, interrupts: Interrupts
+        self,
+        source: Source,
+        store: Store | None,
+        options: LoadOptions,
+        output: str,
+        interrupts: Interrupts,
+        batch_commands: int = BATCH_COMMANDS,
     ) -> None:
         self._source = source
         self._store = store
+        self._batch_commands = batch_commands
         self._again = options.again
         self._keep_going = options.keep_going or options.dry_run
         self._foresight = None if store is None or self._keep_going else Foresight(store)
@@ -138,7 +145,7 @@ class Load:
 
     def run(self) -> int:
         """Load the file, print errors as they come, and fill in the summary. Returns the exit status."""
-        started = time.monotonic()
+        started = clocks.seconds()
         try:
             try:
                 self._find_session()
@@ -156,7 +163,7 @@ class Load:
             self.summary.state = "interrupted"
             status = INTERRUPTED
         self._progress.clear()
-        self.summary.finish(time.monotonic() - started)
+        self.summary.finish(clocks.seconds() - started)
         return status
 
     def _find_session(self) -> None:
@@ -210,7 +217,7 @@ class Load:
         """Look at the last line executed before. If it failed, it ends this load too, unless --keep-going is given."""
         self.summary.skipped = self._done
         self.summary.last_line = line
-        if self._store and not self._keep_going and isinstance(content, Command) and may_fail(content):
+        if self._store and not self._keep_going and isinstance(content, Command) and can_fail(content):
             # Given the same sequence again, the store returns the recorded result and executes nothing.
             reply = self._store.execute_batch(
                 [content], session=self._session, first_sequence=self._done, since=self._since
@@ -241,7 +248,7 @@ class Load:
         is_certain = self._foresight is None or self._foresight.is_certain(command)
         if (
             not is_certain
-            or len(self._batch) >= BATCH_COMMANDS
+            or len(self._batch) >= self._batch_commands
             or source.unpacked() >= self._full_at
             or source.is_waiting()
         ):

@@ -8,12 +8,33 @@ from typing import Protocol
 import msgspec
 
 from consensus.simulation.clocks import Clocks
-from consensus.simulation.disk import Disk
 from consensus.simulation.network import Weather
-from consensus.simulation.timeline import Timeline
+from consensus.simulation.timeline import Schedule
 
 LEADER = "leader"
 """Stands for the node that leads when the action begins: chance alone would seldom hit a leader at work."""
+
+
+class FaultyDisk(Protocol):
+    """A disk, as far as a fault acts upon it."""
+
+    slower: int
+    """How much longer a write may take, in ms."""
+
+    @property
+    def full(self) -> bool: ...
+
+    @full.setter
+    def full(self, value: bool) -> None: ...
+
+    @property
+    def last(self) -> int:
+        """The highest slot that it holds."""
+        ...
+
+    def rot(self, slot: int) -> bool:
+        """Let the record that holds this slot rot; False if there is none."""
+        ...
 
 
 class FaultTarget(Protocol):
@@ -26,13 +47,13 @@ class FaultTarget(Protocol):
     def names(self) -> Sequence[str]: ...
 
     @property
-    def timeline(self) -> Timeline: ...
+    def timeline(self) -> Schedule: ...
 
     @property
     def clocks(self) -> Mapping[str, Clocks]: ...
 
     @property
-    def disks(self) -> Mapping[str, Disk]: ...
+    def disks(self) -> Mapping[str, FaultyDisk]: ...
 
     def resolve(self, name: str) -> str:
         """A node's name, for ``LEADER`` too."""

@@ -16,16 +16,20 @@ class Clocks:
         self._bounds = bounds
         self.rate = self._within(rate)
         self._base = 0.0
-        self._since = 0
+        self._since = 0.0
         self._set_by = 0
 
-    def local(self, now: int) -> int:
-        return int(self._base + (now - self._since) * self.rate)
+    def local(self, now: float) -> int:
+        return int(self.exact(now))
 
-    def wall(self, now: int) -> int:
+    def exact(self, now: float) -> float:
+        """What ``local`` shows, with its fraction of a ms."""
+        return self._base + (now - self._since) * self.rate
+
+    def wall(self, now: float) -> int:
         return EPOCH + self._set_by + self.local(now)
 
-    def drift(self, now: int, rate: float) -> None:
+    def drift(self, now: float, rate: float) -> None:
         """From now on the clocks run at this rate."""
         self._base += (now - self._since) * self.rate
         self._since = now

@@ -344,7 +344,11 @@ def _amnesia(rng: random.Random, names: Sequence[str], at: int, until: int) -> A
 
 
 def _hand_over(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
-    return HandOver(at=at, until=until, deaf=rng.random() < 0.5)
+    return HandOver(at=at, until=until, deaf=False)
+
+
+def _deaf_hand_over(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
+    return HandOver(at=at, until=until, deaf=True)
 
 
 def _crash_all(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
@@ -378,7 +382,8 @@ def _jump(rng: random.Random, names: Sequence[str], at: int, until: int) -> Acti
 
 _NETWORK: dict[Draw, int] = {_cut: 8, _bad: 4, _burst: 2, _exile: 2}
 _PROCESSES: dict[Draw, int] = {_crash: 8, _regicide: 2, _crash_all: 1, _pause: 3}
-_LEASES: dict[Draw, int] = {_amnesia: 2, _hand_over: 3}
+_LEASES: dict[Draw, int] = {_amnesia: 2, _deaf_hand_over: 3, _hand_over: 6}
+_PLANNED: dict[Draw, int] = {_hand_over: 2}
 _DISKS: dict[Draw, int] = {_slow_disk: 2, _full_disk: 2, _rot: 1}
 _CLOCKS: dict[Draw, int] = {_drift: 2, _jump: 2}
 PRESETS: dict[str, dict[Draw, int]] = {
@@ -389,7 +394,7 @@ PRESETS: dict[str, dict[Draw, int]] = {
     "clocks": {**_CLOCKS, _pause: 1},
     "none": {},
 }
-"""Which faults a run may have, each with its weight."""
+"""Which faults a run may have, each with its weight. Where there are any, the leader also hands over as planned."""
 
 
 def schedule(rng: random.Random, names: Sequence[str], time: int, preset: str, *, leases: bool = False) -> list[Action]:
@@ -398,6 +403,8 @@ def schedule(rng: random.Random, names: Sequence[str], time: int, preset: str, *
     With ``leases`` the preset "all" includes the faults that aim at leases.
     """
     weights = dict(PRESETS[preset])
+    if weights and len(names) > 1:
+        weights |= _PLANNED
     if leases and preset == "all" and len(names) > 1:
         weights |= _LEASES
     if len(names) < 3:
@@ -408,7 +415,9 @@ def schedule(rng: random.Random, names: Sequence[str], time: int, preset: str, *
     if not weights:
         return []
     # A run with every kind of fault has none of them often, so each run leaves some kinds out (swarm testing).
-    some = {draw: weight for draw, weight in weights.items() if rng.random() < 0.4}
+    # A leader that hands over is worth most where it may hold a lease.
+    likely = _hand_over if leases else None
+    some = {draw: weight for draw, weight in weights.items() if rng.random() < (0.8 if draw is likely else 0.4)}
     weights = some or weights
     # The time between faults matters too: if they never cease, nothing is ever chosen.
     pace = rng.choice([150, 400, 1_000])

@@ -46,8 +46,8 @@ class Scenario(msgspec.Struct, frozen=True):
     """Everything that decides a run: the same scenario gives the same run, event by event.
 
     ``nodes``: how many, 0 if the seed is to choose. ``time``: how long there are faults, in ms. ``preset``: which kinds
-    of faults there are. ``faults`` and ``clients``: the numbers of those to keep of all that the seed gives (None: keep
-    all), for a failure that has been made smaller.
+    of faults there are. ``whole``: the whole program runs, not only its core. ``faults`` and ``clients``: the numbers
+    of those to keep of all that the seed gives (None: keep all), for a failure that has been made smaller.
     """
 
     seed: int
@@ -56,6 +56,7 @@ class Scenario(msgspec.Struct, frozen=True):
     preset: str = "all"
     faults: tuple[int, ...] | None = None
     clients: tuple[int, ...] | None = None
+    whole: bool = False
 
     def random(self, purpose: str) -> random.Random:
         """A generator for one purpose, so that what one part of the run draws does not change what another gets."""

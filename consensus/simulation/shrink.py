@@ -9,12 +9,13 @@ import msgspec
 from consensus.simulation.scenario import Scenario
 
 
-def shrink(scenario: Scenario, clients: int, fails: Callable[[Scenario], bool]) -> Scenario:
+def shrink(scenario: Scenario, clients: int, faults: Sequence[int], fails: Callable[[Scenario], bool]) -> Scenario:
     """Leave out clients and faults as long as the run still fails; returns the smallest scenario found.
 
-    ``clients``: how many the seed gives. ``fails`` runs a scenario, and says whether it fails. First halves are left
-    out, and then ever smaller parts (Zeller and Hildebrandt's delta debugging). The failure needs each fault that is
-    left, and needed each client that is left before faults were left out.
+    ``clients``: how many the seed gives; ``faults``: the numbers of those that it gives. ``fails`` runs a scenario, and
+    says whether it fails. First halves are left out, and then ever smaller parts (Zeller and Hildebrandt's delta
+    debugging). The failure needs each fault that is left, and needed each client that is left before faults were left
+    out.
     """
 
     def with_clients(kept: Sequence[int]) -> bool:
@@ -26,8 +27,7 @@ def shrink(scenario: Scenario, clients: int, fails: Callable[[Scenario], bool]) 
     def with_faults(kept: Sequence[int]) -> bool:
         return fails(msgspec.structs.replace(scenario, faults=tuple(kept)))
 
-    kept_faults = [number for number, _ in scenario.actions()]
-    return msgspec.structs.replace(scenario, faults=tuple(_needed(kept_faults, with_faults)))
+    return msgspec.structs.replace(scenario, faults=tuple(_needed(faults, with_faults)))
 
 
 def _needed(items: Sequence[int], fails: Callable[[Sequence[int]], bool]) -> Sequence[int]:

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from typing import TypeVarTuple
+from typing import Protocol, TypeVarTuple
 
 Ts = TypeVarTuple("Ts")
+
+
+class Schedule(Protocol):
+    """Virtual time in ms, as those see it who plan something."""
+
+    @property
+    def now(self) -> int: ...
+
+    def at(self, when: int, action: Callable[[*Ts], None], *arguments: *Ts) -> None:
+        """Plan an action for a time; one that has passed already means now."""
+        ...
+
+    def after(self, delay: int, action: Callable[[*Ts], None], *arguments: *Ts) -> None:
+        """Plan an action for ``delay`` ms from now."""
+        ...
 
 
 class Timeline:

@@ -408,6 +408,10 @@ class World:
             self.trace.sent(self.timeline.now, machine.name, receiver, message)
         self._carry(machine.name, receiver, payload)
 
+    @property
+    def chosen_upto(self) -> int:
+        return self.safety.chosen_upto
+
     def request(self, client: str, node: str, message: object) -> None:
         """A client sends something to a node."""
         if self.trace is not None:
@@ -473,6 +477,8 @@ class World:
         machine = self.machines[name]
         if machine.process is not None and not machine.paused:
             self._plan_turn(machine, machine.process)
+            if machine.process.replica.role is Role.LEADER:
+                self.count("election: the leader hands over")
             machine.process.replica.hand_over()
 
     def bad_weather(self, action: Action, weather: Weather) -> None:

@@ -11,7 +11,7 @@ from kvstore import clocks
 from kvstore.commands import Command, is_read_only
 from kvstore.errors import Refusal, StorageFullError, UnavailableError
 from kvstore.limits import check
-from kvstore.node.hosting import open_node
+from kvstore.node.hosting import Appends, open_node
 from kvstore.state import entries
 from kvstore.storage.data_dir import DataDir
 from kvstore.store import LogRow, Reply, Status
@@ -30,6 +30,7 @@ class EmbeddedStore:
     def __init__(self, data_dir: DataDir) -> None:
         self._data_dir = data_dir
         self._node = open_node(NODE_ID, [NODE_ID], data_dir)
+        self._appends = Appends(self._node, lambda event, why: None, 0)
         self.tick()
 
     @classmethod
@@ -124,10 +125,10 @@ class EmbeddedStore:
                 try:
                     self._node.append(records)
                 except StorageFullError as error:
-                    self._node.storage_failed(error)
+                    self._appends.ended(error, clocks.now())
                 else:
-                    self._node.persisted()
-            moved = bool(records) or self._node.applied_upto > before
+                    self._appends.ended(None, clocks.now())
+            moved = bool(records) or self._node.applied_upto > before or self._node.has_more
 
 
 def _reply(outcome: Reply | Refusal) -> Reply:

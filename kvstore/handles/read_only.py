@@ -9,8 +9,10 @@ from typing import Self
 
 from consensus.log import Log
 from kvstore.node.log_rows import log_rows
+from kvstore.node.node import check_fits
+from kvstore.state.identity import Owner
 from kvstore.state.machine import StateMachine
-from kvstore.storage.data_dir import DataDir
+from kvstore.storage.data_dir import RESERVE_BYTES, DataDir
 from kvstore.storage.log_store import SqliteLog
 from kvstore.store import LogRow, Status
 
@@ -22,7 +24,10 @@ class ReadOnlyStore:
         self._data_dir = DataDir.read_only(path)
         self._log = SqliteLog(self._data_dir.log_path, read_only=True)
         try:
-            self._state = StateMachine(self._data_dir.state_path, read_only=True)
+            self._state = StateMachine(
+                self._data_dir.state_path, read_only=True, owner=Owner(self._log.directory, self._log.node_id)
+            )
+            check_fits(self._log, self._state)
         except BaseException:
             self._log.close()
             raise
@@ -50,6 +55,7 @@ class ReadOnlyStore:
             log_bytes=self._log.bytes(),
             state_bytes=self._state.bytes(),
             data_dir=str(self._data_dir.path),
+            writes_refused="the disk is full: make room" if self._data_dir.free_bytes() < RESERVE_BYTES else "",
         )
 
     def sql(self, query: str) -> tuple[list[str], list[tuple[object, ...]]]:

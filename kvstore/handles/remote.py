@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self, cast
@@ -17,6 +16,7 @@ from redis.connection import Connection
 from redis.retry import Retry
 
 from consensus.ballot import Ballot
+from kvstore import clocks
 from kvstore.addresses import Address, address_text
 from kvstore.commands import Command, Forgotten, is_read_only
 from kvstore.errors import CommandError, KvstoreError, StorageFullError, UnavailableError, UnknownOutcomeError
@@ -58,6 +58,7 @@ def as_status(fields: Fields) -> Status:
         log_bytes=int(fields["log_bytes"] or 0),
         state_bytes=int(fields["state_bytes"] or 0),
         data_dir=str(fields["data_dir"]),
+        writes_refused=str(fields["writes_refused"]),
     )
 
 
@@ -83,13 +84,18 @@ class RemoteStore:
         password: str | None = None,
         patience: float = PATIENCE,
         on_wait: Callable[[str], None] | None = None,
+        connection: Callable[..., Connection] = Connection,
     ) -> None:
-        """``on_wait`` is told, on another thread, whom a request is waiting for when that takes long."""
+        """``on_wait`` is told, on another thread, whom a request is waiting for when that takes long.
+
+        ``connection`` makes connections, with the options of redis-py's.
+        """
         self._nodes = list(nodes)
         self._at = 0
         self._password = password
         self._patience = patience
         self._on_wait = on_wait
+        self._make_connection = connection
         self._connection: Connection | None = None
         self._session = ""
         self._sequence = self._since = 0
@@ -120,10 +126,14 @@ class RemoteStore:
     def _execute(self, command: Command) -> Reply:
         if not self._session:
             self._since = self.begin()
-            self._session, self._sequence = f"client.{secrets.token_hex(8)}", 0
+            self._session, self._sequence = self._new_session(), 0
         self._sequence += 1
         # One at a time, so that everything before this one has been answered.
         return self._run([command], self._session, self._sequence, self._since)[0]
+
+    def _new_session(self) -> str:
+        """A name that no other client has, though it be a copy of this process."""
+        return f"client.{secrets.token_hex(8)}"
 
     def execute_batch(
         self, commands: Sequence[Command], *, session: str, first_sequence: int, since: int = 0
@@ -230,7 +240,7 @@ class RemoteStore:
         self, requests: list[list[str | bytes | int]], *, writes: bool, patience: float | None = None
     ) -> list[object]:
         """Send requests to one node after the other until all are answered, or time is up."""
-        deadline = time.monotonic() + (self._patience if patience is None else patience)
+        deadline = clocks.seconds() + (self._patience if patience is None else patience)
         replies: list[object] = []
         may_have_happened = False
         tried = in_vain = 0
@@ -260,11 +270,11 @@ class RemoteStore:
             tried += 1
             in_vain = in_vain + 1 if lasting else 0
             # Each node gets its turn, even where one has used up the time.
-            if in_vain >= len(self._nodes) or (time.monotonic() >= deadline and tried >= len(self._nodes)):
+            if in_vain >= len(self._nodes) or (clocks.seconds() >= deadline and tried >= len(self._nodes)):
                 if writes and may_have_happened:
                     raise UnknownOutcomeError(f"{error}: the request may have happened, or may still happen")
                 raise error if isinstance(error, UnavailableError) else UnavailableError(str(error))
-            time.sleep(PAUSE_SECONDS)
+            clocks.sleep(PAUSE_SECONDS)
 
     def _attempt(self, requests: list[list[str | bytes | int]], replies: list[object] | None = None) -> None:
         """Send requests to the current node, pipelined, and add the replies. Raises _Refused at the first refusal."""
@@ -302,9 +312,9 @@ class RemoteStore:
 
     def _await_answer(self, connection: Connection) -> None:
         """Wait for a reply while the node is alive. A machine that froze keeps its connections, and never answers."""
-        deadline = time.monotonic() + self._patience
+        deadline = clocks.seconds() + self._patience
         while len(self._nodes) > 1 and not connection.can_read(SILENCE_SECONDS):
-            if time.monotonic() >= deadline:
+            if clocks.seconds() >= deadline:
                 raise redis.TimeoutError("no answer in time")
             self._check_alive()
 
@@ -331,7 +341,7 @@ class RemoteStore:
 
     def _new_connection(self, timeout: float) -> Connection:
         host, port = self.node
-        return Connection(
+        return self._make_connection(
             host=host,
             port=port,
             password=self._password,

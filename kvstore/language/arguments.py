@@ -70,7 +70,7 @@ class Arguments:
         word = self.peek()
         if word is not None and not word.mark:
             for option in choice:
-                if option.name == word.text.upper():
+                if option.name == word.capitals:
                     self._next += 1
                     return option
         return None
@@ -83,7 +83,7 @@ class Arguments:
         """
         given: dict[Option, Word] = {}
         while (word := self.peek()) is not None:
-            found = None if word.mark else self._syntax.option(word.text)
+            found = None if word.mark else self._syntax.option(word.capitals)
             if found is None:
                 raise self._too_many(word)
             option, choice = found

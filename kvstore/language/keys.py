@@ -52,7 +52,7 @@ def _new_name(arguments: Arguments) -> bytes:
 def _walk(arguments: Arguments) -> Walk:
     pattern = b""
     word = arguments.peek()
-    if word is not None and not (word.bare and WALK.syntax.option(word.text)):
+    if word is not None and not (word.bare and WALK.syntax.option(word.capitals)):
         pattern = arguments.take("the pattern").data
     given = arguments.options(may_repeat=True)
     count, skip = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 from typing import NamedTuple
 
 from kvstore.errors import CommandError, IncompleteCommand
@@ -16,6 +17,7 @@ _SPACES = (
 )
 """What separates words. Spelt out, since text in the log is split on every replica, and versions of Python differ in
 what they know of Unicode."""
+_OPENINGS = {"".join(letters) + "{" for letters in product("tT", "xX", "nN")}
 _PLAIN = re.compile(f"[^{_SPACES}'\"\\\\;{{}}=]+")
 _PLAIN_QUOTED = re.compile(r'[^"\\]+')
 
@@ -37,6 +39,15 @@ class Word(NamedTuple):
     @property
     def text(self) -> str:
         return self.data.decode(errors="backslashreplace")
+
+    @property
+    def capitals(self) -> str:
+        """Its text with capitals for the letters of ASCII only: versions of Python differ in what else has any."""
+        return self.data.upper().decode(errors="backslashreplace")
+
+    @property
+    def small(self) -> str:
+        return self.data.lower().decode(errors="backslashreplace")
 
 
 def split(text: str) -> list[Word]:
@@ -62,7 +73,7 @@ def split(text: str) -> list[Word]:
             within = text[position] == "{" or (within and text[position] == ";")
             position += 1
             continue
-        opens_txn = not words and text[position : position + 4].lower() == "txn{"
+        opens_txn = not words and text[position : position + 4] in _OPENINGS
         word = _word(text, position, ";{}" if in_txn or opens_txn else "")
         words.append(word)
         position = word.end
@@ -158,16 +169,11 @@ def quote(data: bytes) -> str:
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        return '"' + "".join(_shown(part) for part in _characters(data)) + '"'
+        return '"' + data.decode(errors="surrogateescape").translate(_SHOWN) + '"'
     plain = _PLAIN.fullmatch(text)
     if plain and text.isprintable() and text.lower() not in _KEYWORDS:
         return text
-    return '"' + "".join(_shown(character) for character in text) + '"'
-
-
-def _characters(data: bytes) -> list[str]:
-    """The characters where the bytes are UTF-8, and a lone surrogate for each byte that is not."""
-    return list(data.decode(errors="surrogateescape"))
+    return '"' + text.translate(_SHOWN) + '"'
 
 
 _NAMES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", '"': '\\"', "\\": "\\\\"}
@@ -182,3 +188,19 @@ def _shown(character: str) -> str:
     if character.isprintable():
         return character
     return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+class _Shown(dict[int, str]):
+    """How a character is written in quotes, by its number; a lone surrogate stands for a byte that is not UTF-8.
+
+    Looked up in C for every character of a value: a loop in Python takes a second for a MiB.
+    """
+
+    def __missing__(self, code: int) -> str:
+        shown = _shown(chr(code))
+        if code < 0x10000:  # all others together would take 100 MB
+            self[code] = shown
+        return shown
+
+
+_SHOWN = _Shown()

@@ -52,9 +52,9 @@ class _Clause:
             return None
         if self._is_at_last:
             for option in self._syntax.instead:
-                if option.name == word.text.upper():
+                if option.name == word.capitals:
                     return option
-        found = self._syntax.option(word.text) if self.is_complete else None
+        found = self._syntax.option(word.capitals) if self.is_complete else None
         return found[0] if found else None
 
     @property
@@ -121,7 +121,7 @@ class Outline:
         if self._stage == "before {":
             self._is_partial = is_keyword(word, PARTIAL.name.lower())
             return "option" if self._is_partial else "unknown"
-        following = _KEYWORDS.get((self._stage, word.text.lower())) if word.bare else None
+        following = _KEYWORDS.get((self._stage, word.small)) if word.bare else None
         if following is not None:
             self._stage, self._clause = following, None
             return "keyword"
@@ -132,7 +132,7 @@ class Outline:
     def _begin(self, word: Word) -> Kind:
         """The first word of a command or condition."""
         if self._stage == "conditions":
-            syntax = CONDITIONS.get(word.text.lower())
+            syntax = CONDITIONS.get(word.small)
         else:
             definition = definition_of(word)
             syntax = definition.syntax if definition else None

@@ -45,8 +45,8 @@ def _set(arguments: Arguments) -> Set:
 def _mset(arguments: Arguments) -> SetMany:
     words = arguments.rest()
     options: set[str] = set()
-    while words and words[-1].bare and words[-1].equals < 0 and MSET.syntax.option(words[-1].text):
-        options.add(words.pop().text.upper())
+    while words and words[-1].bare and words[-1].equals < 0 and MSET.syntax.option(words[-1].capitals):
+        options.add(words.pop().capitals)
     pairs: list[tuple[bytes, Value]] = []
     for word in words:
         if word.equals < 0:

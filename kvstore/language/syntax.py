@@ -102,9 +102,9 @@ class Syntax:
         return sum(not operand.is_optional for operand in self.operands)
 
     def option(self, name: str) -> tuple[Option, Choice] | None:
-        """The option of this name, in capitals or not, with the choice that it belongs to."""
+        """The option of this name, which is in capitals, with the choice that it belongs to."""
         for choice in self.choices:
             for option in choice:
-                if option.name == name.upper():
+                if option.name == name:
                     return option, choice
         return None

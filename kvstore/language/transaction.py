@@ -103,7 +103,7 @@ def _condition(part: list[Word], usage: str) -> Condition:
     end = part[-1].end if part else 0
     if not part:
         raise CommandError(f"a condition is missing: {usage}", end)
-    syntax = CONDITIONS.get(part[0].text.lower())
+    syntax = CONDITIONS.get(part[0].small)
     if syntax is None:
         *names, last = CONDITIONS
         raise CommandError(f"a condition is about {', '.join(names)} or {last}, not {part[0].text!r}", part[0].start)

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from consensus.election import Timing
 from consensus.messages import Record
 from kvstore import clocks, exit_status, logs
 from kvstore.commands import MAX_VALUE_BYTES, Cas, Command, Failed, Get, Missing, NotMet, Outcomes, Result, Set
-from kvstore.errors import CommandError, KvstoreError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
+from kvstore.errors import CommandError, KvstoreError, Refusal, UnavailableError, UnknownOutcomeError
 from kvstore.limits import check
 from kvstore.maelstrom import wire
-from kvstore.maelstrom.pipes import Pipes, report
+from kvstore.maelstrom.pipes import Pipes, StandardStreams
 from kvstore.maelstrom.wire import ErrorReply, UnreadableLineError
 from kvstore.node.client_order import ClientOrder, PendingReply
 from kvstore.node.faults import failed
-from kvstore.node.hosting import BUG, failure, new_event_loop, open_node
+from kvstore.node.hosting import BUG, Appends, failure, new_event_loop, open_node
 from kvstore.node.node import Node
 from kvstore.node.peer_messages import PeerMessage
 from kvstore.storage.data_dir import DataDir
@@ -53,17 +54,23 @@ def run(data_dir: Path | None) -> int:
 class PipeHost:
     """Carries lines between the pipes and one node, and the node's records to its disk."""
 
-    def __init__(self, data_dir: Path | None) -> None:
+    def __init__(
+        self,
+        data_dir: Path | None,
+        streams: StandardStreams | None = None,
+        new_thread: Callable[[str], Executor] = lambda name: ThreadPoolExecutor(1, name),
+    ) -> None:
         self.status = 0
+        self._streams = streams or StandardStreams()
+        self._new_thread = new_thread
         self._path = data_dir
         self._data_dir: DataDir | None = None
         self._node: Node | None = None
         self._init: wire.InitRequest | None = None
         self._orders: dict[str, ClientOrder[wire.WireMessage, tuple[wire.WireMessage, ReplyBody]]] = {}
         self._sent = 0
-        self._disk: ThreadPoolExecutor | None = None
-        self._writing = False
-        self._disk_full = False
+        self._disk: Executor | None = None
+        self._appends: Appends | None = None
         self._moved = False
         self._closing = False
         self._timer: asyncio.Handle | None = None
@@ -79,6 +86,7 @@ class PipeHost:
             on_lines=self._on_lines,
             on_end=self._finish,
             on_failure=lambda why: self._fail(exit_status.BROKEN, why),
+            streams=self._streams,
         )
         try:
             await self._ended
@@ -94,7 +102,7 @@ class PipeHost:
             return
         self._failed.set_result(None)
         self.status = status
-        report(f"cannot go on: {why}")
+        self._streams.report(f"cannot go on: {why}")
         # At once, so that nothing else that is ready in this turn of the loop calls the node.
         self._pipes.stop()
         if self._timer:
@@ -110,10 +118,10 @@ class PipeHost:
             case BaseException():
                 why = failure(error)
                 if why.trace:
-                    report(why.trace)
+                    self._streams.report(why.trace)
                 self._fail(why.status, why.reason)
             case _:
-                report(str(context["message"]))
+                self._streams.report(str(context["message"]))
                 self._fail(exit_status.BROKEN, BUG)
 
     async def _flush(self) -> None:
@@ -124,7 +132,7 @@ class PipeHost:
             await asyncio.wait([flushed], timeout=FLUSH_SECONDS)
         if not flushed.done():
             flushed.cancel()
-            report("some replies could not be written")
+            self._streams.report("some replies could not be written")
 
     # -- input --------------------------------------------------------------------------------------------------------
 
@@ -135,7 +143,7 @@ class PipeHost:
             try:
                 message = wire.parse_message(line)
             except UnreadableLineError as error:
-                report(f"line {number} skipped: {error}")
+                self._streams.report(f"line {number} skipped: {error}")
                 continue
             if self._is_from_peer(message):
                 self._receive(number, message)
@@ -156,7 +164,7 @@ class PipeHost:
         try:
             self._node.receive(message.src, _decode_peer(message.body))
         except (msgspec.DecodeError, RecursionError) as error:
-            report(f"line {number} skipped: not a message of a node: {error}")
+            self._streams.report(f"line {number} skipped: not a message of a node: {error}")
 
     def _request(self, message: wire.WireMessage) -> None:
         # A node alone answers everybody in one order, so that what it prints depends on what it read only.
@@ -277,7 +285,7 @@ class PipeHost:
                 self._node = self._open(request)
             except KvstoreError as error:
                 self.status = exit_status.UNAVAILABLE
-                report(f"cannot start: {error}")
+                self._streams.report(f"cannot start: {error}")
                 self._end()
                 raise ErrorReply(wire.UNAVAILABLE, str(error)) from error
             self._timer = self._loop.call_soon(self._tick)  # after the reply: a node says init_ok before anything else
@@ -292,8 +300,10 @@ class PipeHost:
     def _open(self, init: wire.InitRequest) -> Node:
         if self._path is not None:
             self._data_dir = DataDir.open(self._path, "kvstore node")
-            self._disk = ThreadPoolExecutor(1, "log")
-        return open_node(init.node_id, init.node_ids, self._data_dir)
+            self._disk = self._new_thread("log")
+        node = open_node(init.node_id, init.node_ids, self._data_dir)
+        self._appends = Appends(node, lambda event, why: self._streams.report(why), Timing().election[0])
+        return node
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
@@ -301,7 +311,13 @@ class PipeHost:
         assert self._node is not None
         self._timer = self._loop.call_later(self._node.tick_interval / 1_000, self._tick)
         self._advance()
+        if self._appends is not None:
+            self._appends.tick(clocks.now())
         self._turn()
+
+    @property
+    def _is_writing(self) -> bool:
+        return self._appends is not None and self._appends.under_way
 
     def _advance(self) -> None:
         """Tell the node the time, except at the end: by then it has been told a later time, so that it gives up."""
@@ -322,37 +338,28 @@ class PipeHost:
                 if not self._pipes.is_full:  # nodes repeat messages, endlessly if nobody reads them
                     self._pipes.write(wire.encode_peer(node.node_id, receiver, _encode_peer(message)))
             node.apply()
-            moved = self._moved or node.applied_upto > applied_upto
+            moved = self._moved or node.applied_upto > applied_upto or node.has_more
             if turn.records and self._disk is None:
                 node.append(turn.records)
                 node.persisted()
                 moved = True
             elif turn.records:
                 self._disk_write(node, turn.records)
-        if self._closing and not (self._writing or node.has_pending):
+        if self._closing and not (self._is_writing or node.has_pending):
             self._end()
 
     def _disk_write(self, node: Node, records: list[Record]) -> None:
         assert self._disk is not None
-        self._writing = True
+        assert self._appends is not None
+        appends = self._appends
+        appends.began(clocks.now())
         written = asyncio.wrap_future(self._disk.submit(node.append, records), loop=self._loop)
 
         def done(future: asyncio.Future[None]) -> None:
-            self._writing = False
             if self._failed.done():
                 return
             self._advance()
-            error = future.exception()
-            if error is None:
-                self._disk_full = False
-                node.persisted()
-            elif isinstance(error, StorageFullError):
-                if not self._disk_full:  # the node tries again several times a second
-                    report(str(error))
-                self._disk_full = True
-                node.storage_failed(error)
-            else:
-                raise error  # what this node promised may or may not be on its disk
+            appends.ended(future.exception(), clocks.now())
             self._turn()
 
         written.add_done_callback(done)
@@ -364,7 +371,7 @@ class PipeHost:
         node = self._node
         if node is None or self._failed.done():
             self._end()
-        elif self._writing or (node.is_alone and node.has_pending):
+        elif self._is_writing or (node.is_alone and node.has_pending):
             self._loop.call_later(0.005, self._finish)
         elif not self._closing:
             self._closing = True

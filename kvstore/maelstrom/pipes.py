@@ -36,6 +36,24 @@ def _reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
+class StandardStreams:
+    """What a process has to read and write."""
+
+    def read(self, size: int) -> bytes:
+        return os.read(STDIN, size)
+
+    def write(self, data: bytes | bytearray) -> int:
+        return os.write(STDOUT, data)
+
+    def is_writable(self) -> bool:
+        """Whether PIPE_BUF bytes can be written without blocking."""
+        return _is_writable(STDOUT)
+
+    def report(self, text: str) -> None:
+        """Write a line to standard error."""
+        report(text)
+
+
 class Pipes:
     """Passes on the lines of each read together, and writes what it is given in order.
 
@@ -51,8 +69,10 @@ class Pipes:
         on_lines: Callable[[Sequence[tuple[int, bytes]]], None],
         on_end: Callable[[], None],
         on_failure: Callable[[str], None],
+        streams: StandardStreams,
     ) -> None:
         self._loop = loop
+        self._streams = streams
         self._on_lines = on_lines
         self._on_end = on_end
         self._on_failure = on_failure
@@ -74,7 +94,7 @@ class Pipes:
 
     def _read(self) -> None:
         try:
-            data = os.read(STDIN, READ_BYTES)
+            data = self._streams.read(READ_BYTES)
         except BlockingIOError:  # another process made it non-blocking and read it first
             return
         except OSError as error:
@@ -101,7 +121,7 @@ class Pipes:
             self._partial.clear()
             if self._skipping or len(line) > MAX_LINE:
                 self._skipping = False
-                report(f"line {self._number} skipped: over {MAX_LINE} bytes")
+                self._streams.report(f"line {self._number} skipped: over {MAX_LINE} bytes")
             elif line.strip():
                 lines.append((self._number, line))
         self._partial += rest
@@ -171,8 +191,8 @@ class Pipes:
     def _drain(self) -> None:
         sent = 0
         try:
-            while sent < len(self._output) and _is_writable(STDOUT):
-                sent += os.write(STDOUT, self._output[sent : sent + select.PIPE_BUF])
+            while sent < len(self._output) and self._streams.is_writable():
+                sent += self._streams.write(self._output[sent : sent + select.PIPE_BUF])
         except BlockingIOError:
             pass  # another process made it non-blocking: the rest waits until it is writable again
         except ConnectionError:

@@ -38,6 +38,7 @@ class ClientOrder(Generic[Q, A]):
         self._start = start
         self._running = 0
         self._reads = False  # whether the running requests are reads, or else writes; never both
+        self._runs_alone = False
         self.is_advancing = False
         """Whether ``advance`` is at work."""
 
@@ -50,10 +51,11 @@ class ClientOrder(Generic[Q, A]):
         """Let a request run and put its reply in line, or return False if it has to wait for those that run.
 
         ``reads``: whether it reads or writes; None for a request that does neither and runs beside both. ``alone``: it
-        waits for reads too.
+        runs beside nothing, so that a later read does not see less than it.
         """
-        if self._running and (alone or (reads is not None and reads is not self._reads)):
+        if self._running and (alone or self._runs_alone or (reads is not None and reads is not self._reads)):
             return False
+        self._runs_alone = alone
         if reads is not None:
             self._reads = reads
         self._running += 1

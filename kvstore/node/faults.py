@@ -19,6 +19,12 @@ def failed(what: str, error: Exception) -> RequestFailedError:
     """Log what went wrong in a request; returns what to tell its client. Raises a broken invariant again."""
     if isinstance(error, InvariantViolation):
         raise error
+    if isinstance(error, MemoryError):
+        log.limited("out_of_memory", what, level="error", request=what)
+        return RequestFailedError(
+            "memory ran out while this request was executed; if it writes, it may have happened: ask for less at once,"
+            " or give the node more memory"
+        )
     trace = "".join(traceback.format_exception(error)).rstrip()
     log.limited("request_failed", f"{what} {type(error).__name__}", level="error", request=what, trace=trace)
     return RequestFailedError(

@@ -10,24 +10,29 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple, TypeAlias
 
 from consensus.ballot import Ballot
 from consensus.catchup import one_message
 from consensus.election import Timing
 from consensus.messages import Record, Run
 from consensus.replica import Replica, Role
-from kvstore.commands import Command, Get, Query, Result
-from kvstore.errors import DamagedError, KvstoreError, Refusal, StorageFullError, UnavailableError
+from kvstore.commands import Command, Get, Query, Result, Slots
+from kvstore.errors import DamagedError, KvstoreError, Refusal, StateDamagedError, StorageFullError, UnavailableError
+from kvstore.node.fading import FadingReads
 from kvstore.node.faults import failed
 from kvstore.node.log_rows import log_rows
 from kvstore.node.peer_messages import Forward, ForwardSlot, ForwardSlotReply, LeftOut, PeerMessage
 from kvstore.node.pending import PendingRead, RecordQueue
-from kvstore.node.proposals import Proposals
+from kvstore.node.proposals import MAX_PENDING, Proposals
 from kvstore.state import entries
 from kvstore.state.commit_schedule import Commits, is_large
 from kvstore.state.entries import Applied
+from kvstore.state.identity import entry_hash
+from kvstore.state.keyspace import TooLongError
 from kvstore.state.machine import Batch, StateMachine
+from kvstore.state.rows import Overlay
 from kvstore.state.sql import Table
 from kvstore.storage.log_store import LogStore
 from kvstore.store import LogRow, Reply, SlotReply, Status
@@ -44,6 +49,9 @@ EXPIRING_SLOTS = 4
 """While keys are due each slot may remove many."""
 READS_CHECKED = 16
 """After this many plain reads, or any other one, it checks whether its turn is over."""
+EXPIRY_PATIENCE = 1_000
+"""How long, in ms, a query of the database waits for keys that are due to go."""
+_ALL_THAT_IS_DUE = Slots([])
 GIVE_UP_INTERVAL = 50
 """How often, in ms, the node looks for requests whose time is over."""
 
@@ -54,6 +62,11 @@ class SlotRow(NamedTuple):
     slot: int
     json: bytes
     status: Literal["chosen", "accepted"]
+
+
+ReadLater: TypeAlias = Callable[[Query, int, int, Callable[[Result | Exception], None]], None]
+"""Executes a read elsewhere, on what is committed: the read, ms since 1970, its deadline, and whom to tell the result
+or what went wrong."""
 
 
 class Turn(NamedTuple):
@@ -75,7 +88,8 @@ class Node:
 
     ``background`` is called with a batch: the host then calls ``write_state`` on another thread and ``committed`` when
     that returns. Without ``background`` the node writes the state itself. ``is_late`` tells within ``apply`` that the
-    turn has lasted long enough: what is left comes in the next one (``has_more``). ``apply`` is called in place of
+    turn has lasted long enough: what is left comes in the next one (``has_more``). ``read_later`` is given the reads
+    that look at too much for one turn; without it they are executed like any other. ``apply`` is called in place of
     ``state.apply``, by a simulator that looks at every slot.
     """
 
@@ -91,9 +105,10 @@ class Node:
         wall: int,
         timing: Timing | None = None,
         free_bytes: Callable[[], int] | None = None,
-        keep_slots: int = KEEP_SLOTS,
+        keep_slots: int | None = None,
         background: Callable[[Batch], None] | None = None,
         is_late: Callable[[], bool] | None = None,
+        read_later: ReadLater | None = None,
         apply: Callable[[int, Sequence[bytes]], list[Applied]] | None = None,
     ) -> None:
         self._apply_slots = apply or state.apply
@@ -119,15 +134,20 @@ class Node:
         self._now = now
         self._wall = wall
         self._reads: dict[int, list[PendingRead]] = {}
+        self._reading = 0
         self._records = RecordQueue()
         self._chosen: list[Run] = []
         self._reads_upto = 0
+        self._reads_wall = 0
+        self._fading = FadingReads(self._proposals.add_tick)
         self._fetches: list[tuple[str, int, int]] = []
-        self._keep_slots = keep_slots
+        self._keep_slots = KEEP_SLOTS if keep_slots is None else keep_slots
         self._give_up_at = now
         self._is_late = is_late or _never
+        self._read_later = read_later
+        self._long_reads = 0
         self.has_more = False
-        """Whether the last ``apply`` stopped because its turn was over."""
+        """Whether the last ``apply`` left something to do: its turn was over, or it has put a tick into the log."""
         self.last_done = ""
         """What ``apply`` did last, for people."""
 
@@ -157,18 +177,24 @@ class Node:
         self._proposals.add_slot(slot, json, done, deadline)
 
     def query(self, query: Query, done: Callable[[Reply | Refusal], None], deadline: int) -> None:
-        """A linearizable read, of a command that changes nothing: no slot, but a quorum confirms the leader first."""
+        """A linearizable read, of a command that changes nothing: no slot, but a quorum confirms the leader first.
+
+        Raises UnavailableError when it is not taken.
+        """
+        if self._reading + len(self._fading) >= MAX_PENDING:
+            raise UnavailableError(f"more than {MAX_PENDING} reads are waiting: send them more slowly")
+        self._reading += 1
         self._reads.setdefault(self.replica.read(), []).append(PendingRead(query, done, deadline))
 
     @property
     def has_pending(self) -> bool:
         """Whether any request waits for its outcome."""
-        return bool(self._reads or self._proposals.waiting)
+        return bool(self._reads or self._fading or self._long_reads or self._proposals.waiting)
 
     @property
     def waiting(self) -> int:
         """The number of requests that wait for their outcome."""
-        return self._proposals.waiting + sum(map(len, self._reads.values()))
+        return self._proposals.waiting + self._reading + len(self._fading) + self._long_reads
 
     @property
     def is_alone(self) -> bool:
@@ -196,6 +222,11 @@ class Node:
     @property
     def leads(self) -> bool:
         return self.replica.role is Role.LEADER
+
+    @property
+    def others_store_more(self) -> bool:
+        """Whether slots are chosen, by other nodes' votes, that are not on this node's disk yet."""
+        return self.replica.durable_upto < self.replica.chosen_upto
 
     @property
     def leader(self) -> str | None:
@@ -234,15 +265,21 @@ class Node:
             log_bytes=self._log.bytes(),
             state_bytes=state.bytes(),
             data_dir=data_dir,
+            writes_refused=self._proposals.writes_refused,
         )
 
     def heard_chosen(self, peer: str) -> int:
         """The slot up to which another node knows what is chosen, as last heard from it; -1 if never."""
         return self.replica.heard_chosen.get(peer, -1)
 
-    def look(self, command: Command, wall: int) -> Result:
-        """Execute a read on what is applied here, however old that is."""
-        return self._state.query(command, wall)
+    def look(self, query: Query, done: Callable[[Reply | Refusal], None], deadline: int) -> None:
+        """Execute a read on what is applied here, however old that is, at once or later."""
+        self._answer(PendingRead(query, done, deadline))
+
+    @property
+    def about_size(self) -> int:
+        """About how many keys there are."""
+        return self._state.count()
 
     def sql(self, query: str) -> Table:
         """Column names and rows of a query that reads; it sees everything applied here."""
@@ -251,6 +288,10 @@ class Node:
     def keys(self, prefix: bytes, limit: int) -> list[bytes]:
         """Some keys with this prefix, in byte order, as applied here."""
         return self._state.keys(prefix, limit)
+
+    def expiring(self) -> tuple[int, int]:
+        """About how many keys will expire, and how many ms they have left on average."""
+        return self._state.expiring(self._wall)
 
     def executed_upto(self, session: str) -> int:
         """The sequence of this session up to which all were executed here, 0 if none was."""
@@ -299,10 +340,15 @@ class Node:
             self._proposals.send_all_again()
 
     def tick(self, now: int, wall: int) -> None:
-        """Let time pass: before the other inputs of a turn, and every ``tick_interval`` while nothing happens."""
+        """Let time pass: before the other inputs of a turn, and every ``tick_interval`` while nothing happens.
+
+        Raises StateDamagedError once the state database has been found damaged.
+        """
+        if self._state.damage is not None:
+            raise self._state.damage  # whichever request met it has been answered
         self._now, self._wall = now, wall
         self._proposals.now, self._proposals.wall = now, wall
-        self.replica.tick(now)
+        self.replica.tick(now, wall)
         if now >= self._give_up_at:
             self._give_up_at = now + GIVE_UP_INTERVAL
             self._give_up()
@@ -325,7 +371,9 @@ class Node:
         effects = self.replica.effects()
         self._records.add(effects.records, effects.upto)
         self._chosen += effects.chosen
-        self._reads_upto = max(self._reads_upto, effects.reads)
+        if effects.reads:
+            self._reads_wall = max(self._reads_wall, effects.wall) if self._reads_upto else effects.wall
+            self._reads_upto = effects.reads
         self._fetches += effects.fetches
         messages = self._proposals.take_messages()
         messages += effects.messages
@@ -341,6 +389,8 @@ class Node:
             self._apply_chosen()
             self._proposals.acknowledge()
         self._proposals.complete_slots(self._chosen_value)
+        if self._fading.ready:
+            self._serve_faded()
         if self._reads_upto and not self._chosen:
             self._serve_reads(self._reads_upto)
             if not self.has_more:
@@ -348,6 +398,9 @@ class Node:
         fetches, self._fetches = self._fetches, []
         for receiver, first, last in fetches:
             self.replica.supply(receiver, one_message(self._log.read(first, last)))
+        if self._fading.has_asked:
+            self._fading.has_asked = False
+            self.has_more = True
         self._tidy()
 
     @property
@@ -380,13 +433,25 @@ class Node:
         """
         return self._state.write(batch)
 
-    def committed(self, batch: Batch, outcome: int | StorageFullError) -> None:
-        """``write_state`` gave this outcome in the background."""
+    def committed(self, batch: Batch, outcome: int | StorageFullError) -> list[Overlay]:
+        """``write_state`` gave this outcome in the background. Returns what to ``free`` there."""
         self._commits.ended(batch, outcome, self._now)
+        return self._state.take_discarded()
 
     def when_committed(self, done: Callable[[UnavailableError | None], None], deadline: int) -> None:
-        """Call ``done`` once the database shows all that is applied now, or why it does not."""
-        self._commits.wait(done, deadline)
+        """Call ``done`` once the database shows all that is applied now, or why it does not.
+
+        If keys are due by this node's clock they go first, unless no leader lets them within a second.
+        """
+        due = self._state.next_expiry
+        if due is None or due > self._wall or self.replica.leader is None:
+            self._commits.wait(done, deadline)
+            return
+
+        def proceed(outcome: Reply | Refusal) -> None:
+            self._commits.wait(done, deadline)
+
+        self.query(_ALL_THAT_IS_DUE, proceed, min(deadline, self._now + EXPIRY_PATIENCE))
 
     def close(self) -> None:
         """Commit the state as far as the log is durable, and close both stores. Nothing may be under way."""
@@ -400,6 +465,7 @@ class Node:
         for number, reads in list(self._reads.items()):
             late = [read for read in reads if read.deadline <= self._now]
             if late:
+                self._reading -= len(late)
                 self._reads[number] = [read for read in reads if read.deadline > self._now]
                 if not self._reads[number]:
                     del self._reads[number]
@@ -436,10 +502,16 @@ class Node:
         return value if value is not None else next(self._log.read(slot, slot)).values[0]
 
     def _serve_reads(self, upto: int) -> None:
+        state, as_of = self._state, self._reads_wall
+        due = state.next_expiry
+        if due is not None and state.clock < as_of and due <= as_of:
+            self._serve_what_lives(upto, as_of)
+            return
         for number in [number for number in self._reads if number <= upto]:
             reads = self._reads.pop(number)
             for index, read in enumerate(reads, 1):
-                read.done(self._outcome(read.query))
+                self._reading -= 1
+                self._answer(read)
                 is_plain = type(read.query) is Get
                 if is_plain and index % READS_CHECKED:
                     continue
@@ -451,13 +523,88 @@ class Node:
                         self._reads[number] = reads[index:]
                     return
 
-    def _outcome(self, query: Query) -> Reply | Refusal:
+    def _serve_what_lives(self, upto: int, as_of: int) -> None:
+        """Serve the reads up to a number, except those that meet a key which is due by the leader's clock, ``as_of``.
+
+        As a rule no key is due: the leader lets keys expire within some 10 ms.
+        """
+        fading: list[PendingRead] = []
+        for number in [number for number in self._reads if number <= upto]:
+            reads = self._reads.pop(number)
+            for index, read in enumerate(reads, 1):
+                self._reading -= 1
+                outcome = self._outcome_as_of(read.query, as_of)
+                if outcome is None:
+                    fading.append(read)
+                else:
+                    read.done(outcome)
+                if self._is_late():
+                    self.has_more = True
+                    if index < len(reads):
+                        self._reads[number] = reads[index:]
+                    break
+            if self.has_more:
+                break
+        if fading:
+            self._fading.wait(fading)
+
+    def _serve_faded(self) -> None:
+        ready, self._fading.ready = self._fading.ready, []
+        for index, read in enumerate(ready, 1):
+            self._answer(read)
+            if self._is_late() and index < len(ready):
+                self.has_more = True
+                self._fading.ready = ready[index:] + self._fading.ready
+                return
+
+    def _outcome_as_of(self, query: Query, as_of: int) -> Reply | Refusal | None:
         try:
-            return Reply(self._state.query(query, self._wall))
+            result = self._state.query_as_of(query, self._wall, as_of, bounded=self._read_later is not None)
         except KvstoreError:
             raise  # the database itself fails
+        except TooLongError:
+            return None
         except Exception as error:
             return failed(type(query).__name__, error)
+        return None if result is None else Reply(result)
+
+    def _answer(self, read: PendingRead) -> None:
+        outcome: Reply | Refusal
+        try:
+            outcome = Reply(self._state.query(read.query, self._wall, bounded=self._read_later is not None))
+        except KvstoreError:
+            raise  # the database itself fails
+        except TooLongError:
+            self._commits.wait(partial(self._answer_later, read), read.deadline)
+            self._long_reads += 1
+            return
+        except Exception as error:
+            outcome = failed(type(read.query).__name__, error)
+        read.done(outcome)
+
+    def _answer_later(self, read: PendingRead, refused: UnavailableError | None) -> None:
+        """Execute a long read, now that all is committed that it must see; or not, because of a full disk."""
+        if refused is None and self._read_later is not None:
+            self._read_later(read.query, self._wall, read.deadline, partial(self._answered_later, read))
+            return
+        if isinstance(refused, StorageFullError):  # reads go on, though at the cost of all others
+            self._answered_later(read, self._state.query(read.query, self._wall))
+            return
+        self._long_reads -= 1
+        read.done(refused or UnavailableError("nothing was read"))
+
+    def _answered_later(self, read: PendingRead, result: Result | Exception) -> None:
+        self._long_reads -= 1
+        if isinstance(result, DamagedError):
+            raise result  # the database itself fails
+        if isinstance(result, UnavailableError):
+            read.done(result)
+        elif isinstance(result, KvstoreError):  # such as too many open files
+            read.done(UnavailableError(f"nothing was read: {result}"))
+        elif isinstance(result, Exception):
+            read.done(failed(type(read.query).__name__, result))
+        else:
+            read.done(Reply(result))
 
     def _tidy(self) -> None:
         """Forget applied slots, and commit the state now and then."""
@@ -472,16 +619,28 @@ def _never() -> bool:
     return False
 
 
+def check_fits(log: LogStore, state: StateMachine) -> None:
+    """Raises StateDamagedError when the log has another value for the last slot that the state has applied."""
+    slot = state.applied_upto
+    if not state.entry or slot > log.last:
+        return
+    value = next((run.values[0] for run in log.read(slot, slot)), None)
+    if value is None or entry_hash(value) != state.entry:
+        raise StateDamagedError(f"state.db does not fit log.db, which has another value for slot {slot}")
+
+
 def recover(log: LogStore, state: StateMachine, apply: Callable[[int, Sequence[bytes]], list[Applied]]) -> None:
     """Apply the chosen slots of the log that a crash removed from the state database.
 
-    Raises DamagedError when the log ends before the state does: acknowledged slots are missing from it.
+    Raises DamagedError when the log ends before the state does: acknowledged slots are missing from it. Raises
+    StateDamagedError when the state is not one that this log leads to.
     """
     if state.applied_upto > log.last:
         raise DamagedError(
             f"log.db ends at slot {log.last}, but state.db has applied up to slot {state.applied_upto}: slots"
             f" {log.last + 1}..{state.applied_upto} were lost from log.db. Restore the data directory from a backup"
         )
+    check_fits(log, state)
     for run in log.read(state.applied_upto + 1, log.chosen_upto):
         apply(run.first, run.values)
         if is_large(state):

@@ -18,7 +18,7 @@ RETRY_STORAGE = 200
 
 class Proposal(msgspec.Struct, eq=False, gc=False):
     """A request on its way into the log. ``tried``: it was handed to a leader, so that it may happen
-    without this node hearing of it.
+    without this node hearing of it. ``unsent``: it waits to be handed to one, for the first time or again.
 
     ``closed``: its outcome is known, or the wait for it was given up. ``size``: about how many bytes it has.
     """
@@ -26,6 +26,7 @@ class Proposal(msgspec.Struct, eq=False, gc=False):
     deadline: int
     size: int = 0
     tried: bool = False
+    unsent: bool = True
     closed: bool = False
     sent_at: int = 0
 

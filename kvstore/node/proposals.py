@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from consensus.ballot import Ballot
@@ -11,7 +12,7 @@ from consensus.log import NO_END
 from consensus.messages import Run
 from consensus.replica import SLOT_WINDOW, Replica, Role
 from kvstore.commands import Command, Entry, Expired, Forgotten, Opaque, Result, Set, Tick, Unkept
-from kvstore.errors import CommandError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
+from kvstore.errors import CommandError, DataDirError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.limits import NODE_SESSIONS, check_session
 from kvstore.node.peer_messages import Forward, ForwardSlot, ForwardSlotReply, LeftOut, PeerMessage, Request
 from kvstore.node.pending import CommandProposal, SlotProposal
@@ -25,6 +26,8 @@ MAX_PENDING = 65_536
 MAX_MEMORY = 256 * 1_048_576
 """A node refuses requests while more than this many wait, or while they or the log take more bytes of memory than this,
 so that clients slow down."""
+MAX_FORWARD_BYTES = 4 * 1_048_576
+"""Requests of about this many bytes are handed to a leader in one message."""
 MAX_REPEATS = 16
 """A request that waits for its outcome is taken so many times more, each time for another caller who hears of it."""
 FORWARD_PATIENCE = 500
@@ -36,7 +39,10 @@ COPIES_ON_DISK = 2
 """A request is written to log.db and to its WAL, and what it changes to state.db and to its WAL."""
 
 
+_FULL = "the disk is full: the write was refused, make room and try again"
 _UNTOLD = {Expired, Forgotten, Unkept}
+
+_NOT_BROKEN = 0, 0
 
 
 class Proposals:
@@ -73,8 +79,9 @@ class Proposals:
         self._pending_bytes = 0
         self._repeats = 0
         """How many callers wait for a request that somebody else waits for too."""
-        self._broken: dict[str, int] = {}
-        """The first request refused of a client's session: none behind it is taken before it comes again."""
+        self._broken: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        """The first and last requests refused of a client's session, which come again in their order: none behind the
+        first is taken before that one."""
         self._free_bytes = free_bytes
         self._budget: int | None = None
         self._to_send: list[CommandProposal | SlotProposal] = []
@@ -120,7 +127,12 @@ class Proposals:
             check_session(session, sequence, acknowledged, since)
         changed = size
         if type(command) is not Set:
-            changed = self._state.changed_bytes(command, size)
+            try:
+                changed = self._state.changed_bytes(command, size)
+            except CommandError:
+                if session:
+                    self._break(session, sequence)
+                raise
         if session:
             self._admit_in_order(session, sequence, acknowledged, size, changed)
         else:
@@ -133,58 +145,108 @@ class Proposals:
             since = self._since
         key = (session, sequence)
         request = Request(session, sequence, acknowledged, command, since)
+        if key in self._commands:
+            self._repeat(self._commands[key], request, done, deadline, size)
+            return
         proposal = CommandProposal(deadline=deadline, size=size, request=request, done=done)
-        if key in self._commands:  # sent again before it was answered: both callers shall hear
-            waiting = self._commands[key]
-            proposal.others = waiting.others or []
-            if len(proposal.others) == MAX_REPEATS:
-                raise UnknownOutcomeError(
-                    f"request {sequence} of session {session!r} waits already, and was sent again {MAX_REPEATS} times:"
-                    " wait for its outcome before you send it once more"
-                )
-            proposal.others.append(waiting.done)
-            self._repeats += 1
-            proposal.deadline = max(waiting.deadline, deadline)
-            proposal.tried = waiting.tried  # the first may be in the log already, whatever becomes of this one
-            self._close(waiting)
         self._commands[key] = proposal
         self._pending_bytes += size
         self._to_send.append(proposal)
 
+    def _repeat(
+        self,
+        waiting: CommandProposal,
+        request: Request,
+        done: Callable[[Reply | Refusal], None],
+        deadline: int,
+        size: int,
+    ) -> None:
+        """A request is sent again before it was answered: both callers shall hear. It keeps its place in the queue."""
+        if waiting.others is None:
+            waiting.others = []
+        if len(waiting.others) == MAX_REPEATS:
+            raise UnknownOutcomeError(
+                f"request {request.sequence} of session {request.session!r} waits already, and was sent again"
+                f" {MAX_REPEATS} times: wait for its outcome before you send it once more"
+            )
+        waiting.others.append(waiting.done)
+        self._repeats += 1
+        waiting.done, waiting.request = done, request
+        waiting.deadline = max(waiting.deadline, deadline)
+        self._pending_bytes += size - waiting.size
+        waiting.size = size
+        if not waiting.unsent:
+            waiting.unsent = True
+            self._to_send.append(waiting)
+
+    def add_tick(self, done: Callable[[Reply | Refusal], None], deadline: int) -> None:
+        """Let time pass in the log, for reads of this node that wait for it. Raises StorageFullError.
+
+        A full disk does not refuse it, as it takes none of a leader's own: the reserve has room for them.
+        """
+        if self.log_full is not None:
+            raise StorageFullError(str(self.log_full))
+        self._sequence += 1
+        key = (self._session, self._sequence)
+        request = Request(self._session, self._sequence, self._acknowledged, Tick(), self._since)
+        proposal = CommandProposal(deadline=deadline, request=request, done=done)
+        self._commands[key] = proposal
+        self._to_send.append(proposal)
+
     def add_slot(self, slot: int, json: bytes, done: Callable[[SlotReply | Refusal], None], deadline: int) -> None:
-        """Take a JSON value that a client proposes for a slot. Raises CommandError when the slot is out of range."""
+        """Take a JSON value that a client proposes for a slot.
+
+        Raises CommandError when the slot is out of range, or when the value is a command that costs more than one may.
+        """
         highest = self._replica.chosen_upto + SLOT_WINDOW
         if not 1 <= slot <= highest:
             raise CommandError(
                 f"slot must be from 1 to {highest}, not {slot}: at most {SLOT_WINDOW} past what is chosen without a gap"
             )
-        self._admit(len(json), len(json))
+        changed = self._state.changed_bytes_of_json(json)
+        self._admit(len(json), changed)
         self._slot_request += 1
         proposal = SlotProposal(
-            deadline=deadline, size=len(json), number=self._slot_request, slot=slot, json=json, done=done
+            deadline=deadline, size=max(len(json), changed), number=self._slot_request, slot=slot, json=json, done=done
         )
         self._slots[self._slot_request] = proposal
         self._pending_bytes += proposal.size
         self._to_send.append(proposal)
 
     def _admit_in_order(self, session: str, sequence: int, acknowledged: int, size: int, changed: int) -> None:
-        """Refuse what follows a refused request of its session, unless the client has given that one up."""
-        broken = self._broken.get(session)
-        if broken is not None and acknowledged <= broken < sequence:
-            raise UnavailableError(f"request {broken} of this session was refused: send it again before any later one")
+        """Refuse what follows a refused request of its session, unless that one is settled."""
+        broken = self._broken
+        first, last = broken.get(session, _NOT_BROKEN)
+        if last:
+            # The client has given up what it acknowledges, and other nodes may have taken what this one refused.
+            first = max(first, acknowledged, self._state.executed_upto(session) + 1)
+            if first > last:
+                del broken[session]
+                first = last = 0
+            else:
+                broken[session] = first, max(sequence, last)
+                if first < sequence:
+                    raise UnavailableError(
+                        f"request {first} of this session was refused: send it again before any later one"
+                    )
         try:
             self._admit(size, changed)
         except UnavailableError:
             self._break(session, sequence)
             raise
-        self._broken.pop(session, None)
+        if first and sequence == first:  # those behind it come next; an earlier one that comes again mends nothing
+            if first < last:
+                broken[session] = first + 1, last
+            else:
+                del broken[session]
 
     def _break(self, session: str, sequence: int) -> None:
         """A request of this session was refused, or given up."""
         broken = self._broken
-        broken[session] = min(sequence, broken.pop(session, sequence))
+        first, last = broken.pop(session, (sequence, sequence))
+        broken[session] = min(sequence, first), max(sequence, last)
         if len(broken) > MAX_BROKEN:
-            del broken[next(iter(broken))]
+            broken.popitem(last=False)
 
     def _admit(self, size: int, changed: int) -> None:
         """Refuse a request that cannot be taken, before anything has happened. It changes about so many bytes."""
@@ -195,17 +257,34 @@ class Proposals:
             len(self._commands) + len(self._slots) + self._repeats >= MAX_PENDING
             or self._pending_bytes > MAX_MEMORY
             or self._replica.memory_bytes > MAX_MEMORY
+            or self._replica.is_held_up
         ):
             raise UnavailableError(
                 f"more than {MAX_PENDING} requests or {MAX_MEMORY} bytes are waiting: send them more slowly"
             )
         if self._free_bytes is not None:
             if self._budget is None:
-                under_way = 2 * self._pending_bytes + self._state.unwritten_bytes
-                self._budget = self._free_bytes() - COPIES_ON_DISK * under_way
+                self._budget = self._room()
             self._budget -= COPIES_ON_DISK * (size + changed)
             if self._budget < 0:
-                raise StorageFullError("the disk is full: the write was refused, make room and try again")
+                raise StorageFullError(_FULL)
+
+    def _room(self) -> int:
+        """What new writes may take on the disk, in bytes; below 0 when none may."""
+        assert self._free_bytes is not None
+        under_way = 2 * self._pending_bytes + self._state.unwritten_bytes
+        return self._free_bytes() - COPIES_ON_DISK * under_way
+
+    @property
+    def writes_refused(self) -> str:
+        """Why writes are refused for want of room, "" if they are not."""
+        full = self.log_full or self._commits.full
+        if full is not None:
+            return str(full)
+        try:
+            return _FULL if self._free_bytes is not None and self._room() < 0 else ""
+        except DataDirError as error:
+            return str(error)
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
@@ -221,6 +300,8 @@ class Proposals:
     def send_all_again(self) -> None:
         """Hand all unfinished requests to the leader once more, before any later one."""
         self._to_send = self._proposals()
+        for proposal in self._to_send:
+            proposal.unsent = True
         self._sends_anew = True
         self._anew_at = NO_END
 
@@ -236,13 +317,18 @@ class Proposals:
         """Propose what waits, or hand it to the leader."""
         proposals, self._to_send = self._to_send, []
         commands: list[Request] = []
+        size = 0
         for proposal in proposals:
             if proposal.closed:
                 continue
-            proposal.tried = True
+            proposal.tried, proposal.unsent = True, False
             proposal.sent_at = self.now
             if isinstance(proposal, CommandProposal):
                 commands.append(proposal.request)
+                size += proposal.size
+                if size > MAX_FORWARD_BYTES and leader != self._replica.node:
+                    self._send_commands(leader, commands)
+                    commands, size = [], 0
                 continue
             # In the order of arrival: a command before this one takes the lowest free slot first.
             self._send_commands(leader, commands)
@@ -272,7 +358,7 @@ class Proposals:
         """Propose a follower's requests, unless some that its clients sent before them may be missing."""
         if self._replica.role is not Role.LEADER or forward.ballot != self._replica.ballot:
             return
-        if self._replica.memory_bytes > MAX_MEMORY:
+        if self._replica.memory_bytes > MAX_MEMORY or self._replica.is_held_up:
             self._begun.discard(sender)
         elif forward.anew:
             self._begun.add(sender)
@@ -289,8 +375,11 @@ class Proposals:
     def on_forward_slot(self, sender: str, message: ForwardSlot) -> None:
         """Propose a follower's value for a slot. Ignored while memory is short: the follower repeats it later."""
         replica = self._replica
-        if replica.memory_bytes > MAX_MEMORY or replica.role is not Role.LEADER:
+        if replica.memory_bytes > MAX_MEMORY or replica.is_held_up or replica.role is not Role.LEADER:
             return
+        if message.slot > replica.chosen_upto and replica.is_chosen(message.slot):
+            # Asked again: it may lie beyond the ranges that the leader's news has room for.
+            replica.supply(sender, replica.accepted(message.slot, message.slot))
         if message.slot <= replica.chosen_upto + SLOT_WINDOW:
             skipped = self._propose_at(message.slot, message.json)
             replica.urgent_upto = max(replica.urgent_upto, message.slot)
@@ -356,15 +445,16 @@ class Proposals:
             proposal = waiting((applied.session, applied.sequence), None)
             if proposal is not None and applied.result is not None:
                 self._close(proposal)
-                if type(applied.result) in _UNTOLD and applied.session == self._session:
-                    self._tell(proposal, self._untold(applied.result))
+                if type(applied.result) in _UNTOLD and applied.session.startswith(NODE_SESSIONS):
+                    self._tell(proposal, self._untold(applied.session, applied.result))
                     continue
                 self._tell(proposal, Reply(applied.result, slot, ballot, None if opened is None else slot != opened))
 
-    def _untold(self, result: Result) -> UnknownOutcomeError:
+    def _untold(self, session: str, result: Result) -> UnknownOutcomeError:
         """What a client is told that has no session of its own, when there is no result to show for its request."""
         if type(result) is Forgotten:
-            self._begin_session()  # thousands of later ones pushed it out while it was idle
+            if session == self._session:  # else this was done for another request of that session
+                self._begin_session()  # thousands of later ones pushed it out while it was idle
             return UnknownOutcomeError("the store no longer knows the session of this node: it may have happened")
         return UnknownOutcomeError("it happened, and its result is no longer known")
 
@@ -387,11 +477,14 @@ class Proposals:
         follows = self._replica.leader not in (None, self._replica.node)
         patience = FORWARD_PATIENCE + self._pending_bytes // BYTES_PER_MS
         is_late = self._anew_at <= self.now
+        late: list[CommandProposal | SlotProposal] = []
         for proposal in self._proposals():
             if proposal.deadline <= self.now:
-                self._drop(proposal, "no quorum answered in time")
+                late.append(proposal)
             elif follows and proposal.tried and proposal.sent_at + patience <= self.now:
                 is_late = True
+        if late:
+            self._drop(late, "no quorum answered in time")
         if is_late:
             self.send_all_again()
 
@@ -399,35 +492,38 @@ class Proposals:
         """The log found no room: answer the requests that depend on this node's disk, and refuse later ones."""
         self.log_full = error
         alone = len(self._replica.configuration.nodes) == 1
-        for proposal in self._proposals():
-            if proposal.tried or alone:
-                self._drop(proposal, str(error))
+        self._drop([proposal for proposal in self._proposals() if proposal.tried or alone], str(error))
 
     def _close(self, proposal: CommandProposal | SlotProposal) -> None:
         proposal.closed = True
         self._pending_bytes -= proposal.size
 
-    def _drop(self, proposal: CommandProposal | SlotProposal, why: str) -> None:
-        if proposal.closed:
-            return  # with one before it in its session
-        self._close(proposal)
-        if isinstance(proposal, CommandProposal):
-            session, sequence = proposal.request.session, proposal.request.sequence
-            del self._commands[session, sequence]
-            following: list[CommandProposal] = []
-            if session != self._session and self._broken.get(session, NO_END) > sequence:
-                self._break(session, sequence)
-                following = [
-                    later
-                    for later in self._commands.values()
-                    if later.request.session == session and later.request.sequence > sequence
-                ]
-            self._tell(proposal, proposal.refusal(why))
-            for later in following:
-                self._drop(later, why)
-        else:
-            del self._slots[proposal.number]
-            proposal.done(proposal.refusal(why))
+    def _drop(self, proposals: list[CommandProposal | SlotProposal], why: str) -> None:
+        """Give these up, and with a client's request those behind it in its session."""
+        first: dict[str, int] = {}
+        for proposal in proposals:
+            if isinstance(proposal, CommandProposal) and not proposal.request.session.startswith(NODE_SESSIONS):
+                session, sequence = proposal.request.session, proposal.request.sequence
+                first[session] = min(sequence, first.get(session, NO_END))
+        for session, sequence in first.items():
+            self._break(session, sequence)
+        dropped = set(map(id, proposals))
+        if first:  # one pass for all of them: each may be of a session of its own
+            for behind in self._commands.values():
+                session, sequence = behind.request.session, behind.request.sequence
+                if first.get(session, NO_END) < sequence:
+                    dropped.add(id(behind))
+                    self._break(session, sequence)
+        for proposal in self._proposals():
+            if id(proposal) not in dropped or proposal.closed:
+                continue
+            self._close(proposal)
+            if isinstance(proposal, CommandProposal):
+                del self._commands[proposal.request.session, proposal.request.sequence]
+                self._tell(proposal, proposal.refusal(why))
+            else:
+                del self._slots[proposal.number]
+                proposal.done(proposal.refusal(why))
 
     def _tell(self, proposal: CommandProposal, outcome: Reply | Refusal) -> None:
         """Give the outcome to everybody who waits for it, in the order in which they asked."""

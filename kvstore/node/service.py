@@ -7,13 +7,13 @@ from typing import Protocol
 
 import msgspec
 
-from kvstore.commands import Command, Query, Result
+from kvstore.commands import Command, Query
 from kvstore.errors import KvstoreError, Refusal
 from kvstore.state.sql import Table
 from kvstore.store import LogRow, Reply, SlotReply, Status
 
 OnReply = Callable[[Reply | Refusal], None]
-"""Called once with the outcome, always later than the call that it was given to."""
+"""Called once with the outcome, later than the call that it was given to unless that says otherwise."""
 
 
 class PeerInfo(msgspec.Struct, frozen=True):
@@ -23,6 +23,8 @@ class PeerInfo(msgspec.Struct, frozen=True):
     address: str
     connected: bool
     chosen_upto: int
+    client_address: str = ""
+    """HOST:PORT where it listens for clients, "" if this node has not heard yet."""
 
 
 class ServerStatus(msgspec.Struct, frozen=True):
@@ -82,8 +84,8 @@ class Service(Protocol):
         """A linearizable read."""
         ...
 
-    def look(self, command: Command) -> Result:
-        """Execute a read on what is applied here, however old that is."""
+    def look(self, query: Query, done: OnReply) -> None:
+        """Execute a read on what is applied here, however old that is; ``done`` is called at once or later."""
         ...
 
     def propose_at(self, slot: int, json: bytes, done: Callable[[SlotReply | Refusal], None]) -> None:
@@ -111,8 +113,12 @@ class Service(Protocol):
         """The highest sequence of this session that was executed here, 0 if none."""
         ...
 
-    def keys(self, prefix: bytes, limit: int) -> list[bytes]:
-        """Some keys with this prefix, in byte order, as applied here: for completion."""
+    def about_size(self) -> int:
+        """About how many keys there are, as applied here."""
+        ...
+
+    def expiring(self) -> tuple[int, int]:
+        """About how many keys will expire, and how many ms they have left on average."""
         ...
 
     def clock(self) -> int:

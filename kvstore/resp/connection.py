@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from typing import TypeAlias
 
+from kvstore import clocks
 from kvstore.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES, Done, Found, Get, Missing, Set, Value
 from kvstore.errors import Refusal
 from kvstore.node.client_order import ClientOrder, PendingReply
 from kvstore.node.service import Service
-from kvstore.resp.encoding import NULL, OK_BYTES, Error, RespValue, encode
+from kvstore.resp.encoding import NULL, OK_BYTES, Array, Bulk, Error, RespValue, encode
 from kvstore.resp.errors import RequestError, WrongPasswordError, problem, quoted, refusal
 from kvstore.resp.guesses import DELAY_SECONDS
 from kvstore.resp.hub import GONE, Client, Hub
+from kvstore.resp.kept import Kept, bytes_of
 from kvstore.resp.kv_commands import perform
+from kvstore.resp.long_reply import LongReply
 from kvstore.resp.parser import Parser, ProtocolError
 from kvstore.resp.requests import Requests
 from kvstore.resp.shares import LARGE_BYTES, MAX_LARGE_BYTES_EACH, SHARE_SECONDS
-from kvstore.resp.spec import NEITHER, READS, WRITES, Effect, InMulti, OnClient, OnData, OnNode, OnServer, OnWalk, Spec
+from kvstore.resp.spec import NEITHER, READS, Effect, InMulti, OnClient, OnData, OnNode, OnServer, OnWalk, Spec
 from kvstore.resp.states import (
     ALL_SENT,
     BLOCKED,
@@ -54,9 +57,19 @@ MAX_UNSENT = 8 * 1_048_576
 """About how many bytes the replies to the requests under way may have, and as many those that wait to be sent, so that
 a slow reader of large values cannot fill the memory. A reply's length is not known before it is there; until then it is
 taken to be as long as the longest of late."""
+SMALL_READ_BYTES = 2_048
+"""A read with more bytes than this runs alone, and is counted until it is answered; smaller ones are bounded by their
+number."""
+PARKED_BYTES = 4_096
+"""Replies that wait for one before them are counted from so many bytes on."""
+FEW_ITEMS = 16
+"""A list of so many values, all short or long strings, is encoded at once."""
+MAX_JOINED = 1_048_576
+"""Replies with more bytes than this are not joined to be sent."""
 SECONDS_PER_BYTE = 1e-7
 """About how long plain requests take, for which nobody looks at the clock: their number is bounded already."""
 _ON_STORE = (OnData, OnWalk)
+_LONG = (list, Array, Bulk)
 _RUBBISH = [b""]
 """Stands for what could not be understood, in line with the requests before it."""
 _HTTP = (b"post", b"host:")
@@ -71,15 +84,23 @@ def _none() -> int:
     return 0
 
 
-class PipelinedReply(PendingReply[bytes]):
-    """The reply to one request of a connection. ``silent``: the client does not want to hear it."""
+ReplyBytes: TypeAlias = bytes | list[bytes]
+"""A reply as it is sent; a long one in pieces, since to join them would take long."""
 
-    __slots__ = ("connection", "silent")
+
+class PipelinedReply(PendingReply[ReplyBytes]):
+    """The reply to one request of a connection. ``silent``: the client does not want to hear it.
+
+    ``is_made``: what it says is known, though it may not be encoded yet.
+    """
+
+    __slots__ = ("connection", "is_made", "silent")
 
     def __init__(self, connection: Connection) -> None:
         self.value = None
         self.connection = connection
         self.silent = False
+        self.is_made = False
 
     def stored(self, outcome: Reply | Refusal) -> None:
         """The outcome of a plain SET."""
@@ -106,9 +127,13 @@ class PipelinedReply(PendingReply[bytes]):
 
     def reply(self, reply: RespValue) -> None:
         """Any reply. What is called after it, because something failed later, is not sent."""
-        if self.value is not None:
+        if self.is_made or self.value is not None:
             return
+        self.is_made = True
         version = self.connection.client.version
+        if isinstance(reply, _LONG) and not self.silent and _may_be_long(reply):
+            self.connection.encode_long(self, reply, version)
+            return
         try:
             data = b"" if self.silent else encode(reply, version)
         except Exception as error:
@@ -117,17 +142,18 @@ class PipelinedReply(PendingReply[bytes]):
 
 
 class LargeReply(PipelinedReply):
-    """The reply to a large request to write, which gives its room to others then. ``size``: how many bytes it takes."""
+    """The reply to a large request, which gives its room to others then. ``size``: how many bytes it takes."""
 
-    __slots__ = ("size",)
+    __slots__ = ("reads", "size")
 
-    def __init__(self, connection: Connection, size: int) -> None:
+    def __init__(self, connection: Connection, size: int, reads: bool) -> None:
         super().__init__(connection)
         self.size = size
+        self.reads = reads
 
     def reply(self, reply: RespValue) -> None:
-        if self.value is None:
-            self.connection.give_room(self.size)
+        if not self.is_made:
+            self.connection.give_room(self)
         super().reply(reply)
 
 
@@ -161,8 +187,9 @@ class Connection:
         self._abort = abort
         self._untaken = untaken
         self.held = 0
+        self._kept = Kept(hub)
         self._parser = Parser(trusted=self.client.authenticated)
-        self._order: ClientOrder[list[bytes], bytes] = ClientOrder(self._start_waiting)
+        self._order: ClientOrder[list[bytes], ReplyBytes] = ClientOrder(self._start_waiting)
         self._state = READING
         self._mode = ON
         self._transaction = Transaction()
@@ -175,7 +202,7 @@ class Connection:
         self._expected = MAX_VALUE_BYTES
         self._asked_for_flush = False
         self._shares = hub.shares
-        self._turn_ends = 0.0  # by time.monotonic()
+        self._turn_ends = 0.0  # by clocks.seconds()
         self._is_heavy = False  # there was a request that was not a plain one
         self._large_bytes = 0
         self._waits_for_room = False
@@ -193,7 +220,7 @@ class Connection:
         """Take bytes from the client, and start the requests in them."""
         if self._state not in OPEN:
             return
-        self.client.heard_at = now = time.monotonic()
+        self.client.heard_at = now = clocks.seconds()
         self._parser.feed(data)
         shares = self._shares
         if self._state is READING and shares.is_over:
@@ -202,27 +229,32 @@ class Connection:
             self._turn_ends = now + shares.share_seconds
             self._is_heavy = False
             self._read_requests()
-        if self._parser.has_rest or self.held or self._state is not READING:
+        if self._order.waiting:
+            if self._kept.received(len(data), self._order.waiting) and self._state is READING:
+                self._move(MANY_PENDING)
+            self._tell_held()
+        elif self._parser.has_rest or self.held or self._state is not READING:
             self._tell_held()
         if self._out:
             self.flush()
         if not self._is_heavy:
             shares.spent += len(data) * SECONDS_PER_BYTE
             return
-        took = time.monotonic() - now
+        took = clocks.seconds() - now
         shares.spent += took
         if took > SHARE_SECONDS:
             shares.note(self, took)
 
-    def _tell_held(self) -> None:
-        """Count what is in memory because the client has not sent the rest, or does not take its replies."""
-        held = self._parser.unfinished + self._transaction.held
-        if self._state is BLOCKED:
-            held += self._untaken()
-        more = held - self.held
-        if more:
-            self.held = held
-            self.hub.hold(more)
+    def count_held(self) -> None:
+        """Count what is in memory for the client, with the replies that it may take in a moment."""
+        self._tell_held(self._untaken())
+
+    def _tell_held(self, untaken: int = 0) -> None:
+        """Count what is in memory because the client has not sent the rest, or waits, or does not take its replies."""
+        if self._state is BLOCKED and not untaken:
+            untaken = self._untaken()
+        beside = self._parser.unfinished + self._transaction.held + untaken
+        self.held = self._kept.tell(beside, self._order.waiting)
 
     def flush(self) -> None:
         """Send the replies that are ready."""
@@ -230,11 +262,15 @@ class Connection:
         if self._state is ENDED:
             return
         if self._out:
-            data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
-            self._out = []
-            self._unsent = 0
-            self._write(data)
-            if self._state is BLOCKED:
+            pieces, self._out = self._out, []
+            size, self._unsent = self._unsent, 0
+            if size > MAX_JOINED:
+                for piece in pieces:
+                    self._write(piece)
+            else:
+                self._write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            self.hub.written += size
+            if self._state is BLOCKED or self.held:
                 self._tell_held()
         if self._state is KILLED or (self._state is LEAVING and not self._order.unsent):
             self._move(ALL_SENT)
@@ -259,6 +295,11 @@ class Connection:
         """The name of the last command that the client sent, apart from plain SET and GET."""
         return self.client.last_command
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether every request that was read is answered, and the replies are on their way."""
+        return self._order.is_idle and not self._out and (self._state is READING or self._state not in OPEN)
+
     def carry_on(self) -> None:
         """It is this client's turn again, or there may be room for its request."""
         self._waits_for_room = False
@@ -281,8 +322,8 @@ class Connection:
         self._order.forget()
         self._out = []
         self._parser, self._transaction = Parser(), Transaction()
-        held, self.held = self.held, 0
-        self.hub.hold(-held)
+        self._kept.forget()
+        self.held = 0
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
@@ -312,7 +353,7 @@ class Connection:
     def _look_at_clock(self) -> None:
         """After a request that is not a plain one: start nothing more in this turn if the share of it is used up."""
         self._is_heavy = True
-        if time.monotonic() > self._turn_ends:
+        if clocks.seconds() > self._turn_ends:
             self._yield()
 
     def _yield(self) -> None:
@@ -369,14 +410,23 @@ class Connection:
             self._move(MANY_PENDING)
         return False
 
-    def give_room(self, size: int) -> None:
+    def give_room(self, reply: LargeReply) -> None:
         """A large request was answered."""
-        self._large_bytes -= size
-        self._shares.give_room(size)
+        if reply.reads:
+            self._kept.reads -= reply.size
+            if self._state is not ENDED:
+                self._tell_held()
+        else:
+            self._large_bytes -= reply.size
+            self._shares.give_room(reply.size)
 
-    def _take_room(self, size: int) -> None:
-        self._large_bytes += size
-        self._shares.take_room(size)
+    def _take_room(self, size: int, reads: bool) -> None:
+        if reads:
+            self._kept.reads += size
+            self._tell_held()
+        else:
+            self._large_bytes += size
+            self._shares.take_room(size)
 
     def _start_any(self, request: list[bytes]) -> bool:
         if request is _RUBBISH:
@@ -387,25 +437,26 @@ class Connection:
             return True
         spec = find(request[0])
         effect = NEITHER if spec is None else self._effect(spec, request)
-        if (
+        alone = (
             spec is not None
             and (spec.is_slow or spec.keys[1] < 0 or effect is not spec.effect)
-            and self._order.unsent
             and self._may_answer_much(spec, request)
-        ):
+        )
+        if alone and self._order.unsent:
             return False
-        size = 0
-        if effect is WRITES:
-            queued = spec is not None and spec.effect is Effect.AS_QUEUED
-            size = self._transaction.size if queued else sum(map(len, request))
-            if size > LARGE_BYTES and not self._has_room(size):
-                return False
-        reply = PipelinedReply(self) if size <= LARGE_BYTES else LargeReply(self, size)
+        size, is_large = 0, False
         reads = None if effect is NEITHER else effect is READS
-        if not self._order.begin(reply, reads, spec is not None and spec.is_slow):
+        if reads is not None:
+            queued = spec is not None and spec.effect is Effect.AS_QUEUED
+            size = self._transaction.held if queued else bytes_of(request)
+            is_large = size > (SMALL_READ_BYTES if reads else LARGE_BYTES)
+            if is_large and (self._order.unsent if reads else not self._has_room(size)):
+                return False
+        reply = LargeReply(self, size, reads is True) if is_large else PipelinedReply(self)
+        if not self._order.begin(reply, reads, alone and effect is READS):
             return False
-        if size > LARGE_BYTES:
-            self._take_room(size)
+        if is_large:
+            self._take_room(size, reads is True)
         if self._mode is not ON:
             reply.silent = True
             self._mode = mode_after(self._mode, ModeEvent.REQUEST_BEGINS)
@@ -427,7 +478,7 @@ class Connection:
     def _delay(
         self, reply: PipelinedReply, refused: RespValue, later: Callable[[float, Callable[[], None]], object]
     ) -> None:
-        """Answer a wrong password after a while, in which this client gets nothing else done."""
+        """ReplyBytes a wrong password after a while, in which this client gets nothing else done."""
         self._is_delayed = True
 
         def answer() -> None:
@@ -487,22 +538,48 @@ class Connection:
 
     # -- replies ------------------------------------------------------------------------------------------------------
 
-    def answered(self, reply: PipelinedReply, data: bytes) -> None:
+    def encode_long(self, reply: PipelinedReply, value: list[RespValue] | Array | Bulk, version: int) -> None:
+        """Encode a reply that may have much in it, over several turns if need be."""
+
+        def is_wanted() -> bool:
+            return self._state is not ENDED
+
+        def done(pieces: list[bytes]) -> None:
+            self.answered(reply, pieces if len(pieces) > 2 else b"".join(pieces))
+
+        LongReply(value, version, self.client.last_command, self._shares, is_wanted, done).carry_on()
+
+    def answered(self, reply: PipelinedReply, data: ReplyBytes) -> None:
         """A reply is there: send those that are next in order, and perhaps start more requests."""
         order = self._order
+        size = _size(data)
+        # Also of a reply that has to wait for one before it: there may be many of those.
+        self._expected = size if size > self._expected else self._expected - (self._expected >> 4)
         order.answer(reply, data)
-        while (ready := order.next_answer()) is not None:
-            size = len(ready)
-            self._expected = size if size > self._expected else self._expected - (self._expected >> 4)
-            if size:
-                self._out.append(ready)
-                self._unsent += size
+        ready = order.next_answer()
+        if ready is None:
+            self._kept.parked += size
+            if self._kept.parked > PARKED_BYTES and self._state is not ENDED:
+                self._tell_held()
+        else:
+            self._put_out(ready, size)
+            while (ready := order.next_answer()) is not None:
+                size = _size(ready)
+                self._kept.parked -= size
+                self._put_out(ready, size)
         if self._unsent > MAX_UNSENT:
             self.flush()
         elif not self._asked_for_flush:
             self._ask_for_flush()
         if order.waiting or self._state is FULL:
             self._resume()
+
+    def _put_out(self, ready: ReplyBytes, size: int) -> None:
+        if isinstance(ready, list):
+            self._out += ready
+        elif size:
+            self._out.append(ready)
+        self._unsent += size
 
     def _ask_for_flush(self) -> None:
         if not self._asked_for_flush and self._state is not ENDED:
@@ -514,7 +591,7 @@ class Connection:
         order = self._order
         if not order.is_advancing:
             self._is_heavy = False
-            self._turn_ends = time.monotonic() + self._shares.share_seconds
+            self._turn_ends = clocks.seconds() + self._shares.share_seconds
         if not order.advance():
             return
         if self._state is FULL and not order.waiting and len(order.unsent) <= LOW_BACKLOG:
@@ -538,14 +615,15 @@ class Connection:
         """Start no further request; end once those under way are answered."""
         self._move(LEAVE)
 
-    def kill(self) -> None:
-        """End without answering what is under way."""
+    def kill(self, *, at_once: bool = False) -> None:
+        """End without answering what is under way; ``at_once``: nor sending the replies that are ready."""
         was = self._state
         self._move(KILL)
         ready = self._out
         self._forget()
-        if was is BLOCKED:  # it would not take them
-            self._move(ALL_SENT)
+        if was is BLOCKED or at_once:  # it would not take them
+            if was is not ENDED:
+                self._move(ALL_SENT)
             self._abort()
             return
         self._out = ready
@@ -561,6 +639,15 @@ class Connection:
     def transaction_counts(self) -> tuple[int, int]:
         """How many requests MULTI has queued (-1 outside a transaction), and how many keys are watched."""
         return self._transaction.length, self._transaction.watching
+
+
+def _may_be_long(reply: list[RespValue] | Array | Bulk) -> bool:
+    """Whether a reply of one of these types may take long to encode."""
+    return not isinstance(reply, list) or len(reply) > FEW_ITEMS or any(isinstance(item, _LONG) for item in reply)
+
+
+def _size(data: ReplyBytes) -> int:
+    return len(data) if isinstance(data, bytes) else sum(map(len, data))
 
 
 def _unknown(request: list[bytes]) -> str:

@@ -90,7 +90,7 @@ def _hello(client: Client, arguments: list[bytes]) -> RespValue:
         "proto": version,
         "id": client.number,
         "mode": "standalone",
-        "role": "master",
+        "role": "master" if client.hub.leads() else "replica",
         "modules": [],
     }
 
@@ -98,7 +98,7 @@ def _hello(client: Client, arguments: list[bytes]) -> RespValue:
 def _config(client: Client, arguments: list[bytes]) -> RespValue:
     match arguments[1].upper():
         case b"GET":
-            return config(arguments[2:])
+            return config(arguments[2:], client.hub)
         case b"HELP":
             return usage("config", _CONFIG)
         case _:
@@ -106,7 +106,7 @@ def _config(client: Client, arguments: list[bytes]) -> RespValue:
 
 
 def _info(client: Client, service: Service, arguments: list[bytes]) -> RespValue:
-    return info(service.status(), client.hub, arguments[1:])
+    return info(service.status(), client.hub, service.expiring(), arguments[1:])
 
 
 def _time(client: Client, service: Service, arguments: list[bytes]) -> RespValue:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import msgspec
@@ -36,14 +36,22 @@ class Unordered(msgspec.Struct, frozen=True):
     items: list[str]
 
 
-class Encoded(msgspec.Struct, frozen=True):
-    """A reply that is encoded already, alike in both versions."""
+class Array:
+    """An array whose items are made while it is encoded, as they may take long: that is done in portions."""
 
-    data: bytes
+    def __init__(self, items: Iterator[RespValue]) -> None:
+        self.items = items
+
+
+class Bulk:
+    """A bulk string whose parts are made while it is encoded."""
+
+    def __init__(self, items: Iterator[RespValue]) -> None:
+        self.items = items
 
 
 RespValue: TypeAlias = (
-    "SimpleString | Error | NullArray | Verbatim | Unordered | Encoded | bytes | str | int | float"
+    "SimpleString | Error | NullArray | Verbatim | Unordered | Array | Bulk | bytes | str | int | float"
     " | list[RespValue] | dict[str, RespValue] | None"
 )
 """``bytes`` and ``str`` are bulk strings, a ``dict`` is a map (a flat array in version 2)."""
@@ -86,8 +94,10 @@ def _encode(reply: RespValue, version: int, parts: list[bytes]) -> None:
             parts.extend(b"+%b\r\n" % _line(item) for item in items)
         case bytes():
             parts.append(bulk(reply))
-        case Encoded(data):
-            parts.append(data)
+        case Array(items=items):
+            _encode(list(items), version, parts)
+        case Bulk(items=items):
+            parts.append(bulk(b"".join(item for item in items if isinstance(item, bytes))))
         case str():
             _encode(reply.encode("utf-8", "backslashreplace"), version, parts)
         case bool() | int():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -22,7 +21,7 @@ log = logs.get("clients")
 class Guesses:
     """Counts wrong passwords by the address that they came from; those of an IPv6 network of 64 bits are one."""
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
         self.wrong = 0
         """All that were wrong, or not looked at, since the start."""
         self._now = now

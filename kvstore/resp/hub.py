@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hmac
-import time
 from collections.abc import Callable
 from itertools import count
 from typing import Protocol
 
-from kvstore import logs
+from kvstore import clocks, logs
 from kvstore.resp.cursors import Cursors
 from kvstore.resp.guesses import Guesses
 from kvstore.resp.shares import Shares
 
 MAX_HELD = 256 * 1_048_576
-"""About how many bytes all clients together may have in memory as requests that are not complete, transactions that are
-not executed, and replies that they do not take. When it is more, the one that has most of it is disconnected."""
+"""About how many bytes all clients together may have in memory: requests that wait or are not complete, transactions
+not executed, large reads that run, and replies that wait or are not taken. When it is more, the one that has most of it
+is disconnected."""
+
+COUNTED_BYTES = 32 * 1_048_576
+"""Each time that so many bytes of replies were written, those that clients have not taken are counted."""
+MAX_CLIENTS = 10_000
+"""Of a hub that is not told otherwise."""
 
 log = logs.get("clients")
 
@@ -28,6 +33,10 @@ class ClientConnection(Protocol):
         """About how many bytes it keeps for a client that sends no more, or takes no more."""
         ...
 
+    def count_held(self) -> None:
+        """Tell the hub what it keeps now."""
+        ...
+
     def flush(self) -> None:
         """Send the replies that are ready."""
         ...
@@ -36,8 +45,8 @@ class ClientConnection(Protocol):
         """Start no further request; end once those under way are answered."""
         ...
 
-    def kill(self) -> None:
-        """End without answering what is under way."""
+    def kill(self, *, at_once: bool = False) -> None:
+        """End without answering what is under way; ``at_once``: nor sending the replies that are ready."""
         ...
 
     def reset(self) -> None:
@@ -60,11 +69,13 @@ class _Gone:
     def held(self) -> int:
         return 0
 
+    def count_held(self) -> None: ...
+
     def flush(self) -> None: ...
 
     def leave(self) -> None: ...
 
-    def kill(self) -> None: ...
+    def kill(self, *, at_once: bool = False) -> None: ...
 
     def reset(self) -> None: ...
 
@@ -96,7 +107,7 @@ class Client:
         self.library: dict[str, bytes] = {}
         self.reads_locally = False
         self.last_command = ""
-        self._connected_at = time.monotonic()
+        self._connected_at = clocks.seconds()
         self.heard_at = self._connected_at
 
     def reset(self) -> None:
@@ -107,7 +118,7 @@ class Client:
 
     def describe(self) -> str:
         """A line about this client, as CLIENT LIST shows it."""
-        now = time.monotonic()
+        now = clocks.seconds()
         library = {name: value.decode() for name, value in self.library.items()}
         queued, watched = self.connection.transaction_counts()
         return (
@@ -127,14 +138,21 @@ class Hub:
     def __init__(self, password: str | None = None, shares: Shares | None = None) -> None:
         self.password = password
         self.shares = shares or Shares()
+        self.shares.turn_done = self.flush
         self.clients: dict[int, Client] = {}
         self.cursors = Cursors()
-        self.guesses = Guesses()
+        self.guesses = Guesses(clocks.seconds)
         self.later: Callable[[float, Callable[[], None]], object] | None = None
         """Calls a function after so many seconds; without it nothing is delayed."""
+        self.max_clients = MAX_CLIENTS
+        self.leads: Callable[[], bool] = _always
+        """Whether this node leads, for those who ask which role it has."""
         self.accepted = 0
+        self.rejected = 0
         self.commands = 0
         self.held = 0
+        self.written = 0
+        """Bytes of replies since it was last counted what clients have not taken."""
         self._numbers = count(1)
         self._to_flush: list[ClientConnection] = []
 
@@ -148,6 +166,16 @@ class Hub:
     def leave(self, number: int) -> None:
         """Remove a client."""
         self.clients.pop(number, None)
+
+    def refusal(self, peer: str, connected: int) -> bytes:
+        """What one more client is told before it is disconnected, b"" if it may stay beside those connected."""
+        if connected < self.max_clients:
+            return b""
+        self.rejected += 1
+        log.limited(
+            "client_refused", "", level="warning", client=peer, reason=f"there are {self.max_clients:,} already"
+        )
+        return b"-ERR max number of clients reached\r\n"
 
     def hold(self, more: int) -> None:
         """A connection keeps this many bytes more, or less. When all keep too much, the one with most is ended."""
@@ -163,7 +191,7 @@ class Hub:
                     reason=f"clients left {self.held:,} bytes of requests and replies unfinished, {MAX_HELD:,} are"
                     f" kept at most, and it has most of them, {largest.connection.held:,}",
                 )
-                largest.connection.kill()
+                largest.connection.kill(at_once=True)
 
     def wants_flush(self, connection: ClientConnection) -> None:
         """Note that a connection has something to send. Each asks once until its next ``flush``."""
@@ -172,6 +200,10 @@ class Hub:
     def flush(self) -> None:
         """Send what the turn brought, in one write for each connection."""
         self.shares.spent = 0.0
+        if self.written > COUNTED_BYTES:
+            self.written = 0
+            for client in list(self.clients.values()):
+                client.connection.count_held()
         connections, self._to_flush = self._to_flush, []
         for connection in connections:
             connection.flush()
@@ -179,6 +211,10 @@ class Hub:
     def is_password(self, given: bytes) -> bool:
         """Whether it is the password; compared in constant time."""
         return self.password is not None and hmac.compare_digest(self.password.encode(), given)
+
+
+def _always() -> bool:
+    return True
 
 
 def _held(client: Client) -> int:

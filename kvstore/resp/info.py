@@ -21,7 +21,7 @@ CONFIG = {
     "appendonly": "yes",
     "bind": "",
     "databases": "1",
-    "maxclients": "10000",
+    "maxclients": "",
     "maxmemory": "0",
     "maxmemory-policy": "noeviction",
     "proto-max-bulk-len": "1048576",
@@ -30,16 +30,17 @@ CONFIG = {
 }
 
 
-def config(patterns: Iterable[bytes]) -> dict[str, RespValue]:
+def config(patterns: Iterable[bytes], hub: Hub) -> dict[str, RespValue]:
     """The settings whose names match one of the glob patterns; one that is named has its name as it was asked for."""
+    settings = CONFIG | {"maxclients": str(hub.max_clients)}
     found: dict[str, RespValue] = {}
     for pattern in patterns:
         name = quoted(pattern)
-        if name.lower() in CONFIG:
-            found[name] = CONFIG[name.lower()]
+        if name.lower() in settings:
+            found[name] = settings[name.lower()]
             continue
         matches = matcher(pattern.lower())
-        found |= {name: value for name, value in CONFIG.items() if matches(name.encode())}
+        found |= {name: value for name, value in settings.items() if matches(name.encode())}
     return found
 
 
@@ -50,12 +51,26 @@ def role(status: ServerStatus) -> RespValue:
         slaves: list[RespValue] = []
         for peer in status.peers:
             if peer.connected:
-                host, _, port = _parts(peer.address)
+                host, _, port = _parts(peer.client_address or peer.address)
                 slaves.append([host, port, str(max(peer.chosen_upto, 0))])
         return ["master", node.chosen_upto, slaves]
-    leader = next((peer.address for peer in status.peers if peer.node_id == node.leader), ":0")
+    leader = next((peer.client_address or peer.address for peer in status.peers if peer.node_id == node.leader), ":0")
     host, _, port = _parts(leader)
     return ["slave", host, int(port), "connected" if node.leader else "connect", node.applied_upto]
+
+
+def _master(status: ServerStatus) -> dict[str, object]:
+    """On a node that follows: where clients find the leader; on a leader where they find the connected nodes."""
+    node = status.status
+    if node.role == "leader":
+        slaves: dict[str, object] = {}
+        for number, peer in enumerate([peer for peer in status.peers if peer.connected]):
+            host, _, port = _parts(peer.client_address or peer.address)
+            slaves[f"slave{number}"] = f"ip={host},port={port},state=online,offset={max(peer.chosen_upto, 0)},lag=0"
+        return slaves
+    leader = next((peer for peer in status.peers if peer.node_id == node.leader), None)
+    host, _, port = _parts((leader.client_address or leader.address) if leader else ":0")
+    return {"master_host": host, "master_port": port, "master_link_status": "up" if leader else "down"}
 
 
 def _parts(address: str) -> tuple[str, str, str]:
@@ -63,18 +78,18 @@ def _parts(address: str) -> tuple[str, str, str]:
     return host.strip("[]"), colon, port
 
 
-def info(status: ServerStatus, hub: Hub, wanted: Iterable[bytes]) -> Verbatim:
-    """The reply to INFO: all sections, or those that are wanted."""
+def info(status: ServerStatus, hub: Hub, expiring: tuple[int, int], wanted: Iterable[bytes]) -> Verbatim:
+    """The reply to INFO: all sections, or those that are wanted. ``expiring``: keys that expire, ms left on average."""
     names = {name.decode(errors="replace").lower() for name in wanted}
     is_all = not names or bool(names & {"all", "default", "everything"})
     lines: list[str] = []
-    for name, fields in _sections(status, hub).items():
+    for name, fields in _sections(status, hub, expiring).items():
         if is_all or name.lower() in names:
             lines += [f"# {name}", *(f"{field}:{value}" for field, value in fields.items()), ""]
     return Verbatim("\r\n".join(lines))
 
 
-def _sections(status: ServerStatus, hub: Hub) -> dict[str, dict[str, object]]:
+def _sections(status: ServerStatus, hub: Hub, expiring: tuple[int, int]) -> dict[str, dict[str, object]]:
     node = status.status
     return {
         "Server": {
@@ -88,11 +103,12 @@ def _sections(status: ServerStatus, hub: Hub) -> dict[str, dict[str, object]]:
             "uptime_in_seconds": status.uptime_ms // 1_000,
             "uptime_in_days": status.uptime_ms // 86_400_000,
         },
-        "Clients": {"connected_clients": status.clients, "maxclients": CONFIG["maxclients"], "blocked_clients": 0},
+        "Clients": {"connected_clients": status.clients, "maxclients": hub.max_clients, "blocked_clients": 0},
         "Memory": {"used_memory": status.memory_bytes, "used_memory_rss": status.memory_bytes, "maxmemory": 0},
         "Persistence": {"loading": 0, "aof_enabled": 1, "log_bytes": node.log_bytes, "state_bytes": node.state_bytes},
         "Stats": {
             "total_connections_received": hub.accepted,
+            "rejected_connections": hub.rejected,
             "total_commands_processed": hub.commands,
             "acl_access_denied_auth": hub.guesses.wrong,
             "reads": status.reads,
@@ -106,6 +122,7 @@ def _sections(status: ServerStatus, hub: Hub) -> dict[str, dict[str, object]]:
         "Replication": {
             "role": "master" if node.role == "leader" else "slave",
             "connected_slaves": sum(peer.connected for peer in status.peers) if node.role == "leader" else 0,
+            **_master(status),
             "node_id": node.node_id,
             "leader": node.leader or "",
             "ballot": node.ballot,
@@ -114,5 +131,5 @@ def _sections(status: ServerStatus, hub: Hub) -> dict[str, dict[str, object]]:
         },
         "CPU": {"used_cpu_user": status.cpu_ms / 1_000, "used_cpu_sys": 0},
         "Cluster": {"cluster_enabled": 0},
-        "Keyspace": {"db0": f"keys={node.keys},expires=0,avg_ttl=0"} if node.keys else {},
+        "Keyspace": {"db0": f"keys={node.keys},expires={expiring[0]},avg_ttl={expiring[1]}"} if node.keys else {},
     }

@@ -26,10 +26,9 @@ from kvstore.commands import (
 )
 from kvstore.limits import MAX_TIME, MAX_TTL
 from kvstore.node.service import Service
-from kvstore.resp.cursors import Cursors
+from kvstore.resp.cursors import OwnCursors
 from kvstore.resp.encoding import OK, Error, RespValue, SimpleString
 from kvstore.resp.errors import SYNTAX, RequestError, quoted
-from kvstore.resp.long_walk import WALK_KEYS
 from kvstore.resp.spec import READS, WRITES, Compiled, Effect, OnData, OnWalk, Spec, integer
 
 _EXPIRE_WHEN: dict[frozenset[bytes], ExpireWhen] = {
@@ -41,6 +40,7 @@ _EXPIRE_WHEN: dict[frozenset[bytes], ExpireWhen] = {
     frozenset([b"XX", b"LT"]): "xx lt",
 }
 _SCAN_COUNT = 10
+MAX_SCAN_COUNT = 2_000
 
 
 def _number(results: Sequence[SimpleResult]) -> RespValue:
@@ -135,7 +135,7 @@ def _all_keys(results: Sequence[SimpleResult]) -> RespValue:
     return list(results[0].keys) if isinstance(results[0], Keys) else []
 
 
-def _scan(arguments: list[bytes], cursors: Cursors, service: Service) -> Compiled:
+def _scan(arguments: list[bytes], cursors: OwnCursors, service: Service) -> Compiled:
     after = cursors.key(integer(arguments[1], 0, 2**64 - 1, "ERR invalid cursor"))
     options = arguments[2:]
     pattern, count, nothing = b"*", _SCAN_COUNT, False
@@ -157,12 +157,12 @@ def _scan(arguments: list[bytes], cursors: Cursors, service: Service) -> Compile
         cursor = cursors.add(results[0].after) if results[0].after else 0
         return [str(cursor), [] if nothing or not pattern else list(results[0].keys)]
 
-    return Compiled([Walk(after, min(count, WALK_KEYS), pattern)], render)  # COUNT is a hint
+    return Compiled([Walk(after, min(count, MAX_SCAN_COUNT), pattern)], render)  # COUNT is a hint
 
 
-def _random_key(arguments: list[bytes], cursors: Cursors, service: Service) -> Compiled:
-    size = service.look(Count())
-    skip = random.randrange(size.number) if isinstance(size, Integer) and size.number else 0
+def _random_key(arguments: list[bytes], cursors: OwnCursors, service: Service) -> Compiled:
+    size = service.about_size()
+    skip = random.randrange(size) if size else 0
     return Compiled([Walk(count=1, skip=skip)], _first_key)
 
 

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
 
 import msgspec
+from msgspec.structs import replace
 
-from kvstore.commands import MAX_VALUE_BYTES, Command, Exists, is_read_only
+from kvstore.commands import MAX_VALUE_BYTES, Command, Exists, Keys, Names, Outcomes, Rows, is_read_only
 from kvstore.errors import KvstoreError, Refusal
-from kvstore.limits import check
+from kvstore.limits import MAX_COMMAND_BYTES, check
 from kvstore.node.service import ServerStatus, Service
-from kvstore.resp.encoding import OK, OnAnswer, RespValue
+from kvstore.resp.encoding import OK, Array, Bulk, OnAnswer, RespValue
 from kvstore.resp.errors import RequestError, problem, refusal
 from kvstore.resp.spec import NEITHER, READS, WRITES, Effect, InMulti, OnNode, Spec, answering, integer
 from kvstore.state.entries import UNREADABLE
-from kvstore.state.sql import MAX_BYTES, MAX_ROWS, Table
-from kvstore.store import Reply, SlotReply
+from kvstore.state.sql import MAX_ROWS, Table
+from kvstore.store import LogRow, Reply, SlotReply
 
+MAX_LOG_ROWS = 1_000
+MAX_LOG_BYTES = 1_048_576
+"""So much of the log is shown at once, and one row more; whoever wants more asks for what follows."""
+LOG_ROWS = 100
+LOG_BYTES = 262_144
+"""So many slots of the log, or bytes of them, are looked at at a time."""
+_LONG = (Rows, Keys, Outcomes)
+_MARK = b"\xc1 what is many \xc1"
+"""No MessagePack has the byte C1."""
 _decode = msgspec.msgpack.Decoder(Command).decode
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -25,15 +35,27 @@ _encode = msgspec.msgpack.Encoder().encode
 def _log(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
     first = integer(arguments[1], 1)
     last = integer(arguments[2], 1) if len(arguments) > 2 else None
-    rows: list[RespValue] = []
-    size = 0
-    for row in islice(service.log(first, last), MAX_ROWS):
-        where: list[RespValue] = [row.slot, str(row.ballot), row.status]
-        rows.append([*where, row.value, row.session, row.sequence, row.stamp, row.result])
-        size += len(row.value)
-        if size > MAX_BYTES:
-            break
-    answer(rows)
+    answer(Array(_log_rows(service, first, last)))
+
+
+def _log_rows(service: Service, first: int, last: int | None) -> Iterator[RespValue]:
+    """The rows as they are when they are made, which is done in portions: each looks at some slots anew."""
+    left, size = MAX_LOG_ROWS, 0
+    while left and size <= MAX_LOG_BYTES:
+        rows: list[LogRow] = []
+        until = min(size + LOG_BYTES, MAX_LOG_BYTES)
+        for row in islice(service.log(first, last), min(left, LOG_ROWS)):
+            rows.append(row)
+            size += len(row.value) + len(row.result or "")
+            if size > until:
+                break
+        for row in rows:
+            where: list[RespValue] = [row.slot, str(row.ballot), row.status]
+            yield [*where, row.value, row.session, row.sequence, row.stamp, row.result]
+        if size <= until and len(rows) < LOG_ROWS:
+            return
+        left -= len(rows)
+        first = rows[-1].slot + 1
 
 
 def _propose(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
@@ -83,7 +105,7 @@ def _sql(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
         if isinstance(outcome, KvstoreError):
             return refusal(outcome)
         columns, rows = outcome
-        return [list[RespValue](columns), *([_cell(value) for value in row] for row in rows)]
+        return Array(chain([list[RespValue](columns)], ([_cell(value) for value in row] for row in rows)))
 
     service.sql(arguments[1].decode(errors="replace"), answering(answer, made))
 
@@ -96,6 +118,10 @@ def _execute(service: Service, arguments: list[bytes], answer: OnAnswer) -> None
     if len(arguments) > 6:
         raise RequestError("ERR wrong number of arguments for 'kv.execute' command")
     _, session, sequence, acknowledged, packed, *since = arguments
+    if len(packed) > MAX_COMMAND_BYTES:  # before its values are read as JSON, which takes long
+        raise RequestError(
+            f"ERR the command has {len(packed):,} bytes in all, at most {MAX_COMMAND_BYTES:,} are allowed: split it"
+        )
     try:
         command = _decode(packed)
     except UNREADABLE as error:
@@ -103,7 +129,9 @@ def _execute(service: Service, arguments: list[bytes], answer: OnAnswer) -> None
     check(command)
 
     def made(outcome: Reply | Refusal) -> RespValue:
-        return _encode(outcome) if isinstance(outcome, Reply) else refusal(outcome)
+        if not isinstance(outcome, Reply):
+            return refusal(outcome)
+        return Bulk(_packed(outcome)) if isinstance(outcome.result, _LONG) else _encode(outcome)
 
     done = answering(answer, made)
     if is_read_only(command):
@@ -118,6 +146,27 @@ def _execute(service: Service, arguments: list[bytes], answer: OnAnswer) -> None
         size=len(packed),
         since=integer(since[0], 0) if since else 0,
     )
+
+
+def _packed(reply: Reply) -> Iterator[bytes]:
+    """The parts of a reply's MessagePack: item by item what its result has many of."""
+    match reply.result:
+        case Rows(rows):
+            many: Sequence[object] = rows
+            name = "rows"
+        case Keys(keys):
+            many, name = keys, "keys"
+        case Outcomes(results=results):
+            many, name = results, "results"
+        case _:
+            yield _encode(reply)
+            return
+    marked = replace(reply, result=replace(reply.result, **{name: msgspec.Raw(_MARK)}))
+    before, _, behind = _encode(marked).partition(_MARK)
+    count = len(many)
+    yield before + (b"\xdc" + count.to_bytes(2) if count < 65_536 else b"\xdd" + count.to_bytes(4))
+    yield from map(_encode, many)
+    yield behind
 
 
 def _after_reading(service: Service, answer: OnAnswer, proceed: Callable[[], None]) -> None:
@@ -149,7 +198,12 @@ def _serving(service: Service, arguments: list[bytes], answer: OnAnswer) -> None
 
 
 def _keys(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
-    answer(list[RespValue](service.keys(arguments[1], integer(arguments[2], 1, MAX_ROWS))))
+    def made(outcome: Reply | Refusal) -> RespValue:
+        if not isinstance(outcome, Reply):
+            return refusal(outcome)
+        return list(outcome.result.keys) if isinstance(outcome.result, Keys) else []
+
+    service.look(Names(arguments[1], integer(arguments[2], 1, MAX_ROWS)), answering(answer, made))
 
 
 def _spec(

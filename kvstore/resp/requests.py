@@ -14,16 +14,15 @@ from kvstore.commands import (
     Simple,
     SimpleResult,
     Txn,
-    Walk,
     is_read_only,
 )
 from kvstore.errors import Refusal
 from kvstore.limits import check
 from kvstore.node.service import Service
+from kvstore.resp.cursors import OwnCursors
 from kvstore.resp.encoding import Error, NullArray, OnAnswer, RespValue
 from kvstore.resp.errors import failure, refusal
 from kvstore.resp.hub import Hub
-from kvstore.resp.long_walk import LongWalk, is_long
 from kvstore.resp.spec import Compiled, OnData, OnWalk, answering, rendered
 from kvstore.store import Reply
 
@@ -33,8 +32,7 @@ class Requests:
 
     def __init__(self, service: Service, hub: Hub) -> None:
         self._service = service
-        self._cursors = hub.cursors
-        self._shares = hub.shares
+        self._cursors = OwnCursors(hub.cursors)
 
     def compile(self, performer: OnData | OnWalk, request: list[bytes]) -> Compiled:
         """A request as commands of the store. Raises RequestError or CommandError."""
@@ -55,21 +53,13 @@ class Requests:
         is_single = len(compiled.commands) == 1
         command: Command = compiled.commands[0] if is_single else Txn(list(compiled.commands), partial=True)
 
-        if isinstance(command, Walk) and is_long(command):
-            LongWalk(command, compiled, self._service, self._shares, answer).start(locally=locally)
-            return
-
         def results(result: Result) -> Sequence[SimpleResult]:
             return result.results if isinstance(result, Outcomes) else [result]  # type: ignore[list-item]
-
-        if locally and is_read_only(command):
-            answer(rendered(compiled, results(self._service.look(command))))
-            return
 
         def made(outcome: Reply | Refusal) -> RespValue:
             return rendered(compiled, results(outcome.result)) if isinstance(outcome, Reply) else refusal(outcome)
 
-        self.send(command, answering(answer, made), size=sum(map(len, request)))
+        self.send(command, answering(answer, made), size=sum(map(len, request)), locally=locally)
 
     def transact(
         self,
@@ -101,18 +91,16 @@ class Requests:
                 return failure(outcome.result)
             return Error(f"ERR the transaction gave {type(outcome.result).__name__}")
 
-        done = answering(answer, made)
-        if locally and not conditions and is_read_only(command):
-            done(Reply(self._service.look(command)))
-        else:
-            self.send(command, done, size=size)
+        self.send(command, answering(answer, made), size=size, locally=locally and not conditions)
 
-    def send(self, command: Command, done: Callable[[Reply | Refusal], None], *, size: int) -> None:
-        """Confirm a read with a quorum, or put a write through the log."""
-        if is_read_only(command):
-            self._service.query(command, done)
-        else:
+    def send(self, command: Command, done: Callable[[Reply | Refusal], None], *, size: int, locally: bool) -> None:
+        """Put a write through the log; confirm a read with a quorum, unless it may see what is applied here."""
+        if not is_read_only(command):
             self._service.execute(command, done, size=size)
+        elif locally:
+            self._service.look(command, done)
+        else:
+            self._service.query(command, done)
 
 
 def _replies(parts: Sequence[Compiled | RespValue], outcomes: Outcomes) -> list[RespValue]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
+
+from kvstore import clocks
 
 SHARE_SECONDS = 0.002
 """How long one client's requests are started in one turn; what is left over is started in the next one."""
@@ -19,6 +20,9 @@ MAX_LARGE_BYTES = 32 * 1_048_576
 """How many bytes of large requests to write run at once, of one client and of all; further ones wait. A single one
 always may. So many pass the slowest disk and network that time-outs allow for before a request's time is over."""
 _WOKEN = MAX_LARGE_BYTES // MAX_LARGE_BYTES_EACH
+
+
+def _nothing() -> None: ...
 
 
 class Sharer(Protocol):
@@ -53,6 +57,8 @@ class Shares:
         """How many seconds of this turn went to clients' requests."""
         self.deferred = 0
         """How often a client had to wait for a further turn."""
+        self.turn_done: Callable[[], None] = _nothing
+        """Sends what a turn of those that waited has brought: the node may have no turn of its own for a while."""
         self._large_bytes = 0
         self._soon = soon
         self._took = took
@@ -80,15 +86,16 @@ class Shares:
         """Let those that wait carry on, one after the other, while there is time in this turn."""
         self._is_asked_for = False
         self.spent = 0.0
-        now = began = time.monotonic()
+        now = began = clocks.seconds()
         for _ in range(len(self._waiting)):
             client = self._waiting.popleft()
             before = now
             client.carry_on()
-            now = time.monotonic()
+            now = clocks.seconds()
             self.note(client, now - before)
             if now - began > self.turn_seconds:
                 break
+        self.turn_done()
         self.spent = now - began
         if self._waiting:
             self._ask()

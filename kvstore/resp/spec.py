@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 from kvstore.commands import Failed, Simple, SimpleResult
 from kvstore.node.service import Service
-from kvstore.resp.cursors import Cursors
+from kvstore.resp.cursors import OwnCursors
 from kvstore.resp.encoding import OnAnswer, RespValue, SimpleString
 from kvstore.resp.errors import NOT_INTEGER, RequestError, failure, problem, quoted
 from kvstore.resp.hub import Client
@@ -61,7 +61,7 @@ class OnData(NamedTuple):
 class OnWalk(NamedTuple):
     """Performed by the store too; to compile it takes the positions of scans and what this node has applied."""
 
-    compile: Callable[[list[bytes], Cursors, Service], Compiled]
+    compile: Callable[[list[bytes], OwnCursors, Service], Compiled]
 
 
 class OnClient(NamedTuple):

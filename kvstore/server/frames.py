@@ -7,6 +7,7 @@ frame is a piece and that more follow, or that it is the last piece.
 from __future__ import annotations
 
 import struct
+from typing import Annotated
 
 import msgspec
 
@@ -32,13 +33,17 @@ KEEP_ALIVE = _LENGTH.pack(0)
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
-    """The dialling node's first frame. ``incarnation`` tells a process from those before it with the same id."""
+    """The dialling node's first frame. ``incarnation`` tells a process from those before it with the same id.
+
+    ``clients``: HOST:PORT where it listens for clients, to be shown to them.
+    """
 
     cluster: str
     sender: str
     receiver: str
     version: int
     incarnation: int
+    clients: Annotated[str, msgspec.Meta(max_length=300)] = ""
 
 
 class Welcome(msgspec.Struct, frozen=True, tag="welcome"):

@@ -8,7 +8,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from typing import Protocol
 
 from consensus.messages import Accepted, Record, Stored
@@ -17,7 +17,7 @@ from kvstore import clocks, logs
 from kvstore.addresses import address_text
 from kvstore.commands import Command, Query, Result
 from kvstore.errors import KvstoreError, Refusal, StorageFullError, UnavailableError
-from kvstore.node.hosting import failure, open_node
+from kvstore.node.hosting import Appends, failure, open_node
 from kvstore.node.peer_messages import PeerMessage
 from kvstore.node.service import OnReply, PeerInfo, ServerStatus
 from kvstore.server import process_memory
@@ -26,6 +26,8 @@ from kvstore.server.long_turns import LONG_NS, LongTurns
 from kvstore.server.peers import Identity, Peers
 from kvstore.server.settings import Settings
 from kvstore.server.time_spent import TimeSpent
+from kvstore.state.keyspace import free
+from kvstore.state.long_reads import MAX_AT_ONCE, LongReads
 from kvstore.state.machine import Batch
 from kvstore.state.queries import Queries
 from kvstore.state.sql import Table
@@ -80,6 +82,7 @@ class Host:
         clients: Clients,
         long_turns: LongTurns,
         on_failure: Callable[[int], None],
+        new_threads: Callable[[str, int], Executor],
     ) -> None:
         self.settings = settings
         self._clients = clients
@@ -88,14 +91,17 @@ class Host:
         self._data_dir = data_dir
         self._on_failure = on_failure
         self._failed = False
+        self._stopped = False
+        """Whether there are no more turns: it failed, or is being closed."""
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._unforeseen)
         sys.setswitchinterval(SWITCH_SECONDS)
-        self._disk = ThreadPoolExecutor(1, "log")
-        self._state_disk = ThreadPoolExecutor(1, "state")
+        self._disk = new_threads("log", 1)
+        self._state_disk = new_threads("state", 1)
         self._queries = Queries(data_dir.state_path)
-        self._disk_full = False
-        self._writing = False
+        self._append: Future[None] | None = None
+        self._closing = False
+        self._long_reads = LongReads(data_dir.state_path, new_threads("reads", MAX_AT_ONCE))
         self._fsync_us = 0
         self._turning = False
         self._woken = False
@@ -103,8 +109,11 @@ class Host:
         self._timer: asyncio.TimerHandle | None = None
         self._started = clocks.now_us()
         self._latencies = Latencies(self._started)
-        self._time_spent = TimeSpent()
+        self._time_spent = TimeSpent(clocks.now_ns)
         self._long_turns = long_turns
+        long_turns.processor = self._time_spent.processor
+        self._tick_due = 0
+        self._long_at_tick = 0
         self._late_at = 0
         self._reads = self._writes = 0
         self._patience = settings.request_timeout_ms
@@ -115,9 +124,12 @@ class Host:
             timing=settings.timing,
             background=self._commit,
             is_late=self._is_late,
+            read_later=self._read_later,
         )
+        self._appends = Appends(self.node, _tell_of_disk, settings.timing.election[0])
         identity = Identity(_cluster(settings), settings.node_id, random.getrandbits(63))
         self.peers = Peers(identity, settings.peers, self._receive, self._resume)
+        self.peers.clients_at = clients.address
         self._known: tuple[Role, str | None] = (self.node.role, None)
 
     async def start(self) -> None:
@@ -155,16 +167,23 @@ class Host:
 
     def _tick(self) -> None:
         interval = self.node.tick_interval
+        now = time.monotonic_ns()
+        if self._tick_due and self._long_at_tick == self._long_turns.count:  # or it is named already
+            self._long_turns.took("elsewhere", now - self._tick_due, "between turns")
+        self._tick_due = now + interval * 1_000_000
+        self._long_at_tick = self._long_turns.count
         self._timer = self._loop.call_later(interval / 1_000, self._tick)
-        if clocks.now() - self._ticked_at > interval >> 1:  # otherwise a turn has just done so
+        now = clocks.now()
+        self._appends.tick(now)
+        if now - self._ticked_at > interval >> 1:  # otherwise a turn has just done so
             self._turn()
 
     def _turn(self) -> None:
-        if self._failed:
+        if self._stopped:
             return
         node = self.node
         self._turning = True
-        self._time_spent.begin("log" if self._writing else "idle")
+        self._time_spent.begin("log" if self._append else "idle")
         self._woken = True
         began = now = clocks.now()
         while (
@@ -204,6 +223,7 @@ class Host:
                 self._time_spent.longest_phase,
                 self._time_spent.turn_took,
                 f"{node.last_done}, slot {node.applied_upto}",
+                self._time_spent.turn_processor,
             )
         known = (node.role, node.leader)
         if known != self._known:
@@ -225,20 +245,21 @@ class Host:
         """
         if self._is_quick(records):
             began = clocks.now_us()
+            self._appends.began(self._ticked_at)
             try:
                 self.node.append(records)
             except StorageFullError as error:
-                self._no_room(error)
+                self._appends.ended(error, clocks.now())
                 self._woken = True
             else:
-                self.node.persisted()
-                self._has_room()
+                self._appends.ended(None, clocks.now())
             self._fsync_us += (clocks.now_us() - began - self._fsync_us) >> 3
             self._woken |= self.node.has_effects
         else:
             self._fsync_us -= self._fsync_us >> 8
-            self._writing = True
-            self._disk.submit(self.node.append, records).add_done_callback(self._written)
+            self._appends.began(self._ticked_at)
+            self._append = self._disk.submit(self.node.append, records)
+            self._append.add_done_callback(self._written)
 
     def _is_quick(self, records: list[Record]) -> bool:
         if self._fsync_us >= QUICK_US or len(records) > QUICK_SLOTS or sum(map(_slots, records)) > QUICK_SLOTS:
@@ -250,18 +271,11 @@ class Host:
         self._loop.call_soon_threadsafe(self._stored, future)
 
     def _stored(self, future: Future[None]) -> None:
-        self._time_spent.begin("log")
-        self._writing = False
-        if self._failed:
+        if self._failed or self._append is not future:
             return
-        error = future.exception()
-        if error is None:
-            self.node.persisted()
-            self._has_room()
-        elif isinstance(error, StorageFullError):
-            self._no_room(error)
-        else:
-            raise error  # what this node promised may or may not be on its disk
+        self._time_spent.begin("log")
+        self._append = None
+        self._appends.ended(future.exception(), clocks.now())
         self._turn()
 
     def _commit(self, batch: Batch) -> None:
@@ -274,7 +288,9 @@ class Host:
             return
         error = future.exception()
         if error is None:
-            self.node.committed(batch, future.result())
+            discarded = self.node.committed(batch, future.result())
+            if not self._stopped:
+                self._state_disk.submit(free, discarded)
             if not self.node.has_uncommitted:
                 process_memory.give_back()
         elif isinstance(error, StorageFullError):
@@ -284,25 +300,13 @@ class Host:
             raise error
         self._wake()  # somebody may wait for the next commit
 
-    def _no_room(self, error: StorageFullError) -> None:
-        if not self._disk_full:  # the node tries again several times a second
-            log.error("disk_full", reason=str(error))
-            self.node.hand_over()  # another's disk may have room
-        self._disk_full = True
-        self.node.storage_failed(error)
-
-    def _has_room(self) -> None:
-        if self._disk_full:
-            log.info("disk_has_room")
-        self._disk_full = False
-
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def fail(self, status: int, why: str) -> None:
         """End without another turn and without a commit, since the node may know what is not on its disk."""
         if self._failed:
             return
-        self._failed = True
+        self._failed = self._stopped = True
         log.error("cannot_go_on", reason=why)
         self._on_failure(status)
 
@@ -328,7 +332,7 @@ class Host:
     def is_idle(self) -> bool:
         """Whether nothing is under way and no other node relies on this one as its leader."""
         node = self.node
-        return self._failed or not (self._writing or node.has_pending or (node.leads and not node.is_alone))
+        return self._failed or not (self._append or node.has_pending or (node.leads and not node.is_alone))
 
     def hand_over(self) -> None:
         """Ask another node to lead, if this one does."""
@@ -337,14 +341,22 @@ class Host:
             self._wake()
 
     async def close(self) -> None:
-        """Stop, after committing everything unless the node failed."""
+        """Stop, after committing everything unless the node failed. Waits for the disk.
+
+        Raises what is wrong when the disk does not take what is under way.
+        """
+        self._closing = True
         if self._timer:
             self._timer.cancel()
+        self._stopped = True  # what the threads report below must not give them more to do
         await self.peers.close()
         self._queries.close()
+        self._long_reads.close()
         self._disk.shutdown()
         self._state_disk.shutdown()
         await asyncio.sleep(0)  # lets the reports of the threads come in
+        if self._append is not None:
+            self._stored(self._append)
         if not self._failed:
             self._failed = True
             self.node.close()
@@ -394,9 +406,23 @@ class Host:
 
         return timed
 
-    def look(self, command: Command) -> Result:
+    def look(self, query: Query, done: OnReply) -> None:
         self._reads += 1
-        return self.node.look(command, clocks.wall())
+        self.node.look(query, done, self._ticked_at + self._patience)
+        self._wake()
+
+    def _read_later(self, query: Query, now: int, deadline: int, done: Callable[[Result | Exception], None]) -> None:
+        """Let a thread execute a read; its outcome comes back to the loop's thread."""
+
+        def on_loop(outcome: Result | Exception) -> None:
+            self._loop.call_soon_threadsafe(self._answer_read, done, outcome)
+
+        self._long_reads.start(query, now, deadline, on_loop)
+
+    def _answer_read(self, done: Callable[[Result | Exception], None], outcome: Result | Exception) -> None:
+        if not self._failed:
+            done(outcome)
+            self._flush()
 
     def propose_at(self, slot: int, json: bytes, done: Callable[[SlotReply | Refusal], None]) -> None:
         self._writes += 1
@@ -432,8 +458,11 @@ class Host:
     def executed_upto(self, session: str) -> int:
         return self.node.executed_upto(session)
 
-    def keys(self, prefix: bytes, limit: int) -> list[bytes]:
-        return self.node.keys(prefix, limit)
+    def about_size(self) -> int:
+        return self.node.about_size
+
+    def expiring(self) -> tuple[int, int]:
+        return self.node.expiring()
 
     def clock(self) -> int:
         return clocks.wall()
@@ -457,10 +486,23 @@ class Host:
             longest_turn_ms=self._long_turns.longest_ms,
             longest_turn=self._long_turns.longest,
             peers=[
-                PeerInfo(peer, address_text(address), self.peers.is_connected(peer), self.node.heard_chosen(peer))
+                PeerInfo(
+                    peer,
+                    address_text(address),
+                    self.peers.is_connected(peer),
+                    self.node.heard_chosen(peer),
+                    self.peers.clients_of(peer),
+                )
                 for peer, address in self.peers.addresses.items()
             ],
         )
+
+
+def _tell_of_disk(event: str, why: str) -> None:
+    if event == "disk_has_room":
+        log.info(event, reason=why)
+    else:
+        log.error(event, reason=why)
 
 
 def _slots(record: Record) -> int:

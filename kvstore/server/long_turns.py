@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import time
+from collections.abc import Callable
+
 from kvstore import logs
 
 LONG_MS = 50
@@ -18,11 +22,32 @@ class LongTurns:
         self.count = 0
         self.longest_ms = 0
         self.longest = ""
+        self.processor: Callable[[], int] | None = None
+        """How many ns the event loop's thread has had a processor since its last turn began or ended."""
+        self._collecting_since = 0
 
-    def took(self, what: str, nanoseconds: int, detail: str = "") -> None:
-        """Something ended; ``what`` is its kind, of which there are few, and ``detail`` says more."""
+    def watch_collector(self) -> None:
+        """From now on count what the interpreter's search for circles takes, too."""
+        gc.callbacks.append(self._collects)
+
+    def _collects(self, phase: str, about: dict[str, int]) -> None:
+        if phase == "start":
+            self._collecting_since = time.monotonic_ns()
+        else:
+            took = time.monotonic_ns() - self._collecting_since
+            self.took("collector", took, f"generation {about['generation']}")
+
+    def took(self, what: str, nanoseconds: int, detail: str = "", processor: int = -1) -> None:
+        """Something ended; ``what`` is its kind, of which there are few, and ``detail`` says more.
+
+        ``processor``: how many of the nanoseconds it had a processor, if that is known; the machine had the others.
+        """
         if nanoseconds <= LONG_NS:
             return
+        if processor < 0 and self.processor is not None:
+            processor = self.processor()
+        if processor >= 0:
+            detail = f"{detail}{', ' if detail else ''}{min(processor, nanoseconds) // 1_000_000} ms on a processor"
         ms = nanoseconds // 1_000_000
         self.count += 1
         if ms > self.longest_ms:

@@ -7,6 +7,8 @@ import errno
 import gc
 import os
 import socket
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import cast
 
@@ -19,6 +21,7 @@ from kvstore.node.service import Service
 from kvstore.resp.connection import Connection
 from kvstore.resp.hub import Hub
 from kvstore.resp.shares import Shares
+from kvstore.server import open_files
 from kvstore.server.host import Host
 from kvstore.server.long_turns import LongTurns
 from kvstore.server.settings import Settings
@@ -38,15 +41,33 @@ def run(settings: Settings) -> int:
     # A search for cycles among hundreds of thousands of values would stop the node for longer than anything it does.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    with (
-        DataDir.open(settings.data_dir, f"kvstore serve, node {settings.node_id}") as data_dir,
-        asyncio.Runner(loop_factory=new_event_loop) as runner,
-    ):
+    long_turns = LongTurns()
+    long_turns.watch_collector()
+    try:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            return runner.run(serve(settings, _new_threads, long_turns))
+    finally:
+        end_signals.ignore()  # the loop has let go of them
+
+
+def _new_threads(name: str, count: int) -> Executor:
+    return ThreadPoolExecutor(count, name)
+
+
+async def serve(settings: Settings, new_threads: Callable[[str, int], Executor], long_turns: LongTurns) -> int:
+    """Serve on the running event loop until a signal asks it to end; returns the exit status.
+
+    ``new_threads`` gives as many threads as are wanted under a name, for what may take long; ``long_turns`` is told of
+    what took too long all the same. Raises DataDirError when it cannot start.
+    """
+    with DataDir.open(settings.data_dir, f"kvstore serve, node {settings.node_id}") as data_dir:
         data_dir.check_cluster(settings.cluster_name)
-        return runner.run(_serve(settings, data_dir))
+        return await _serve(settings, data_dir, new_threads, long_turns)
 
 
-async def _serve(settings: Settings, data_dir: DataDir) -> int:
+async def _serve(
+    settings: Settings, data_dir: DataDir, new_threads: Callable[[str, int], Executor], long_turns: LongTurns
+) -> int:
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
 
@@ -54,17 +75,15 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
         if not ended.done():
             ended.set_result(status)
 
-    long_turns = LongTurns()
     clients = ClientListener(settings, long_turns)
-    host = Host(settings, data_dir, clients, long_turns, on_failure=end)
-    numbers = end_signals.numbers()
-    for number in numbers:
+    host = Host(settings, data_dir, clients, long_turns, end, new_threads)
+    for number in end_signals.numbers():
         loop.add_signal_handler(number, end, 0)
     try:
         data_dir.claim(settings.cluster_name)  # after the log is there: a claimed directory without one has lost it
         for start, address in (
             (host.start, settings.peer_listen),
-            (partial(clients.listen, host), settings.client_listen),
+            (partial(clients.listen, host, lambda: host.node.leads), settings.client_listen),
         ):
             try:
                 await start()
@@ -73,7 +92,7 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
         log.info(
             "serving",
             clients=clients.address,
-            peers=host.peer_address,
+            peers=host.peer_address if host.peers.addresses else "none",
             nodes=",".join(sorted(settings.peers)),
             applied=host.node.applied_upto,
         )
@@ -85,9 +104,6 @@ async def _serve(settings: Settings, data_dir: DataDir) -> int:
         await clients.close()
         await host.close()
         log.info("ended")
-        for number in numbers:
-            loop.remove_signal_handler(number)
-        end_signals.ignore()
 
 
 def _reason(error: OSError) -> str:
@@ -113,14 +129,16 @@ class ClientListener:
         self.address = address_text(settings.client_listen)
         self._listen = settings.client_listen
         self._hub = Hub(settings.password, Shares(asyncio.get_running_loop().call_soon, long_turns.took))
+        self._hub.max_clients = open_files.room_for_clients(settings.max_clients)
         self.flush = self._hub.flush
-        self._open: set[ClientProtocol] = set()
+        self._open: dict[ClientProtocol, None] = {}  # in the order in which they came
         self._server: asyncio.Server | None = None
 
-    async def listen(self, service: Service) -> None:
-        """Accept clients of this service. Raises OSError if the address cannot be used."""
+    async def listen(self, service: Service, leads: Callable[[], bool]) -> None:
+        """Accept clients of this service; ``leads``: whether its node does. Raises OSError for an address in use."""
         loop = asyncio.get_running_loop()
         self._hub.later = loop.call_later
+        self._hub.leads = leads
         self._server = await loop.create_server(
             lambda: ClientProtocol(service, self._hub, self._open), *self._listen, backlog=BACKLOG
         )
@@ -139,8 +157,8 @@ class ClientListener:
 
     @property
     def have_all(self) -> bool:
-        """Whether every client has taken its replies."""
-        return not any(protocol.unsent for protocol in self._open)
+        """Whether every request that was read is answered, and every client has taken its replies."""
+        return all(protocol.has_all for protocol in self._open)
 
     async def close(self) -> None:
         self.stop()
@@ -152,7 +170,7 @@ class ClientListener:
 class ClientProtocol(asyncio.Protocol):
     """Carries bytes between a client's socket and its connection."""
 
-    def __init__(self, service: Service, hub: Hub, registry: set[ClientProtocol]) -> None:
+    def __init__(self, service: Service, hub: Hub, registry: dict[ClientProtocol, None]) -> None:
         self._service = service
         self._hub = hub
         self._registry = registry
@@ -164,9 +182,14 @@ class ClientProtocol(asyncio.Protocol):
         self._transport = transport = cast(
             asyncio.Transport, transport
         )  # uvloop's transport does not derive from asyncio's
+        peer = address_text(transport.get_extra_info("peername"))
+        if refusal := self._hub.refusal(peer, len(self._registry)):
+            transport.write(refusal)
+            transport.close()
+            return
         transport.set_write_buffer_limits(high=1_048_576)
         _keep_alive(transport.get_extra_info("socket"))
-        self._registry.add(self)
+        self._registry[self] = None
         self._connection = Connection(
             self._service,
             self._hub,
@@ -175,7 +198,7 @@ class ClientProtocol(asyncio.Protocol):
             pause=self._pause,
             abort=transport.abort,
             untaken=transport.get_write_buffer_size,
-            peer=address_text(transport.get_extra_info("peername")),
+            peer=peer,
             local=address_text(transport.get_extra_info("sockname")),
         )
 
@@ -192,7 +215,7 @@ class ClientProtocol(asyncio.Protocol):
             self._connection.writable(True)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._registry.discard(self)
+        self._registry.pop(self, None)
         if self._connection is not None:
             self._connection.lost()
         self._connection = self._transport = None
@@ -202,9 +225,11 @@ class ClientProtocol(asyncio.Protocol):
         self._pause(True)
 
     @property
-    def unsent(self) -> int:
-        """How many bytes wait for the client to take them."""
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+    def has_all(self) -> bool:
+        """Whether every request that was read is answered, and the client has taken the replies."""
+        if self._transport is None or self._connection is None:
+            return True
+        return self._connection.is_answered and not self._transport.get_write_buffer_size()
 
     def close(self) -> None:
         if self._transport is not None:

@@ -66,6 +66,8 @@ BACK_OFF_SECONDS = (0.05, 1.0)
 STEADY_SECONDS = 1.0
 """After a connection that lasted at least this long the next attempt is made at once."""
 CONNECT_SECONDS = 3.0
+MAX_UNGREETED = 32
+"""So many connections may be open on which nobody has said yet who it is; with one more the oldest is closed."""
 
 Receive = Callable[[str, PeerMessage], None]
 Resume = Callable[[str], None]
@@ -222,6 +224,7 @@ class InboundConnection(PeerConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._peers.bound_ungreeted()
         self._loop.call_later(SILENCE_SECONDS, self._expect_hello)
 
     def _expect_hello(self) -> None:
@@ -264,20 +267,27 @@ class Peers:
         self.receive = receive
         self._resume = resume
         self.addresses = {node: address for node, address in addresses.items() if node != identity.node}
+        self.clients_at = ""
+        """HOST:PORT where this node listens for clients: it tells the others."""
         self._identity = identity
         self._dialled: dict[str, OutboundConnection] = {}
         self._accepted: dict[str, InboundConnection] = {}
-        self._links: set[InboundConnection] = set()
+        self._links: dict[InboundConnection, None] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
 
     async def start(self, listen: Address) -> Address:
-        """Listen, and begin to dial the others; returns the address in use. Raises OSError if that cannot be used."""
+        """Listen, and begin to dial the others; returns the address in use. Raises OSError if that cannot be used.
+
+        A node alone does not listen.
+        """
+        if not self.addresses:
+            return listen  # nobody will call
         loop = asyncio.get_running_loop()
 
         def accept() -> InboundConnection:
             link = InboundConnection(loop, self)
-            self._links.add(link)
+            self._links[link] = None
             return link
 
         self._server = await loop.create_server(accept, listen[0], listen[1], reuse_address=True)
@@ -297,6 +307,19 @@ class Peers:
     def is_connected(self, node: str) -> bool:
         return node in self._dialled
 
+    def clients_of(self, node: str) -> str:
+        """HOST:PORT where another node listens for clients, "" as long as it has not said so.
+
+        One that listens on all its addresses is named by the host that the others know.
+        """
+        link = self._accepted.get(node)
+        if link is None or link.hello is None:
+            return ""
+        host, _, port = link.hello.clients.rpartition(":")
+        if host in ("0.0.0.0", "[::]"):
+            return address_text((self.addresses[node][0], port))
+        return link.hello.clients
+
     # -- sending ------------------------------------------------------------------------------------------------------
 
     def send(self, messages: Iterable[tuple[str, PeerMessage]]) -> None:
@@ -306,9 +329,14 @@ class Peers:
         others: dict[str, list[bytes]] = {}
         resumed: dict[str, OutboundConnection] = {}
         overtaking: list[PeerMessage] = []
+        added: dict[str, int] = {}
         for node, message in messages:
             link = self._dialled.get(node)
             if link is None:
+                continue
+            is_urgent = type(message) in URGENT
+            if not is_urgent and (link.is_full or added.get(node, 0) > MAX_UNSENT_BYTES):
+                link.gap = True
                 continue
             if type(message) is Heartbeat and link.has_queue:
                 # What it would tell as chosen waits in the queue: the other node must not fetch it for that.
@@ -317,15 +345,16 @@ class Peers:
             data = encoded.get(id(message))
             if data is None:
                 data = encoded[id(message)] = pieces(message)
-            if type(message) in URGENT and len(data[0]) <= MAX_URGENT_BYTES:
+            if is_urgent and len(data) == 1 and len(data[0]) <= MAX_URGENT_BYTES:  # pieces stay together
                 if not link.is_stuck:
                     urgent.setdefault(node, []).extend(data)
-            elif link.is_full:
+            elif is_urgent and link.is_full:
                 link.gap = True
             elif link.gap:
                 resumed[node] = link
             else:
                 others.setdefault(node, []).extend(data)
+                added[node] = added.get(node, 0) + sum(map(len, data))
         for node in {**urgent, **others}:
             self._dialled[node].send(urgent.get(node, []), others.get(node, []))
         for node, link in resumed.items():
@@ -357,7 +386,8 @@ class Peers:
         """Dial and greet a node; None when it cannot be reached or refuses."""
         loop = asyncio.get_running_loop()
         link = OutboundConnection(loop, node)
-        hello = Hello(self._identity.cluster, self._identity.node, node, PROTOCOL_VERSION, self._identity.incarnation)
+        own = self._identity
+        hello = Hello(own.cluster, own.node, node, PROTOCOL_VERSION, own.incarnation, self.clients_at)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await loop.create_connection(lambda: link, *self.addresses[node])
@@ -395,8 +425,15 @@ class Peers:
         self._accepted[hello.sender] = link
         return ""
 
+    def bound_ungreeted(self) -> None:
+        """One more connection is open. A node greets at once, so whoever has said nothing for longest is no node."""
+        ungreeted = [link for link in self._links if link.hello is None]
+        if len(ungreeted) > MAX_UNGREETED:
+            self.leave(ungreeted[0])
+            ungreeted[0].close()
+
     def leave(self, link: InboundConnection) -> None:
         """A connection to this node has ended."""
-        self._links.discard(link)
+        self._links.pop(link, None)
         if link.hello is not None and self._accepted.get(link.hello.sender) is link:
             del self._accepted[link.hello.sender]

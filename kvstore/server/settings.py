@@ -40,6 +40,7 @@ class Settings(msgspec.Struct, frozen=True):
     peers: dict[str, Address]
     cluster_name: str = "kvstore"
     request_timeout_ms: int = 5_000
+    max_clients: int = 10_000
     password: str | None = None
     timing: Timing = TIMING
     log_format: Format = "auto"
@@ -54,6 +55,7 @@ NAMES = (
     "initial_cluster",
     "cluster_name",
     "request_timeout",
+    "max_clients",
     "password",
     "password_file",
     "heartbeat_ms",
@@ -132,6 +134,7 @@ def load(options: Mapping[str, str | None], environment: Mapping[str, str], file
         peers=_cluster(given, node_id) if given.has("initial_cluster") else {node_id: peer_listen},
         cluster_name=_name(given, "cluster_name", "kvstore"),
         request_timeout_ms=round(_number(given, "request_timeout", "5", 0.1, 600) * 1_000),
+        max_clients=int(_number(given, "max_clients", "10000", 1, 100_000)),
         password=_password(given),
         timing=_timing(given),
         log_format=_one_of(given, "log_format", "auto", get_args(Format)),

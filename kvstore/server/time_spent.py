@@ -36,6 +36,8 @@ class TimeSpent:
         self._began = self._at
         self._longest = 0
         self._longest_phase: Phase = "idle"
+        self.turn_processor = 0
+        """How many nanoseconds of the last turn the thread had a processor."""
 
     def now(self) -> int:
         """The clock, in ns: for ``spent``."""
@@ -83,7 +85,13 @@ class TimeSpent:
 
     def end(self) -> None:
         """The turn is over."""
-        self._cpu_at = self._cpu()
+        cpu = self._cpu()
+        self.turn_processor = cpu - self._cpu_at
+        self._cpu_at = cpu
+
+    def processor(self) -> int:
+        """How many nanoseconds the thread has had a processor since the last turn began or ended."""
+        return self._cpu() - self._cpu_at
 
     def microseconds(self) -> dict[str, int]:
         """The phases up to the last turn, in microseconds."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import msgspec
 
-from consensus.simulation.linearizability import Operation
-from consensus.simulation.world import World
+from consensus.simulation.linearizability import PENDING, Operation
+from consensus.simulation.timeline import Schedule
 from kvstore.commands import (
     Append,
     Cas,
@@ -25,8 +26,8 @@ from kvstore.commands import (
     Txn,
     Value,
 )
-from kvstore.simulated.model import seen
-from kvstore.simulated.oracle import Oracle, Told
+from kvstore.simulated.model import FORGOTTEN, UNTOLD, Seen, costs_too_much, seen
+from kvstore.simulated.oracle import PLAIN, Oracle, Told
 from kvstore.simulated.requests import ClientReply, ClientRequest, SlotClaim, SlotVerdict
 
 KEYS = (b"k:a", b"k:b", b"k:c")
@@ -37,9 +38,33 @@ FADING = (b"t1", b"t2")
 """Keys that expire: what the log says about them is checked, but no history, since the clocks decide."""
 
 
+class ClientWorld(Protocol):
+    """The world, as far as clients see it."""
+
+    @property
+    def timeline(self) -> Schedule:
+        """Virtual time, in ms."""
+        ...
+
+    @property
+    def chosen_upto(self) -> int:
+        """A slot up to which all are chosen, as far as anybody has seen."""
+        ...
+
+    def request(self, client: str, node: str, request: ClientRequest | SlotClaim) -> None:
+        """A client sends a request to a node."""
+        ...
+
+    def count(self, what: str) -> None:
+        """Something worth exercising happened."""
+        ...
+
+
 class Pending(msgspec.Struct):
     """A command on its way: ``called`` in the order of the oracle, ``attempt`` counts from 1."""
 
+    session: str
+    since: int
     sequence: int
     command: Command
     called: int
@@ -55,7 +80,7 @@ class SessionClient:
     def __init__(
         self,
         name: str,
-        world: World,
+        world: ClientWorld,
         oracle: Oracle,
         rng: random.Random,
         nodes: Sequence[str],
@@ -77,6 +102,8 @@ class SessionClient:
         self._target = rng.choice(nodes)
         self._roams = rng.choice([0.0, 0.3, 1.0])
         self._patience = patience
+        self._session = name
+        self._since = self._seen_upto = 0
         self._sequence = 0
         self._pending: dict[int, Pending] = {}
         self._done = True
@@ -112,7 +139,8 @@ class SessionClient:
                 self._done = True
                 return
             self._sequence += 1
-            pending = Pending(self._sequence, command, self._oracle.called(self.name, self._sequence))
+            called = self._oracle.called(self._session, self._sequence)
+            pending = Pending(self._session, self._since, self._sequence, command, called)
             self._pending[pending.sequence] = pending
             if self._random.random() < self._roams:
                 self._target = self._random.choice(self._nodes)
@@ -127,7 +155,13 @@ class SessionClient:
             self._target = self._nodes[(self._nodes.index(self._target) + 1) % len(self._nodes)]
         acknowledged = next(iter(self._pending))
         request = ClientRequest(
-            self.name, pending.sequence, acknowledged, pending.attempt, pending.command, self._patience
+            pending.session,
+            pending.sequence,
+            acknowledged,
+            pending.attempt,
+            pending.command,
+            self._patience,
+            pending.since,
         )
         self._world.request(self.name, self._target, request)
         self._world.timeline.after(self._patience, self._lose_patience, pending.sequence, pending.attempt)
@@ -142,7 +176,7 @@ class SessionClient:
         pending = self._pending.get(message.sequence)
         if pending is None:
             return
-        if message.refusal:
+        if message.refusal and not message.final:
             if message.attempt == pending.attempt:
                 pause = self._random.randint(5, 100)
                 self._world.timeline.after(pause, self._lose_patience, pending.sequence, pending.attempt)
@@ -150,12 +184,87 @@ class SessionClient:
         if message.attempt < pending.attempt:
             self._world.count("request: answered to an earlier attempt")
         del self._pending[pending.sequence]
-        told = Told(self.name, pending.sequence, pending.command, message.slot, message.as_of, seen(message.result))
+        self._seen_upto = max(self._seen_upto, message.as_of)
+        result = seen(message.result)
+        if message.final or result in UNTOLD:
+            self._give_up(pending, result)
+            return
+        told = Told(pending.session, pending.sequence, pending.command, message.slot, message.as_of, result)
         self.told.append(told)
         returned = self._oracle.returned(told)
-        if not _fades(pending.command):
+        if not fades(pending.command) and not costs_too_much(message.result):
             operation = Operation(self.name, pending.called, returned, pending.command, (told.result,))
             self._oracle.history.append(operation)
+
+    def _give_up(self, pending: Pending, result: Seen) -> None:
+        """No result will ever be known: an earlier attempt, or a late copy of one, may have been executed."""
+        if result == FORGOTTEN and pending.session == self._session:
+            self._since = self._seen_upto
+            self._session = f"{self.name}+{self._sequence}"
+        if not fades(pending.command):
+            operation = Operation(self.name, pending.called, PENDING, pending.command, None)
+            self._oracle.doubtful[pending.session, pending.sequence] = operation
+
+
+class PlainClient:
+    """Sends commands without a session, several at once, and never again, as clients of Redis do.
+
+    What it appends says whose it is: the nodes send it on under sessions of their own.
+    """
+
+    def __init__(self, name: str, world: ClientWorld, oracle: Oracle, rng: random.Random, nodes: Sequence[str]) -> None:
+        self.name = name
+        self.told: list[Told] = []
+        self._world = world
+        self._oracle = oracle
+        self._random = rng
+        self._nodes = nodes
+        self._target = rng.choice(nodes)
+        self._pace = rng.choice([2, 10, 40])
+        self._patience = rng.choice([100, 300, 1_000])
+        self._sequence = 0
+        self._pending: dict[int, Command] = {}
+        self._done = False
+
+    def begin(self) -> None:
+        self._world.timeline.after(self._random.randint(0, self._pace), self._next)
+
+    def stop(self) -> None:
+        self._done = True
+
+    def unfinished(self) -> str:
+        """Nothing: it waits for no answer for ever."""
+        return ""
+
+    def _next(self) -> None:
+        if self._done:
+            return
+        if len(self._pending) < 4:
+            self._sequence += 1
+            is_read = self._random.random() < 0.2
+            command = Get(PLAIN) if is_read else Append(PLAIN, b"%s.%d;" % (self.name.encode(), self._sequence))
+            self._pending[self._sequence] = command
+            self._oracle.called(self.name, self._sequence)
+            request = ClientRequest("", self._sequence, 0, 1, command, self._patience, 0)
+            self._world.request(self.name, self._target, request)
+            self._world.timeline.after(2 * self._patience, self._lose_patience, self._sequence)
+        self._world.timeline.after(self._random.randint(0, 2 * self._pace), self._next)
+
+    def _lose_patience(self, sequence: int) -> None:
+        if self._pending.pop(sequence, None) is not None:
+            self._target = self._random.choice(self._nodes)
+
+    def receive(self, sender: str, message: object) -> None:
+        assert isinstance(message, ClientReply)
+        command = self._pending.pop(message.sequence, None)
+        if command is None:
+            return
+        if message.refusal:
+            self._target = self._random.choice(self._nodes)
+            return
+        told = Told(self.name, message.sequence, command, message.slot, message.as_of, seen(message.result))
+        self.told.append(told)
+        self._oracle.returned(told)
 
 
 class SlotClient:
@@ -164,7 +273,7 @@ class SlotClient:
     def __init__(
         self,
         name: str,
-        world: World,
+        world: ClientWorld,
         rng: random.Random,
         nodes: Sequence[str],
         check: Callable[[str, SlotVerdict], None],
@@ -194,7 +303,7 @@ class SlotClient:
             return
         rng = self._random
         self._sequence += 1
-        slot = max(1, self._world.safety.chosen_upto + rng.choice([-1, 0, 1, 1, 2, 2, 3, 6]))
+        slot = max(1, self._world.chosen_upto + rng.choice([-1, 0, 1, 1, 2, 2, 3, 6]))
         value = rng.choice([f'"set s=v{self._sequence}"', f'{{"claim": {self._sequence}}}', '"no command at all"'])
         claim = SlotClaim(self._sequence, slot, value.encode(), rng.choice([500, 2_000]))
         self._world.request(self.name, rng.choice(self._nodes), claim)
@@ -209,10 +318,10 @@ class SlotClient:
 # -- what clients ask for ---------------------------------------------------------------------------------------------
 
 
-def _fades(command: Command) -> bool:
+def fades(command: Command) -> bool:
     """Whether a command touches keys that expire, which are not part of the histories."""
     if isinstance(command, Txn):
-        return any(_fades(part) for part in [*command.then, *command.otherwise])
+        return any(fades(part) for part in [*command.then, *command.otherwise])
     return getattr(command, "key", b"") in FADING
 
 
@@ -255,7 +364,9 @@ def _fading(rng: random.Random) -> Command:
         return Expire(key, rng.choice([0, 50, 500]))
     if dice < 0.6:
         return Persist(key)
-    return Txn([Incr(key), Get(key)]) if dice < 0.7 else Txn([Get(key), Exists([FADING[0]]), Set(key, _value(rng))])
+    if dice < 0.8:
+        return Get(key)
+    return Txn([Incr(key), Get(key)]) if dice < 0.9 else Txn([Get(key), Exists([FADING[0]]), Set(key, _value(rng))])
 
 
 def _over_keys(rng: random.Random) -> Command:

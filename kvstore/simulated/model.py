@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterable
 from typing import TypeAlias, assert_never
 
 import msgspec
+from msgspec.structs import replace
 
 from kvstore.commands import (
     Append,
@@ -44,19 +45,50 @@ from kvstore.commands import (
 from kvstore.errors import CommandError
 from kvstore.language.parser import parse
 from kvstore.limits import NODE_SESSIONS
-from kvstore.state import sessions
+from kvstore.state import cost, sessions
 
 Seen: TypeAlias = Hashable
 """A result, reduced to what the model can tell; see ``seen``."""
 DONE, NOT_MET, FAILED, EXPIRED, NOTHING = "done", "not met", "failed", "expired", "no command"
-FORGOTTEN = "the session is forgotten"
+UNKEPT, FORGOTTEN = "it happened, its result is not kept", "the session is forgotten"
+NEVER_TWICE = "no result, since it was executed before"
+UNTOLD = (EXPIRED, UNKEPT, FORGOTTEN)
+"""In place of a result: whether the request was executed the client cannot tell, but for UNKEPT."""
 
 
 class ModelCell(msgspec.Struct, frozen=True):
-    """A key's value and when it expires, in ms since 1970 (0 = never)."""
+    """A key's value, when it expires, in ms since 1970 (0 = never), and the slot that last changed it (0: this one)."""
 
     data: bytes
     expires: int = 0
+    slot: int = 0
+
+
+class ModelSession(msgspec.Struct):
+    """Its requests below ``acknowledged`` are done with, and the results of the others are kept. Used last in ``slot``.
+
+    ``sizes``: the bytes of those results.
+    """
+
+    slot: int = 0
+    acknowledged: int = 0
+    results: dict[int, Seen] = {}
+    sizes: dict[int, int] = {}
+
+    @property
+    def weight(self) -> int:
+        return sessions.RESULT_WEIGHT * len(self.results) + sum(self.sizes.values())
+
+    def keep(self, sequence: int, acknowledged: int, result: Seen) -> None:
+        """Keep the result of a request, or that there was one, and drop those that are done with."""
+        size = _size(result)
+        others = sum(size for number, size in self.sizes.items() if number >= acknowledged)
+        is_kept = size <= sessions.MAX_RECORDED_BYTES and size + others <= sessions.MAX_SESSION_BYTES
+        self.results[sequence] = result if is_kept else UNKEPT
+        self.sizes[sequence] = size if is_kept else 0
+        self.acknowledged = max(self.acknowledged, acknowledged, sequence - sessions.MAX_RESULTS + 1)
+        self.results = {number: kept for number, kept in self.results.items() if number >= self.acknowledged}
+        self.sizes = {number: size for number, size in self.sizes.items() if number in self.results}
 
 
 class Model:
@@ -66,37 +98,66 @@ class Model:
         self.cells: dict[bytes, ModelCell] = {}
         self.clock = 0
         self.executed: dict[tuple[str, int], tuple[int, Seen]] = {}
-        self.used: dict[str, int] = {}
-        """The sessions that are known, each with the slot that used it last."""
+        self.sessions: dict[str, ModelSession] = {}
+        """Those that are known, the one used last at the end."""
         self.forgotten: dict[bool, int] = {True: 0, False: 0}
 
-    def apply(self, slot: int, entry: Entry) -> tuple[int, Seen]:
-        """Execute an entry, or recall its result; returns the slot that really executed it, and its result."""
+    def apply(self, slot: int, entry: Entry, too_much: bool) -> Seen:
+        """Execute an entry unless it was executed before; returns its result. ``too_much``: it costs too much."""
         if entry.stamp > self.clock:
             self.clock = entry.stamp
             self.cells = {key: cell for key, cell in self.cells.items() if not 0 < cell.expires <= self.clock}
-        if entry.session and not self._knows(entry, slot):
-            return slot, FORGOTTEN
+        if not entry.session:
+            return FAILED if too_much else self._execute(slot, entry.command)
+        session = self._used(entry.session, entry.since)
+        if session is None:
+            return FORGOTTEN
+        session.slot = slot
+        if entry.sequence < session.acknowledged:
+            return EXPIRED
+        if entry.sequence in session.results:
+            return session.results[entry.sequence]
+        result = FAILED if too_much else self._execute(slot, entry.command)
+        session.keep(entry.sequence, entry.acknowledged, result)
         request = (entry.session, entry.sequence)
-        if entry.session and request in self.executed:
-            return self.executed[request]
-        outcome = slot, self._execute(entry.command)
-        if entry.session:
-            self.executed[request] = outcome
-        return outcome
+        if request in self.executed:
+            return NEVER_TWICE
+        self.executed[request] = slot, result
+        return result
 
-    def _knows(self, entry: Entry, slot: int) -> bool:
-        """Note that a session is used, unless it may be one that was dropped. Simulated clients load no files."""
-        is_node = entry.session.startswith(NODE_SESSIONS)
-        if entry.session not in self.used and 0 <= entry.since < self.forgotten[is_node]:
-            return False
-        self.used[entry.session] = slot
-        alike = [name for name in self.used if name.startswith(NODE_SESSIONS) == is_node]
-        if len(alike) > sessions.MAX_SESSIONS:
-            self.forgotten[is_node] = max(self.forgotten[is_node], self.used.pop(min(alike, key=self.used.__getitem__)))
-        return True
+    def _used(self, name: str, since: int) -> ModelSession | None:
+        """The session of this name, used last from now on; None if it may be one that was dropped.
 
-    def _execute(self, command: Command | Opaque) -> Seen:
+        Simulated clients load no files, so that there are two kinds: nodes' and clients'.
+        """
+        last = next(reversed(self.sessions), "")
+        if last and last != name:
+            while (
+                len(alike := self._alike(last)) > 1 and sum(one.weight for one in alike.values()) > sessions.MAX_WEIGHT
+            ):
+                self._drop(alike)
+        session = self.sessions.pop(name, None)
+        if session is None:
+            if since < self.forgotten[name.startswith(NODE_SESSIONS)]:
+                return None
+            session = ModelSession()
+        self.sessions[name] = session
+        if len(alike := self._alike(name)) > sessions.MAX_SESSIONS:
+            self._drop(alike)
+        return session
+
+    def _alike(self, name: str) -> dict[str, ModelSession]:
+        """The sessions of the same kind."""
+        of_node = name.startswith(NODE_SESSIONS)
+        return {other: one for other, one in self.sessions.items() if other.startswith(NODE_SESSIONS) is of_node}
+
+    def _drop(self, alike: dict[str, ModelSession]) -> None:
+        """Drop the one used longest ago."""
+        name = next(iter(alike))
+        kind = name.startswith(NODE_SESSIONS)
+        self.forgotten[kind] = max(self.forgotten[kind], self.sessions.pop(name).slot)
+
+    def _execute(self, slot: int, command: Command | Opaque) -> Seen:
         if isinstance(command, Opaque):
             text = msgspec.json.decode(command.json)
             try:
@@ -105,7 +166,9 @@ class Model:
                 return NOTHING
         if isinstance(command, Opaque):
             return NOTHING
-        return execute(self.cells, command, self.clock)
+        result = execute(self.cells, command, self.clock)
+        self.cells = {key: cell if cell.slot else replace(cell, slot=slot) for key, cell in self.cells.items()}
+        return result
 
 
 def execute(cells: dict[bytes, ModelCell], command: Command, clock: int) -> Seen:
@@ -136,6 +199,9 @@ def _on_one_key(
     key = command.key
     match command:
         case Get():
+            return cell.data if cell else None
+        case Set(get=True):
+            _on_one_key(cells, replace(command, get=False), cell, clock)
             return cell.data if cell else None
         case Set():
             if (command.when == "nx" and cell) or (command.when == "xx" and not cell):
@@ -175,7 +241,7 @@ def _set_expiry(cells: dict[bytes, ModelCell], command: Expire | Persist, cell: 
     if isinstance(command, Expire) and command.ttl <= 0:
         del cells[command.key]
     else:
-        cells[command.key] = ModelCell(cell.data, clock + command.ttl if isinstance(command, Expire) else 0)
+        cells[command.key] = replace(cell, expires=clock + command.ttl if isinstance(command, Expire) else 0)
     return DONE
 
 
@@ -183,13 +249,16 @@ def _transact(cells: dict[bytes, ModelCell], txn: Txn, clock: int) -> Seen:
     holds = True
     for condition in txn.conditions:
         cell = cells.get(condition.key)
-        equal = cell is not None and condition.operand is not None and cell.data == condition.operand.data
+        if condition.subject == "slot":
+            equal = condition.number == (cell.slot if cell else 0)
+        else:
+            equal = cell is not None and condition.operand is not None and cell.data == condition.operand.data
         holds = holds and equal == (condition.comparison == "=")
     before = dict(cells)
     results = []
     for command in txn.then if holds else txn.otherwise:
         result = execute(cells, command, clock)
-        if result == FAILED:
+        if result == FAILED and not txn.partial:
             cells.clear()
             cells.update(before)
             return FAILED
@@ -210,8 +279,10 @@ def seen(result: Result | None) -> Seen:
             return NOT_MET
         case Failed():
             return FAILED
-        case Expired() | Unkept():
+        case Expired():
             return EXPIRED
+        case Unkept():
+            return UNKEPT
         case Forgotten():
             return FORGOTTEN
         case Integer(number):
@@ -225,6 +296,25 @@ def seen(result: Result | None) -> Seen:
         case NotACommand() | None:
             return NOTHING
     assert_never(result)
+
+
+def costs_too_much(result: Result | None) -> bool:
+    """Whether a command did nothing, since it would have cost more than a slot or a read may."""
+    reasons = (cost.TOO_MUCH_WORK, cost.TOO_MUCH_CHANGED, cost.too_large(cost.MAX_RESULT_BYTES))
+    return isinstance(result, Failed) and result.reason.startswith(reasons)
+
+
+def _size(result: Seen) -> int:
+    """The bytes of the keys and values in a result."""
+    match result:
+        case bytes():
+            return len(result)
+        case (bool(), tuple(results)):
+            return sum(sessions.ITEM_BYTES + _size(one) for one in results)
+        case tuple():
+            return sum(sessions.ITEM_BYTES + len(key) + len(value) for key, value in result)
+        case _:
+            return 0
 
 
 ModelState: TypeAlias = tuple[tuple[bytes, bytes], ...]

@@ -13,12 +13,12 @@ from consensus.replica import Replica
 from consensus.simulation.disk import Disk, RottenRecord
 from consensus.simulation.service import Damaged
 from consensus.simulation.violation import Violation
-from kvstore.commands import is_read_only
+from kvstore.commands import Found, Get, Integer, Ttl, is_read_only
 from kvstore.errors import CommandError, DamagedError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.node.node import Node
 from kvstore.node.peer_messages import Forward, ForwardSlot, PeerMessage
 from kvstore.simulated.model import seen
-from kvstore.simulated.oracle import Told
+from kvstore.simulated.oracle import Earliest, Told
 from kvstore.simulated.requests import ClientReply, ClientRequest, SlotClaim, SlotVerdict
 from kvstore.simulated.state import NO_ROOM, Environment, SimulatedState
 from kvstore.state.machine import StateMachine
@@ -42,12 +42,15 @@ class SimulatedNode:
         rng: random.Random,
         now: int,
         wall: int,
+        process: int,
     ) -> None:
         self._name = name
+        self._process = f"{name} (process {process})"
         self._state = state
         self._environment = environment
         self._now = now
         self._replies: list[tuple[str, object]] = []
+        environment.oracle.clock_read(name, wall)
         with _damage():
             disk.open()
             self._node = Node(
@@ -79,6 +82,7 @@ class SimulatedNode:
 
     def tick(self, now: int, wall: int) -> None:
         self._now = now
+        self._environment.oracle.clock_read(self._name, wall)
         ended = self._state.ended(now)
         if ended is not None:
             self._node.committed(*ended)
@@ -123,10 +127,15 @@ class SimulatedNode:
 
     def _request(self, client: str, request: ClientRequest) -> None:
         command, deadline = request.command, self._now + request.patience
-        led_by = self.replica.ballot
-        self._environment.oracle.asked(client, request.sequence)
+        led_by, oracle = self.replica.ballot, self._environment.oracle
+        if not request.session and not oracle.arrived(client, request.sequence):
+            return
+        oracle.asked(request.session or client, request.sequence)
+        earliest = oracle.earliest()
 
         def done(outcome: Reply | Refusal) -> None:
+            if isinstance(command, Get) and isinstance(outcome, Reply) and isinstance(outcome.result, Found):
+                self._judge_time(client, request, outcome, earliest)
             self._answer(client, request, outcome, led_by)
 
         try:
@@ -141,17 +150,49 @@ class SimulatedNode:
                     sequence=request.sequence,
                     acknowledged=request.acknowledged,
                     size=100,
+                    since=request.since,
                 )
-        except (CommandError, DamagedError, StorageFullError, UnavailableError) as error:
+                if request.session:
+                    oracle.taken(self._process, request.session, request.sequence, request.acknowledged)
+        except CommandError as error:
+            self._environment.note("cost: refused before it was proposed")
+            self._answer(client, request, UnavailableError(str(error)), led_by, final=True)
+        except (DamagedError, StorageFullError, UnavailableError) as error:
             done(UnavailableError(str(error)))
-        except UnknownOutcomeError as error:
-            done(error)
+        except UnknownOutcomeError as error:  # the same one waits already, for too many
+            self._answer(client, request, error, led_by, waits=True)
 
-    def _answer(self, client: str, request: ClientRequest, outcome: Reply | Refusal, led_by: Ballot) -> None:
+    def _judge_time(self, client: str, request: ClientRequest, outcome: Reply, since: Earliest) -> None:
+        """A read shows a key: could its time be over?"""
+        assert isinstance(request.command, Get)
+        expires = self.state.query(Ttl(request.command.key, absolute=True), 0)
+        if isinstance(expires, Integer) and expires.number > 0:
+            upto = self._node.applied_upto
+            told = Told(client, request.sequence, request.command, outcome.slot, upto, seen(outcome.result))
+            self._environment.oracle.shown(self._name, told, expires.number, since)
+            self._environment.note("expiry: a read shows a key that will expire")
+
+    def _answer(
+        self,
+        client: str,
+        request: ClientRequest,
+        outcome: Reply | Refusal,
+        led_by: Ballot,
+        *,
+        final: bool = False,
+        waits: bool = False,
+    ) -> None:
         count = self._environment.note
         if isinstance(outcome, Reply):
             applied_upto = self._node.applied_upto
-            told = Told(client, request.sequence, request.command, outcome.slot, applied_upto, seen(outcome.result))
+            told = Told(
+                request.session or client,
+                request.sequence,
+                request.command,
+                outcome.slot,
+                applied_upto,
+                seen(outcome.result),
+            )
             self._environment.oracle.told(self._name, told, applied_upto)
             if led_by != self.replica.ballot:
                 count(
@@ -163,9 +204,11 @@ class SimulatedNode:
         else:
             unknown = isinstance(outcome, UnknownOutcomeError)
             if not unknown:
-                self._environment.oracle.refused(client, request.sequence)
+                self._environment.oracle.refused(request.session or client, request.sequence)
+            if request.session and not (waits or is_read_only(request.command)):
+                self._environment.oracle.left(self._process, request.session, request.sequence, request.acknowledged)
             count("request: answered that it may have happened" if unknown else "request: refused")
-            reply = ClientReply(request.sequence, request.attempt, refusal=str(outcome), unknown=unknown)
+            reply = ClientReply(request.sequence, request.attempt, refusal=str(outcome), unknown=unknown, final=final)
         self._replies.append((client, reply))
 
     def _claim(self, client: str, claim: SlotClaim) -> None:

@@ -10,7 +10,8 @@ from kvstore.commands import Command, Result
 class ClientRequest(msgspec.Struct, frozen=True):
     """Execute a command for the ``attempt``-th time, under a session's sequence; reads need neither.
 
-    The client has all results of the session below ``acknowledged``. The node may give up after ``patience`` ms.
+    The client has all results of the session below ``acknowledged``, and the session began when the slot ``since`` was
+    applied. Without a session the command is sent once only. The node may give up after ``patience`` ms.
     """
 
     session: str
@@ -19,6 +20,7 @@ class ClientRequest(msgspec.Struct, frozen=True):
     attempt: int
     command: Command
     patience: int
+    since: int
 
 
 class SlotClaim(msgspec.Struct, frozen=True):
@@ -33,7 +35,7 @@ class SlotClaim(msgspec.Struct, frozen=True):
 class ClientReply(msgspec.Struct, frozen=True):
     """``slot`` 0: a read, of the state after the slots up to ``as_of``.
 
-    ``refusal``: why there is no result; ``unknown``: it may have happened all the same.
+    ``refusal``: why there is no result; ``unknown``: it may have happened all the same; ``final``: do not ask again.
     """
 
     sequence: int
@@ -43,6 +45,7 @@ class ClientReply(msgspec.Struct, frozen=True):
     as_of: int = 0
     refusal: str = ""
     unknown: bool = False
+    final: bool = False
 
 
 class SlotVerdict(msgspec.Struct, frozen=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import msgspec
 
 from consensus.simulation.scenario import Scenario
@@ -9,7 +11,8 @@ from consensus.simulation.shrink import shrink
 from consensus.simulation.trace import Trace
 from consensus.simulation.violation import Violation
 from consensus.simulation.world import World
-from kvstore.simulated.service import SimulatedStore, client_count
+from kvstore.simulated import bounds
+from kvstore.simulated.service import SimulatedStore
 from kvstore.state import entries
 
 
@@ -44,14 +47,15 @@ class Outcome(msgspec.Struct, frozen=True):
 def simulate(scenario: Scenario, trace: Trace | None = None) -> Outcome:
     """Run a scenario; the same one gives the same outcome and the same trace, whenever and wherever."""
     world = World(scenario, trace)
-    store = SimulatedStore(scenario, world)
     violation: Violation | None = None
-    try:
-        world.run(store)
-    except Violation as error:
-        violation = error
-    finally:
-        store.close()
+    with bounds.drawn(scenario.random("bounds")):
+        store = SimulatedStore(scenario, world)
+        try:
+            world.run(store)
+        except Violation as error:
+            violation = error
+        finally:
+            store.close()
     timeline, counts = world.timeline, dict(sorted(world.counts.items()))
     if violation is None:
         return Outcome(scenario, timeline.events, counts)
@@ -67,13 +71,13 @@ def simulate(scenario: Scenario, trace: Trace | None = None) -> Outcome:
     )
 
 
-def smallest(outcome: Outcome) -> Outcome:
-    """A failed run, reduced to the faults, clients and time that its failure needs.
+def smallest(outcome: Outcome, faults: Sequence[int], clients: int, run: Callable[[Scenario], Outcome]) -> Outcome:
+    """A failed run, reduced to those of its ``faults`` and its so many ``clients`` that its failure needs.
 
     A smaller run counts only if it breaks the same rule.
     """
 
     def fails(scenario: Scenario) -> bool:
-        return simulate(scenario).rule == outcome.rule
+        return run(scenario).rule == outcome.rule
 
-    return simulate(shrink(outcome.scenario, client_count(outcome.scenario), fails))
+    return run(shrink(outcome.scenario, clients, faults, fails))

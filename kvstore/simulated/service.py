@@ -13,7 +13,7 @@ from consensus.simulation.service import SimulatedClient
 from consensus.simulation.violation import Violation
 from consensus.simulation.world import World
 from kvstore.node.peer_messages import PeerMessage
-from kvstore.simulated.clients import SessionClient, SlotClient, draws, nothing, probe
+from kvstore.simulated.clients import PlainClient, SessionClient, SlotClient, draws, nothing, probe
 from kvstore.simulated.node import SimulatedNode
 from kvstore.simulated.oracle import Oracle
 from kvstore.simulated.requests import SlotVerdict
@@ -52,14 +52,18 @@ class SimulatedStore:
             self._probes[name] = SessionClient(f"probe-{name}", world, self._oracle, rng, [name], nothing)
         self.clients: Sequence[SimulatedClient] = [*self._workers, *self._probes.values()]
 
-    def _draw_workers(self) -> list[SessionClient | SlotClient]:
+    def _draw_workers(self) -> list[SessionClient | PlainClient | SlotClient]:
         scenario, world = self._scenario, self._world
         rng = scenario.random("clients")
-        workers: list[SessionClient | SlotClient] = []
+        workers: list[SessionClient | PlainClient | SlotClient] = []
         for number in range(client_count(scenario)):
             rng_of_client = scenario.random(f"client {number}")
             if rng.random() < 0.15:
                 workers.append(SlotClient(f"c{number}", world, rng_of_client, scenario.names, self._check_slot))
+                continue
+            if rng.random() < 0.2:
+                plain = PlainClient(f"c{number}", world, self._oracle, rng_of_client, scenario.names)
+                workers.append(plain)
                 continue
             workers.append(
                 SessionClient(
@@ -86,7 +90,7 @@ class SimulatedStore:
         rng = self._scenario.random(f"node {name} {self._starts}")
         commits = self._scenario.random(f"commits {name} {self._starts}")
         state = SimulatedState(self._databases[name], name, disk, self._environment, commits)
-        self._nodes[name] = SimulatedNode(name, disk, state, self._environment, rng, now, wall)
+        self._nodes[name] = SimulatedNode(name, disk, state, self._environment, rng, now, wall, self._starts)
         return self._nodes[name]
 
     def decode(self, data: bytes) -> PeerMessage:

@@ -12,7 +12,8 @@ from consensus.simulation.disk import Disk
 from kvstore.errors import StorageFullError
 from kvstore.simulated.oracle import Oracle
 from kvstore.state.entries import Applied
-from kvstore.state.machine import STATE_SCHEMA, Batch, StateMachine
+from kvstore.state.identity import STATE_SCHEMA
+from kvstore.state.machine import Batch, StateMachine
 from kvstore.storage.database import connect
 
 NO_ROOM = "the disk is full"

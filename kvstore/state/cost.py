@@ -98,6 +98,18 @@ def refused_alone(command: Simple, keys: Keyspace, most: int) -> str:
     return _Estimate(keys, most, False).of((), (command,))
 
 
+def may_be_refused(command: Command) -> bool:
+    """Whether there are values that the keys may hold with which a command alone in its slot costs too much."""
+    if isinstance(command, Txn):
+        for branch in (command.then, command.otherwise):
+            if _Estimate(None, MAX_RESULT_BYTES, not command.partial).of(command.conditions, branch):
+                return True
+        return False
+    if isinstance(command, SetMany | Delete | Exists):
+        return _Estimate(None, MAX_RESULT_BYTES, False).of((), (command,)) != ""
+    return False
+
+
 _REWRITES = {Append, SetRange, Push, Copy, Rename, Expire, Persist, GetExpire}
 """They write a value again of which their request says nothing."""
 _LITTLE = 1_048_576

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import sqlite3
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from itertools import dropwhile, islice, repeat, takewhile
@@ -15,8 +16,10 @@ from msgspec.structs import replace
 from kvstore.commands import Value
 from kvstore.state.cell import Cell
 from kvstore.state.rows import (
+    MANY_ROWS,
     Overlay,
     as_bytes,
+    count_expiring,
     count_prefix,
     count_present,
     keys_from,
@@ -26,6 +29,7 @@ from kvstore.state.rows import (
     stored,
     write_rows,
 )
+from kvstore.storage.database import damaged_row
 
 MAX_CLEAN_BYTES = 24 * 1_048_576
 """The last committed batch stays in memory as a cache if it is no larger than this."""
@@ -36,11 +40,32 @@ EXPIRED_AT_ONCE = 1_000
 gone until then. All nodes must agree on it."""
 
 
+LOOK_WORK = 10_000
+"""How much a read may look at that is done at once, in units of about a microsecond."""
+LOOK_SECONDS = 0.02
+LOOKS = 32
+"""How long it may take, which is looked at every so many keys."""
+_FOUND_WORK = 8
+_WORK_PER_BYTES = 10
+_SORTED_PER_WORK = 3
+_COUNTED_PER_WORK = 4
+"""Shifts: of bytes that are read, keys that are put in order and keys that are counted, to units of work."""
+
+MAX_COUNTED = 50_000
+MAX_COUNTED_CHANGES = 1_000
+"""So many keys, of the database and of each layer in memory, are looked at to tell how many expire."""
+
 _CLEAR = "DELETE FROM kv"
+_EXPIRING = "SELECT count(*), coalesce(sum(expires), 0) FROM (SELECT expires FROM kv WHERE expires IS NOT NULL LIMIT ?)"
 _DUE = "SELECT expires, key FROM kv WHERE expires <= ? AND (expires, key) > (?, ?) ORDER BY expires, key"
 Due: TypeAlias = tuple[int, bool, bytes]
 """When a key is due, whether SQLite holds it as a BLOB, and the key: in the order of SQLite's index."""
 _key_of = itemgetter(0)
+_LAST_SLOT = 2**63 - 1
+
+
+class TooLongError(Exception):
+    """A read looks at more than may be looked at at once."""
 
 
 class Changes(NamedTuple):
@@ -101,10 +126,17 @@ class Keyspace:
         self._expiring_in_flight: list[Due] = []
         self._expired_upto: tuple[int, str | bytes] = (0, "")  # all that the table says up to here is done or outdated
         self._clock = clock
+        self._log_clock = clock
+        self._has_met_due = False
         self.is_applying = False
         """Whether slots are being applied: only then a key that is due is removed when somebody asks for it."""
+        self.is_bounded = False
+        """Whether a read is under way that may look at ``LOOK_WORK`` at most."""
+        self._left = self._looks = 0
+        self._ends = 0.0
         self._undo: list[tuple[bytes, Cell | None]] | None = None
         self._grown = 0
+        self._discarded: list[Overlay] = []
         self.next_expiry: int | None = self._earliest_expiry(-1)
         self.is_overdue = self.next_expiry is not None and self.next_expiry <= clock
         """Whether keys may be there that are due and not removed yet."""
@@ -113,8 +145,42 @@ class Keyspace:
     def size(self) -> int:
         """The number of keys, those included that are due and not removed yet."""
         if self._doubtful or self._doubtful_in_flight:
+            if self.is_bounded:
+                self.spend(2 * (len(self._doubtful) + len(self._doubtful_in_flight)))
             self._dispel_doubts()
         return self._size
+
+    @property
+    def known_size(self) -> int:
+        """The number of keys without those that may be new."""
+        return self._size
+
+    @property
+    def about_size(self) -> int:
+        """The number of keys; while it is unknown of many whether they are new, as if those were like some of them."""
+        doubtful = len(self._doubtful) + len(self._doubtful_in_flight)
+        if doubtful <= MANY_ROWS:
+            return self.size
+        self._read()
+        some = list(islice(self._doubtful or self._doubtful_in_flight, MANY_ROWS))
+        slot = min(next(iter(layer.values()), _LAST_SLOT) for layer in (self._doubtful, self._doubtful_in_flight))
+        new = len(some) - count_present(self._reader, some, slot)
+        return self._size + doubtful * new // len(some)
+
+    def bound(self, is_bounded: bool) -> None:
+        """From here on reads raise TooLongError once they have looked at ``LOOK_WORK``, or no longer do so."""
+        self.is_bounded = is_bounded
+        self._left = LOOK_WORK
+        self._looks = 0
+        self._ends = time.monotonic() + LOOK_SECONDS if is_bounded else 0.0
+
+    def spend(self, work: int) -> None:
+        """A read that is bounded looks at so much more."""
+        self._left -= work
+        self._looks += 1
+        # The clock as well: rows that are not in memory take far longer.
+        if self._left < 0 or (not self._looks % LOOKS and time.monotonic() > self._ends):
+            raise TooLongError
 
     @property
     def unwritten_bytes(self) -> int:
@@ -123,6 +189,9 @@ class Keyspace:
 
     def slot(self, key: bytes) -> int:
         """The slot that last changed the key, 0 if it does not exist."""
+        if self.is_overdue:
+            cell = self.get(key)
+            return 0 if cell is None else cell.slot
         for layer, is_cleared in (
             (self._dirty, self._is_cleared),
             (self._settled, self._settled_is_cleared),
@@ -132,6 +201,8 @@ class Keyspace:
                 cell = layer.get(key)
                 return 0 if cell is None else cell.slot
         self._read()
+        if self.is_bounded:
+            self.spend(_FOUND_WORK)
         return read_slot(self._reader, key)
 
     def get(self, key: bytes) -> Cell | None:
@@ -146,7 +217,23 @@ class Keyspace:
         return self._cell_of(key)
 
     def _is_due(self, cell: Cell) -> bool:
-        return 0 < cell.expires <= self._clock
+        if 0 < cell.expires <= self._clock:
+            if cell.expires > self._log_clock:
+                self._has_met_due = True
+            return True
+        return False
+
+    def look_ahead(self, clock: int) -> None:
+        """Until ``look_back`` keys that are due by this time, which is later than the log's, count as gone too."""
+        self.is_overdue = True
+        self._clock = clock
+        self._has_met_due = False
+
+    def look_back(self) -> bool:
+        """Return to the log's own time; whether anything was asked since ``look_ahead`` that a due key may change."""
+        self._clock = self._log_clock
+        self.is_overdue = self.next_expiry is not None and self.next_expiry <= self._log_clock
+        return self._has_met_due
 
     def _cell_of(self, key: bytes) -> Cell | None:
         """What the key holds, though it may be due."""
@@ -184,7 +271,10 @@ class Keyspace:
 
     def _row(self, key: bytes) -> Cell | None:
         self._read()
-        return read_row(self._reader, key)
+        cell = read_row(self._reader, key)
+        if self.is_bounded:
+            self.spend(_FOUND_WORK + (0 if cell is None else len(cell.value.data) >> _WORK_PER_BYTES))
+        return cell
 
     def _read(self) -> None:
         """Read from one snapshot of the database: a lock for each row would cost more than finding the row."""
@@ -306,6 +396,8 @@ class Keyspace:
                 return
             cell = row or self._cell_of(key)
             assert cell is not None
+            if self.is_bounded:
+                self.spend(_FOUND_WORK + (len(cell.value.data) >> _WORK_PER_BYTES))
             if self.is_overdue and self._is_due(cell):
                 continue
             yield key, cell
@@ -322,15 +414,43 @@ class Keyspace:
 
     def count(self, prefix: bytes = b"") -> int:
         """The number of keys with this prefix, those included that are due and not removed yet."""
+        if self._clock != self._log_clock:
+            self._has_met_due = True  # which keys are due is not counted
         if not prefix:
             return self.size
         layers, shows_table = self._layers()
+        if self.is_bounded:
+            self.spend(sum(map(len, layers)) + (self._size + len(self._doubtful) >> _COUNTED_PER_WORK))
         keys = {key for layer in layers for key in layer if key.startswith(prefix)}
         living = sum(_exists(layers, key) for key in keys)
         if not shows_table:
             return living
         self._read()
         return count_prefix(self._reader, prefix) - count_present(self._reader, keys) + living
+
+    def expiring(self) -> tuple[int, int]:
+        """About how many keys will expire, and the sum of their times, in ms since 1970.
+
+        At most ``MAX_COUNTED`` of the database are counted, and of each layer in memory the latest changes.
+        """
+        layers, shows_table = self._layers()
+        number = total = 0
+        if shows_table:
+            self._read()
+            number, total = self._reader.execute(_EXPIRING, (MAX_COUNTED,)).fetchone()
+        seen: set[bytes] = set()
+        for layer in layers:
+            for key in islice(reversed(layer), MAX_COUNTED_CHANGES):
+                if key in seen:
+                    continue
+                seen.add(key)
+                cell = layer[key]
+                if cell is not None and cell.expires:
+                    number, total = number + 1, total + cell.expires
+        if shows_table and seen:
+            known, sum_of_known = count_expiring(self._reader, seen)
+            number, total = max(0, number - known), max(0, total - sum_of_known)
+        return number, total
 
     def walk(self, after: bytes, skip: int, count: int) -> list[bytes]:
         """The keys after ``after`` in byte order, without the first ``skip`` of them, at most ``count`` (0 = all)."""
@@ -371,6 +491,8 @@ class Keyspace:
     ) -> Iterator[tuple[bytes, Cell | None]]:
         """The keys from ``first`` on in byte order, and what ``read`` says of them, None where memory knows better."""
         layers, shows_table = self._layers()
+        if self.is_bounded:
+            self.spend(sum(self._in_order(layer).unsorted for layer in layers if layer) >> _SORTED_PER_WORK)
         sources: list[Iterator[tuple[bytes, Cell | None]]] = [
             zip(self._in_order(layer).since(first), repeat(None)) for layer in layers if layer
         ]
@@ -379,6 +501,8 @@ class Keyspace:
             sources += read(self._reader, first)
         before = None
         for key, row in heapq.merge(*sources, key=_key_of):  # of equal keys the uppermost layer's comes first
+            if self.is_bounded:
+                self.spend(1)
             if key != before and _exists(layers, key):
                 yield key, row
             before = key
@@ -389,13 +513,14 @@ class Keyspace:
             for key in self.walk(b"", 0, 0):
                 self.delete(key)
             return
+        self._discarded.append(self._dirty)
         self._dirty, self._is_cleared = {}, True
         self._size, self._doubtful, self._doubtful_in_flight = 0, {}, {}
         self._expiring = []
 
     def expire(self, clock: int) -> None:
         """Time has come to ``clock``: remove the keys that are due, the earliest first, as many as one slot may."""
-        self._clock = clock
+        self._clock = self._log_clock = clock
         if self.next_expiry is None or self.next_expiry > clock:
             return
         self._read()
@@ -440,6 +565,8 @@ class Keyspace:
     def _earliest_expiry(self, clock: int) -> int | None:
         """When a key may be due, after this time; the database may still show an expiry that a key had before."""
         (earliest,) = self._reader.execute("SELECT min(expires) FROM kv WHERE expires > ?", (clock,)).fetchone()
+        if earliest is not None and type(earliest) is not int:
+            raise damaged_row("a key's expiry")
         times = [due[0] for due in (*self._expiring[:1], *self._expiring_in_flight[:1]) if due[0] > clock]
         return min(times if earliest is None else [*times, earliest], default=None)
 
@@ -487,10 +614,20 @@ class Keyspace:
             self._size += new
             self._doubtful_in_flight = {}
         # If nothing was changed meanwhile the node is idle, and the memory can be given back.
-        self._clean = self._in_flight if self._dirty and self._taken_bytes <= MAX_CLEAN_BYTES else {}
+        self._discarded.append(self._clean)
+        if self._dirty and self._taken_bytes <= MAX_CLEAN_BYTES:
+            self._clean = self._in_flight
+        else:
+            self._clean = {}
+            self._discarded.append(self._in_flight)
         self._in_flight, self._in_flight_is_cleared = {}, False
         self._expiring_in_flight = []
         self._forget_orders()
+
+    def take_discarded(self) -> list[Overlay]:
+        """What nobody refers to any more: for a thread to free, since to free it all at once takes long."""
+        discarded, self._discarded = self._discarded, []
+        return discarded
 
     def rolled_back(self) -> None:
         """Nothing of what was taken is in the database, nor what was settled before: it is to be written again."""
@@ -520,6 +657,11 @@ class InOrder:
         self.layer = layer
         self._keys: list[bytes] = []
 
+    @property
+    def unsorted(self) -> int:
+        """How many keys are still to be put in order."""
+        return len(self.layer) - len(self._keys)
+
     def since(self, first: bytes) -> Iterator[bytes]:
         """The keys from ``first`` on."""
         if len(self._keys) < len(self.layer):
@@ -532,3 +674,12 @@ class InOrder:
 def _exists(layers: list[Overlay], key: bytes) -> bool:
     """Whether a key that one of the layers or the table has exists."""
     return next((layer[key] is not None for layer in layers if key in layer), True)
+
+
+def free(discarded: list[Overlay]) -> None:
+    """Free what was discarded, on any thread, a little at a time: the interpreter's lock is held all the while."""
+    for overlay in discarded:
+        while overlay:
+            for _ in range(min(MANY_ROWS, len(overlay))):
+                overlay.popitem()
+            time.sleep(0)

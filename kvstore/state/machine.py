@@ -6,10 +6,11 @@ import hashlib
 import sqlite3
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from threading import Event
 from types import NoneType
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -18,10 +19,14 @@ from consensus.messages import NO_OP
 from kvstore.commands import (
     Command,
     Done,
+    Exists,
     Forgotten,
+    Get,
     Incr,
     Integer,
+    Keys,
     Missing,
+    Names,
     NotACommand,
     NotMet,
     Opaque,
@@ -30,52 +35,33 @@ from kvstore.commands import (
     Result,
     Set,
     Slots,
+    Txn,
+    Walk,
 )
-from kvstore.errors import CommandError, KvstoreError
+from kvstore.errors import CommandError, KvstoreError, StateDamagedError
 from kvstore.state.context import Context
 from kvstore.state.cost import MAX_READ_BYTES, MAX_RESULT_BYTES, changed_bytes
 from kvstore.state.entries import UNREADABLE, Applied, decode
 from kvstore.state.executor import execute, execute_alone
+from kvstore.state.identity import STATE_SCHEMA, Owner, StateIdentity, entry_hash, read_progress, write_progress
 from kvstore.state.keyspace import Changes, Keyspace
-from kvstore.state.sessions import SessionRow, Sessions, result_bytes, weight_of, write_sessions
+from kvstore.state.rows import Overlay
+from kvstore.state.sessions import SessionRow, Sessions, result_bytes, write_sessions
 from kvstore.state.sql import Table, run
-from kvstore.storage.database import Schema, connect, storage_errors
-
-if TYPE_CHECKING:
-    from sqlite_utils import Database
+from kvstore.storage.database import OnDamage, connect, damaged_row, storage_errors
 
 KEEP_RESULTS = 1_000
 MAX_KEPT_BYTES = 4_096
 """The results of this many recent slots are kept for people to read, in the table ``results``, except those that hold
 more than this many bytes: a write of a few bytes may read a large value."""
-WRITER_CACHE_KB = 262_144
+WRITER_CACHE_KB = 32_768
 READER_CACHE_KB = 16_384
+MAX_WORDS = 8_192
+"""A text that a client proposes for a slot has at most about so many words and signs: to read it as a command takes
+some microseconds for each."""
+_IN_WORDS = bytes([*range(48, 58), *range(65, 91), *range(97, 123), *range(128, 192)])
 CHECKPOINT_PAGES = 4_096
 """The WAL is copied into the database when it holds this many pages, and not at every large commit."""
-
-
-def _create(database: Database) -> None:
-    # WITHOUT ROWID: one B-tree instead of two halves the cost of an upsert. sqlite-utils cannot express it.
-    database.execute(
-        "CREATE TABLE kv (key PRIMARY KEY NOT NULL, value NOT NULL, type TEXT NOT NULL, slot INTEGER NOT NULL,"
-        " created INTEGER NOT NULL, version INTEGER NOT NULL, expires INTEGER) WITHOUT ROWID"
-    )
-    database.execute("CREATE INDEX kv_expires ON kv(expires) WHERE expires IS NOT NULL")
-    columns = {"session": str, "acknowledged": int, "last_sequence": int, "last_slot": int, "results": bytes}
-    database.create_table("sessions", columns, pk="session")
-    database.create_table("results", {"slot": int, "result": str}, pk="slot")
-    database.create_table("progress", {"id": int, "applied_upto": int, "clock": int, "keys": int}, pk="id")
-    database.table("progress").insert({"id": 1, "applied_upto": 0, "clock": 0, "keys": 0})
-
-
-def _bound_sessions(database: Database) -> None:
-    database.execute("ALTER TABLE sessions ADD COLUMN weight INTEGER NOT NULL DEFAULT 0")
-    for name, results in database.execute("SELECT session, results FROM sessions").fetchall():
-        database.execute("UPDATE sessions SET weight = ? WHERE session = ?", (weight_of(results), name))
-    database.create_table("forgotten", {"kind": str, "slot": int}, pk="kind")
-
-
-STATE_SCHEMA = Schema(migrations=(_create, _bound_sessions), page_bytes=8_192)
 
 
 class Batch(NamedTuple):
@@ -83,6 +69,7 @@ class Batch(NamedTuple):
 
     upto: int
     clock: int
+    entry: bytes
     changes: Changes
     sessions: dict[str, SessionRow | None]
     forgotten: dict[str, int]
@@ -111,6 +98,7 @@ class StateMachine:
 
     Changes are durable after ``commit``, together with ``applied_upto``; until then a crash loses them and the log
     brings them back. Without a path the state is kept in memory, or in the database that ``connection`` has open.
+    Raises StateDamagedError when the database is damaged, at the start or later, and for one that is not ``owner``'s.
     """
 
     def __init__(
@@ -118,12 +106,20 @@ class StateMachine:
         path: Path | None,
         *,
         read_only: bool = False,
+        owner: Owner | None = None,
         connection: sqlite3.Connection | None = None,
         hooks: WriterHooks | None = None,
     ) -> None:
         self._hooks = hooks
         self._path = path or Path(":memory:")
-        self._writer = connection or connect(path, STATE_SCHEMA, synchronous="NORMAL", read_only=read_only)
+        self.damage: StateDamagedError | None = None
+        """What has been found wrong with the database, so that the node must end."""
+        self._on_damage: OnDamage | None = None if read_only else self._note_damage
+        self._owner = owner or Owner("", "")
+        self._value: bytes | None = None
+        self._writer = connection or connect(
+            path, STATE_SCHEMA, synchronous="NORMAL", read_only=read_only, on_damage=self._on_damage
+        )
         self._reader = self._writer
         self._writer_is_free = Event()
         self._writer_is_free.set()
@@ -131,21 +127,41 @@ class StateMachine:
         try:
             if path is not None and not read_only:
                 # Reads what is committed while another thread uses the writer.
-                self._reader = connect(path, STATE_SCHEMA, synchronous="NORMAL", read_only=True)
-            with storage_errors(self._path):
+                self._reader = connect(
+                    path, STATE_SCHEMA, synchronous="NORMAL", read_only=True, on_damage=self._on_damage
+                )
+            with storage_errors(self._path, on_damage=self._on_damage):
                 self._reader.execute(f"PRAGMA cache_size = -{READER_CACHE_KB}")
                 self._writer.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KB}")
                 self._writer.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-                progress = self._writer.execute("SELECT applied_upto, clock, keys FROM progress").fetchone()
-                self.applied_upto: int = progress[0]
-                self.clock: int = progress[1]
-                self._keys = Keyspace(self._reader, self._writer, progress[2], self._wait_for_writer, self.clock)
+                if path is not None and not read_only:
+                    # A page in the wrong place could hide keys. It takes far less time than the log's rows do.
+                    (found,) = self._writer.execute("PRAGMA integrity_check(1)").fetchone()
+                    if found != "ok":
+                        raise damaged_row(f"its structure: {found}")
+                progress = read_progress(self._writer)
+                self._check_owner(progress.owner)
+                self.applied_upto: int = progress.applied_upto
+                self.clock: int = progress.clock
+                self._entry: bytes = progress.entry
+                self._keys = Keyspace(self._reader, self._writer, progress.keys, self._wait_for_writer, self.clock)
                 self._sessions = Sessions(None if read_only else self._writer)
         except BaseException:
             self.close()
             raise
         self._committed_upto = self.applied_upto
         self._recent: deque[tuple[int, Result | None]] = deque(maxlen=KEEP_RESULTS)
+
+    def _note_damage(self, damage: StateDamagedError) -> None:
+        self.damage = damage
+
+    def _check_owner(self, found: Owner) -> None:
+        wanted = self._owner.directory
+        if wanted and found.directory and found.directory != wanted:
+            raise StateDamagedError(
+                f"{self._path} is not this store's: it belongs to node {found.node} with the data directory"
+                f" {found.directory}, and log.db to {wanted}"
+            )
 
     # -- the log's side -----------------------------------------------------------------------------------------------
 
@@ -160,7 +176,7 @@ class StateMachine:
         name, session = "", None
         self._keys.is_applying = True
         try:
-            with storage_errors(self._path):
+            with storage_errors(self._path, on_damage=self._on_damage):
                 for slot, value in enumerate(values, first):
                     try:
                         entry = decode(value)
@@ -186,10 +202,19 @@ class StateMachine:
         finally:
             self._keys.is_applying = False
             self.applied_upto += len(applied)
+            if applied:
+                self._value = values[len(applied) - 1]
         recent = applied[-KEEP_RESULTS:]
         results = [done.result if type(done.result) in _SHORT else _if_short(done.result) for done in recent]
         self._recent.extend(enumerate(results, self.applied_upto - len(recent) + 1))
         return applied
+
+    @property
+    def entry(self) -> bytes:
+        """The hash of the value of slot ``applied_upto``, empty where that is not known."""
+        if self._value is not None:
+            self._entry, self._value = entry_hash(self._value), None
+        return self._entry
 
     @property
     def next_expiry(self) -> int | None:
@@ -220,6 +245,7 @@ class StateMachine:
             self.rolled_back(batch)
             raise
         self.committed(batch, new)
+        self._keys.take_discarded()
 
     def take(self) -> Batch:
         """The changes that a commit must write. Until it is ``committed`` or ``rolled_back`` no other may be taken."""
@@ -227,6 +253,7 @@ class StateMachine:
         return Batch(
             self.applied_upto,
             self.clock,
+            self.entry,
             self._keys.take(),
             self._sessions.take(),
             self._sessions.forgotten(),
@@ -239,7 +266,7 @@ class StateMachine:
         Raises StorageFullError when there is no room. After any error nothing of the batch is in the database.
         """
         try:
-            with storage_errors(self._path):
+            with storage_errors(self._path, on_damage=self._on_damage):
                 try:
                     if self._hooks is not None:
                         self._hooks.before_write()
@@ -267,9 +294,8 @@ class StateMachine:
         results = [(slot, _text(result)) for slot, result in batch.results]
         self._writer.executemany("INSERT OR REPLACE INTO results VALUES (?, ?)", results)
         self._writer.execute("DELETE FROM results WHERE slot <= ?", (batch.upto - KEEP_RESULTS,))
-        self._writer.execute(
-            "UPDATE progress SET applied_upto = ?, clock = ?, keys = ?",
-            (batch.upto, batch.clock, batch.changes.size + new),
+        write_progress(
+            self._writer, StateIdentity(batch.upto, batch.clock, batch.changes.size + new, self._owner, batch.entry)
         )
         return new
 
@@ -278,7 +304,7 @@ class StateMachine:
         self._keys.committed(new)
         self._committed_upto = batch.upto
         if not self.uncommitted:
-            with storage_errors(self._path):
+            with storage_errors(self._path, on_damage=self._on_damage):
                 for connection in {self._reader, self._writer}:
                     connection.execute("PRAGMA shrink_memory")
 
@@ -287,7 +313,8 @@ class StateMachine:
         if self._failed is None:
             return
         self._failed = None
-        self._keys.rolled_back()
+        with storage_errors(self._path):
+            self._keys.rolled_back()
         self._sessions.rolled_back(batch.sessions)
 
     def close(self) -> None:
@@ -297,17 +324,42 @@ class StateMachine:
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
-    def query(self, command: Query, now: int) -> Result:
-        """Execute a read on what is applied; ``now`` (ms since 1970) only shortens what a ttl shows."""
-        with storage_errors(self._path):
-            if isinstance(command, Slots):
-                slots = Outcomes(True, [Integer(self._keys.slot(key)) for key in command.keys])
-                self._keys.release()
-                return slots
-            context = Context(self._keys, self.applied_upto, max(self.clock, now), MAX_READ_BYTES)
-            result = execute_alone(command, context)
-            self._keys.release()
+    def query(self, query: Query, now: int, *, bounded: bool = False) -> Result:
+        """Execute a read on what is applied; ``now`` (ms since 1970) only shortens what a ttl shows.
+
+        With ``bounded`` raises TooLongError for one that looks at more than a turn of an event loop has time for.
+        """
+        keys = self._keys
+        with storage_errors(self._path, on_damage=self._on_damage):
+            if type(query) is Get:
+                result: Result = execute_alone(query, Context(keys, self.applied_upto, self.clock, MAX_READ_BYTES))
+            else:
+                try:
+                    if bounded:
+                        keys.bound(True)
+                        keys.spend(2 * _parts(query))
+                        if isinstance(query, Walk):  # before it is refused for its length: elsewhere it has no bound
+                            seen = query.skip + query.count if query.count else keys.known_size
+                            keys.spend(min(seen, keys.known_size))
+                    result = look(query, Context(keys, self.applied_upto, max(self.clock, now), MAX_READ_BYTES))
+                finally:
+                    keys.is_bounded = False
+            keys.release()
         return result
+
+    def query_as_of(self, query: Query, now: int, as_of: int, *, bounded: bool = False) -> Result | None:
+        """As ``query``, but None if a key that it looks at is due by ``as_of`` and not yet by the log's clock.
+
+        A query for the slots of no keys stands for all keys: it is None if any may be so.
+        """
+        if isinstance(query, Slots) and not query.keys:
+            return None
+        self._keys.look_ahead(as_of)
+        try:
+            result = self.query(query, now, bounded=bounded)
+        finally:
+            has_met = self._keys.look_back()
+        return None if has_met else result
 
     def executed_upto(self, session: str) -> int:
         """The sequence of this session up to which all were executed, 0 if none was."""
@@ -318,10 +370,20 @@ class StateMachine:
 
         Raises CommandError when it costs more than a slot may.
         """
-        with storage_errors(self._path):
+        with storage_errors(self._path, on_damage=self._on_damage):
             changed = changed_bytes(command, size, self._keys)
             self._keys.release()
         return changed
+
+    def changed_bytes_of_json(self, json: bytes) -> int:
+        """The same for a JSON value that is proposed for a slot: it is a command if it is a text that reads as one."""
+        if len(json.translate(None, _IN_WORDS)) > MAX_WORDS and json.lstrip()[:1] == b'"':
+            raise CommandError(
+                f"the text has more than {MAX_WORDS:,} words and signs, which takes too long to read as a command:"
+                " propose a list that holds it, or send the command itself"
+            )
+        command = _parsed(Opaque(json))
+        return len(json) if command is None else max(len(json), self.changed_bytes(command, len(json)))
 
     @property
     def unwritten_bytes(self) -> int:
@@ -330,33 +392,48 @@ class StateMachine:
 
     def keys(self, prefix: bytes, limit: int) -> list[bytes]:
         """Some keys with this prefix, in byte order."""
-        with storage_errors(self._path):
+        with storage_errors(self._path, on_damage=self._on_damage):
             return self._keys.names(prefix, limit)
 
     def count(self) -> int:
-        """The number of keys."""
+        """The number of keys; just after many were written that may be new, an estimate."""
+        with storage_errors(self._path, on_damage=self._on_damage):
+            return self._keys.about_size
+
+    def take_discarded(self) -> list[Overlay]:
+        """Changes that are no longer needed in memory, for ``keyspace.free``."""
+        return self._keys.take_discarded()
+
+    def expiring(self, now: int) -> tuple[int, int]:
+        """About how many keys will expire, and how many ms they have left on average."""
         with storage_errors(self._path):
-            return self._keys.size
+            number, total = self._keys.expiring()
+            self._keys.release()
+        return number, max(0, total // number - max(self.clock, now)) if number else 0
 
     def results(self, first: int, last: int) -> dict[int, str]:
         """The recorded results of recent slots within first..last, as text."""
-        with storage_errors(self._path):
+        with storage_errors(self._path, on_damage=self._on_damage):
             rows = self._reader.execute(
                 "SELECT slot, result FROM results WHERE slot BETWEEN ? AND ?", (first, last)
             ).fetchall()
-        recent = {slot: _text(result) for slot, result in self._recent if first <= slot <= last and result}
+            if not all(type(result) is str for _, result in rows):
+                raise damaged_row("a row of results")
+        low = self._recent[0][0] if self._recent else 0  # from there on it has every slot
+        wanted = islice(self._recent, max(first - low, 0), max(last - low + 1, 0))
+        recent = {slot: _text(result) for slot, result in wanted if result}
         return {**dict(rows), **recent}
 
     def sql(self, query: str, parameters: Sequence[object] = ()) -> Table:
         """Column names and rows of a query that reads; sees everything applied."""
         if self.uncommitted:
-            with storage_errors(self._path):
+            with storage_errors(self._path, on_damage=self._on_damage):
                 self._keys.settle()
         return run(self._writer, query, parameters)
 
     def digest(self) -> str:
         """A hash of everything the log determines: equal on all replicas that applied the same slots."""
-        with storage_errors(self._path):
+        with storage_errors(self._path, on_damage=self._on_damage):
             self._keys.settle()
             write_sessions(self._writer, self._sessions.peek(), self._sessions.forgotten())
             hashed = hashlib.sha256(f"{self.applied_upto} {self.clock}".encode())
@@ -369,6 +446,22 @@ class StateMachine:
         """The size of state.db and its WAL."""
         wal = self._path.with_name(self._path.name + "-wal")
         return sum(path.stat().st_size for path in (self._path, wal) if path.exists())
+
+
+def _parts(query: Query) -> int:
+    """How many keys or commands a read names."""
+    if isinstance(query, Txn):
+        return len(query.conditions) + len(query.then) + len(query.otherwise)
+    return len(query.keys) if isinstance(query, Exists | Slots) else 1
+
+
+def look(query: Query, context: Context) -> Result:
+    """Execute a read on a keyspace."""
+    if isinstance(query, Slots):
+        return Outcomes(True, [Integer(context.keys.slot(key)) for key in query.keys])
+    if isinstance(query, Names):
+        return Keys(context.keys.names(query.prefix, query.limit), b"")
+    return execute_alone(query, context)
 
 
 def _result(command: Command | Opaque, context: Context) -> Result:

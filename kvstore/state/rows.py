@@ -16,6 +16,7 @@ import msgspec
 
 from kvstore.commands import Value
 from kvstore.state.cell import Cell
+from kvstore.storage.database import damaged_row
 
 MANY_ROWS = 2_000
 """About this many rows are sorted or counted at a time."""
@@ -61,7 +62,12 @@ def read_row(connection: sqlite3.Connection, key: bytes) -> Cell | None:
 def read_slot(connection: sqlite3.Connection, key: bytes) -> int:
     """The slot that last changed a key, 0 if the table does not hold it; its value is not read."""
     row = connection.execute("SELECT slot FROM kv WHERE key = ?", (stored(key),)).fetchone()
-    return 0 if row is None else int(row[0])
+    if row is None:
+        return 0
+    slot: object = row[0]
+    if isinstance(slot, int):
+        return slot
+    raise damaged_row("a row of kv")
 
 
 def rows_from(connection: sqlite3.Connection, first: bytes) -> list[Iterator[tuple[bytes, Cell | None]]]:
@@ -107,6 +113,16 @@ def count_present(connection: sqlite3.Connection, keys: Iterable[bytes], before:
         wanted = _json(texts[start : start + MANY_ROWS]).decode()
         present += connection.execute(_COUNT_MANY, (wanted, before)).fetchone()[0]
     return present
+
+
+def count_expiring(connection: sqlite3.Connection, keys: Iterable[bytes]) -> tuple[int, int]:
+    """How many of these keys the table lets expire, and the sum of their times in ms."""
+    number = total = 0
+    for key in sorted(keys):
+        row = connection.execute("SELECT expires FROM kv WHERE key = ?", (stored(key),)).fetchone()
+        if row is not None and row[0]:
+            number, total = number + 1, total + row[0]
+    return number, total
 
 
 def write_rows(connection: sqlite3.Connection, changes: Overlay, doubtful: Collection[bytes] = ()) -> int:
@@ -210,16 +226,30 @@ def stored(data: bytes) -> str | bytes:
         return data
 
 
-def as_bytes(stored: str | bytes) -> bytes:
+def as_bytes(stored: object) -> bytes:
     """The bytes that SQLite stores in this form."""
-    return stored.encode() if isinstance(stored, str) else stored
+    if isinstance(stored, str):
+        return stored.encode()
+    if isinstance(stored, bytes):
+        return stored
+    raise damaged_row("a key or a value")
 
 
-def _key_and_cell(row: tuple[str | bytes, str | bytes, str, int, int, int, int]) -> tuple[bytes, Cell]:
+def _key_and_cell(row: tuple[object, ...]) -> tuple[bytes, Cell]:
     return as_bytes(row[0]), held_in(row[1:])
 
 
-def held_in(row: tuple[str | bytes, str, int, int, int, int]) -> Cell:
-    """What the ``COLUMNS`` of a row say."""
+def held_in(row: tuple[object, ...]) -> Cell:
+    """What the ``COLUMNS`` of a row say. Raises sqlite3.DatabaseError where that cannot be."""
     value, kind, slot, created, version, expires = row
-    return Cell(Value(as_bytes(value), kind == "json"), slot, created, version, expires)
+    if (
+        isinstance(slot, int)
+        and isinstance(created, int)
+        and isinstance(version, int)
+        and isinstance(expires, int)
+        and 0 < created <= slot
+        and version > 0 <= expires
+        and (kind == "plain" or kind == "json")
+    ):
+        return Cell(Value(as_bytes(value), kind == "json"), slot, created, version, expires)
+    raise damaged_row("a row of kv")

@@ -24,6 +24,7 @@ from kvstore.commands import (
     Unkept,
 )
 from kvstore.limits import LOAD_SESSIONS, NODE_SESSIONS
+from kvstore.storage.database import damaged_row
 
 MAX_SESSIONS = 10_000
 """Of each kind: nodes', loads' and clients' sessions push out none but their own kind."""
@@ -42,7 +43,7 @@ SessionRow: TypeAlias = tuple[str, int, int, int, bytes, int]
 """Name, acknowledged, last sequence, last slot, the results as MessagePack, and what they weigh."""
 
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(dict[int, Result]).decode
+_decode_results = msgspec.msgpack.Decoder(dict[int, Result]).decode
 _LIGHT = {Done, Integer, Missing, NotMet}
 
 
@@ -144,6 +145,13 @@ class Session:
         self.heavy_bytes = sum(self.heavy.values())
 
 
+def _unpack(packed: bytes) -> dict[int, Result]:
+    try:
+        return _decode_results(packed)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise damaged_row("the results of a session") from error
+
+
 def weight_of(packed: bytes) -> int:
     """What the results in a row weigh."""
     session = Session()
@@ -173,6 +181,10 @@ def _kind(name: str) -> str:
     return "load" if name.startswith(LOAD_SESSIONS) else "client"
 
 
+def _is_count(number: object) -> bool:
+    return isinstance(number, int) and number >= 0
+
+
 class Sessions:
     """All sessions. Those that are too many are dropped, of each kind the one used longest ago, on every replica alike.
 
@@ -193,12 +205,17 @@ class Sessions:
             " ORDER BY last_slot, session"
         )
         for name, acknowledged, last_sequence, last_slot, results, weight in rows:
+            are_texts = isinstance(name, str) and isinstance(results, bytes)
+            if not (are_texts and all(map(_is_count, (acknowledged, last_sequence, last_slot, weight)))):
+                raise damaged_row("a row of sessions")
             kind = self._kinds[_kind(name)]
             kind.sessions[name] = self._current = Session(acknowledged, last_sequence, last_slot, weight)
             kind.weight += weight
             self._packed[name] = results
             self._last = name
         for name, slot in connection.execute("SELECT kind, slot FROM forgotten"):
+            if name not in self._kinds or not _is_count(slot):
+                raise damaged_row("a row of forgotten")
             self._kinds[name].forgotten = slot
 
     def use(self, name: str, since: int) -> Session | None:

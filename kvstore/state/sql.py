@@ -16,6 +16,8 @@ Table: TypeAlias = tuple[list[str], list[tuple[object, ...]]]
 MAX_ROWS = 10_000
 MAX_BYTES = 32 * 1_048_576
 """About the most rows and bytes that a server sends as the answer to one query."""
+CELL_BYTES = 48
+"""About how many bytes a cell takes besides those of its text."""
 _READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 _LEAKING_FUNCTIONS = ("fts", "load_extension", "rtree", "readfile", "writefile", "edit", "sqlite_compileoption")
 """Beginnings of functions that load code, give away addresses or files, or check the insides of indexes."""
@@ -43,7 +45,7 @@ def run(
         size = 0
         for row in cursor:
             rows.append(row)
-            size += sum(len(cell) if isinstance(cell, str | bytes) else 8 for cell in row)
+            size += sum(CELL_BYTES + len(cell) if isinstance(cell, str | bytes) else CELL_BYTES for cell in row)
             if 0 < max_rows < len(rows):
                 raise KvstoreError(f"the query gives more than {max_rows:,} rows, which is the most sent: add a LIMIT")
             if 0 < max_bytes < size:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from decimal import Decimal
 
 from kvstore.commands import (
@@ -37,7 +36,7 @@ from kvstore.commands import (
 from kvstore.decimal_text import INTEGER, add, decimal_of
 from kvstore.state.cell import Cell
 from kvstore.state.context import Context, let_expire, write
-from kvstore.values import same, to_json
+from kvstore.values import items_of, same, to_json
 
 _DONE = Done()
 
@@ -190,17 +189,14 @@ def _write_text(context: Context, key: bytes, data: bytes, before: Cell | None) 
 
 def push(command: Push, context: Context) -> Integer | Failed:
     before = context.keys.get(command.key)
-    items: list[object] = []
-    if before is not None:
-        parsed = json.loads(before.value.data) if before.value.json else None
-        if not isinstance(parsed, list):
-            return Failed(NOT_A_LIST)
-        items = parsed
+    count = 0 if before is None else items_of(before.value)
+    if count is None:
+        return Failed(NOT_A_LIST)
     # The new item is appended to the text of the list, so that every item keeps the form it was given in.
     item = to_json(command.item)
     old = before.value.data.rstrip()[:-1].rstrip() if before else b"["
-    data = old + (b", " if items else b"") + item + b"]"
+    data = old + (b", " if count else b"") + item + b"]"
     if len(data) > MAX_VALUE_BYTES:
         return Failed(TOO_LARGE)
     write(context, command.key, Value(data, True), before, before.expires if before else 0)
-    return Integer(len(items) + 1)
+    return Integer(count + 1)

@@ -11,6 +11,8 @@ from types import TracebackType
 from typing import Self
 
 from kvstore.errors import DataDirError
+from kvstore.storage.database import reason, rebuild_mark
+from kvstore.storage.files import files
 
 RESERVE_BYTES = 1_048_576
 """New writes leave this much room, so that what was proposed before them can still be made durable."""
@@ -31,7 +33,7 @@ class DataDir:
         """Open or create a directory for writing; ``purpose`` is what a second process is told about this one."""
         try:
             _make_directory(path)
-            lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            lock = files().open(path / "lock", os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise DataDirError(_why_not(path, error)) from error
         try:
@@ -71,8 +73,53 @@ class DataDir:
     @property
     def is_claimed(self) -> bool:
         """Whether a node of a cluster has run here, so that its log must be here too."""
-        file = self.path / "cluster"
-        return file.exists() and file.stat().st_size > 0
+        return _has_content(self.path / "cluster")
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the directory has a random name of its own, so that its log must be here too."""
+        return _has_content(self.path / "id")
+
+    def note_name(self, name: str) -> None:
+        """Keep the directory's random name, which its log has too, beside the log. Raises DataDirError.
+
+        A later start does it where the disk takes no write: the log's copy is the one that counts.
+        """
+        file = self.path / "id"
+        found = file.read_text(encoding="utf-8", errors="replace").strip() if self.is_named else ""
+        if found and found != name:
+            raise DataDirError(
+                f"log.db in {self.path} is another data directory's ({name}, not {found}): put this one's back, or"
+                f" remove {file} if all files here come from that directory"
+            )
+        if not found:
+            with contextlib.suppress(OSError):
+                _write_durably(file, f"{name}\n")
+
+    @property
+    def state_is_condemned(self) -> bool:
+        """Whether damage was found in state.db while it was in use."""
+        return rebuild_mark(self.state_path).exists()
+
+    def set_state_aside(self) -> Path:
+        """Move state.db away, with its WAL, so that a new one is made; returns where to. Only the last one is kept.
+
+        Nobody may have it open. Raises DataDirError.
+        """
+        aside = self.state_path.with_name(self.state_path.name + ".damaged")
+        try:
+            # The database first: a crash after it leaves a WAL without a database, which SQLite deletes.
+            for end in ("", "-wal"):
+                file, kept = (path.with_name(path.name + end) for path in (self.state_path, aside))
+                files().remove(kept)
+                if file.exists():
+                    files().rename(file, kept)
+            files().remove(self.state_path.with_name(self.state_path.name + "-shm"))
+            files().sync(self.path)
+            files().remove(rebuild_mark(self.state_path))
+        except OSError as error:
+            raise DataDirError(_why_not(self.path, error)) from error
+        return aside
 
     def claim(self, cluster: str) -> None:
         """Note the name of the cluster whose node lives here, once its log is durable. Raises DataDirError."""
@@ -99,11 +146,9 @@ class DataDir:
     def free_bytes(self) -> int:
         """The room that this process may still use on the directory's file system. Raises DataDirError."""
         try:
-            stat = os.statvfs(self.path)
+            return files().free_bytes(self.path)
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise DataDirError(f"data directory {self.path} cannot be used any more: {reason}") from error
-        return stat.f_bavail * stat.f_frsize
+            raise DataDirError(f"data directory {self.path} cannot be used any more: {reason(error)}") from error
 
     def close(self) -> None:
         """Give up the lock."""
@@ -120,31 +165,31 @@ class DataDir:
         self.close()
 
 
+def _has_content(file: Path) -> bool:
+    return file.exists() and file.stat().st_size > 0
+
+
 def _why_not(path: Path, error: OSError) -> str:
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         return f"data directory {path} cannot be opened: it is, or lies under, a file; name a directory"
-    reason = (error.strerror or str(error)).lower()
-    remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check its permissions"
-    return f"data directory {path} cannot be opened for writing ({reason}): {remedy}, or use another --data-dir"
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            remedy = "make room"
+        case errno.EIO:
+            remedy = "look at the system's log for what the disk says"
+        case errno.EMFILE | errno.ENFILE:
+            remedy = "raise the limit on open files (ulimit -n)"
+        case _:
+            remedy = "check its permissions"
+    return f"data directory {path} cannot be opened for writing ({reason(error)}): {remedy}, or use another --data-dir"
 
 
 def _write_durably(file: Path, text: str) -> None:
     """Write a small file whole or not at all."""
     new = file.with_suffix(".new")
-    with new.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    new.replace(file)
-    _sync_directory(file.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    files().write(new, text.encode())
+    files().rename(new, file)
+    files().sync(file.parent)
 
 
 def _make_directory(path: Path) -> None:
@@ -154,8 +199,8 @@ def _make_directory(path: Path) -> None:
     same for its files within.
     """
     parents = {directory.parent for directory in (path, *path.parents) if not directory.exists()}
-    path.mkdir(parents=True, exist_ok=True)
+    files().make_directory(path)
     for directory in parents | {path.parent}:  # a start that was killed may have made the directory without syncing it
         # A parent that belongs to others may not be readable; usually nothing was created in it.
         with contextlib.suppress(PermissionError):
-            _sync_directory(directory)
+            files().sync(directory)

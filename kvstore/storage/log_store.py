@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import threading
 import zlib
 from collections import Counter
@@ -16,8 +18,9 @@ from consensus.ballot import NEVER, Ballot
 from consensus.leader import chunks
 from consensus.log import Log
 from consensus.messages import Record, Run, Stored
-from kvstore.errors import DamagedError, DataDirError, StorageFullError
+from kvstore.errors import DamagedError, DataDirError, KvstoreError, StorageFullError
 from kvstore.storage.database import Schema, connect, storage_errors
+from kvstore.storage.files import files
 from kvstore.storage.wal_check import check_wal, sync_wal
 
 if TYPE_CHECKING:
@@ -33,8 +36,12 @@ WAL_BYTES = 16 * 1_048_576
 
 _COLUMNS = "id, first, last, round, node, chosen_upto, slots, checksum"
 _Columns: TypeAlias = tuple[int, int, int, int, str, int, bytes]
+_NOT_READ = ("unable to get the page", "failed to get page")
+"""What SQLite's own check says of pages that the disk did not give it, which need not be damaged."""
 _open_logs: Counter[Path] = Counter()
 """How often this process has each log open: the locks of these files must be left alone."""
+_index_handles: dict[Path, int] = {}
+"""Of the wal-indexes of those logs: closed with the last, since closing one gives up all locks on its file."""
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[bytes]).decode
@@ -110,7 +117,13 @@ def _create(database: Database) -> None:
     database.table("records").create_index(["first"])
 
 
-LOG_SCHEMA = Schema(migrations=(_create,))
+def _name_directory(database: Database) -> None:
+    database.create_table("directory", {"id": int, "name": str, "checksum": int}, pk="id")
+    columns = (1, f"{random.getrandbits(128):032x}")
+    database.execute("INSERT INTO directory VALUES (?, ?, ?)", (*columns, _checksum(columns)))
+
+
+LOG_SCHEMA = Schema(migrations=(_create, _name_directory))
 
 
 class SqliteLog:
@@ -141,18 +154,16 @@ class SqliteLog:
         self.chosen_upto = 0
         self.last = 0
         self._next_id = 1
+        self._is_named = False
         try:
             if must_exist and not path.exists():
                 raise self._damaged("it is missing, though a node has run here")
             check_wal(path, in_use=read_only or _open_logs[self._key] > 0)
-            if not read_only:
-                sync_wal(path)
         except OSError as error:
-            raise DataDirError(f"{path} cannot be opened ({error}): check its permissions and its disk") from error
-        try:
-            self._connection = self._reader = connect(path, LOG_SCHEMA, synchronous="FULL", read_only=read_only)
-        except UnicodeDecodeError as unreadable:
-            raise self._damaged("its schema is not readable") from unreadable
+            raise self._unusable(error) from error
+        if not read_only:
+            self._sync_wal()
+        self._connection = self._reader = connect(path, LOG_SCHEMA, synchronous="FULL", read_only=read_only)
         self._connection.isolation_level = None  # a single row is a transaction of its own
         _open_logs[self._key] += 1
         try:
@@ -168,20 +179,57 @@ class SqliteLog:
         self._connection.text_factory = lambda text: text.decode(errors="replace")
         with storage_errors(self._path):
             (found,) = self._connection.execute("PRAGMA integrity_check(1)").fetchone()
+        if _NOT_READ[0] in found or _NOT_READ[1] in found:
+            raise DataDirError(
+                f"{self._path} cannot be read ({found}): look at the system's log for what the disk says"
+            )
         if found != "ok":
             raise self._damaged(f"its structure is broken, so that any slot may be affected ({found})")
         self._verify()
         self.node_id, self.nodes = self._identify(node_id, nodes)
+        self.directory = self._directory()
         if self._read_only:
             return
+        had_wal = self._wal_bytes() > 0
         # Without room the WAL stays as it is: the log can be read, and written again once there is room.
         with suppress(StorageFullError), storage_errors(self._path):
             self._connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
             # Begin with an empty WAL: the rest of a torn commit in it could look like rot the next time.
+            self._empty_wal()
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if had_wal:
+            # Where an earlier sync has failed, the WAL on disk may be an older one than was read and copied: it would
+            # hide some of that after a power loss.
+            self._sync_wal()
         # Readers must not wait for an append, however long the disk takes for it.
         self._reader = connect(self._path, LOG_SCHEMA, synchronous="FULL", read_only=True)
         self._reader.text_factory = self._connection.text_factory
+
+    def _empty_wal(self) -> None:
+        """Copy the WAL into the database, as far as nobody reads what was before, so that it can go.
+
+        The wal-index must say so on disk as well: an older one, which counts frames that are nowhere, would look like
+        those of a lost WAL after a power loss.
+        """
+        # Waits for no reader: where there is another, the WAL stays.
+        _, frames, _ = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        if frames <= 0:
+            return
+        index = self._path.with_name(self._path.name + "-shm")
+        key = self._path.absolute()
+        with suppress(OSError):  # without it the WAL's loss is at worst suspected
+            if key not in _index_handles:
+                _index_handles[key] = files().open(index, os.O_RDONLY)
+            files().sync_open(index, _index_handles[key])
+
+    def _sync_wal(self) -> None:
+        try:
+            sync_wal(self._path)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> DataDirError:
+        return DataDirError(f"{self._path} cannot be used ({error}): check its permissions and its disk")
 
     def _identify(self, node_id: str, nodes: list[str]) -> tuple[str, list[str]]:
         """Whose log this is; a node that names itself must be the one that the log belongs to."""
@@ -210,6 +258,17 @@ class SqliteLog:
                 " the members of a cluster cannot be changed by starting it anew"
             )
         return node, members.split(",")
+
+    def _directory(self) -> str:
+        """The random name of this data directory, made with its log; "" in a log of an earlier version, read only."""
+        with storage_errors(self._path):
+            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+            if version < len(LOG_SCHEMA.migrations):
+                return ""
+            found = self._connection.execute("SELECT id, name, checksum FROM directory").fetchone()
+        if found is None or _checksum(found[:2]) != found[2]:
+            raise self._damaged("the name of its data directory is missing, or does not match its checksum")
+        return str(found[1])
 
     def _verify(self) -> None:
         with storage_errors(self._path):
@@ -264,10 +323,20 @@ class SqliteLog:
                     if len(rows) > 1:
                         self._connection.execute("BEGIN")
                     self._connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                if not self._is_named:
+                    self._name_durably()
             except DataDirError as error:
                 self._failure = error
                 raise
             self._next_id, self.last = identity, highest
+
+    def _name_durably(self) -> None:
+        """Sync the directory, which has a WAL since the first append: SQLite does, and ignores whether that failed."""
+        try:
+            files().sync(self._path.parent)
+        except OSError as error:
+            raise self._unusable(error) from error
+        self._is_named = True
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -312,17 +381,23 @@ class SqliteLog:
         return self.last + 1 if found is None else int(found)
 
     def bytes(self) -> int:
-        wal = self._path.with_name(self._path.name + "-wal")
-        size = self._path.stat().st_size
+        return self._path.stat().st_size + self._wal_bytes()
+
+    def _wal_bytes(self) -> int:
         with suppress(FileNotFoundError):  # another process may have closed it just now
-            size += wal.stat().st_size
-        return size
+            return self._path.with_name(self._path.name + "-wal").stat().st_size
+        return 0
 
     def close(self) -> None:
         if self._key is not None:
             self._reader.close()
+            if not self._read_only:
+                with suppress(KvstoreError), storage_errors(self._path):
+                    self._empty_wal()
             self._connection.close()  # last, since only a connection that may write can empty the WAL
             _open_logs[self._key] -= 1
+            if not _open_logs[self._key] and self._key in _index_handles:
+                os.close(_index_handles.pop(self._key))
             self._key = None
 
 

@@ -5,8 +5,9 @@ the rest. That is right for a torn tail: a commit that was cut off was never ack
 commit that was whole once. Three things prove that one was:
 
 - A later commit follows, since each is synced before the next one is written.
-- The wal-index (the -shm file) counts the frame as committed: SQLite writes it after the sync. The index is not synced
-  itself, so after a power loss it may count too few, never too many.
+- The wal-index (the -shm file) counts the frame as committed: SQLite writes it after the sync. SQLite never syncs the
+  index, so after a power loss it may count too few. The log syncs it once the database has all that the WAL holds,
+  and before the WAL goes: else an older index would count frames that are nowhere any more.
 - Only the frame's salts or its commit mark are wrong: its checksum still holds without them.
 
 So a WAL that is missing, or too short for a header, is damage where the index counts frames that the database lacks.
@@ -18,15 +19,16 @@ The formats: https://sqlite.org/fileformat2.html#the_write_ahead_log, https://sq
 
 from __future__ import annotations
 
-import os
 import struct
 import sys
 import time
 from array import array
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from kvstore.errors import DamagedError
+from kvstore.storage.files import files
 
 _HEADER = struct.Struct(">8I")
 _FRAME = struct.Struct(">6I")
@@ -86,20 +88,14 @@ def check_wal(database: Path, *, in_use: bool) -> None:
 
 def sync_wal(database: Path) -> None:
     """Make durable what a killed process wrote but had not synced, before anyone speaks for what SQLite reads of it."""
-    try:
-        wal = os.open(database.with_name(database.name + "-wal"), os.O_RDONLY)
-    except FileNotFoundError:
-        return
-    try:
-        os.fsync(wal)
-    finally:
-        os.close(wal)
+    with suppress(FileNotFoundError):
+        files().sync(database.with_name(database.name + "-wal"))
 
 
 def _damage(path: Path, acknowledged: dict[bytes, int]) -> _Damage | None:
     missing = max(acknowledged.values(), default=0)
     try:
-        wal = path.open("rb")
+        wal = files().reader(path)
     except FileNotFoundError:
         return _Damage(b"", f"it is missing, with {missing} frames that were written to it") if missing else None
     with wal:
@@ -197,7 +193,7 @@ class _Scan:
 def _acknowledged(index: Path) -> dict[bytes, int]:
     """By a WAL's salts, how many of its frames the wal-index counts as committed; 0 if the database has them all."""
     try:
-        with index.open("rb") as file:
+        with files().reader(index) as file:
             copies = file.read(2 * _INDEX.size)
             copied = file.read(_COPIED.size)
     except FileNotFoundError:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvstore.commands import Command, Done, Found, Integer, Query, Result, Set, Value
+from kvstore.commands import Command, Done, Found, Integer, Query, Set, Value
 from kvstore.errors import Refusal
-from kvstore.node.service import ServerStatus
+from kvstore.node.service import OnReply, ServerStatus
 from kvstore.resp.connection import Connection
 from kvstore.resp.encoding import OK, Error, RespValue, encode
 from kvstore.resp.hub import Hub
@@ -84,8 +84,8 @@ class Service:
     def query(self, command: Query, done: Callable[[Reply | Refusal], None]) -> None:
         self.waiting.append((done, _FOUND))
 
-    def look(self, command: Command) -> Result:
-        return Done()
+    def look(self, query: Query, done: OnReply) -> None:
+        done(Reply(Done()))
 
     def propose_at(self, slot: int, json: bytes, done: Callable[[SlotReply | Refusal], None]) -> None:
         raise NotImplementedError
@@ -105,8 +105,11 @@ class Service:
     def executed_upto(self, session: str) -> int:
         return 0
 
-    def keys(self, prefix: bytes, limit: int) -> list[bytes]:
-        return []
+    def about_size(self) -> int:
+        return 0
+
+    def expiring(self) -> tuple[int, int]:
+        return 0, 0
 
     def clock(self) -> int:
         return 0

@@ -138,7 +138,8 @@ def describe(message: Message | Record) -> str:
         case ReadIndex():
             return f"ReadIndex for reads up to number {message.read}"
         case ReadIndexReply():
-            return f"ReadIndexReply for reads up to number {message.read}: once slot {message.index} is applied"
+            reads = f"reads up to number {message.read}: once slot {message.index} is applied"
+            return f"ReadIndexReply ballot {message.ballot} for {reads}"
         case Stored():
             return f"{under([message.run])}, chosen up to slot {message.chosen_upto}"
         case _:

@@ -106,7 +106,7 @@ def test_a_node_whose_reads_need_a_slot_hears_at_once_that_it_is_chosen() -> Non
     leader.receive("n3", ReadIndex(7, 1))
     leader.tick(1_101)
     effects = leader.effects()
-    assert effects.messages.count(("n3", ReadIndexReply(7, 1, 1))) == 1
+    assert effects.messages.count(("n3", ReadIndexReply(leader.ballot, 7, 1, 1))) == 1
     assert effects.messages.count(("n3", Chosen(leader.ballot, 1, []))) == 1
 
 
@@ -146,7 +146,7 @@ def test_a_followers_read_is_answered_at_once() -> None:
     leading.answer()
     leading.node.receive("n3", ReadIndex(7, 4))
     leading.node.tick(1_101)
-    assert sent(leading.node.effects(), ReadIndexReply) == [ReadIndexReply(7, 4, 0)]
+    assert sent(leading.node.effects(), ReadIndexReply) == [ReadIndexReply(leading.node.ballot, 7, 4, 0)]
 
 
 def test_a_read_from_a_lease_waits_for_what_was_recovered() -> None:

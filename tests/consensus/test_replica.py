@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from consensus import journal
 from consensus.ballot import NEVER, Ballot
 from consensus.invariants import InvariantViolation
 from consensus.leader import BYTES_PER_MS
@@ -572,7 +573,7 @@ def test_a_follower_asks_the_leader_and_waits_until_it_applied_as_much() -> None
     number = follower.read()
     ((leader, asked),) = sent(follower.effects(), ReadIndex)
     assert (leader, asked) == ("n2", ReadIndex(asked.incarnation, number))
-    follower.receive("n2", ReadIndexReply(asked.incarnation, number, 1))
+    follower.receive("n2", ReadIndexReply(B1, asked.incarnation, number, 1))
     assert follower.effects().reads == 0
     follower.receive("n2", Accept(B1, 1, [b"a"], 0))
     follower.receive("n2", Heartbeat(B1, 2, 1, []))
@@ -584,10 +585,41 @@ def test_an_answer_meant_for_the_process_before_a_restart_serves_no_read() -> No
     follower.receive("n2", Heartbeat(B1, 1, 0, []))
     number = follower.read()
     ((_, asked),) = sent(follower.effects(), ReadIndex)
-    follower.receive("n2", ReadIndexReply(asked.incarnation + 1, number + 5, 0))
+    follower.receive("n2", ReadIndexReply(B1, asked.incarnation + 1, number + 5, 0))
     assert follower.effects().reads == 0
-    follower.receive("n2", ReadIndexReply(asked.incarnation, number, 0))
+    follower.receive("n2", ReadIndexReply(B1, asked.incarnation, number, 0))
     assert follower.effects().reads == number
+
+
+def test_an_answer_of_the_leader_under_an_earlier_ballot_serves_no_read() -> None:
+    """The index of its process before a restart may lie beyond what will ever be chosen."""
+    follower = replica()
+    follower.receive("n2", Heartbeat(B5, 1, 0, []))
+    number = follower.read()
+    ((_, asked),) = sent(follower.effects(), ReadIndex)
+    follower.receive("n2", ReadIndexReply(B1, asked.incarnation, number, 0))
+    assert follower.effects().reads == 0
+    follower.receive("n2", ReadIndexReply(B5, asked.incarnation, number, 0))
+    assert follower.effects().reads == number
+
+
+def test_what_waits_for_a_disk_that_stands_still_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is not answered repeats himself, for as long as the disk takes: here nothing is ever durable."""
+    monkeypatch.setattr(journal, "MAX_HELD", 10)
+    for messages in (
+        [Accept(B1, slot % 5 + 1, [b"a"], 0) for slot in range(100)],
+        [Prepare(Ballot(number, "n2"), 1, NEVER) for number in range(1, 100)],
+        [Learn([Run(slot, B1, [b"a"])], slot) for slot in range(1, 100)],
+    ):
+        follower = replica()
+        for message in messages:
+            follower.receive("n2", message)
+        records = len(follower.effects().records)
+        for now in range(0, 100_000, 100):  # it does not try to lead in the meantime either
+            follower.tick(now)
+            records += len(follower.effects().records)
+        assert records <= 100 if isinstance(messages[0], Learn) else records <= 12
+        assert len(follower._journal._held) <= 12
 
 
 def test_a_new_leader_serves_no_read_before_it_knows_all_that_was_acknowledged() -> None:

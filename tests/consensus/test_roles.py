@@ -18,7 +18,19 @@ from consensus.leader import MAX_ACCEPT_BYTES, MAX_ACCEPT_SLOTS, MAX_IN_FLIGHT, 
 from consensus.learner import Learner
 from consensus.log import Log
 from consensus.membership import Configuration
-from consensus.messages import NO_OP, Accepted, Fetch, Learn, Promise, Promised, ReadIndex, ReadIndexReply, Run, Stored
+from consensus.messages import (
+    NO_OP,
+    Accepted,
+    Fetch,
+    Learn,
+    Prepare,
+    Promise,
+    Promised,
+    ReadIndex,
+    ReadIndexReply,
+    Run,
+    Stored,
+)
 from consensus.reads import Reader, ReadQueue, ReadRounds
 
 B1, B2, B3 = Ballot(1, "n1"), Ballot(2, "n2"), Ballot(3, "n3")
@@ -273,28 +285,28 @@ N1, N2 = Reader("n1", 11), Reader("n2", 22)
 
 
 def test_a_read_waits_for_a_quorum_of_a_round_begun_after_it_arrived() -> None:
-    rounds = ReadRounds("n1", THREE)
+    rounds = ReadRounds("n1", THREE, B1)
     rounds.begin(5)
     rounds.wait(N1, 1)
     rounds.answered("n2", 1)
-    assert rounds.confirmed() == []
+    assert rounds.confirmed(0) == []
     assert rounds.begin(8) == 2
-    assert rounds.confirmed() == []
+    assert rounds.confirmed(0) == []
     rounds.answered("n2", 1)
-    assert rounds.confirmed() == []
+    assert rounds.confirmed(0) == []
     rounds.answered("n3", 2)
-    assert rounds.confirmed() == [("n1", ReadIndexReply(11, 1, 8))]
-    assert rounds.confirmed() == []
+    assert rounds.confirmed(0) == [("n1", ReadIndexReply(B1, 11, 1, 8))]
+    assert rounds.confirmed(0) == []
 
 
 def test_a_later_answer_confirms_earlier_rounds() -> None:
-    rounds = ReadRounds("n1", THREE)
+    rounds = ReadRounds("n1", THREE, B1)
     rounds.wait(N1, 1)
     rounds.begin(5)
     rounds.wait(N2, 4)
     rounds.begin(6)
     rounds.answered("n3", 2)
-    assert rounds.confirmed() == [("n1", ReadIndexReply(11, 1, 5)), ("n2", ReadIndexReply(22, 4, 6))]
+    assert rounds.confirmed(0) == [("n1", ReadIndexReply(B1, 11, 1, 5)), ("n2", ReadIndexReply(B1, 22, 4, 6))]
 
 
 def test_reads_are_served_when_their_index_is_reached() -> None:
@@ -382,3 +394,16 @@ def test_messages_wait_for_the_records_before_them() -> None:
     assert journal.durable_before() is None
     with pytest.raises(InvariantViolation):
         journal.persisted(3)
+
+
+def test_what_is_repeated_in_phase_1_waits_for_the_disk_once() -> None:
+    journal = Journal()
+    for _ in range(2):
+        journal.record(Promised(B1))
+        for _ in range(3):
+            journal.hold("n2", promise(B1, 1))
+            journal.hold("n3", promise(B1, 1))
+            journal.hold("n2", Prepare(B1, 1, NEVER))
+        assert journal.release() == []
+        journal.persisted(journal.recorded)
+        assert len(journal.release()) == 3

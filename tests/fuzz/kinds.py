@@ -8,9 +8,10 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from kvstore.commands import Cas, Count, Delete, Get, Incr, Push, Scan, Set, SetMany, Txn, Value
+from kvstore.commands import Cas, Count, Delete, Get, Incr, Push, Scan, Set, SetMany, Simple, Txn, Value
+from tests.fuzz.shapes import Request, anything
+from tests.fuzz.values import key, number, size, value
 
-Request: TypeAlias = list[bytes]
 Draw: TypeAlias = Callable[[Random], list[Request]]
 """The requests of one pipeline."""
 
@@ -18,39 +19,10 @@ Draw: TypeAlias = Callable[[Random], list[Request]]
 class Kind(NamedTuple):
     draw: Draw
     weight: int
-    harmful: str = ""
-    """The case of issue 19 that these requests show until it is mended, and CI leaves out; "" for none."""
 
 
 _pack = msgspec.msgpack.Encoder().encode
 MIB = 1_048_576
-
-
-def key(random: Random) -> bytes:
-    """Mostly one of few, so that clients meet; now and then one of the shortest or longest allowed."""
-    if random.random() < 0.95:
-        return b"k%d" % random.randrange(300)
-    return bytes(random.choices(range(256), k=random.choice([1, 2, 300, 1_023, 1_024])))
-
-
-def size(random: Random, most: int = 65_536) -> int:
-    """Mostly small, and as often near one power of two as near another."""
-    return min(most, max(0, (1 << random.randrange(most.bit_length())) + random.choice([-1, 0, 1])))
-
-
-def value(random: Random, most: int = 65_536) -> bytes:
-    match random.randrange(5):
-        case 0:
-            return b"%d" % number(random)
-        case 1:
-            return msgspec.json.encode([random.randrange(9) for _ in range(size(random, 64))])
-        case _:
-            return random.randbytes(8) * (size(random, most) // 8)
-
-
-def number(random: Random) -> int:
-    edges = [0, 1, -1, 2**31, -(2**31), 2**53, 2**62, 2**63 - 1, -(2**63)]
-    return random.choice(edges) if random.random() < 0.2 else random.randint(-1_000, 1_000)
 
 
 def _position(random: Random) -> bytes:
@@ -141,8 +113,20 @@ def _talk(random: Random) -> list[Request]:
         [b"KV.SERVING"],
         [b"KV.BEGIN"],
         [b"KV.SESSION", b"fuzz%d" % random.randrange(20)],
+        [b"CLIENT", b"KILL", *random.choice([[b"ID", b"%d" % 2**50], [b"ADDR", b"192.0.2.1:1"], [b"192.0.2.1:1"]])],
     ]
     return [random.choice(choices) for _ in range(random.randrange(1, 40))]
+
+
+def _anything(random: Random) -> list[Request]:
+    return [anything(random) for _ in range(size(random, 64) + 1)]
+
+
+def _silent(random: Random) -> list[Request]:
+    """Requests that are not answered, and one behind them that is."""
+    off, skip = [b"CLIENT", b"REPLY", b"OFF"], [b"CLIENT", b"REPLY", b"SKIP"]
+    quiet = [_on_data(random) for _ in range(random.randrange(20))]
+    return [[b"RESET"], off, *quiet, [b"CLIENT", b"REPLY", b"ON"], skip, _on_data(random), [b"PING"]]
 
 
 def _transaction(random: Random) -> list[Request]:
@@ -151,26 +135,46 @@ def _transaction(random: Random) -> list[Request]:
     return [*watch, [b"MULTI"], *queued, random.choice([[b"EXEC"], [b"EXEC"], [b"EXEC"], [b"DISCARD"]])]
 
 
-def _simple(random: Random) -> Get | Set | Incr | Delete | SetMany | Cas | Push | Scan | Count:
+def _broken_transaction(random: Random) -> list[Request]:
+    """With requests that cannot be queued, that are refused there, or that fail when they are executed."""
+    wrong: list[Request] = [
+        [b"MULTI"],
+        [b"WATCH", key(random)],
+        [b"UNWATCH"],
+        [b"GET"],
+        [b"NONSENSE", value(random, 1_024)],
+        [b"KV.STATUS"],
+        [b"INCR", b"large0"],
+        [b"SETRANGE", key(random), b"%d" % 2**40, b"x"],
+        [b"SET", b"", value(random, 1_024)],
+        [b"SCAN", b"%d" % number(random)],
+    ]
+    queued = [random.choice([anything(random), _on_data(random), random.choice(wrong)]) for _ in range(20)]
+    watched = [random.choice([[b"WATCH", key(random)], [b"UNWATCH"]]) for _ in range(random.randrange(3))]
+    return [*watched, [b"MULTI"], *queued, [b"EXEC"], random.choice([[b"EXEC"], [b"DISCARD"], [b"MULTI"], [b"RESET"]])]
+
+
+def _simple(random: Random) -> Simple:
     k, v = key(random), Value(value(random, 4_096))
-    return random.choice(
-        [
-            Get(k),
-            Set(k, v),
-            Incr(k, number(random) % 2**62),
-            Delete([k, key(random)]),
-            SetMany([k, k], [v, v]),
-            Cas(k, v, v),
-            Push(k, Value(b'{"a":1}', True)),
-            Scan(k[:2], 5),
-            Count(k[:1]),
-        ]
-    )
+    commands: list[Simple] = [
+        Get(k),
+        Set(k, v),
+        Incr(k, number(random) % 2**62),
+        Delete([k, key(random)]),
+        SetMany([k, k], [v, v]),
+        Cas(k, v, v),
+        Push(k, Value(b'{"a":1}', True)),
+        Scan(k[:2], 5),
+        Count(k[:1]),
+    ]
+    return random.choice(commands)
 
 
 def _execute(random: Random) -> list[Request]:
     """KV.EXECUTE in sessions that clients share, with sequences repeated, ahead and behind."""
-    session = b"fuzz%d" % random.randrange(20)
+    few, many = b"fuzz%d" % random.randrange(20), b"fuzz%d" % random.randrange(20_000)
+    session = random.choice([few, few, few, many, b"load-fuzz", b"node:n1"])
+    since = random.choice([[], [b"0"], [b"%d" % random.randrange(100_000)], [b"%d" % abs(number(random))]])
     first = random.randrange(1, 1_000)
     requests = []
     for ordinal in range(random.randrange(1, 30)):
@@ -178,7 +182,7 @@ def _execute(random: Random) -> list[Request]:
         whole = Txn([command, _simple(random)]) if random.random() < 0.3 else command
         sequence = first + ordinal + random.choice([0, 0, 0, 1, -1])
         acknowledged = max(0, first - random.choice([0, 1, 100]))
-        requests.append([b"KV.EXECUTE", session, b"%d" % max(1, sequence), b"%d" % acknowledged, _pack(whole)])
+        requests.append([b"KV.EXECUTE", session, b"%d" % max(1, sequence), b"%d" % acknowledged, _pack(whole), *since])
     return requests
 
 
@@ -187,9 +191,28 @@ def _log(random: Random) -> list[Request]:
     return [[b"KV.LOG", b"%d" % first, b"%d" % (first + random.randrange(20))]]
 
 
+_QUERIES = """
+SELECT count(*) FROM kv
+SELECT key FROM kv LIMIT 5
+SELECT key, value FROM kv
+SELECT 1
+nonsense
+SELECT count(*) FROM kv a, kv b, kv c WHERE a.value < b.value
+WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n
+WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 200000) SELECT i, hex(randomblob(50)) FROM n
+SELECT length(hex(zeroblob(20000000)))
+SELECT instr(hex(zeroblob(10000000)), hex(zeroblob(5000000)) || '1')
+SELECT group_concat(hex(value)) FROM kv
+SELECT typeof(fts3_tokenizer('simple'))
+SELECT load_extension('x')
+ATTACH ':memory:' AS other
+DELETE FROM kv
+PRAGMA journal_mode
+""".strip().splitlines()
+
+
 def _sql(random: Random) -> list[Request]:
-    queries = [b"SELECT count(*) FROM kv", b"SELECT key FROM kv LIMIT 5", b"SELECT 1", b"nonsense"]
-    return [[b"KV.SQL", random.choice(queries)]]
+    return [[b"KV.SQL", random.choice(_QUERIES).encode()]]
 
 
 def _proposals(random: Random) -> list[Request]:
@@ -261,27 +284,29 @@ def _due_together(random: Random) -> list[Request]:
 
 KINDS: dict[str, Kind] = {
     "data": Kind(_data, 40),
+    "anything": Kind(_anything, 30),
     "walks": Kind(_walks, 4),
     "talk": Kind(_talk, 8),
     "transaction": Kind(_transaction, 15),
+    "broken transaction": Kind(_broken_transaction, 6),
+    "silent": Kind(_silent, 2),
     "execute": Kind(_execute, 10),
     "log": Kind(_log, 2),
     "sql": Kind(_sql, 2),
     "proposals": Kind(_proposals, 2),
     "large": Kind(_large, 4),
     "flush": Kind(lambda random: [[random.choice([b"FLUSHDB", b"FLUSHALL"])]], 1),
-    # Known to be harmful: whoever mends a case deletes its name here, and CI sends these requests from then on.
-    "backwards": Kind(_backwards, 4, "A1"),
-    "many results": Kind(_many_results, 1, "A2"),
-    "many changes": Kind(_many_changes, 1, "A3"),
-    "many walks": Kind(_many_walks, 1, "A3"),
-    "comparisons": Kind(_comparisons, 1, "A3"),
-    "wide reads": Kind(_wide_reads, 1, "A3"),
-    "copies": Kind(_copies, 1, "A3"),
-    "flood of talk": Kind(_flood_of_talk, 1, "B1"),
-    "flood of values": Kind(_flood_of_values, 1, "B2"),
-    "due together": Kind(_due_together, 1, "B3"),
-    "far proposals": Kind(_far_proposals, 1, "B3"),
-    "far sequences": Kind(_far_sequences, 1, "E3"),
+    "backwards": Kind(_backwards, 4),
+    "many results": Kind(_many_results, 1),
+    "many changes": Kind(_many_changes, 1),
+    "many walks": Kind(_many_walks, 1),
+    "comparisons": Kind(_comparisons, 1),
+    "wide reads": Kind(_wide_reads, 1),
+    "copies": Kind(_copies, 1),
+    "flood of talk": Kind(_flood_of_talk, 1),
+    "flood of values": Kind(_flood_of_values, 1),
+    "due together": Kind(_due_together, 1),
+    "far proposals": Kind(_far_proposals, 1),
+    "far sequences": Kind(_far_sequences, 1),
 }
 """All kinds by name; how often each is drawn beside the others."""

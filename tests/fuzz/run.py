@@ -2,201 +2,178 @@
 
 from __future__ import annotations
 
-import hashlib
-import select
-import socket
-import sqlite3
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass, field
-from itertools import accumulate
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
+from typing import TypeVar
 
-import hiredis
+import redis
 
-from tests.fuzz.kinds import KINDS, Request
-from tests.system.servers import HOST, Servers, eventually
+from tests.fuzz.judge import SETTLING_SECONDS, judge, measure
+from tests.fuzz.kinds import KINDS
+from tests.fuzz.outcome import Outcome
+from tests.fuzz.sender import Sender, Stopped, crowd
+from tests.system.servers import Servers
 
-QUIET_SECONDS = 20.0
-"""A client that hears nothing for so long hangs up."""
-
-
-@dataclass
-class Outcome:
-    """What was seen. Times in seconds, memory in MiB."""
-
-    pipelines: dict[str, int] = field(default_factory=dict)
-    requests: int = 0
-    healthy: int = 0
-    """Requests of healthy clients that were answered."""
-    longest_wait: float = 0.0
-    memory: dict[str, int] = field(default_factory=dict)
-    """By node, the most it ever had."""
-    complaints: list[str] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+Item = TypeVar("Item")
 
 
-def packed(request: Request) -> bytes:
-    return b"*%d\r\n" % len(request) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in request)
+@dataclass(frozen=True)
+class Plan:
+    """What is sent. A part of ``kinds``, of ``clients`` or of ``most`` sends a part of the same requests.
+
+    ``most``: pipelines of one client. ``crowd``: connections beside those of clients, at most. ``outages``: seconds
+    between two in which a node is killed, told to end or paused; 0 for none.
+    """
+
+    seed: int
+    seconds: float
+    kinds: tuple[str, ...] = tuple(KINDS)
+    clients: tuple[int, ...] = tuple(range(6))
+    most: int = 2**62
+    crowd: int = 200
+    outages: float = 0.0
+
+    def option(self) -> str:
+        """As ``python -m tests.fuzz`` takes it."""
+        kinds = " ".join(f'"{kind}"' for kind in self.kinds)
+        return (
+            f"--seed {self.seed} --seconds {self.seconds:.0f} --crowd {self.crowd} --outages {self.outages:.0f}"
+            f" --most {self.most} --clients {' '.join(map(str, self.clients))} --kinds {kinds}"
+        )
 
 
-class Sender:
-    """A client of the fuzzer. What it sends follows from the seed alone; how far it gets is a matter of time."""
+def be_healthy(servers: Servers, name: str, outcome: Outcome, stopped: Stopped) -> None:
+    """Write and read a key over and over, and measure; an error, or another's value, is a complaint.
 
-    def __init__(self, seed: str, ports: Sequence[int], kinds: Sequence[str], outcome: Outcome) -> None:
-        self._random = Random(seed)
-        self._ports = list(ports)
-        self._kinds = list(kinds)
-        self._totals = list(accumulate(KINDS[kind].weight for kind in kinds))
-        self._outcome = outcome
-        self._socket: socket.socket | None = None
-        self._reader = hiredis.Reader()
-
-    def run(self, stopped: Callable[[], bool]) -> None:
-        while not stopped():
-            random = self._random
-            kind = random.choices(self._kinds, cum_weights=self._totals)[0]
-            requests = KINDS[kind].draw(random)
-            port = random.choice(self._ports)
-            manner = random.choices(["read", "leave", "reconnect", "pieces"], [80, 5, 5, 10])[0]
-            cut = random.random()
-            with self._outcome.lock:
-                self._outcome.pipelines[kind] = self._outcome.pipelines.get(kind, 0) + 1
-                self._outcome.requests += len(requests)
-            with suppress(OSError):
-                self._send(port, b"".join(map(packed, requests)), len(requests), manner, cut, stopped)
-                continue
-            self._hang_up()
-        self._hang_up()
-
-    def _hang_up(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-        self._socket = None
-
-    def _send(self, port: int, data: bytes, count: int, manner: str, cut: float, stopped: Callable[[], bool]) -> None:
-        if self._socket is None or manner == "reconnect":
-            self._hang_up()
-            self._socket = socket.create_connection((HOST, port), timeout=5)
-            self._reader = hiredis.Reader()
-        if manner == "leave":  # in the middle of a request, and without a look at any answer
-            self._socket.settimeout(1)
-            self._socket.sendall(data[: int(len(data) * cut)])
-            self._hang_up()
-            return
-        self._converse(self._socket, data, count, 1 + int(cut * 2_000) if manner == "pieces" else 65_536, stopped)
-
-    def _converse(self, wire: socket.socket, data: bytes, count: int, piece: int, stopped: Callable[[], bool]) -> None:
-        """Send all and take all answers, both at once. Raises OSError when the node hangs up or says nothing."""
-        wire.setblocking(False)
-        view, sent, heard = memoryview(data), 0, time.monotonic()
-        piece = max(piece, len(data) // 500)
-        while count and not stopped():
-            readable, writable, _ = select.select([wire], [wire] if sent < len(data) else [], [], 0.5)
-            if writable:
-                with suppress(BlockingIOError):
-                    sent += wire.send(view[sent : sent + piece])
-            if readable:
-                some = wire.recv(1 << 18)
-                if not some:
-                    raise ConnectionResetError("the node hung up")
-                self._reader.feed(some)
-                heard = time.monotonic()
-                while count and self._reader.gets() is not False:
-                    count -= 1
-            if time.monotonic() - heard > QUIET_SECONDS:
-                raise TimeoutError("no answer")
-
-
-def be_healthy(servers: Servers, name: str, outcome: Outcome, stopped: Callable[[], bool]) -> None:
-    """Write and read a key over and over, and measure; an error, or another's value, is a complaint."""
-    ordinal = 0
-    with servers.client(name, socket_timeout=30) as client:
-        while not stopped():
-            ordinal += 1
-            key, value = f"healthy:{name}", str(ordinal).encode()
+    Who is told that nothing serves now asks again, and has waited since it asked first. Other errors are none while a
+    node is down on purpose. A write whose answer was an error may take effect later.
+    """
+    key, unsure = f"healthy:{name}", set[bytes]()
+    with servers.client(name, socket_timeout=60) as client:
+        for ordinal in range(2**62):
+            value = str(ordinal).encode()
             for request in (("SET", key, value), ("GET", key)):
                 began = time.monotonic()
-                try:
-                    answer = client.execute_command(*request)
-                except Exception as error:
-                    with outcome.lock:
-                        outcome.complaints.append(f"{name} answered {request[0]} of a healthy client by {error!r}")
-                    return
-                with outcome.lock:
-                    outcome.healthy += 1
-                    outcome.longest_wait = max(outcome.longest_wait, time.monotonic() - began)
-                if request[0] == "GET" and answer not in (value, None):  # None after FLUSHALL
-                    with outcome.lock:
-                        outcome.complaints.append(f"{name} gave {answer!r} for {value!r}")
+                while True:
+                    if stopped():
+                        outcome.waited(began)
+                        return
+                    try:
+                        answer = client.execute_command(*request)
+                        break
+                    except (redis.RedisError, OSError) as error:
+                        unsure.add(value)
+                        if not (outcome.was_disturbed(began) or _is_unavailable(error)):
+                            outcome.complain(f"{name} answered {request[0]} of a healthy client by {error!r}")
+                            return
+                        outcome.unavailable += 1
+                        time.sleep(0.05)
+                outcome.answered(began)
+                if request[0] == "GET" and answer not in (value, None) and answer not in unsure:  # None after FLUSHALL
+                    outcome.complain(f"{name} gave {answer!r} for {value!r}")
             time.sleep(0.02)
 
 
-def peak_memory(pid: int) -> int:
-    """The most memory that a process ever had, in MiB."""
-    text = Path(f"/proc/{pid}/status").read_text()
-    (line,) = [line for line in text.splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) // 1024
+def _is_unavailable(error: Exception) -> bool:
+    return isinstance(error, redis.exceptions.ClusterDownError) or str(error).startswith(("UNKNOWN", "CLUSTERDOWN"))
 
 
-def digest(state: Path, lasting_from: int) -> str:
-    """What a store holds: a digest of all keys but those that expire before ``lasting_from``, in ms since 1970."""
-    found = hashlib.sha256()
-    with closing(sqlite3.connect(f"file:{state}?mode=ro", uri=True)) as database:
-        names = [row[1] for row in database.execute("PRAGMA table_info(kv)")]
-        expires = names.index("expires")
-        for row in database.execute("SELECT * FROM kv ORDER BY key"):
-            if row[expires] is None or row[expires] == 0 or row[expires] > lasting_from:
-                found.update(repr(row).encode())
-    return found.hexdigest()
+def break_off(servers: Servers, outcome: Outcome, random: Random, stopped: Stopped) -> None:
+    """Kill, end or pause one node for a while, and wait until it serves again. One that ended by itself is left so."""
+    name, how, seconds = random.choice(servers.names), random.choice(["kill", "stop", "pause"]), random.random() * 4
+    if not servers.is_running(name):
+        return
+    measure(servers, name, outcome)
+    outcome.outage(True)
+    try:
+        if how == "pause":
+            outcome.paused.add(name)
+            servers.pause(name)
+        elif how == "kill":
+            servers.kill(name)
+        elif status := servers.stop(name):
+            outcome.complain(f"{name} ended with {status} when told to: {servers.log(name)[-3_000:]}")
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not stopped():
+            time.sleep(0.05)
+        if how == "pause":
+            servers.resume(name)
+        else:
+            outcome.paused.discard(name)
+            servers.start(name)
+        servers.wait_until_serving(name, seconds=SETTLING_SECONDS)
+    except Exception:
+        outcome.complain(f"after {how} of {name}: {traceback.format_exc()[-3_000:]}")
+    finally:
+        outcome.outage(False)
 
 
-def fuzz(servers: Servers, seed: int, seconds: float, kinds: Sequence[str], clients: int = 6) -> Outcome:
-    """Send for so long to a cluster that serves, then judge it: alive, in agreement, and able to start again."""
+def fuzz(servers: Servers, plan: Plan) -> Outcome:
+    """Send for so long to a cluster that serves, then judge it."""
     outcome = Outcome()
     over = threading.Event()
-
-    def stopped() -> bool:
-        return over.is_set()
-
+    stopped = over.is_set
     ports = list(servers.ports.values())
-    senders = [Sender(f"{seed}/{number}", ports, kinds, outcome) for number in range(clients)]
-    threads = [threading.Thread(target=sender.run, args=(stopped,)) for sender in senders]
-    threads += [threading.Thread(target=be_healthy, args=(servers, n, outcome, stopped)) for n in servers.names]
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and all(map(servers.is_running, servers.names)):
-        time.sleep(0.2)
+
+    numbers = plan.clients
+    senders = _started([Sender(plan.seed, n, ports, plan.kinds, outcome, plan.most).run for n in numbers], stopped)
+    others = _started([partial(be_healthy, servers, name, outcome) for name in servers.names], stopped)
+    if plan.crowd:
+        others += _started([partial(crowd, plan.seed, ports, plan.crowd)], stopped)
+    _until_over(servers, plan, outcome, senders)
     over.set()
-    for thread in threads:
+    for thread in senders + others:
         thread.join()
-    dead = [name for name in servers.names if not servers.is_running(name)]
-    outcome.complaints += [f"{name} ended: {servers.log(name)[-3_000:]}" for name in dead]
-    if not dead:
-        judge(servers, outcome)
+    judge(servers, outcome)
     return outcome
 
 
-def judge(servers: Servers, outcome: Outcome) -> None:
-    """Replicas agree, and nodes that end start again."""
-    outcome.memory = {name: peak_memory(servers.pid(name)) for name in servers.names}
-    servers.wait_until_serving()
+def _started(jobs: Sequence[Callable[[Stopped], None]], stopped: Stopped) -> list[threading.Thread]:
+    threads = [threading.Thread(target=job, args=(stopped,)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    return threads
 
-    def all_applied() -> bool:
-        return len({servers.status(name).get("applied_upto") for name in servers.names}) == 1
 
-    eventually(all_applied, "all nodes have applied the same slots", 60)
-    lasting_from = int(time.time() * 1_000) + 60_000
-    for name in servers.names:
-        status = servers.stop(name)
-        if status:
-            outcome.complaints.append(f"{name} ended with {status} when told to: {servers.log(name)[-3_000:]}")
-    digests = {name: digest(servers.root / name / "state.db", lasting_from) for name in servers.names}
-    if len(set(digests.values())) > 1:
-        outcome.complaints.append(f"the replicas differ: {digests}")
-    servers.start()
-    servers.wait_until_serving()
+def _until_over(servers: Servers, plan: Plan, outcome: Outcome, senders: list[threading.Thread]) -> None:
+    random = Random(f"{plan.seed}/outages")
+    deadline = time.monotonic() + plan.seconds
+    outage_at = time.monotonic() + plan.outages
+    while time.monotonic() < deadline and not outcome.complaints and any(sender.is_alive() for sender in senders):
+        if not all(map(servers.is_running, servers.names)):
+            return
+        if plan.outages and time.monotonic() > outage_at:
+            break_off(servers, outcome, random, lambda: time.monotonic() > deadline)
+            outage_at = time.monotonic() + plan.outages
+        time.sleep(0.2)
+
+
+def shrink(plan: Plan, finds: Callable[[Plan], bool]) -> Plan:
+    """A smaller plan that still finds something: fewer clients first, then kinds, then pipelines."""
+    clients = _smallest(plan.clients, lambda part: finds(replace(plan, clients=tuple(part))))
+    plan = replace(plan, clients=tuple(clients))
+    kinds = _smallest(plan.kinds, lambda part: finds(replace(plan, kinds=tuple(part))))
+    plan = replace(plan, kinds=tuple(kinds))
+    while plan.most > 1 and finds(fewer := replace(plan, most=plan.most // 2)):
+        plan = fewer
+    return plan
+
+
+def _smallest(items: Sequence[Item], finds: Callable[[Sequence[Item]], bool]) -> Sequence[Item]:
+    """What is left when parts without which the finding stays are taken out: large parts first."""
+    size = len(items) // 2
+    while size:
+        for start in range(0, len(items), size):
+            rest = [*items[:start], *items[start + size :]]
+            if rest and finds(rest):
+                items = rest
+                size = min(size, max(1, len(items) // 2)) if len(items) > 1 else 0
+                break
+        else:
+            size //= 2
+    return items

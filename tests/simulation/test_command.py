@@ -6,10 +6,13 @@ import json
 import shlex
 import subprocess
 import sys
+from concurrent import futures
 from pathlib import Path
 
 import pytest
 
+from cli import simulate as simulate_command
+from cli.exits import INTERRUPTED
 from cli.simulate import SimulateOptions, Tally, progress_text, run
 from consensus.simulation.scenario import Scenario
 from kvstore.errors import CommandError
@@ -95,6 +98,24 @@ def test_a_failure_explains_itself_and_can_be_repeated(capsys: pytest.CaptureFix
 def test_nothing_begins_that_cannot_be_understood() -> None:
     with pytest.raises(CommandError, match="--keep-clients takes numbers"):
         run(SimulateOptions(None, 1, 0, "all", 5.0, 1, None, None, "one"), "")
+
+
+def test_what_an_interrupted_run_has_found_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waited: list[object] = []
+
+    def interrupted(running: set[futures.Future[object]], timeout: float, when: str) -> object:
+        if waited:
+            raise KeyboardInterrupt
+        waited.append(futures.wait(running, 100, when))
+        return waited[0]
+
+    monkeypatch.setattr(simulate_command, "wait", interrupted)
+    options = SimulateOptions("0..99", None, 3, "none", 1.0, 1, None, None, None)
+    assert run(options, "table") == INTERRUPTED
+    printed = capsys.readouterr().out
+    assert "interrupted after 5 of 100 seeds" in printed and "election: won" in printed
 
 
 def test_progress_says_how_far_it_is_and_how_fast() -> None:

@@ -16,11 +16,12 @@ def test_there_are_many_and_no_two_alike() -> None:
 
 
 SHOWN_BY = {
+    "a read is confirmed by a round that began before it arrived": 215,
     "a lease leaves no margin for the drift of clocks": 874,
     "an Accept for slots that have left memory is answered without a promise": 405,
-    "a request sent again forgets that the first was handed on, and is called never proposed": 124,
-    "an answer to reads of the process before a restart is taken for one to its own": 27,
-    "what a commit without room held is missing in ranges until the node hears of it": 228,
+    "a request sent again forgets that the first was handed on, and is called never proposed": 150,
+    "an answer to reads of the process before a restart is taken for one to its own": 338,
+    "what a commit without room held is missing in ranges until the node hears of it": 156,
 }
 """Seeds that show bugs which too few seeds show: those once found in this code (docs/design.md) and a rare one."""
 

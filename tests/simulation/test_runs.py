@@ -66,7 +66,8 @@ def test_a_failure_is_made_smaller_and_still_is_the_same() -> None:
     assert caught.seed is not None
     with patched(bug):
         outcome = simulate(Scenario(caught.seed))
-        small = smallest(outcome)
+        faults = [number for number, _ in outcome.scenario.actions()]
+        small = smallest(outcome, faults, client_count(outcome.scenario), simulate)
         assert simulate(small.scenario) == small
     assert small.rule == outcome.rule
     assert small.scenario.faults is not None and small.scenario.clients is not None
@@ -85,7 +86,7 @@ def test_shrinking_leaves_what_the_failure_needs() -> None:
         return [number for number, _ in scenario.actions()]
 
     scenario = next(found for found in map(Scenario, range(100)) if len(numbers(found)) > 8)
-    small = shrink(scenario, 3, fails)
+    small = shrink(scenario, 3, numbers(scenario), fails)
     assert (small.clients, small.faults) == ((1,), (2, 5))
     assert len(tried) < 60
 

@@ -15,6 +15,8 @@ catch-up: values taught from disk
 catch-up: values taught from memory
 clock: drift
 clock: jump
+cost: refused before it was proposed
+cost: too much for its slot
 crash: all at once
 crash: all but the leader, which is cut off
 crash: between two effects
@@ -32,8 +34,10 @@ election: a candidate is refused before it uses a ballot
 election: a stale ballot is rejected
 election: leader lost
 election: leader lost with accepted, unchosen slots
+election: the leader hands over
 election: two believe that they lead
 election: won
+expiry: a read shows a key that will expire
 expiry: the leader moved the clock on
 lease: held at the end of a turn
 lease: released to the next leader
@@ -63,13 +67,17 @@ recovery: a promise reports accepted values
 recovery: a value adopted from a minority
 request: answered that it may have happened
 request: answered to an earlier attempt
+request: executed under a node's own session
 request: forwarded to the leader
 request: refused
+request: refused behind a refused one
 request: tried again
 request: waited through a leader change
 session: a duplicate chosen in a second slot
 session: a duplicate executed: its result is no longer kept
+session: a duplicate executed: its result was too large to be kept
 session: a duplicate executed: the result is recalled
+session: forgotten, and its request not executed
 slot by name: another value was chosen
 slot by name: chosen
 state: a commit found no room

@@ -34,6 +34,11 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def patience(seconds: float) -> float:
+    """So long, and longer on a machine that has more to do than it has cores for."""
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1) / 2)
+
+
 def eventually(holds: Callable[[], bool], what: str, seconds: float = START_SECONDS) -> None:
     """Wait until something holds; fail when it does not in time."""
     deadline = time.monotonic() + seconds
@@ -85,7 +90,11 @@ class Servers:
     def stop(self, name: str) -> int:
         """SIGTERM; the exit status."""
         self._processes[name].terminate()
-        return self._processes[name].wait(timeout=20)
+        return self._processes[name].wait(timeout=60)
+
+    def wait(self, name: str) -> int:
+        """Until it ends by itself; the exit status."""
+        return self._processes[name].wait(timeout=START_SECONDS)
 
     def pause(self, name: str) -> None:
         os.kill(self._processes[name].pid, signal.SIGSTOP)
@@ -132,7 +141,7 @@ class Servers:
         eventually(one_leads, "one node leads")
         return found[0]
 
-    def wait_until_serving(self, *names: str) -> None:
+    def wait_until_serving(self, *names: str, seconds: float = START_SECONDS) -> None:
         """Until each of them, all without names, can serve linearizable requests."""
 
         def serves(name: str) -> bool:
@@ -144,7 +153,7 @@ class Servers:
                 return False
 
         for name in names or self.names:
-            eventually(lambda name=name: serves(name), f"{name} serves: {self.log(name)[-2000:]}")  # type: ignore[misc]
+            eventually(lambda name=name: serves(name), f"{name} serves: {self.log(name)[-2000:]}", seconds)  # type: ignore[misc]
 
     def close(self) -> None:
         for process in self._processes.values():

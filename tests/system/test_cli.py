@@ -91,6 +91,9 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["incr", "greeting"], 1, b"", b"kvstore: failed: the value is not an integer\n"),
         (["incr", "counter", "-5"], 0, b"-5\n", b""),
         (["decr", "countdown", "-5"], 0, b"5\n", b""),
+        (["set", "below", "-x"], 2, b"", b"kvstore: No such option"),
+        (["get", "x", "--data-dir", ""], 2, b"", b"kvstore: --data-dir is empty: name a directory\n"),
+        (["get", "x", "--data-dir="], 2, b"", b"kvstore: --data-dir is empty: name a directory\n"),
         (["exists", "x", "none"], 1, b"1\n", b""),
         (["delete", "none"], 1, b"0\n", b""),
         (["cas", "x", "4", "5"], 1, b"", b"kvstore: not done: the value is another\n"),
@@ -123,6 +126,17 @@ def test_what_is_printed_and_the_exit_status(
     assert done.status == status, done
     assert done.out == printed if not printed.endswith(b"\t") else done.out.startswith(printed)
     assert done.err.startswith(error) if error else not done.err
+
+
+def test_negative_numbers_are_values_and_no_options(out: Out, tmp_path: Path) -> None:
+    out("set", "k", "-5", data=tmp_path / "new")
+    out("set", "k", "-6", "--ifeq", "-5", "--ex", "100", data=tmp_path / "new")
+    out("cas", "k", "-6", "-1.5e3", data=tmp_path / "new")
+    out("append", "k", "-1", data=tmp_path / "new")
+    assert out("get", "k", data=tmp_path / "new") == b"-1.5e3-1\n"
+    out("set", "-7", "-8", data=tmp_path / "new")
+    assert out("get", "-7", data=tmp_path / "new") == b"-8\n"
+    assert out("delete", "-7", data=tmp_path / "new") == b"1\n"
 
 
 def test_keys_and_values_are_taken_literally(kvstore: Call, out: Out, filled: Path) -> None:

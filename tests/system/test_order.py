@@ -88,6 +88,8 @@ def _write_numbers(servers: Servers, node: str) -> None:
 def _order(servers: Servers, node: str) -> list[int]:
     """The numbers in the order in which the log first holds them: what was sent again counts once."""
     with servers.client(node) as client:
-        rows = client.execute_command("KV.LOG", 1)
+        rows: list[list[bytes]] = []
+        while part := client.execute_command("KV.LOG", int(rows[-1][0]) + 1 if rows else 1):
+            rows += part
     values = [row[3].decode() for row in rows]
     return list(dict.fromkeys(int(value.split("=")[1]) for value in values if value.startswith("set last=")))

@@ -400,3 +400,43 @@ class _Started:
 
     def __exit__(self, *_: object) -> None:
         self._servers.close()
+
+
+def test_every_node_says_which_role_it_has_and_where_clients_find_the_others(servers: Servers) -> None:
+    leader = servers.leader()
+    ports = {servers.ports[name] for name in servers.names}
+    with servers.client(leader) as client:
+        role, _, followers = client.execute_command("ROLE")
+        assert role == b"master"
+        assert {int(port) for _, port, _ in followers} == ports - {servers.ports[leader]}
+        info = client.info("replication")
+        assert {info["slave0"]["port"], info["slave1"]["port"]} == ports - {servers.ports[leader]}
+        assert client.execute_command("HELLO")[b"role"] == b"master"
+    for name in servers.names:
+        if name != leader:
+            with servers.client(name) as client:
+                assert client.execute_command("ROLE")[1:3] == [HOST.encode(), servers.ports[leader]]
+                assert client.info("replication")["master_port"] == servers.ports[leader]
+                assert client.execute_command("HELLO")[b"role"] == b"replica"
+
+
+def test_info_tells_how_many_keys_expire(client: redis.Redis) -> None:
+    before = client.info("keyspace").get("db0", {"expires": 0})["expires"]
+    client.set("expires", 1, ex=100)
+    keyspace = client.info("keyspace")["db0"]
+    assert keyspace["expires"] == before + 1 and keyspace["avg_ttl"] > 0
+    client.delete("expires")
+
+
+def test_a_key_is_gone_when_its_time_is_over_on_whichever_node(servers: Servers) -> None:
+    with servers.client("n1") as one, servers.client("n2") as other:
+        for number in range(50):
+            key = f"lock{number}"
+            one.set(key, 1, px=1)
+            time.sleep(0.02)  # one clock, since it is one machine
+            assert other.get(key) is None and one.exists(key) == 0 and other.ttl(key) == -2
+            with one.pipeline() as pipeline:
+                pipeline.watch(key)
+                pipeline.multi()
+                pipeline.ping()
+                assert pipeline.execute() == [True]

@@ -162,7 +162,7 @@ def test_every_example_of_the_reference_can_be_pasted(tmp_path: Path) -> None:
         for number, block in enumerate(blocks):
             terminal.paste(block)
             terminal.type(f"\rset done {number}\rget done\r")
-            terminal.expect(rf"get done\n+{number}\n")
+            terminal.expect(rf"get done\n+{number}\nkvstore>")  # the terminal is no prompt's before that
             assert "unknown" not in terminal.shown()
             assert "^" not in terminal.shown()
     finally:
@@ -398,8 +398,9 @@ def test_every_write_says_which_phases_ran_through_whichever_node(tmp_path: Path
             terminal.expect(r"slot \d+, ballot \d+\.n\d, phase 1 run[^>]+> set x 2\s+OK [^>]+phase 1 skipped")
             servers.kill(leader)
             terminal.type("set x 3\rset x 4\r")
-            terminal.expect(r"> set x 3\s+(?:no answer yet[^>]+)?OK [^>]+phase 1 run")
-            terminal.expect(r"> set x 4\s+OK [^>]+phase 1 skipped")
+            terminal.expect(
+                r"> set x 3\s+(?:no answer yet[^>]+)?OK [^>]+phase 1 run[^>]+> set x 4\s+OK [^>]+phase 1 skipped"
+            )
         finally:
             terminal.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import sqlite3
 import statistics
 import subprocess
 import threading
@@ -149,7 +150,7 @@ def test_histories_under_faults_are_linearizable(servers: Servers, trouble: Call
 def _log(servers: Servers, name: str) -> list[tuple[object, ...]]:
     with servers.client(name) as client:
         applied_upto = int(servers.status(name)["applied_upto"])
-        rows = client.execute_command("KV.LOG", 1, min(applied_upto, 5_000))
+        rows = client.execute_command("KV.LOG", 1, min(applied_upto, 1_000))
     # Under which ballot a node holds a chosen value depends on what it heard; the value does not.
     return [(row[0], row[3], row[4], row[5]) for row in rows]
 
@@ -302,6 +303,7 @@ def test_a_full_disk_on_one_node_does_not_stop_the_others(small_disks: Servers, 
                 with pytest.raises(redis.ResponseError, match="MISCONF"):
                     refused.execute_command(*request)
             assert refused.get("k1") == b"v" * 10_000
+            assert "disk" in str(servers.status(full)["writes_refused"])
         if full_leader:
             assert servers.leader() != full
         ballast.unlink()
@@ -325,7 +327,7 @@ def test_ten_thousand_idle_connections(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted + 500, hard))
     connections: list[socket.socket] = []
     try:
-        with running(tmp_path, count=1) as servers:
+        with running(tmp_path, 1, ["--max-clients", str(wanted + 100)]) as servers:
             for _ in range(wanted):
                 connections.append(socket.create_connection((HOST, servers.ports["n1"]), timeout=10))
             with servers.client("n1") as client:
@@ -340,6 +342,85 @@ def test_ten_thousand_idle_connections(tmp_path: Path) -> None:
         for connection in connections:
             connection.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_who_comes_when_all_places_are_taken_is_told_so(tmp_path: Path) -> None:
+    with running(tmp_path, 1, ["--max-clients", "3"]) as servers:
+        with servers.client("n1") as first, servers.client("n1") as second, servers.client("n1") as third:
+            assert first.ping() and second.ping() and third.ping()
+            for _ in range(20):
+                with (
+                    servers.client("n1") as fourth,
+                    pytest.raises(redis.ConnectionError, match="max number of clients"),
+                ):
+                    fourth.ping()
+            assert first.config_get("maxclients") == {"maxclients": "3"}
+            found = first.info()
+            assert (found["connected_clients"], found["maxclients"]) == (3, 3)
+            assert found["rejected_connections"] >= 20
+            assert "client_refused" in servers.log("n1")
+        eventually(lambda: bool(servers.status("n1")), "there is room again")
+
+
+def test_files_are_kept_back_for_the_node_itself(tmp_path: Path) -> None:
+    """As many clients as can be connect; the log, SQL and the other nodes still find descriptors."""
+    servers = Servers(tmp_path)
+    try:
+        few_files = ("sh", "-c", 'ulimit -n 130; exec "$@"', "sh")
+        servers.start(prefix=few_files)
+        servers.wait_until_serving()
+        assert "few_files" in servers.log("n1")
+        clients = [servers.client("n1") for _ in range(30)]
+        for client in clients:
+            assert client.ping()
+        with servers.client("n1") as one_more, pytest.raises(redis.ConnectionError, match="max number of clients"):
+            one_more.ping()
+        servers.kill("n2")
+        servers.start("n2", prefix=few_files)
+        assert clients[0].set("k", 1)
+        assert clients[0].execute_command("KV.SQL", "SELECT 1")
+        servers.wait_until_serving("n2")
+        for client in clients:
+            client.close()
+    finally:
+        servers.close()
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        ("GET", "k"),
+        ("MGET", "k", "l"),
+        ("SETRANGE", "k", 0, "x"),
+        ("SET", "k", "x", "KEEPTTL"),
+        ("INCR", "k"),
+        ("WATCH", "k"),
+    ],
+    ids=lambda request: request[0],
+)
+def test_damage_to_the_state_ends_the_node_once_and_is_mended(tmp_path: Path, request_: tuple[object, ...]) -> None:
+    with running(tmp_path, count=1) as servers:
+        with servers.client("n1") as client:
+            client.mset({"k": 1, "l": 2})
+        assert servers.stop("n1") == 0
+        state = sqlite3.connect(tmp_path / "n1" / "state.db")
+        state.execute("UPDATE kv SET slot = 'x'")
+        state.commit()
+        state.close()
+        servers.start("n1")
+        servers.wait_until_serving()
+        with suppress(redis.RedisError, OSError), servers.client("n1", retry=Retry(NoBackoff(), 0)) as client:
+            client.execute_command(*request_)
+        assert servers.wait("n1") == 3
+        assert "is made again from log.db when the store is opened next" in servers.log("n1")
+        assert "bug" not in servers.log("n1")
+        servers.start("n1")
+        servers.wait_until_serving()
+        assert servers.log("n1").count("state_rebuilt") == 1
+        with servers.client("n1") as client:
+            assert client.get("l") == b"2"
+            client.execute_command(*request_)
+        assert servers.stop("n1") == 0
 
 
 def test_who_is_named_first_leads_when_all_start(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -32,8 +32,8 @@ HONEST = re.compile("may have happened|never proposed|nothing was read")
 class SlowDisks:
     """A cluster, each of whose nodes can be given a slow disk."""
 
-    def __init__(self, root: Path, arguments: Sequence[str] = ()) -> None:
-        self.servers = Servers(root, arguments=arguments)
+    def __init__(self, root: Path, arguments: Sequence[str] = (), count: int = 3) -> None:
+        self.servers = Servers(root, count=count, arguments=arguments)
         for name in self.servers.names:
             launcher = [sys.executable, "-m", "tests.system.slow_disk", str(self._file(name))]
             self.servers.start(name, prefix=launcher)
@@ -121,8 +121,8 @@ class Looks:
 
 
 @contextmanager
-def running(root: Path, *arguments: str) -> Iterator[SlowDisks]:
-    disks = SlowDisks(root, arguments)
+def running(root: Path, *arguments: str, count: int = 3) -> Iterator[SlowDisks]:
+    disks = SlowDisks(root, arguments, count)
     try:
         disks.servers.wait_until_serving()
         yield disks
@@ -189,9 +189,36 @@ def test_a_disk_that_stands_still_holds_up_the_cluster_but_briefly(disks: SlowDi
         while acknowledged[-1] < acknowledged[0] + STILL + 2:
             assert client.set(f"w{len(acknowledged)}", "1")
             acknowledged.append(time.monotonic())
+        assert disks.servers.leader() != leader, "whoever has a quicker disk leads"
+    assert disks.servers.log(leader).count("disk_stalled") >= 1
     load.verify()
     assert max(after - before for before, after in pairwise(acknowledged)) < STILL / 2
     unclear = [error for error in load.failures if not HONEST.search(str(error))]
     assert all(isinstance(error, redis.TimeoutError) for error in unclear), unclear
     assert disks.rounds() <= rounds + 3
     disks.wait_until_equal()
+
+
+def test_a_node_that_is_told_to_end_while_a_write_is_under_way_finishes_it(tmp_path: Path) -> None:
+    """The write takes longer than the node waits for its clients."""
+    with running(tmp_path, count=1) as disks, disks.servers.client("n1") as client:
+        client.set("before", 1)
+        disks.slow_down("n1", delay=8)
+        threading.Thread(target=_set_and_forget, args=(disks.servers, "under way")).start()
+        eventually(lambda: int(disks.servers.status("n1")["last_slot"]) == 2, "it is under way")
+        time.sleep(0.2)
+        disks.speed_up()
+        assert disks.servers.stop("n1") == 0
+        log = disks.servers.log("n1")
+        assert "ended" in log
+        assert "bug" not in log
+        assert "cannot_go_on" not in log
+        disks.servers.start("n1")
+        disks.servers.wait_until_serving()
+        with disks.servers.client("n1") as again:
+            assert again.get("under way") == b"1"
+
+
+def _set_and_forget(servers: Servers, key: str) -> None:
+    with suppress(redis.RedisError, OSError), servers.client("n1", retry=Retry(NoBackoff(), 0)) as client:
+        client.set(key, 1)

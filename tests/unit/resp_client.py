@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from kvstore.commands import Command, Entry, Query, Result, Slots
+from kvstore.commands import Command, Entry, Names, Query, Slots
 from kvstore.errors import KvstoreError, Refusal
 from kvstore.limits import check_session
 from kvstore.node.service import ServerStatus
@@ -51,12 +51,12 @@ class Node:
     def query(self, command: Query, done: Callable[[Reply | Refusal], None]) -> None:
         if isinstance(command, Slots):
             self.started.append(f"slots {b' '.join(command.keys).decode(errors='replace')}")
-        else:
+        elif not isinstance(command, Names):
             self.started.append(entries.as_text(Entry("", 0, 0, 0, command)))
-        self.waiting.append(lambda: done(self.refusal or Reply(self.look(command))))
+        self.waiting.append(lambda: done(self.refusal or Reply(self.state.query(command, 1_000))))
 
-    def look(self, command: Query) -> Result:
-        return self.state.query(command, 1_000)
+    def look(self, query: Query, done: Callable[[Reply | Refusal], None]) -> None:
+        done(Reply(self.state.query(query, 1_000)))
 
     def propose_at(self, slot: int, json: bytes, done: Callable[[SlotReply | Refusal], None]) -> None:
         self.waiting.append(lambda: done(SlotReply(slot, json, True)))
@@ -79,8 +79,11 @@ class Node:
     def executed_upto(self, session: str) -> int:
         return self.state.executed_upto(session)
 
-    def keys(self, prefix: bytes, limit: int) -> list[bytes]:
-        return self.state.keys(prefix, limit)
+    def about_size(self) -> int:
+        return self.state.count()
+
+    def expiring(self) -> tuple[int, int]:
+        return 0, 0
 
     def clock(self) -> int:
         return 1_000

@@ -31,6 +31,37 @@ def test_what_costs_too_much_is_not_proposed() -> None:
     assert node.waiting == 0
 
 
+def test_a_proposed_text_costs_what_the_command_in_it_costs() -> None:
+    node = new_node("n1")
+    node._proposals._free_bytes = lambda: 20_000_000
+    heard: list[object] = []
+    run(node, 0)
+    node.execute(Set(b"big", BIG), heard.append, 9_000, size=1_000_000)
+    run(node, 10)
+    slot = node.applied_upto + 1
+    growth = '"txn { ' + "; ".join(f"setrange s{number} 1048575 x" for number in range(100)) + ' }"'
+    for json, reason in (
+        (growth, "nothing was proposed"),
+        ('"del ' + "k " * 10_000 + '"', "too long to read"),
+        ('" ' + "; " * 10_000 + '"', "too long to read"),
+    ):
+        with pytest.raises(CommandError, match=reason):
+            node.propose_at(slot, json.encode(), heard.append, 9_000)
+    with pytest.raises(StorageFullError):
+        for number in range(400):
+            node.propose_at(slot, b'"copy big copy%d"' % number, heard.append, 9_000)
+    assert node.waiting < 20
+    for json in (
+        '["' + "k " * 10_000 + '"]',
+        "[" + "1," * 10_000 + "1]",
+        '"' + "x" * 1_000_000 + '"',
+        '"' + "é" * 8_000 + '"',
+    ):
+        slot += 1
+        node._proposals._free_bytes = None
+        node.propose_at(slot, json.encode(), heard.append, 9_000)
+
+
 def test_the_reserve_of_the_disk_counts_what_is_changed() -> None:
     """A request of a few bytes may write a megabyte."""
     node = new_node("n1")

@@ -223,3 +223,104 @@ def test_large_replies_are_made_one_at_a_time() -> None:
     client.node.started.clear()
     client.connection.received(b"".join(several) * 2)
     assert len(client.node.started) == 1
+
+
+def test_requests_that_wait_for_one_before_them_count_and_are_not_read_without_end() -> None:
+    client = Client()
+    client.connection.received(packed("incr n"))
+    sent = 0
+    while not client.paused:
+        client.connection.received(packed("append k " + "x" * 100_000) + packed("strlen k"))
+        sent += 1
+        assert sent < 100
+    assert 4_000_000 < client.hub.held < 9_000_000
+    client.turn()
+    assert not client.paused
+    assert client.said.count(b"\r\n") == 2 * sent + 1
+    assert client.hub.held == 0
+
+
+def test_replies_that_wait_for_one_before_them_count_and_are_few() -> None:
+    client = Client()
+    client.connection.received(packed("incr n"))
+    sent = 0
+    while not client.paused:
+        client.connection.received(packed("echo " + "x" * 1_000_000))
+        sent += 1
+        assert sent < 100
+    assert 1_000_000 < client.hub.held < 16_000_000
+    client.turn()
+    assert client.said.count(b"$1000000") == sent
+    assert client.hub.held == 0
+
+
+@pytest.mark.parametrize("request_text", ["mget", "watch", "exists", "kv.sql"])
+def test_large_reads_count_while_they_run(request_text: str) -> None:
+    client = Client()
+    request_ = packed(
+        f"{request_text} " + "k" * 1_000 + (f" {'k' * 1_000}" * 99 if request_text != "kv.sql" else "k" * 99_000)
+    )
+    client.connection.received(request_ * 3)
+    assert len(client.node.waiting) == 1
+    assert 300_000 <= client.hub.held < 700_000
+    client.turn()
+    assert client.said.count(b"\r\n") >= 3
+    client.ask("unwatch")
+    assert client.hub.held == 0
+
+
+def test_a_transaction_counts_while_it_runs() -> None:
+    client = Client()
+    client.connection.received(packed("multi") + packed("get k") * 100 + packed("exec"))
+    assert client.hub.held > 100_000
+    client.turn()
+    assert client.hub.held == 0
+
+
+def test_replies_below_the_transports_own_bound_are_counted_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transport calls its buffer full at a megabyte, and ten thousand clients can stay below that."""
+    monkeypatch.setattr(hubs, "MAX_HELD", 100_000_000)
+    hub, node = Hub(), Node()
+    clients = [Client(node, hub=hub, peer=f"1.2.3.4:{number}") for number in range(300)]
+    for client in clients:
+        client.connection.received(packed("echo " + "x" * 900_000))
+        client.untaken = 900_000
+        hub.flush()
+    ended = [client.closed for client in clients]
+    assert 150 < sum(ended) < 200
+    assert hub.held <= 100_000_000
+    for client in clients:
+        client.connection.lost()
+    assert hub.held == 0
+
+
+@pytest.mark.parametrize("state", ["reading", "leaving", "not taking"])
+def test_who_is_ended_for_its_memory_is_cut_off_at_once(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is closed in the ordinary way stays until its client has taken everything."""
+    client = Client()
+    aborted: list[bool] = []
+    client.connection._abort = lambda: aborted.append(True)
+    client.ask("echo " + "x" * 900_000)
+    client.untaken = 900_000
+    if state == "leaving":
+        client.ask("quit")
+    elif state == "not taking":
+        client.connection.writable(False)
+    client.connection.count_held()
+    assert client.hub.held >= 900_000
+    monkeypatch.setattr(hubs, "MAX_HELD", 100_000)
+    client.hub.hold(1)
+    assert aborted == [True]
+    client.hub.hold(-1)
+    client.connection.lost()
+    assert client.hub.held == 0
+
+
+def test_what_is_answered_after_a_client_has_gone_counts_for_nobody() -> None:
+    client = Client()
+    client.connection.received(packed("incr n") + packed("echo " + "x" * 100_000) + packed("mget " + "k" * 5_000))
+    client.connection.kill()
+    client.turn()
+    client.connection.lost()
+    client.turn()
+    assert client.hub.held == 0

@@ -33,6 +33,7 @@ class Client:
         assert kind not in ("read", "slow read") or "write" not in beside
         assert kind != "write" or not beside & {"read", "slow read"}
         assert kind != "slow read" or not beside
+        assert "slow read" not in beside
         self.started.append(number)
         self.running[number] = reply
         if kind == "at once":

@@ -1,11 +1,13 @@
 """The modules that a wheel may hold compiled mean the same compiled: what the compiler takes otherwise is not in them.
 
-``.ci/compiled`` compiles them and runs other tests on the result.
+``.ci/compiled`` compiles them and runs all tests on the result, but for those that ``conftest.SOURCES_ONLY`` names.
 """
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from kvstore.version import is_compiled
+from tests.conftest import SOURCES_ONLY
 
 ROOT = Path(__file__).parents[2]
 CONSUMERS = {
@@ -85,6 +88,18 @@ def test_all_of_them_are_compiled_or_none() -> None:
     specs = [find_spec(name) for name in names]
     kinds = {Path(spec.origin).suffix if spec and spec.origin else "nowhere" for spec in specs}
     assert kinds == ({".so"} if is_compiled() else {".py"})
+
+
+def test_processes_run_the_build_that_is_tested() -> None:
+    done = subprocess.run([sys.executable, "-m", "kvstore", "--version"], capture_output=True, text=True, cwd=ROOT)
+    assert ("(compiled)" in done.stdout) == is_compiled(), done
+
+
+@pytest.mark.parametrize("test", SOURCES_ONLY)
+def test_what_is_not_tested_compiled_is_there(test: str) -> None:
+    file, _, name = test.partition("::")
+    tree = ast.parse((ROOT / file).read_text())
+    assert name in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
 
 
 def test_no_other_module_subclasses_what_is_compiled() -> None:

@@ -44,6 +44,7 @@ from kvstore.node.node import Node
 from kvstore.state import entries, keyspace
 from kvstore.state.machine import Batch, StateMachine
 from kvstore.storage.log_store import MemoryLog
+from kvstore.store import Reply
 
 KEYS = [b"a", b"b", b"c", b"\xff", b"nul\0"]
 READS: list[Command] = [
@@ -199,4 +200,24 @@ def test_a_leader_goes_on_until_all_that_is_due_is_gone(monkeypatch: pytest.Monk
     upto = node.applied_upto
     turn(30)
     assert node.applied_upto == upto  # and then it stops
-    assert node.look(Exists([b"0"]), 0) == Integer(0)
+    heard.clear()
+    node.look(Exists([b"0"]), heard.append, 100)
+    assert heard == [Reply(Integer(0))]
+
+
+def test_how_many_keys_expire_is_known_before_and_after_a_commit() -> None:
+    state = StateMachine(None)
+
+    def apply(*commands: Command) -> None:
+        state.apply(state.applied_upto + 1, [entries.encode(Entry("", 0, 0, 1_000, command)) for command in commands])
+
+    assert state.expiring(1_000) == (0, 0)
+    apply(Set(b"a", Value(b"x"), ttl=100), Set(b"b", Value(b"x")), Set(b"c", Value(b"x"), ttl=300))
+    assert state.expiring(1_000) == (2, 200)
+    state.commit()
+    assert state.expiring(1_100) == (2, 100)
+    apply(Persist(b"a"), Set(b"b", Value(b"y"), ttl=100), Delete([b"c"]))
+    assert state.expiring(1_000) == (1, 100)
+    state.commit()
+    assert state.expiring(1_000) == (1, 100)
+    state.close()

@@ -19,6 +19,7 @@ FLOORS = [
     {"kvstore.node"},
     {"kvstore.handles", "kvstore.maelstrom", "kvstore.resp", "kvstore.simulated"},
     {"kvstore.server"},
+    {"kvstore.whole"},
     {"cli", "cli.clusters", "cli.loading", "cli.prompt"},
 ]
 """From the ground up. A room imports from lower floors only; those of ``cli`` also from each other."""

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from kvstore.commands import Value
 from kvstore.state.cell import Cell
+from kvstore.state.identity import STATE_SCHEMA
 from kvstore.state.keyspace import Changes, Keyspace
-from kvstore.state.machine import STATE_SCHEMA
 from kvstore.state.rows import read_row, write_rows
 from kvstore.storage.database import connect
 

@@ -24,11 +24,12 @@ from cli.loading.load import Load, LoadOptions, run
 from cli.loading.progress import progress_text
 from cli.loading.source import Source
 from cli.target import Target
-from kvstore.commands import Command, Entry, Failed, Found, Get, Set, Value
+from kvstore.commands import Command, Entry, Failed, Found, Get, Set, Txn, Value
 from kvstore.decimal_text import INTEGER, decimal_of
 from kvstore.errors import CommandError, UnavailableError, UnknownOutcomeError
 from kvstore.handles.embedded import EmbeddedStore
 from kvstore.language.canonical import format as canonical
+from kvstore.language.parser import parse
 from kvstore.state import entries
 from kvstore.state.machine import StateMachine
 from kvstore.store import LogRow, Reply, Status
@@ -169,6 +170,17 @@ def shown(items: list[tuple[int, Content]]) -> list[tuple[int, object]]:
 def test_commands_pass_over_blank_lines_and_comments_and_keep_the_files_line_numbers() -> None:
     items = contents("# first\n\n  set a 1\r\n   # second\nset b 'x y'\n", "commands")
     assert items == [(3, Set(b"a", Value(b"1"))), (5, Set(b"b", Value(b"x y")))]
+
+
+def test_a_sign_behind_a_command_is_no_part_of_it() -> None:
+    """As at the prompt: it would go into the last word in silence."""
+    (first, wrong), (second, kept), (_, transaction) = load_formats.read_commands(
+        [b"set a=1;", b'set a="1;"', b"txn { set a 1; }"], 0
+    )
+    assert (first, second) == (1, 2)
+    assert isinstance(wrong, CommandError) and "leave out the ;" in str(wrong)
+    assert kept == Set(b"a", Value(b"1;"))
+    assert isinstance(transaction, Txn)
 
 
 def test_jsonl_keeps_types() -> None:
@@ -412,9 +424,31 @@ def test_damaged_gzip_is_not_executed_in_part(
     assert load(store, written(tmp_path, packed, "all.kv.gz"))[0] == 0
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"txn PARTIAL {{ {'get big;' * 20} set b 1 }}",
+        f"txn {{ {'get big;' * 20} set b 1 }}",
+        f"delete {' '.join(f'key{number}' for number in range(2_000))}",
+        f"mset {' '.join(f'{number}=' for number in range(400_000))}",
+    ],
+    ids=["partial", "whole", "delete", "mset"],
+)
+def test_what_may_cost_too_much_is_never_called_certain(text: str, store: MemoryStore) -> None:
+    """What it costs depends on values that other clients may have written."""
+    assert not Foresight(store).is_certain(parse(text))
+    assert Foresight(store).is_certain(parse("txn { set a 1; get a; delete b c }"))
+
+
 @pytest.mark.parametrize("line", ['{"key":"a","key":"b","value":1}', '{"key":"","value":1,"value":2}'])
 def test_a_field_given_twice_is_a_bad_line(tmp_path: Path, store: MemoryStore, line: str) -> None:
     assert load(store, written(tmp_path, line + "\n", "a.jsonl"))[0] == 1
+    assert store.slot == 0
+
+
+def test_a_number_that_python_may_not_read_is_a_bad_line(tmp_path: Path, store: MemoryStore) -> None:
+    line = '{"key": "a"' + 99 * " " + ', "value": [' + "1" * 5_000 + "]}\n"
+    assert load(store, written(tmp_path, line, "a.jsonl"))[0] == 1
     assert store.slot == 0
 
 

@@ -279,7 +279,6 @@ def test_rot_after_opening_is_noticed_when_it_is_read(tmp_path: Path) -> None:
 
 WRITER = """
 import sys
-from functools import partial
 from pathlib import Path
 from consensus.messages import Run, Stored
 from consensus.ballot import Ballot
@@ -310,7 +309,6 @@ def test_what_was_appended_survives_kill_9(tmp_path: Path) -> None:
 
 FULL = """
 import resource, sys
-from functools import partial
 from pathlib import Path
 from consensus.messages import Run, Stored
 from consensus.ballot import Ballot

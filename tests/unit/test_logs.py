@@ -114,7 +114,7 @@ def test_people_without_a_terminal_get_no_colours(monkeypatch: pytest.MonkeyPatc
 def test_a_limited_event_is_told_once_a_while_for_each_key(monkeypatch: pytest.MonkeyPatch) -> None:
     stderr = use(monkeypatch, io.StringIO())
     now = 1_000.0
-    monkeypatch.setattr("kvstore.logs.time.monotonic", lambda: now)
+    monkeypatch.setattr("kvstore.clocks.seconds", lambda: now)
     logs.configure("json", "info", "n1")
     log = logs.get("peers")
 

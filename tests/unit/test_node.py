@@ -7,21 +7,23 @@ from collections.abc import Callable
 
 import pytest
 
+from consensus import journal
 from consensus.ballot import Ballot
 from consensus.messages import Accept, Chosen
 from consensus.replica import Role
-from kvstore.commands import Count, Entry, Integer, Set, SetRange, Value
-from kvstore.errors import Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
+from kvstore.commands import Count, Entry, Get, Integer, Set, SetRange, Txn, Value
+from kvstore.errors import CommandError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
+from kvstore.limits import NODE_SESSIONS
 from kvstore.node import node as nodes
 from kvstore.node import proposals
 from kvstore.node.node import Node
 from kvstore.node.peer_messages import Forward, LeftOut, PeerMessage, Request
 from kvstore.state import commit_schedule as commits
-from kvstore.state import entries
+from kvstore.state import entries, sessions
 from kvstore.state.keyspace import Changes
 from kvstore.state.machine import Batch, StateMachine
 from kvstore.storage.log_store import MemoryLog
-from kvstore.store import Reply
+from kvstore.store import Reply, SlotReply
 
 LARGE = Set(b"k", Value(b"x" * 1_000))
 
@@ -84,6 +86,26 @@ def test_copies_of_a_waiting_request_are_bounded_and_all_heard_in_their_order() 
     node.execute(LARGE, lambda outcome: heard.append(99), 100, session="s", sequence=1)  # now it is recalled
     run(node, 1)
     assert heard[-1] == 99 and not node.has_pending
+
+
+def test_a_request_that_is_sent_again_keeps_its_place_before_later_ones() -> None:
+    node = new_node("n1")
+    run(node, 0)
+    assert node.replica.role is Role.LEADER
+    slots: dict[int, list[int]] = {1: [], 2: [], 3: []}
+
+    def ask(sequence: int) -> None:
+        def done(outcome: Reply | Refusal) -> None:
+            assert isinstance(outcome, Reply)
+            slots[sequence].append(outcome.slot)
+
+        node.execute(LARGE, done, 100, session="s", sequence=sequence, size=10)
+
+    for sequence in (1, 2, 3, 1, 2):  # all of them come before the node's next turn
+        ask(sequence)
+    run(node, 1)
+    first = slots[3][0] - 2
+    assert slots == {1: [first] * 2, 2: [first + 1] * 2, 3: [first + 2]}
 
 
 def test_copies_of_a_waiting_request_count_among_those_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,6 +310,17 @@ def test_what_was_handed_on_may_happen_though_it_was_asked_for_again_since() -> 
     assert [type(outcome) for outcome in heard] == [UnknownOutcomeError, UnknownOutcomeError, UnavailableError]
 
 
+def test_many_bytes_are_handed_on_in_several_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proposals, "MAX_FORWARD_BYTES", 2_500)
+    node = new_node("n1", "n2", "n3")
+    run(node, 0)
+    heard: list[Reply | Refusal] = []
+    for _ in range(7):
+        node.execute(LARGE, heard.append, 9_000, size=1_000)
+    node.receive("n2", Chosen(Ballot(1, "n2"), 0, []))
+    assert forwards(node) == [(True, [1, 2, 3]), (False, [4, 5, 6]), (False, [7])]
+
+
 def sequences(node: Node) -> list[int]:
     """Of the entries in its log."""
     return [entries.decode(value).sequence for part in node.accepted(1, 9) for value in part.values]
@@ -383,6 +416,63 @@ def test_nothing_overtakes_a_refused_request_of_its_session(monkeypatch: pytest.
     send(5, acknowledged=5)  # the client has given 4 up
 
 
+def test_nothing_overtakes_a_request_that_cost_too_much() -> None:
+    """It can be sent again once the keys are smaller, and those behind it in its pipeline would have run by then."""
+    node = new_node("n1")
+    run(node, 0)
+    heard: list[Reply | Refusal] = []
+    costly = Txn([SetRange(b"s%d" % number, 1_000_000, b"x") for number in range(100)])
+    with pytest.raises(CommandError, match="would change more than"):
+        node.execute(costly, heard.append, 100, session="s", sequence=1, acknowledged=1)
+    with pytest.raises(UnavailableError, match="request 1 of this session was refused"):
+        node.execute(LARGE, heard.append, 100, session="s", sequence=2, acknowledged=1)
+    with pytest.raises(CommandError, match="would change more than"):
+        node.execute(costly, heard.append, 100)
+    node.execute(LARGE, heard.append, 100, session="s", sequence=2, acknowledged=2)
+    run(node, 1)
+    assert [type(outcome) for outcome in heard] == [Reply]
+
+
+def test_an_earlier_request_that_comes_again_does_not_stand_for_the_refused_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    node = new_node("n1")
+    run(node, 0)
+
+    def send(sequence: int) -> None:
+        node.execute(LARGE, print, 100, session="s", sequence=sequence, acknowledged=1)
+
+    with monkeypatch.context() as short:
+        short.setattr(proposals, "MAX_PENDING", 0)
+        with pytest.raises(UnavailableError, match="are waiting"):
+            send(2)
+    send(1)
+    with pytest.raises(UnavailableError, match="request 2 of this session was refused: send it again"):
+        send(3)
+    send(2)
+    send(3)
+
+
+def test_a_node_whose_own_session_was_dropped_says_so_to_all_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two requests under way when the first of them shows that the session is forgotten."""
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", 1)
+    node = new_node("n1")
+    run(node, 0)
+    heard: list[Reply | Refusal] = []
+    node.execute(LARGE, heard.append, 100)
+    run(node, 1)
+    for number in (1, 2):  # the second pushes out the first, which had pushed out this node's
+        other = Entry(f"{NODE_SESSIONS}n2.{number}", 1, 1, 0, LARGE, node.applied_upto)
+        node.replica.propose([entries.encode(other)])
+    for _ in range(2):
+        node.execute(LARGE, heard.append, 100)
+    run(node, 2)
+    assert [type(outcome) for outcome in heard] == [Reply, UnknownOutcomeError, UnknownOutcomeError]
+    node.execute(LARGE, heard.append, 100)
+    run(node, 3)
+    assert isinstance(heard[-1], Reply)
+
+
 def test_what_follows_a_request_that_was_given_up_goes_with_it() -> None:
     """Its time is not over yet, and a leader may still come: it would be executed without the one before it."""
     node = new_node("n1", "n2", "n3")
@@ -405,3 +495,106 @@ def test_only_so_many_broken_sessions_are_remembered(monkeypatch: pytest.MonkeyP
         with pytest.raises(UnavailableError):
             node.execute(LARGE, print, 100, session=f"s{number}", sequence=1)
     assert list(node._proposals._broken) == ["s7", "s8", "s9"]
+
+
+class Wired:
+    """Nodes whose messages arrive at once, ten ms a turn. What ``stuck`` is to store is never stored."""
+
+    def __init__(self, *names: str) -> None:
+        self.nodes = {name: new_node(*names, node=name) for name in names}
+        self.stuck: str | None = None
+        self.now = 0
+        self.nodes[names[0]].campaign()
+        self.pass_time(lambda: all(node.leader == names[0] for node in self.nodes.values()))
+
+    def pass_time(self, until: Callable[[], bool]) -> None:
+        for _ in range(2_000):
+            self.now += 10
+            for name, node in self.nodes.items():
+                node.tick(self.now, self.now)
+                turn = node.turn()
+                node.apply()
+                if turn.records and name != self.stuck:
+                    node.append(turn.records)
+                    node.persisted()
+                for receiver, message in turn.messages:
+                    self.nodes[receiver].receive(name, message)
+            if until():
+                return
+        pytest.fail("it takes too long")
+
+
+def test_a_follower_hears_of_the_slot_that_it_named_however_many_lie_before_it() -> None:
+    """The leader's news has room for the first 64 ranges that are chosen beyond a gap."""
+    wired = Wired("n1", "n2")
+    heard: list[SlotReply | Refusal] = []
+    slots = range(3, 3 + 2 * 200, 2)
+    for slot in slots:
+        wired.nodes["n2"].propose_at(slot, b"1", heard.append, wired.now + 5_000)
+    wired.pass_time(lambda: len(heard) == len(slots))
+    assert all(isinstance(outcome, SlotReply) for outcome in heard), heard[-1]
+
+
+def test_a_leader_with_too_much_before_its_disk_takes_no_more_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disks of the others go on, so that nothing else would bound it."""
+    monkeypatch.setattr(journal, "MAX_HELD", 10)
+    wired = Wired("n1", "n2", "n3")
+    wired.stuck = "n1"
+    leader = wired.nodes["n1"]
+    heard: list[Reply | Refusal] = []
+
+    def is_refused() -> bool:
+        try:
+            leader.execute(LARGE, heard.append, wired.now + 10_000)
+        except UnavailableError as error:
+            return "send them more slowly" in str(error)
+        return False
+
+    wired.pass_time(is_refused)
+    assert len(heard) > 5
+    assert all(isinstance(outcome, Reply) for outcome in heard)
+
+
+def test_requests_of_many_sessions_are_given_up_in_one_pass() -> None:
+    node = new_node("n1", "n2", "n3")
+    heard: list[Reply | Refusal] = []
+    count = 20_000
+    for number in range(count):
+        node.execute(SetRange(b"k", 0, b"x"), heard.append, 100, session=f"s{number}", sequence=1)
+    node.execute(SetRange(b"k", 0, b"x"), heard.append, 300, session="s7", sequence=2, acknowledged=1)
+    looks = 0
+
+    class Counting(dict[tuple[str, int], proposals.CommandProposal]):
+        def values(self):  # type: ignore[no-untyped-def]
+            nonlocal looks
+            looks += 1
+            return super().values()
+
+    node._proposals._commands = Counting(node._proposals._commands)
+    run(node, 100)
+    assert [type(outcome) for outcome in heard] == [UnavailableError] * (count + 1)
+    assert looks < 20
+    assert node.waiting == 0
+
+
+def test_reads_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "MAX_PENDING", 10)
+    node = new_node("n1", "n2", "n3")
+    heard: list[Reply | Refusal] = []
+    for deadline in range(100, 110):
+        node.query(Get(b"k"), heard.append, deadline)
+    with pytest.raises(UnavailableError, match="more than 10 reads are waiting: send them more slowly"):
+        node.query(Get(b"k"), heard.append, 100)
+    run(node, 104)
+    run(node, 160)
+    assert len(heard) == 10
+    assert node.waiting == 0
+    node.query(Get(b"k"), heard.append, 1_000)
+    alone = new_node("n1")
+    for now in range(3):
+        run(alone, now)
+        for _ in range(10):
+            alone.query(Get(b"k"), heard.append, 1_000)
+    run(alone, 10)
+    assert len(heard) == 40
+    assert alone.waiting == 0

@@ -127,6 +127,21 @@ def test_a_node_that_does_not_read_costs_a_bounded_queue_and_holds_up_nobody() -
     run(test())
 
 
+def test_what_is_sent_in_one_turn_is_bounded_too() -> None:
+    async def test() -> None:
+        other = Other(reads=False)
+        server = await other.start()
+        async with node({"n2": other.address}) as (found, _):
+            await until(lambda: found.is_connected("n2"))
+            found.send([("n2", LARGE)] * 200)
+            link = found._dialled["n2"]
+            assert link._queued_bytes <= peers.MAX_UNSENT_BYTES + 2 * len(frame(LARGE))
+            assert link.gap
+        server.close()
+
+    run(test())
+
+
 def test_heartbeats_and_votes_overtake_values_but_tell_nothing_that_waits_behind_them() -> None:
     async def test() -> None:
         other = Other(reads=False)
@@ -238,5 +253,27 @@ def test_a_process_that_dials_again_replaces_its_connection_and_another_is_refus
             assert await restarted.readexactly(len(welcome)) == welcome
             for writer in (first_writer, other_writer, restarted_writer):
                 writer.close()
+
+    run(test())
+
+
+def test_who_does_not_say_who_it_is_cannot_take_all_connections() -> None:
+    async def test() -> None:
+        async with node({"n2": (HOST, 1)}) as (found, address):
+            strangers = [socket.create_connection(address) for _ in range(5)]
+            await until(lambda: len(found._links) == 5)
+            strangers += [socket.create_connection(address) for _ in range(peers.MAX_UNGREETED)]
+            await until(lambda: len(found._links) == peers.MAX_UNGREETED)
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(frame(Hello("c", "n2", "n1", PROTOCOL_VERSION, 1)))
+            welcome = frame(Welcome())
+            assert await reader.readexactly(len(welcome)) == welcome
+            for stranger in strangers[:5]:
+                stranger.settimeout(5)
+                with suppress(ConnectionResetError):
+                    assert stranger.recv(1) == b""
+            writer.close()
+            for stranger in strangers:
+                stranger.close()
 
     run(test())

@@ -27,13 +27,16 @@ from kvstore.commands import (
     Value,
 )
 from kvstore.errors import Refusal, UnavailableError, UnknownOutcomeError
+from kvstore.limits import MAX_COMMAND_BYTES
+from kvstore.resp import cursors
 from kvstore.resp.connection import MAX_BACKLOG, MAX_UNSENT
+from kvstore.resp.cursors import Cursors, OwnCursors
 from kvstore.resp.encoding import encode
+from kvstore.resp.kv_commands import MAX_LOG_BYTES, MAX_LOG_ROWS
 from kvstore.resp.lcs import lcs
 from kvstore.resp.parser import MAX_LINE_BYTES, Parser, ProtocolError, split_line
 from kvstore.resp.table import TABLE
 from kvstore.state import entries
-from kvstore.state.sql import MAX_BYTES
 from kvstore.store import LogRow
 from tests.unit.resp_client import Client, packed
 
@@ -183,10 +186,11 @@ def test_reads_that_may_take_long_are_started_one_at_a_time() -> None:
     client.ask("SET a 1")
     client.node.started.clear()
     client.connection.received(packed("KEYS x*") + packed("SCAN 0") + packed("GET a"))
-    assert client.node.started == ["exists x"]
+    assert client.node.started == ["keys x*"]
     client.node.waiting.pop(0)()
-    client.hub.shares.next_turn()
-    assert client.node.started == ["exists x", "keys * COUNT 10", "get a"]
+    assert client.node.started == ["keys x*", "keys * COUNT 10"]
+    client.node.waiting.pop(0)()
+    assert client.node.started == ["keys x*", "keys * COUNT 10", "get a"]
     client.turn()
     assert client.said.endswith(b"*0\r\n*2\r\n$1\r\n0\r\n*1\r\n$1\r\na\r\n$1\r\n1\r\n")
 
@@ -350,11 +354,21 @@ def test_what_is_not_a_command_is_refused() -> None:
         assert client.said.startswith(b"-ERR this node does not know the command"), rubbish[:9]
 
 
+def test_a_command_that_is_too_large_is_refused_before_it_is_read() -> None:
+    """What is in it does not matter: JSON takes long to read."""
+    client = Client()
+    client.connection.received(wire([b"KV.EXECUTE", b"s", b"1", b"1", bytes(MAX_COMMAND_BYTES + 1)]))
+    client.turn()
+    assert client.said.startswith(b"-ERR the command has 16,777,217 bytes in all")
+
+
 def test_the_log_is_shown_a_part_at_a_time() -> None:
     client = Client()
     row = LogRow(1, Ballot(1, "n1"), "chosen", "x" * MAX_VALUE_BYTES, "", 0, 0, None)
     client.node.log = lambda first, last: iter([row] * 100)  # type: ignore[method-assign]
-    assert MAX_BYTES <= len(client.ask("KV.LOG 1")) < MAX_BYTES + 2 * MAX_VALUE_BYTES
+    assert MAX_LOG_BYTES <= len(client.ask("KV.LOG 1")) < MAX_LOG_BYTES + 2 * MAX_VALUE_BYTES
+    client.node.log = lambda first, last: iter([msgspec.structs.replace(row, value="x")] * 2_000)  # type: ignore[method-assign]
+    assert client.ask("KV.LOG 1").startswith(b"*%d\r\n" % MAX_LOG_ROWS)
 
 
 def test_watched_keys_are_compared_when_the_transaction_is_applied() -> None:
@@ -507,3 +521,16 @@ def test_comparing_long_values_is_too_quick_to_disturb_an_election() -> None:
     began = monotonic()
     lcs(one, other, False, True, with_length=True, least=0)
     assert monotonic() - began < 0.3
+
+
+def test_no_client_pushes_out_the_cursors_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cursors, "MAX_CURSORS", 50)
+    shared = Cursors()
+    kept = [(own, own.add(b"%d" % number)) for own in [OwnCursors(shared) for _ in range(3)] for number in range(5)]
+    greedy = OwnCursors(shared)
+    last = [greedy.add(b"%d" % number) for number in range(200)][-1]
+    other = OwnCursors(shared)
+    assert [own.key(cursor) for own, cursor in kept] == 3 * [b"0", b"1", b"2", b"3", b"4"]
+    assert other.key(last) == b"199"  # any connection may go on with it
+    assert other.key(other.add(b"x")) == b"x"
+    assert [own.key(cursor) for own, cursor in kept] == 3 * [b"0", b"1", b"2", b"3", b"4"]

@@ -26,7 +26,8 @@ from kvstore.commands import (
     Value,
 )
 from kvstore.state import entries, sessions
-from kvstore.state.machine import STATE_SCHEMA, StateMachine
+from kvstore.state.identity import STATE_SCHEMA
+from kvstore.state.machine import StateMachine
 from kvstore.storage.database import Schema, connect
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 
 from kvstore.commands import Value
 from kvstore.errors import CommandError
-from kvstore.values import MAX_NESTING, from_json, same, to_json
+from kvstore.values import MAX_NESTING, MAX_NUMBER_BYTES, from_json, items_of, same, to_json
 from tests.unit.strategies import json_texts
 
 
@@ -31,7 +31,9 @@ def test_what_is_stored_reads_back_the_same(text: bytes) -> None:
         (b"null", Value(b"null", True)),
         (b'""', Value(b"")),
         (b"[1,  2]", Value(b"[1,  2]", True)),
-        (b"1" * 1_000, Value(b"1" * 1_000, True)),
+        (b"1" * MAX_NUMBER_BYTES, Value(b"1" * MAX_NUMBER_BYTES)),
+        (b"[-%s]" % (b"1" * (MAX_NUMBER_BYTES - 1)), Value(b"[-%s]" % (b"1" * (MAX_NUMBER_BYTES - 1)), True)),
+        (b'"%s"' % (b"1" * 1_000), Value(b"1" * 1_000)),
     ],
 )
 def test_only_what_would_be_misread_is_marked_as_json(text: bytes, value: Value) -> None:
@@ -63,6 +65,19 @@ def test_types_are_told_apart() -> None:
 def test_what_is_no_json_is_refused(text: bytes) -> None:
     with pytest.raises(CommandError):
         from_json(text)
+
+
+@pytest.mark.parametrize("text", [b"%s", b"-%s", b"[%s]", b'{"a": [0, %s]}'])
+def test_whole_numbers_are_bounded_before_they_reach_the_log(text: bytes) -> None:
+    """Which of them Python can read depends on its version and on its environment."""
+    with pytest.raises(CommandError, match="at most 640 are allowed"):
+        from_json(text % (b"1" * (MAX_NUMBER_BYTES + 1)))
+
+
+def test_no_number_that_is_stored_has_to_be_converted() -> None:
+    long, other = Value(b"[%s]" % (b"1" * 5_000), True), Value(b"[%s]" % (b"1" * 4_999 + b"2"), True)
+    assert (same(long, Value(b" " + long.data, True)), same(long, other), items_of(long)) == (True, False, 1)
+    assert same(Value(b"[-0]", True), Value(b"[ 0]", True))
 
 
 def test_nesting_is_bounded_before_it_reaches_the_log() -> None:

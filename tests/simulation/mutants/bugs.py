@@ -221,7 +221,7 @@ READS = [
         (
             REPLICA + "receive",
             "self._heartbeats.wait(Reader(sender, message.incarnation), message.read)",
-            "self._send(sender, ReadIndexReply(message.incarnation, message.read, self.chosen_upto))",
+            "self._send(sender, ReadIndexReply(self.ballot, message.incarnation, message.read, self.chosen_upto))",
         ),
     ),
     mutant(
@@ -293,8 +293,8 @@ LEASES = [
         "a leader serves from its lease before what it recovered is chosen",
         (
             REPLICA + "_serve_by_lease",
-            "self._heartbeats.answer_by_lease(self._read_index(phase2))",
-            "self._heartbeats.answer_by_lease(self.chosen_upto)",
+            "self._heartbeats.answer_by_lease(self._read_index(phase2), self._wall)",
+            "self._heartbeats.answer_by_lease(self.chosen_upto, self._wall)",
         ),
     ),
 ]
@@ -398,8 +398,63 @@ EXECUTION = [
         ("kvstore.state.machine:StateMachine.apply", "self._keys.expire(self.clock)", "pass"),
     ),
     mutant(
+        "a read does not wait for the tick that a due key needs",
+        ("kvstore.node.node:Node._serve_reads", "state.clock < as_of and due <= as_of", "False"),
+    ),
+    mutant(
         "a request sent again forgets that the first was handed on, and is called never proposed",
-        ("kvstore.node.proposals:Proposals.add_command", "proposal.tried = waiting.tried", "pass"),
+        ("kvstore.node.proposals:Proposals._repeat", "self._repeats += 1", "waiting.tried = False"),
+    ),
+    mutant(
+        "a request refused is forgotten, so that those behind it are taken",
+        ("kvstore.node.proposals:Proposals._admit_in_order", "self._break(session, sequence)", "pass"),
+    ),
+    mutant(
+        "an earlier request that comes again stands for the one that was refused",
+        ("kvstore.node.proposals:Proposals._admit_in_order", "if first and sequence == first:", "if first:"),
+    ),
+    mutant(
+        "a request without a session has another sequence when it is sent again",
+        (
+            "kvstore.node.proposals:Proposals._propose",
+            "request.sequence,",
+            "request.sequence if request.session != self._session else self._replica.last_slot,",
+        ),
+    ),
+]
+
+BOUNDS = [
+    mutant(
+        "nobody remembers that a session was dropped",
+        ("kvstore.state.sessions:Sessions._drop", "kind.forgotten = max(kind.forgotten, session.last_slot)", "pass"),
+    ),
+    mutant(
+        "a session that may be one that was dropped is new",
+        ("kvstore.state.sessions:Sessions.use", "if 0 <= since < kind.forgotten:", "if False:"),
+    ),
+    mutant(
+        "sessions are dropped by their number only",
+        ("kvstore.state.sessions:Sessions._settle", "while kind.weight > MAX_WEIGHT and", "while False and"),
+    ),
+    mutant(
+        "after a restart sessions weigh nothing",
+        ("kvstore.state.sessions:Sessions.__init__", "kind.weight += weight", "pass"),
+    ),
+    mutant(
+        "which sessions were dropped is not saved with the state",
+        ("kvstore.state.sessions:write_sessions", "list(forgotten.items())", "[]"),
+    ),
+    mutant(
+        "a result is recorded however large it is",
+        ("kvstore.state.sessions:Session._bounded", "if size > MAX_RECORDED_BYTES or", "if False and"),
+    ),
+    mutant(
+        "what a slot costs depends on what a replica has committed",
+        (
+            "kvstore.state.executor:_transact",
+            "reason = cost.refused(txn, branch, context.keys, context.most)",
+            "reason = cost.refused(txn, branch, context.keys, context.most) if context.keys.dirty_bytes else ''",
+        ),
     ),
 ]
 
@@ -426,4 +481,15 @@ LIVENESS = [
     ),
 ]
 
-ALL: list[Mutant] = [*DURABILITY, *ACCEPTORS, *PHASE_1, *QUORUMS, *LEARNING, *READS, *LEASES, *EXECUTION, *LIVENESS]
+ALL: list[Mutant] = [
+    *DURABILITY,
+    *ACCEPTORS,
+    *PHASE_1,
+    *QUORUMS,
+    *LEARNING,
+    *READS,
+    *LEASES,
+    *EXECUTION,
+    *BOUNDS,
+    *LIVENESS,
+]

@@ -1,0 +1,100 @@
+"""Whose state.db is and how far it has come: one row that proves itself, and that must fit the log."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import zlib
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from kvstore.state.sessions import weight_of
+from kvstore.storage.database import Schema, damaged_row
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class Owner(NamedTuple):
+    """The store that a state.db belongs to: the random name of its data directory, and its node."""
+
+    directory: str
+    node: str
+
+
+class StateIdentity(NamedTuple):
+    """The state after slot ``applied_upto``. ``entry`` is the hash of this slot's value, by which the log is known.
+
+    ``owner`` and ``entry`` are empty in a database of an earlier version, until its first commit, and in a new one.
+    """
+
+    applied_upto: int
+    clock: int
+    keys: int
+    owner: Owner
+    entry: bytes
+
+
+def entry_hash(value: bytes) -> bytes:
+    return hashlib.blake2b(value, digest_size=16).digest()
+
+
+def read_progress(connection: sqlite3.Connection) -> StateIdentity:
+    """Raises sqlite3.DatabaseError for a row that is missing or does not match its checksum."""
+    row = connection.execute("SELECT * FROM progress").fetchone()
+    if row is None:
+        raise damaged_row("the row of progress")
+    _, applied_upto, clock, keys, *rest = row
+    if not all(type(number) is int and number >= 0 for number in (applied_upto, clock, keys)):
+        raise damaged_row("the row of progress")
+    if not any(rest):
+        return StateIdentity(applied_upto, clock, keys, Owner("", ""), b"")
+    directory, node, entry, checksum = rest
+    if checksum != _checksum((applied_upto, clock, keys, directory, node, entry)):
+        raise damaged_row("the row of progress")
+    return StateIdentity(applied_upto, clock, keys, Owner(directory, node), entry)
+
+
+def write_progress(connection: sqlite3.Connection, progress: StateIdentity) -> None:
+    """Note it in the open transaction."""
+    columns = (*progress[:3], *progress.owner, progress.entry)
+    connection.execute(
+        "UPDATE progress SET applied_upto = ?, clock = ?, keys = ?, directory = ?, node = ?, entry = ?, checksum = ?",
+        (*columns, _checksum(columns)),
+    )
+
+
+def _checksum(columns: tuple[object, ...]) -> int:
+    return zlib.crc32(_pack(columns))
+
+
+def _create(database: Database) -> None:
+    # WITHOUT ROWID: one B-tree instead of two halves the cost of an upsert. sqlite-utils cannot express it.
+    database.execute(
+        "CREATE TABLE kv (key PRIMARY KEY NOT NULL, value NOT NULL, type TEXT NOT NULL, slot INTEGER NOT NULL,"
+        " created INTEGER NOT NULL, version INTEGER NOT NULL, expires INTEGER) WITHOUT ROWID"
+    )
+    database.execute("CREATE INDEX kv_expires ON kv(expires) WHERE expires IS NOT NULL")
+    columns = {"session": str, "acknowledged": int, "last_sequence": int, "last_slot": int, "results": bytes}
+    database.create_table("sessions", columns, pk="session")
+    database.create_table("results", {"slot": int, "result": str}, pk="slot")
+    database.create_table("progress", {"id": int, "applied_upto": int, "clock": int, "keys": int}, pk="id")
+    database.table("progress").insert({"id": 1, "applied_upto": 0, "clock": 0, "keys": 0})
+
+
+def _bound_sessions(database: Database) -> None:
+    database.execute("ALTER TABLE sessions ADD COLUMN weight INTEGER NOT NULL DEFAULT 0")
+    for name, results in database.execute("SELECT session, results FROM sessions").fetchall():
+        database.execute("UPDATE sessions SET weight = ? WHERE session = ?", (weight_of(results), name))
+    database.create_table("forgotten", {"kind": str, "slot": int}, pk="kind")
+
+
+def _name_owner(database: Database) -> None:
+    for column in ("directory TEXT", "node TEXT", "entry BLOB", "checksum INTEGER"):
+        database.execute(f"ALTER TABLE progress ADD COLUMN {column}")
+
+
+STATE_SCHEMA = Schema(migrations=(_create, _bound_sessions, _name_owner), page_bytes=8_192)

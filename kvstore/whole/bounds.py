@@ -1,0 +1,55 @@
+"""Bounds of the program that are small in some runs, so that what fills up once a year is full all the time."""
+
+from __future__ import annotations
+
+import importlib
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+
+SMALL: dict[tuple[str, ...], Sequence[int]] = {
+    ("kvstore.server.peers.MAX_UNSENT_BYTES",): (400, 3_000),
+    ("kvstore.server.peers.HANDED_OVER_BYTES",): (100, 1_000),
+    ("kvstore.server.peers.MAX_URGENT_BYTES",): (20, 200),
+    ("kvstore.server.peers.PIECE_BYTES", "kvstore.server.frames.PIECE_BYTES"): (50, 400),
+    ("kvstore.server.host.QUICK_US",): (0,),
+    ("kvstore.server.host.QUICK_SLOTS",): (0, 1),
+    ("kvstore.resp.connection.MAX_BACKLOG",): (2, 4),
+    ("kvstore.resp.connection.LOW_BACKLOG",): (0, 1),
+    ("kvstore.resp.connection.MAX_UNSENT",): (50, 500),
+    ("kvstore.resp.parser.UNFINISHED_BYTES",): (0, 30),
+    ("kvstore.resp.parser.MAX_TAKEN",): (1, 3),
+    ("kvstore.resp.parser.REBASE_BYTES",): (20, 200),
+    ("kvstore.node.node.KEEP_SLOTS",): (1, 5, 30),
+    ("kvstore.node.node.APPLY_SLOTS",): (1, 3),
+    ("kvstore.node.proposals.MAX_PENDING",): (2, 6),
+    ("kvstore.node.proposals.MAX_REPEATS",): (1,),
+    ("kvstore.state.commit_schedule.COMMIT_INTERVAL",): (20, 100, 400),
+    ("kvstore.state.commit_schedule.COMMIT_SLOTS",): (1, 4),
+    ("kvstore.state.commit_schedule.MAX_UNCOMMITTED_BYTES",): (100, 1_000),
+    ("kvstore.storage.log_store.READ_SLOTS",): (1, 3),
+    ("kvstore.storage.log_store.READ_BYTES",): (1, 100),
+}
+"""Names that mean the same bound, and what it may be then."""
+
+
+@contextmanager
+def small_bounds(rng: random.Random) -> Iterator[None]:
+    """Inside this context some bounds are small, or none."""
+    share = rng.choice([0.0, 0.0, 0.3, 0.6])
+    before: list[tuple[ModuleType, str, object]] = []
+    try:
+        for names, values in SMALL.items():
+            if rng.random() >= share:
+                continue
+            value = rng.choice(values)
+            for name in names:
+                path, _, constant = name.rpartition(".")
+                module = importlib.import_module(path)
+                before.append((module, constant, getattr(module, constant)))
+                setattr(module, constant, value)
+        yield
+    finally:
+        for module, constant, usual in before:
+            setattr(module, constant, usual)

@@ -1,0 +1,153 @@
+"""What happens to the whole program only: connections break, disks fail, and nodes are told to end."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from consensus.simulation.action import LEADER, Action, FaultTarget
+from consensus.simulation.scenario import Scenario
+from kvstore.whole.disk_faults import DiskOperation, Trouble
+
+
+@runtime_checkable
+class WholeTarget(FaultTarget, Protocol):
+    """The world of the whole program, as far as a fault acts upon it."""
+
+    def break_connections(self, name: str, share: float) -> None:
+        """Connections of a node's machine are reset, each with this chance."""
+        ...
+
+    def fail_disk(self, action: FailingDisk, name: str) -> None:
+        """An operation of the node's disk goes wrong until ``mend_disk``."""
+        ...
+
+    def mend_disk(self, action: FailingDisk) -> None: ...
+
+
+class WholeAction(Action, frozen=True, kw_only=True):
+    """An action that only the world of the whole program knows."""
+
+    def happen(self, world: WholeTarget) -> None:
+        raise NotImplementedError
+
+    def begin(self, world: FaultTarget) -> None:
+        assert isinstance(world, WholeTarget)
+        self.happen(world)
+
+
+class BreakConnections(WholeAction, frozen=True, kw_only=True):
+    """Connections of a node are reset, all of them or each with some chance; the processes go on."""
+
+    node: str
+    share: float
+
+    def happen(self, world: WholeTarget) -> None:
+        world.count("network: connections broken")
+        world.break_connections(world.resolve(self.node), self.share)
+
+    @property
+    def title(self) -> str:
+        return f"{self.node}: {self.share:.0%} of its connections are reset"
+
+
+class FailingDisk(WholeAction, frozen=True, kw_only=True):
+    """An operation of the node's disk fails, once or until the end."""
+
+    node: str
+    operation: DiskOperation
+    trouble: Trouble
+    after: int
+    lasts: bool
+    file: str
+
+    def happen(self, world: WholeTarget) -> None:
+        world.count(f"disk: {self.operation} {self.trouble}")
+        world.fail_disk(self, world.resolve(self.node))
+
+    def end(self, world: FaultTarget) -> None:
+        assert isinstance(world, WholeTarget)
+        world.mend_disk(self)
+
+    @property
+    def title(self) -> str:
+        return f"{self.node}: {self.operation} of {self.file or 'any file'} gives {self.trouble}"
+
+
+class ToldToEnd(WholeAction, frozen=True, kw_only=True):
+    """A node gets SIGTERM, and is started again a while after it has ended."""
+
+    node: str
+
+    def happen(self, world: WholeTarget) -> None:
+        world.hand_over(world.resolve(self.node))
+
+    @property
+    def title(self) -> str:
+        return f"{self.node} is told to end"
+
+
+_TROUBLES: list[tuple[DiskOperation, Trouble]] = [
+    ("sync", "EIO"),
+    ("write", "EIO"),
+    ("write", "short"),
+    ("read", "EIO"),
+    ("write", "kill"),
+    ("sync", "kill"),
+]
+WholeDraw: TypeAlias = Callable[[random.Random, Sequence[str], int, int], Action]
+
+
+def _node(rng: random.Random, names: Sequence[str]) -> str:
+    return LEADER if rng.random() < 0.5 else rng.choice(names)
+
+
+def _break(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
+    return BreakConnections(at=at, until=until, node=_node(rng, names), share=rng.choice([0.3, 1.0]))
+
+
+def _failing(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
+    operation, trouble = rng.choice(_TROUBLES)
+    return FailingDisk(
+        at=at,
+        until=until,
+        node=_node(rng, names),
+        operation=operation,
+        trouble=trouble,
+        after=rng.choice([0, 0, 3, 20]),
+        lasts=rng.random() < 0.3,
+        file=rng.choice(["", "log.db-wal", "log.db", "state.db-wal", "state.db"]),
+    )
+
+
+def _told(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
+    return ToldToEnd(at=at, until=until, node=_node(rng, names))
+
+
+_WEIGHTS: dict[str, dict[WholeDraw, int]] = {
+    "all": {_break: 3, _failing: 3, _told: 3},
+    "network": {_break: 3, _told: 1},
+    "processes": {_told: 3},
+    "disks": {_failing: 5, _told: 1},
+    "clocks": {_told: 1},
+    "none": {},
+}
+
+
+def whole_actions(scenario: Scenario) -> list[tuple[int, Action]]:
+    """The faults of a run with their numbers: those of the core's simulator, and these."""
+    actions = scenario.actions()
+    rng, weights = scenario.random("whole faults"), _WEIGHTS[scenario.preset]
+    some = {draw: weight for draw, weight in weights.items() if rng.random() < 0.6}
+    pace = rng.choice([200, 600, 1_500])
+    at, number = rng.randint(0, 2 * pace), 100_000
+    while at < scenario.time and some:
+        (draw,) = rng.choices(list(some), list(some.values()))
+        until = min(scenario.time, at + rng.choice([5, 50, 300, 1_000]))
+        action = draw(rng, scenario.names, at, until)
+        if scenario.faults is None or number in scenario.faults:
+            actions.append((number, action))
+        at += rng.randint(1, 2 * pace)
+        number += 1
+    return actions

@@ -1,0 +1,136 @@
+"""One run of the whole program, from its scenario to its outcome."""
+
+from __future__ import annotations
+
+import logging
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from consensus.invariants import InvariantViolation
+from consensus.simulation.scenario import Scenario
+from consensus.simulation.trace import Trace
+from consensus.simulation.violation import Violation
+from kvstore import clocks, logs
+from kvstore.simulated.run import Outcome
+from kvstore.state import machine as state_machine
+from kvstore.whole.blocking import sleep
+from kvstore.whole.bounds import small_bounds
+from kvstore.whole.calm import LeaderCheck, end_one_in_calm
+from kvstore.whole.faults import whole_actions
+from kvstore.whole.pipe_clients import PipeWorkload
+from kvstore.whole.pipes import PipeWorld
+from kvstore.whole.threads import ThreadEvent
+from kvstore.whole.workload import NewWorker, Workload
+from kvstore.whole.world import CHECK_INTERVAL, PATIENCE, WholeWorld
+
+SHARED_MEMORY = Path("/dev/shm")
+"""Where there is a file system in memory, real files cost no time; nothing here needs them to be durable."""
+
+
+def simulate_whole(scenario: Scenario, trace: Trace | None = None, others: Sequence[NewWorker] = ()) -> Outcome:
+    """Run a scenario; the same one gives the same outcome. ``others``: further clients, from above this package."""
+    directory = Path(tempfile.mkdtemp(prefix="kvstore-", dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None))
+    random.seed(scenario.seed)
+    world = (PipeWorld if speaks_through_pipes(scenario) else WholeWorld)(scenario, directory, trace)
+    violation: Violation | None = None
+    try:
+        with _watched(world), small_bounds(scenario.random("bounds")):
+            _run(scenario, world, others)
+    except Violation as error:
+        violation = error
+    except InvariantViolation as error:
+        violation = Violation("an invariant that the code itself checks", str(error))
+    finally:
+        world.close()
+        shutil.rmtree(directory, ignore_errors=True)
+    counts = dict(sorted(world.counts.items()))
+    if violation is None:
+        return Outcome(scenario, world.micro.events, counts)
+    return Outcome(
+        scenario,
+        world.micro.events,
+        counts,
+        violation.rule,
+        violation.found,
+        violation.nodes,
+        violation.slots,
+        world.timeline.now,
+    )
+
+
+def speaks_through_pipes(scenario: Scenario) -> bool:
+    """Whether the nodes of this run are on standard input and output; all others have sockets."""
+    return scenario.random("pipes").random() < 0.15
+
+
+def _run(scenario: Scenario, world: WholeWorld, others: Sequence[NewWorker]) -> None:
+    if isinstance(world, PipeWorld):  # where nobody hears a leader step down
+        workload: Workload = PipeWorkload(scenario, world)
+    else:
+        workload = Workload(scenario, world, others)
+        world.checks.append(LeaderCheck(world).look)
+    for name in scenario.names:
+        world.start(name)
+    for _, action in whole_actions(scenario):
+        world.timeline.at(action.at, world.note, "", str(action))
+        world.timeline.at(action.at, action.begin, world)
+        world.timeline.at(action.until, action.end, world)
+    workload.begin()
+    world.run(scenario.time)
+    world.heal()
+    workload.stop()
+    _settle(world, workload.unfinished)
+    for read_only in (True, False):
+        workload.probe(read_only=read_only)
+        _settle(world, workload.unfinished)
+    until = world.timeline.now + PATIENCE
+    while workload.others_unfinished() and world.timeline.now < until:
+        world.run(world.timeline.now + CHECK_INTERVAL)
+    if not isinstance(world, PipeWorld):  # there a node that is told to end hands nothing over
+        end_one_in_calm(world)
+    world.end_nodes()
+    workload.judge()
+
+
+def _settle(world: WholeWorld, unfinished: Callable[[], str]) -> None:
+    until = world.timeline.now + PATIENCE
+    while waiting := unfinished():
+        if world.timeline.now >= until:
+            raise Violation(f"liveness: {PATIENCE} ms after the last fault every client has its answers", waiting)
+        world.run(world.timeline.now + CHECK_INTERVAL)
+
+
+class _Watcher(logging.Handler):
+    """Passes what the program logs to the world."""
+
+    def __init__(self, world: WholeWorld) -> None:
+        super().__init__()
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._world.logged(record.getMessage(), record.levelno, getattr(record, "fields", {}))
+
+
+@contextmanager
+def _watched(world: WholeWorld) -> Iterator[None]:
+    logger, watcher = logging.getLogger("kvstore"), _Watcher(world)
+    level, propagates = logger.level, logger.propagate
+    logger.addHandler(watcher)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    clocks.show(world.local_us, world.wall, sleep)
+    logs.forget_told()
+    event = state_machine.Event  # type: ignore[attr-defined]
+    state_machine.Event = lambda: ThreadEvent(world.acting)  # type: ignore[attr-defined,assignment]
+    try:
+        yield
+    finally:
+        clocks.show_real()
+        state_machine.Event = event  # type: ignore[attr-defined]
+        logger.removeHandler(watcher)
+        logger.setLevel(level)
+        logger.propagate = propagates

@@ -1,0 +1,430 @@
+"""The world of one run of the whole program: machines, their disks and network, clients, and what happens to them."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from consensus.simulation.action import LEADER, Action
+from consensus.simulation.clocks import Clocks
+from consensus.simulation.network import Network, Weather
+from consensus.simulation.scenario import Scenario
+from consensus.simulation.timeline import Timeline, Ts
+from consensus.simulation.trace import Trace
+from consensus.simulation.violation import Violation
+from kvstore import exit_status
+from kvstore.errors import KvstoreError
+from kvstore.server.frames import MAX_FRAME_BYTES, FrameReader, decode_message
+from kvstore.server.long_turns import LongTurns
+from kvstore.server.main import serve
+from kvstore.server.settings import TIMING, Settings
+from kvstore.simulated.requests import ClientRequest, SlotClaim
+from kvstore.state.entries import UNREADABLE
+from kvstore.whole.blocking import BlockingThread
+from kvstore.whole.disk import SimulatedDisk
+from kvstore.whole.disk_faults import DiskFault
+from kvstore.whole.faults import FailingDisk
+from kvstore.whole.lines import PORT
+from kvstore.whole.machine import VirtualMachine
+from kvstore.whole.sockets import Side, VirtualNetwork
+from kvstore.whole.threads import VirtualThread
+
+PEER_PORT = 7401
+PATIENCE = 20_000
+"""In ms: how soon after the last fault every node must serve and every client have its answers."""
+CHECK_INTERVAL = 50
+RESTART = 300
+"""In ms: how soon a node that could not start is started again."""
+GRACE = 30_000
+"""In ms: how long a node that was told to end may take."""
+
+
+class PeerMessages:
+    """Understands what nodes send each other, for the trace."""
+
+    def __init__(self, servers: Mapping[str, ServerMachine], trace: Trace, schedule: Milliseconds) -> None:
+        self._servers = servers
+        self._trace = trace
+        self._schedule = schedule
+        self._readers: dict[Side, FrameReader] = {}
+
+    def __call__(self, sender: Side, data: bytes) -> None:
+        receiver = sender.other.machine.name
+        if not data or sender.machine.name not in self._servers or receiver not in self._servers:
+            return
+        reader = self._readers.get(sender)
+        if reader is None:
+            reader = self._readers[sender] = FrameReader()
+            reader.limit = MAX_FRAME_BYTES
+        for body in reader.feed(data):
+            try:
+                message: object = decode_message(body)
+            except UNREADABLE:
+                message = "a greeting"
+            self._trace.sent(self._schedule.now, sender.machine.name, receiver, message)
+
+
+class Milliseconds:
+    """A timeline in microseconds, for those who count in milliseconds."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        self._timeline = timeline
+
+    @property
+    def now(self) -> int:
+        return self._timeline.now // 1_000
+
+    def at(self, when: int, action: Callable[[*Ts], None], *arguments: *Ts) -> None:
+        self._timeline.at(when * 1_000, action, *arguments)
+
+    def after(self, delay: int, action: Callable[[*Ts], None], *arguments: *Ts) -> None:
+        self._timeline.after(delay * 1_000, action, *arguments)
+
+
+class UncountedTurns(LongTurns):
+    """Takes no notice: how long something keeps the real processor differs from run to run."""
+
+    def took(self, what: str, nanoseconds: int, detail: str = "", processor: int = -1) -> None:
+        pass
+
+
+class ServerMachine:
+    """A node's machine, its disk, and what is about to happen to it."""
+
+    def __init__(self, machine: VirtualMachine, disk: SimulatedDisk, settings: Settings) -> None:
+        self.machine = machine
+        self.disk = disk
+        self.settings = settings
+        self.leads = False
+        self.slower = 0
+        self.draining = False
+        self.told_to_end_at = 0.0
+        self.restart_at = 0
+        self.gone = False
+        self.troubles: dict[int, DiskFault] = {}
+        """What goes wrong with the disk now, by the action that began it."""
+        self.had_trouble = False
+        """Whether something went wrong with the disk since the process was started."""
+
+    @property
+    def full(self) -> bool:
+        return self.disk.free is not None
+
+    @full.setter
+    def full(self, value: bool) -> None:
+        self.disk.free = 0 if value else None
+
+    @property
+    def last(self) -> int:
+        return 0
+
+    def rot(self, slot: int) -> bool:
+        return False
+
+    def took(self) -> int:
+        """How long the disk was busy since this was last asked."""
+        return self.disk.take_spent() + self.slower * 1_000
+
+
+class WholeWorld:
+    """Runs one scenario with the real program. Everything is drawn from its seed."""
+
+    def __init__(self, scenario: Scenario, directory: Path, trace: Trace | None = None) -> None:
+        self.scenario = scenario
+        self.names = scenario.names
+        self.directory = directory
+        self.counts: Counter[str] = Counter()
+        self.micro = Timeline()
+        self.timeline = Milliseconds(self.micro)
+        self.acting: VirtualMachine | None = None
+        self.trace = trace
+        self.dials = dials = scenario.dials()
+        self.doom = 0
+        self._random = scenario.random("world")
+        self.links = Network(scenario.random("network"), dials.delay, dials.loss, 0.0)
+        self.network = VirtualNetwork(scenario.random("sockets"), self.micro, self.links, self.counts)
+        bounds = dials.clock_bounds
+        self.clocks = {name: Clocks(rate, bounds) for name, rate in zip(self.names, dials.rates, strict=True)}
+        self.pace = self._random.choice([(2, 50), (20, 200), (200, 1_000)])
+        self.servers = {name: self._server(name, directory / name) for name in self.names}
+        if trace is not None:
+            self.network.listener = PeerMessages(self.servers, trace, self.timeline)
+        self.failure: Violation | None = None
+        self.checks: list[Callable[[], None]] = []
+        """What must hold all the time: each is called every ``CHECK_INTERVAL``, and raises Violation."""
+        self.chosen_upto = 0
+        self.unanswered: list[tuple[str, int, object]] = []
+        """Requests that a node's process (its name and incarnation) had read, and not answered when it closed."""
+        self.drained: dict[tuple[str, int], float] = {}
+        """The processes that ended because they were told to, and how many ms that took by their own clocks."""
+        self.lines: dict[str, Callable[[str, ClientRequest | SlotClaim], None]] = {}
+        self.threads: list[BlockingThread] = []
+        """Programs of clients that block; they end with the world."""
+        self._weather: dict[int, list[Weather]] = {}
+
+    def _server(self, name: str, directory: Path) -> ServerMachine:
+        directory.mkdir()
+        machine = VirtualMachine(
+            name, self.scenario.random(f"machine {name}"), self.micro, self.network, self.clocks[name], self, self.pace
+        )
+        timing = replace(TIMING, lease=self.dials.lease, drift=self.dials.drift)
+        settings = Settings(
+            node_id=name,
+            data_dir=directory,
+            client_listen=(name, PORT),
+            peer_listen=(name, PEER_PORT),
+            peers={node: (node, PEER_PORT) for node in self.names},
+            request_timeout_ms=self._random.choice([500, 2_000, 5_000]),
+            timing=timing,
+        )
+        return ServerMachine(machine, SimulatedDisk(directory, self.scenario.random(f"disk {name}")), settings)
+
+    def client_machine(self, name: str) -> VirtualMachine:
+        """A machine for a client, whose clocks are right; its program begins at once."""
+        rng = self.scenario.random(f"machine {name}")
+        return VirtualMachine(name, rng, self.micro, self.network, Clocks(1.0), self, self.pace)
+
+    # -- clocks and logs ----------------------------------------------------------------------------------------------
+
+    def local_us(self) -> int:
+        return self.micro.now if self.acting is None else self.acting.microseconds()
+
+    def wall(self) -> int:
+        return self.timeline.now if self.acting is None else self.acting.wall()
+
+    def logged(self, event: str, level: int, fields: Mapping[str, object]) -> None:
+        """The acting process logs something."""
+        machine = self.acting
+        server = None if machine is None else self.servers.get(machine.name)
+        if server is None:
+            return
+        if self.trace is not None:
+            told = " ".join(f"{name}={value}" for name, value in fields.items())
+            self.note(server.machine.name, f"logs {event} {told}")
+        if event == "role":
+            self.hear_role(server, leads=fields.get("role") == "leader")
+        elif event in ("bug", "request_failed"):
+            self.fail("no node logs a bug", f"{server.machine.name}: {event}: {fields}", server.machine.name)
+        elif event == "peer_rubbish":
+            self.fail("nodes understand each other", f"{server.machine.name}: {fields}", server.machine.name)
+        elif level >= logging.WARNING:
+            self.count(f"log: {event}")
+
+    def hear_role(self, server: ServerMachine, *, leads: bool) -> None:
+        """A node is the leader now, or is not."""
+        was, server.leads = server.leads, leads
+        if leads and not was:
+            self.count("leader: elected")
+            if self.doom:
+                self.crash_after(server.machine.name, self._random.randint(1, self.doom), self.timeline.now + 300)
+
+    def note(self, name: str, text: str) -> None:
+        """Something for those who look at the trace."""
+        if self.trace is not None:
+            self.trace.note(self.timeline.now, name, text.replace(f"{self.directory}/", ""))
+
+    def fail(self, rule: str, found: str, *nodes: str) -> None:
+        """A rule is broken; the first one ends the run."""
+        if self.failure is None:
+            self.failure = Violation(rule, found, nodes=list(nodes))
+
+    # -- processes ----------------------------------------------------------------------------------------------------
+
+    def start(self, name: str) -> None:
+        server = self.servers[name]
+        if server.machine.is_up or server.gone:
+            return
+        server.disk.start()
+        server.leads = server.draining = False
+        server.had_trouble = bool(server.troubles)
+        self.count("process: start")
+        self.note(name, f"starts, incarnation {server.machine.incarnation + 1}")
+
+        async def program(machine: VirtualMachine) -> int:
+            rng = self.scenario.random(f"threads {name} {machine.incarnation}")
+
+            def new_threads(purpose: str, count: int) -> VirtualThread:
+                return VirtualThread(machine, rng, rng.choice([50, 1_000, 20_000]), server.took)
+
+            return await self.serve(server, new_threads)
+
+        server.machine.start(program)
+
+    async def serve(self, server: ServerMachine, new_threads: Callable[[str, int], VirtualThread]) -> int:
+        """What a node's process does; returns its exit status."""
+        return await serve(server.settings, new_threads, UncountedTurns())
+
+    def ended(self, machine: VirtualMachine, status: int) -> None:
+        server = self.servers.get(machine.name)
+        if server is None:
+            return
+        self.count(f"process: ended with status {status}")
+        self.note(machine.name, f"ends with status {status}")
+        server.disk.kill()
+        if status == 0 and server.draining:
+            self.drained[machine.name, machine.incarnation] = self._own_time(server) - server.told_to_end_at
+            self.micro.at(server.restart_at, self._start_again, machine.name)
+            return
+        if status == exit_status.UNAVAILABLE and server.had_trouble:
+            self.count("process: ended because of its disk")
+            self.timeline.after(RESTART, self.start, machine.name)
+            return
+        self.fail("a node ends only when it is told to", f"{machine.name} ended with status {status}", machine.name)
+
+    def failed(self, machine: VirtualMachine, error: BaseException) -> None:
+        server = self.servers.get(machine.name)
+        if server is not None and (server.full or server.had_trouble) and isinstance(error, KvstoreError):
+            self.count("process: cannot start because of its disk")
+            server.disk.kill()
+            self.timeline.after(RESTART, self.start, machine.name)
+            return
+        trace = "".join(traceback.format_exception(error))
+        self.fail("nothing fails in a way that nobody foresaw", f"{machine.name}: {trace}", machine.name)
+
+    def _start_again(self, name: str) -> None:
+        if not self.servers[name].draining or self.servers[name].machine.is_up:
+            return
+        self.start(name)
+
+    # -- what a fault may do ------------------------------------------------------------------------------------------
+
+    @property
+    def disks(self) -> Mapping[str, ServerMachine]:
+        return self.servers
+
+    def resolve(self, name: str) -> str:
+        if name != LEADER:
+            return name
+        return next((name for name, server in self.servers.items() if server.leads), self.names[0])
+
+    def crash(self, name: str, restart: int) -> None:
+        """Kill the process, or the whole machine's power is gone."""
+        server = self.servers[name]
+        if not server.machine.is_up:
+            return
+        server.leads = False
+        if self._random.random() < 0.5:
+            self.count("process: killed")
+            self.note(name, "is killed")
+            server.machine.kill()
+            server.disk.kill()
+        else:
+            self.count("machine: lost its power")
+            self.note(name, "loses its power")
+            server.machine.lose_power()
+            server.disk.lose_power()
+        self.timeline.at(restart, self.start, name)
+
+    def crash_after(self, name: str, effects: int, restart: int) -> None:
+        machine = self.servers[name].machine
+        machine.steps_left = max(effects, 1) * 4
+        machine.on_last_step = lambda: self.crash(name, restart)
+
+    def pause(self, name: str, until: int) -> None:
+        machine = self.servers[name].machine
+        if machine.is_up and not machine.is_paused:
+            self.count("process: pause")
+            self.note(name, f"stands still until {until}")
+            machine.pause()
+            self.timeline.at(until, machine.resume)
+
+    def hand_over(self, name: str) -> None:
+        """End the node as an operator does, and start it again."""
+        server = self.servers[name]
+        if server.machine.loop is not None and not server.draining:
+            self.count("process: told to end")
+            server.draining = True
+            server.told_to_end_at = self._own_time(server)
+            server.restart_at = self.micro.now + self._random.randint(1, 500) * 1_000
+            server.machine.loop.signal(signal.SIGTERM)
+
+    def _own_time(self, server: ServerMachine) -> float:
+        return server.machine.clocks.exact(self.micro.now / 1_000)
+
+    def break_connections(self, name: str, share: float) -> None:
+        """Reset connections of a node's machine, each with this chance."""
+        for side in list(self.servers[name].machine.sides):
+            if self._random.random() < share:
+                side.reset()
+
+    def fail_disk(self, action: FailingDisk, name: str) -> None:
+        server = self.servers[name]
+        times = None if action.lasts else 1
+        fault = server.disk.fail(action.operation, action.trouble, after=action.after, times=times, name=action.file)
+        server.troubles[id(action)] = fault
+        server.had_trouble = True
+
+    def mend_disk(self, action: FailingDisk) -> None:
+        for server in self.servers.values():
+            if (fault := server.troubles.pop(id(action), None)) is not None:
+                server.disk.call_off(fault)
+
+    def bad_weather(self, action: Action, weather: Weather) -> None:
+        self._weather.setdefault(id(action), []).append(weather)
+        self.links.begin(weather)
+
+    def good_weather(self, action: Action) -> None:
+        for weather in self._weather.pop(id(action), []):
+            self.links.end(weather)
+
+    def count(self, what: str) -> None:
+        self.counts[what] += 1
+
+    # -- clients ------------------------------------------------------------------------------------------------------
+
+    def request(self, client: str, node: str, request: ClientRequest | SlotClaim) -> None:
+        if self.trace is not None:
+            self.trace.sent(self.timeline.now, client, node, request)
+        self.lines[client](node, request)
+
+    # -- a run --------------------------------------------------------------------------------------------------------
+
+    def run(self, until: int) -> None:
+        """Let time pass until then, in ms. Raises Violation."""
+        while self.timeline.now < until:
+            self.micro.run(min(until, self.timeline.now + CHECK_INTERVAL) * 1_000)
+            for check in self.checks:
+                check()
+            if self.failure is not None:
+                raise self.failure
+
+    def heal(self) -> None:
+        """Undo all faults."""
+        self.note("", "the faults are over")
+        self.links.clear()
+        self.doom = 0
+        for name, server in self.servers.items():
+            server.machine.steps_left = -1
+            server.disk.call_off_all()
+            server.full, server.slower = False, 0
+            server.machine.resume()
+            self.start(name)
+
+    def end_nodes(self) -> None:
+        """Tell all nodes to end, and wait until they have. Raises Violation."""
+        for server in self.servers.values():
+            if server.machine.loop is not None:
+                server.draining = True
+                server.restart_at = 1 << 62
+                server.machine.loop.signal(signal.SIGTERM)
+        until = self.timeline.now + GRACE
+        while any(server.machine.is_up for server in self.servers.values()):
+            if self.timeline.now >= until:
+                names = [name for name, server in self.servers.items() if server.machine.is_up]
+                raise Violation("a node that is told to end ends", f"{', '.join(names)} did not", nodes=names)
+            self.run(self.timeline.now + CHECK_INTERVAL)
+
+    def close(self) -> None:
+        """Let go of the disks. What ended processes have left is dropped afterwards, and can do no harm."""
+        for thread in self.threads:
+            thread.kill()
+        for server in self.servers.values():
+            server.disk.kill()
+            server.machine.close()
+            server.disk.close()

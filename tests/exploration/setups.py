@@ -1,0 +1,58 @@
+"""What is explored: how small the cluster's world is, and what may go wrong in it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Setup(NamedTuple):
+    """A cluster of three nodes n1, n2, n3. Numbers are how often something may happen in one run at most.
+
+    Messages may be lost, repeated, late and out of order as often as they like. ``candidates`` may ask to lead, and
+    a process that leads proposes up to ``values`` values, for the lowest free slot or, if ``named``, for any slot by
+    name. ``slow_disks``: there records become durable any time later, batch by batch, and a crash may lose them.
+    ``pre_votes``: nodes ask before they use a ballot; otherwise as if everybody had said yes. ``clock``: how many ms
+    pass, with leases of ``lease`` ms; ``slow_ms``: so many of them do not pass on n1's clock.
+    ``lost``: kinds of messages that never arrive, where what they bring about would be too much to explore.
+    """
+
+    name: str
+    candidates: tuple[str, ...] = ("n1", "n2")
+    elections: int = 2
+    slots: int = 1
+    values: int = 1
+    named: bool = False
+    slow_disks: tuple[str, ...] = ()
+    pre_votes: bool = False
+    crashes: int = 0
+    crashing: tuple[str, ...] = ("n1", "n2", "n3")
+    forgets: int = 0
+    heartbeats: int = 0
+    reads: int = 0
+    readers: tuple[str, ...] = ("n1", "n2")
+    hand_overs: int = 0
+    resignations: int = 0
+    lease: int = 0
+    clock: int = 0
+    slow_ms: int = 0
+    lost: tuple[str, ...] = ()
+
+
+QUIET = ("Heartbeat",)
+"""Heartbeats, and so their answers, are lost where they would bring nothing but more states."""
+
+SMALL = [
+    Setup("two leaders", lost=QUIET),
+    Setup("two leaders, slots by name", slots=2, named=True, lost=QUIET),
+    Setup("two leaders, pre-votes", pre_votes=True, lost=QUIET),
+    Setup("two leaders, slots leave memory", forgets=1, lost=QUIET),
+    Setup("two leaders, an acceptor crashes", crashes=1, crashing=("n3",), lost=QUIET),
+]
+"""What the tests explore: all of it in a minute on one core."""
+
+LARGE = [
+    Setup("two leaders, heartbeats"),
+    Setup("one election and a hand-over", elections=1, hand_overs=1),
+    Setup("three elections", elections=3, lost=("Heartbeat", "Chosen", "Reject")),
+    Setup("two leaders, any node crashes, slots leave memory", crashes=1, forgets=1, lost=QUIET),
+]

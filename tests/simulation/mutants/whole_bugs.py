@@ -1,0 +1,521 @@
+"""Bugs of what surrounds the core, which runs of the whole program must find: hosts, links, stores and faces."""
+
+from __future__ import annotations
+
+from tests.simulation.mutants.patching import Mutant, mutant
+
+REPLICA = "consensus.replica:Replica."
+HOST = "kvstore.server.host:Host."
+PEERS = "kvstore.server.peers:Peers."
+OUTBOUND = "kvstore.server.peers:OutboundConnection."
+FRAMES = "kvstore.server.frames:"
+LOG = "kvstore.storage.log_store:SqliteLog."
+MAIN = "kvstore.server.main:"
+WAL = "kvstore.storage.wal_check:"
+STATE = "kvstore.state.machine:StateMachine."
+COMMITS = "kvstore.state.commit_schedule:Commits."
+PROPOSALS = "kvstore.node.proposals:Proposals."
+CONNECTION = "kvstore.resp.connection:Connection."
+
+HOSTS = [
+    mutant(
+        "a vote leaves before its append is durable",
+        (
+            HOST + "_write",
+            "    self._writing = True\n"
+            "        self._disk.submit(self.node.append, records).add_done_callback(self._written)",
+            "    self._disk.submit(self.node.append, records)\n"
+            "        self.node.persisted()\n"
+            "        self._woken = True",
+        ),
+    ),
+    mutant(
+        "an append that found no room counts",
+        (HOST + "_no_room", "self.node.storage_failed(error)", "self.node.persisted()"),
+    ),
+    mutant(
+        "records that are few are not written",
+        (HOST + "_write", "self.node.append(records)\n        except", "pass\n        except"),
+    ),
+    mutant(
+        "a commit that found no room counts",
+        (HOST + "_committed", "self.node.committed(batch, error)", "self.node.committed(batch, 0)"),
+    ),
+    mutant(
+        "a node whose disk failed goes on",
+        (HOST + "_unforeseen", "self.fail(why.status, why.reason)", "pass"),
+    ),
+    mutant(
+        "the lease clock is the wall clock",
+        (
+            HOST + "__init__",
+            "self._ticked_at = -1",
+            "self._ticked_at = -1\n    self.apart = clocks.wall() - clocks.now()",
+        ),
+        (
+            HOST + "_turn",
+            "node.tick(now, clocks.wall())",
+            "node.tick(clocks.wall() - self.apart, clocks.wall())",
+        ),
+    ),
+    mutant(
+        "a read shows what this node has applied, without a read index",
+        (
+            HOST + "query",
+            "self.node.query(command, done, self._ticked_at + self._patience)",
+            "done(Reply(self.node.look(command, clocks.wall())))",
+        ),
+    ),
+    mutant(
+        "an answer to reads of the process before a restart is taken for one to its own",
+        (REPLICA + "receive", "and message.incarnation == self._queue.incarnation:", "and True:"),
+    ),
+    mutant(
+        "a drain does not wait for what is under way",
+        (HOST + "is_idle", "self._writing or node.has_pending or ", ""),
+    ),
+    mutant(
+        "a drain does not wait for the disk",
+        (HOST + "is_idle", "self._writing or ", ""),
+    ),
+    mutant(
+        "a drain forgets the connection that came last",
+        (MAIN + "ClientListener.have_all", "for protocol in self._open)", "for protocol in list(self._open)[:-1])"),
+    ),
+    mutant(
+        "a drain ends connections at once",
+        (MAIN + "ClientProtocol.close", "self._transport.close()", "self._transport.abort()"),
+    ),
+    mutant(
+        "a leader that is told to end does not hand over",
+        (MAIN + "_drain", "host.hand_over()", "pass"),
+    ),
+    mutant(
+        "a draining node goes on reading",
+        (MAIN + "ClientListener.stop", "protocol.stop_reading()", "pass"),
+    ),
+    mutant(
+        "a directory is claimed before its log is there",
+        (MAIN + "_serve", "host = Host(", "data_dir.claim(settings.cluster_name)\n    host = Host("),
+    ),
+]
+
+LINKS = [
+    mutant(
+        "a gap on a full link is not told",
+        (PEERS + "send", "link.gap = True", "pass"),
+    ),
+    mutant(
+        "after a gap on a link the next message goes before what was lost",
+        (
+            PEERS + "send",
+            "resumed[node] = link\n",
+            "resumed[node] = link\n            others.setdefault(node, []).extend(data)\n",
+        ),
+    ),
+    mutant(
+        "a new connection is not taken for a gap",
+        (PEERS + "_dial", "self._resume(node)", "pass"),
+    ),
+    mutant(
+        "values that waited for a link leave in reverse order",
+        (OUTBOUND + "_send_queue", "self._queue.popleft()", "self._queue.pop()"),
+    ),
+    mutant(
+        "small values overtake those that wait for the link",
+        (OUTBOUND + "send", "if not self._queue and not self._is_paused and", "if"),
+    ),
+    mutant(
+        "what waits for a link is not sent when it takes more",
+        (OUTBOUND + "resume_writing", "self._send_queue()", "pass"),
+    ),
+    mutant(
+        "two messages of a turn share an encoding",
+        (PEERS + "send", "overtaking.append(message)  # keeps its id", "pass"),
+    ),
+    mutant(
+        "a node that has left is still taken for connected",
+        (PEERS + "leave", "del self._accepted[link.hello.sender]", "pass"),
+    ),
+    mutant(
+        "the connection that a node replaces goes on",
+        (PEERS + "admit", "before.close()", "pass"),
+    ),
+    mutant(
+        "a silent connection is kept",
+        (
+            "kvstore.server.peers:PeerConnection._keep_alive",
+            "if self._loop.time() - self._heard_at > SILENCE_SECONDS:",
+            "if False:",
+        ),
+    ),
+    mutant(
+        "a node that could not be reached once is not dialled again",
+        (
+            PEERS + "_dial",
+            "link = await self._connect(node)",
+            "link = await self._connect(node)\n        if link is None and wait > 0.3:\n            return",
+        ),
+    ),
+]
+
+CUTS = [
+    mutant(
+        "a frame is cut at a buffer's end",
+        (FRAMES + "FrameReader.feed", "self._pieces = [data[start:]]", "self._pieces = []"),
+    ),
+    mutant(
+        "a large frame's pieces are kept for the next one",
+        (FRAMES + "FrameReader.feed", "self._body, self._body_bytes = [], 0", "pass"),
+    ),
+    mutant(
+        "the first piece of a large frame is taken for all of it",
+        (FRAMES + "pieces", "[_MORE] * (len(parts) - 1) + [_LAST]", "[_LAST] * len(parts)"),
+    ),
+    mutant(
+        "a frame with nothing behind its length is taken for a message",
+        (FRAMES + "FrameReader.feed", "elif length:", "else:"),
+    ),
+    mutant(
+        "frames of nodes are bounded as those of strangers",
+        (
+            "kvstore.server.peers:InboundConnection.received",
+            "self._reader.limit = MAX_FRAME_BYTES",
+            "pass",
+        ),
+    ),
+]
+
+STORES = [
+    mutant(
+        "an append that failed with EIO counts",
+        (LOG + "append", "self._failure = error\n            raise", "return"),
+    ),
+    mutant(
+        "an append that failed is taken for one that found no room",
+        (LOG + "append", "self._failure = error\n            raise", "raise StorageFullError(str(error))"),
+    ),
+    mutant(
+        "the log's fsync is left out",
+        (LOG + "__init__", 'synchronous="FULL"', 'synchronous="OFF"'),
+    ),
+    mutant(
+        "what a killed process had not synced is not synced before the node speaks",
+        (WAL + "sync_wal", "files().sync(", "str("),
+    ),
+    mutant(
+        "the WAL is not synced after it was copied",
+        (LOG + "_open", "if had_wal:", "if False:"),
+    ),
+    mutant(
+        "the wal-index is not synced before the WAL goes",
+        (LOG + "_empty_wal", "files().sync_open(index, _index_handles[key])", "pass"),
+    ),
+    mutant(
+        "a torn tail of the WAL is taken for rot",
+        (WAL + "_Scan.damage", "return what if self._later_commit(frame) else None", "return what"),
+    ),
+    mutant(
+        "what an earlier generation left in the WAL is taken for a commit that was torn",
+        (WAL + "_Scan._never_written", "return blank or 0 < ", "return blank or 0 > "),
+    ),
+    mutant(
+        "a WAL that is missing is damage, though the database has all of it",
+        (WAL + "_acknowledged", "count if count > in_database else 0", "count"),
+    ),
+    mutant(
+        "a promise without slots is not read back",
+        (
+            LOG + "_verify",
+            "self.promised = max(self.promised, Ballot(number, node))",
+            "self.promised = max(self.promised, Ballot(number, node) if last else self.promised)",
+        ),
+    ),
+    mutant(
+        "all that was accepted is taken for chosen after a restart",
+        (LOG + "_verify", "max(self.chosen_upto, chosen_upto)", "max(self.chosen_upto, last)"),
+    ),
+    mutant(
+        "overlapping rows of the log are read in the order of their slots",
+        (LOG + "_part", "sorted(rows)", "rows"),
+    ),
+    mutant(
+        "a row that begins before the slots that are read is not found",
+        (LOG + "_part", "(first - MAX_ROW_SLOTS, last, first)", "(first, last, first)"),
+    ),
+    mutant(
+        "a batch of records is not one transaction",
+        (LOG + "append", "if len(rows) > 1:", "if False:"),
+    ),
+    mutant(
+        "an append that found no room uses up its numbers",
+        (
+            LOG + "append",
+            "with self._lock:",
+            "self._next_id, self.last = identity, highest\n    with self._lock:",
+        ),
+    ),
+    mutant(
+        "a state commit is ahead of the log",
+        (COMMITS + "_commit", "if self._under_way or self._state.applied_upto > self._durable_upto():", "if False:"),
+    ),
+    mutant(
+        "applied_upto is committed in another transaction than what was applied",
+        (
+            STATE + "_write",
+            "new = batch.changes.write(self._writer)",
+            "self._writer.execute('UPDATE progress SET applied_upto = ?', (batch.upto,))\n"
+            "    self._writer.commit()\n"
+            "    new = batch.changes.write(self._writer)",
+        ),
+    ),
+    mutant(
+        "a commit claims what was applied while it was written",
+        (STATE + "_write", "(batch.upto, batch.clock,", "(self.applied_upto, batch.clock,"),
+    ),
+    mutant(
+        "a commit that found no room is not written again",
+        (COMMITS + "ended", "self._state.rolled_back(batch)", "self._state._failed = None"),
+    ),
+    mutant(
+        "sessions are not committed with the state",
+        (STATE + "take", "self._sessions.take()", "{}"),
+    ),
+    mutant(
+        "the clock of the log is not committed",
+        (STATE + "_write", "(batch.upto, batch.clock,", "(batch.upto, 0,"),
+    ),
+]
+
+REQUESTS = [
+    mutant(
+        "requests are sent again in reverse order after a gap",
+        (PROPOSALS + "send_all_again", "self._proposals()", "self._proposals()[::-1]"),
+    ),
+    mutant(
+        "a Forward of an earlier ballot is taken",
+        (PROPOSALS + "on_forward", " or forward.ballot != self._replica.ballot", ""),
+    ),
+    mutant(
+        "a leader takes a Forward though those before it may be missing",
+        (PROPOSALS + "on_forward", "if sender in self._begun:", "if True:"),
+    ),
+    mutant(
+        "what a leader left out is not sent again",
+        (PROPOSALS + "on_left_out", "if message.ballot == self._replica.ballot:", "if False:"),
+    ),
+    mutant(
+        "never proposed is said of what was handed on",
+        (PROPOSALS + "send", "proposal.tried, proposal.unsent = True, False", "proposal.unsent = False"),
+    ),
+    mutant(
+        "of two callers with the same request only the last one hears",
+        (PROPOSALS + "_repeat", "waiting.others.append(waiting.done)", "pass"),
+    ),
+    mutant(
+        "a request behind a refused one of its session is taken",
+        (PROPOSALS + "_admit_in_order", "if broken is not None and", "if False and"),
+    ),
+    mutant(
+        "a Fetch is answered from the disk beyond what is chosen",
+        (
+            "consensus.catchup:CatchUp.on_disk",
+            "return fetch.first, min(last, self._log.start - 1)",
+            "return fetch.first, min(fetch.last, fetch.first + MAX_ACCEPT_SLOTS - 1)",
+        ),
+    ),
+    mutant(
+        "a follower that hears a leader helps to depose it",
+        (REPLICA + "_on_pre_vote", "and not self._election.supports_leader(self._now)", ""),
+    ),
+    mutant(
+        "a leader without a quorum goes on",
+        (REPLICA + "_lead_on", "if self._heartbeats.lost_quorum(self._now):", "if False:"),
+    ),
+    mutant(
+        "what is learned is not promised",
+        ("consensus.acceptor:Acceptor.store", "self.promised = max(self.promised, run.ballot)", "pass"),
+    ),
+]
+
+FACES = [
+    mutant(
+        "replies leave in the order in which they come",
+        (
+            "kvstore.node.client_order:ClientOrder.next_answer",
+            "value = self.unsent[0].value",
+            "self.unsent = type(self.unsent)(sorted(self.unsent, key=lambda reply: reply.value is None))\n"
+            "        value = self.unsent[0].value",
+        ),
+    ),
+    mutant(
+        "only the first connection's replies leave at the end of a turn",
+        ("kvstore.resp.hub:Hub.flush", "for connection in connections:", "for connection in connections[:1]:"),
+    ),
+    mutant(
+        "a client that had too many requests under way is not read from again",
+        (CONNECTION + "_read_on", "self._pause(False)", "pass"),
+    ),
+    mutant(
+        "a client that takes its replies again is not read from again",
+        (CONNECTION + "writable", "self._move(TAKES_AGAIN)\n    self._tell_held()\n    self._resume()", "pass"),
+    ),
+    mutant(
+        "what was parsed is parsed again when the parser becomes careful",
+        ("kvstore.resp.parser:Parser._be_careful", "range(self._taken)", "range(0)"),
+    ),
+    mutant(
+        "a request is lost when what was parsed is forgotten",
+        ("kvstore.resp.parser:Parser._rest", "range(self._taken)", "range(self._taken + 1)"),
+    ),
+    mutant(
+        "a request that arrives in pieces begins anew with each",
+        ("kvstore.resp.parser:_CarefulParser.feed", "self._buffer += data", "self._buffer = bytearray(data)"),
+    ),
+]
+
+CLIENTS = [
+    mutant(
+        "a second WATCH replaces the first's slot",
+        (
+            "kvstore.resp.transaction:Transaction._watch",
+            "watched.setdefault(key, result.number)",
+            "watched[key] = result.number",
+        ),
+    ),
+    mutant(
+        "EXEC does not wait for the keys that WATCH asks about",
+        ("kvstore.resp.transaction:Transaction.effect", "if self._asking:", "if False:"),
+    ),
+    mutant(
+        "what was watched is watched again by the next transaction",
+        (
+            "kvstore.resp.transaction:Transaction._close",
+            "self._queue, self._watched, self._watched_bytes = None, {}, 0",
+            "self._queue = None",
+        ),
+    ),
+    mutant(
+        "EXEC forgets what was watched",
+        ("kvstore.resp.transaction:Transaction._execute", "for key, slot in watched.items()", "for key, slot in ()"),
+    ),
+    mutant(
+        "a transaction in which a request was wrong is executed without it",
+        ("kvstore.resp.transaction:Transaction.break_off", "self._queue, self._broken = [], True", "pass"),
+    ),
+    mutant(
+        "a session read without a read index",
+        (
+            "kvstore.resp.kv_commands:_session",
+            "_after_reading(service, answer, lambda: ",
+            "(lambda told: told())(lambda: ",
+        ),
+    ),
+    mutant(
+        "reads of a pipeline overtake its writes",
+        (
+            "kvstore.node.client_order:ClientOrder.begin",
+            "if self._running and (alone or (reads is not None and reads is not self._reads)):",
+            "if self._running and alone:",
+        ),
+    ),
+    mutant(
+        "writes of a pipeline overtake its reads",
+        (
+            "kvstore.node.client_order:ClientOrder.begin",
+            "(reads is not None and reads is not self._reads)",
+            "(reads and reads is not self._reads)",
+        ),
+    ),
+    mutant(
+        "a request is started before those that wait",
+        (CONNECTION + "_read_requests", "if order.waiting or len(order.unsent)", "if len(order.unsent)"),
+    ),
+    mutant(
+        "after a protocol error the error is told before what came before it is answered",
+        (
+            CONNECTION + "_start_any",
+            'reply.reply(Error(f"ERR Protocol error: {self._wrong}"))',
+            'self._out.append(encode(Error(f"ERR Protocol error: {self._wrong}"), 2))\n'
+            "        self.answered(reply, b'')",
+        ),
+    ),
+    mutant(
+        "a node's own session is the same after a restart",
+        (PROPOSALS + "_begin_session", "{self._rng.getrandbits(64):016x}", "0"),
+    ),
+    mutant(
+        "a node's own session acknowledges what it has not been told yet",
+        (
+            PROPOSALS + "acknowledge",
+            "(sequence for session, sequence in self._commands if session == self._session)",
+            "()",
+        ),
+    ),
+    mutant(
+        "a connection whose turn it is again does not go on",
+        (CONNECTION + "carry_on", "self._resume()", "pass"),
+    ),
+]
+
+# -- which of them are shown ------------------------------------------------------------------------------------------
+
+NOT_SHOWN = frozenset(
+    (
+        "a second WATCH replaces the first's slot",
+        "EXEC does not wait for the keys that WATCH asks about",
+        "what was watched is watched again by the next transaction",
+        "EXEC forgets what was watched",
+        "a session read without a read index",
+        "writes of a pipeline overtake its reads",
+        "a node's own session is the same after a restart",
+        "a connection whose turn it is again does not go on",
+        "the lease clock is the wall clock",
+        "an answer to reads of the process before a restart is taken for one to its own",
+        "a drain does not wait for what is under way",
+        "a drain does not wait for the disk",
+        "a drain forgets the connection that came last",
+        "a drain ends connections at once",
+        "a leader that is told to end does not hand over",
+        "a draining node goes on reading",
+        "a gap on a full link is not told",
+        "after a gap on a link the next message goes before what was lost",
+        "a new connection is not taken for a gap",
+        "values that waited for a link leave in reverse order",
+        "small values overtake those that wait for the link",
+        "what waits for a link is not sent when it takes more",
+        "two messages of a turn share an encoding",
+        "the connection that a node replaces goes on",
+        "a silent connection is kept",
+        "a large frame's pieces are kept for the next one",
+        "the first piece of a large frame is taken for all of it",
+        "an append that failed is taken for one that found no room",
+        "what a killed process had not synced is not synced before the node speaks",
+        "the WAL is not synced after it was copied",
+        "the wal-index is not synced before the WAL goes",
+        "what an earlier generation left in the WAL is taken for a commit that was torn",
+        "a WAL that is missing is damage, though the database has all of it",
+        "a promise without slots is not read back",
+        "a batch of records is not one transaction",
+        "an append that found no room uses up its numbers",
+        "a commit claims what was applied while it was written",
+        "the clock of the log is not committed",
+        "a Forward of an earlier ballot is taken",
+        "a leader takes a Forward though those before it may be missing",
+        "what a leader left out is not sent again",
+        "never proposed is said of what was handed on",
+        "a request behind a refused one of its session is taken",
+        "a Fetch is answered from the disk beyond what is chosen",
+        "a follower that hears a leader helps to depose it",
+        "a leader without a quorum goes on",
+        "what is learned is not promised",
+        "a client that takes its replies again is not read from again",
+        "a request is lost when what was parsed is forgotten",
+        "a request that arrives in pieces begins anew with each",
+    )
+)
+"""No seed among the first few has shown these: some do no harm that anybody could notice, some need worse luck."""
+
+_PLANTED = [*CLIENTS, *HOSTS, *LINKS, *CUTS, *STORES, *REQUESTS, *FACES]
+WHOLE: list[Mutant] = [bug for bug in _PLANTED if bug.bug not in NOT_SHOWN]
+UNSEEN: list[Mutant] = [bug for bug in _PLANTED if bug.bug in NOT_SHOWN]

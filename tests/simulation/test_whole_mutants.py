@@ -1,0 +1,45 @@
+"""Runs of the whole program bite: each of many bugs in what surrounds the core is shown by a seed."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+from msgspec.structs import replace
+
+from kvstore.whole.run import simulate_whole
+from tests.simulation.mutants.hunt import WHOLE_SCENARIO
+from tests.simulation.mutants.patching import Mutant, patched
+from tests.simulation.mutants.whole_bugs import UNSEEN, WHOLE
+from tests.simulation.mutants.whole_seeds import SHOWN_BY
+
+
+def test_there_are_many_and_no_two_alike() -> None:
+    bugs = [*WHOLE, *UNSEEN]
+    assert len({bug.bug for bug in bugs}) == len({bug.edits for bug in bugs}) == len(bugs)
+    assert len(WHOLE) >= 30
+
+
+def test_each_has_its_seed() -> None:
+    assert sorted(SHOWN_BY) == sorted(bug.bug for bug in WHOLE)
+
+
+@pytest.mark.parametrize("bug", WHOLE, ids=lambda bug: bug.bug)
+def test_a_bug_is_shown_by_its_seed(bug: Mutant) -> None:
+    seed = SHOWN_BY[bug.bug]
+    assert not _fails(seed)
+    with patched(bug):
+        failed = simulate_whole(replace(WHOLE_SCENARIO, seed=seed)).failed
+    assert failed, "this seed no longer shows the bug: python -m tests.simulation.mutants.hunt --whole finds others"
+
+
+@pytest.mark.parametrize("bug", UNSEEN, ids=lambda bug: bug.bug)
+def test_a_bug_that_no_seed_shows_can_still_be_planted(bug: Mutant) -> None:
+    with patched(bug):
+        pass
+
+
+@cache
+def _fails(seed: int) -> bool:
+    """Whether the code as it is fails with this seed."""
+    return simulate_whole(replace(WHOLE_SCENARIO, seed=seed)).failed

@@ -1,0 +1,262 @@
+"""Reads that look at more than a turn has time for are executed beside the loop, on one state of the store."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from kvstore import clocks
+from kvstore.commands import (
+    Clear,
+    Count,
+    Delete,
+    Exists,
+    Failed,
+    Get,
+    Integer,
+    Keys,
+    Names,
+    Outcomes,
+    Query,
+    Result,
+    Rows,
+    Scan,
+    Set,
+    Slots,
+    Txn,
+    Value,
+    Walk,
+)
+from kvstore.errors import DamagedError, DataDirError, Refusal, StorageFullError, UnavailableError
+from kvstore.node.node import Node
+from kvstore.node.pending import PendingRead
+from kvstore.state import cost, keyspace, long_reads
+from kvstore.state.keyspace import TooLongError
+from kvstore.state.long_reads import LongReads
+from kvstore.state.machine import Batch, StateMachine
+from kvstore.storage.log_store import MemoryLog
+from kvstore.store import Reply
+
+LATER = 1 << 60
+NAMES = [b"k%03d" % number for number in range(300)]
+LONG: list[Query] = [
+    Scan(b"", 0),
+    Scan(b"k", 250),
+    Walk(b"", 0, b"k*"),
+    Walk(b"k100", 0),
+    Walk(b"", 1, skip=250),
+    Walk(b"", 5, skip=400),
+    Walk(b"k01", 250, b"*1*"),
+    Count(b"k0"),
+    Count(),
+    Exists([*NAMES, b"none"]),
+    Slots([*NAMES, b"none"]),
+    Names(b"k", 280),
+    Txn([Get(name) for name in NAMES], partial=True),
+    Txn([Walk(b"", 0)]),
+]
+
+
+class Server:
+    """A node on files whose commits and long reads end when a test says so."""
+
+    def __init__(self, path: Path, reads: LongReads) -> None:
+        self.batches: list[Batch] = []
+        self.started = 0
+        self.outcomes: list[tuple[Callable[[Result | Exception], None], Result | Exception]] = []
+        self.reads = reads
+        self.node = Node(
+            *("n1", ["n1"], MemoryLog(), StateMachine(path)),
+            rng=random.Random(1),
+            now=0,
+            wall=0,
+            background=self.batches.append,
+            read_later=self._read_later,
+        )
+        self.heard: list[Reply | Refusal] = []
+        self.now = 0
+
+    def _read_later(self, query: Query, now: int, deadline: int, done: Callable[[Result | Exception], None]) -> None:
+        self.started += 1
+        self.reads.start(query, now, LATER, lambda outcome: self.outcomes.append((done, outcome)))
+
+    def run(self, ms: int = 1) -> None:
+        self.now += ms
+        self.node.tick(self.now, self.now)
+        for _ in range(3):
+            self.node.append(self.node.turn().records)
+            self.node.persisted()
+            self.node.apply()
+
+    def commit(self) -> None:
+        batch = self.batches.pop(0)
+        self.node.committed(batch, self.node.write_state(batch))
+        self.run()
+
+    def finish(self, count: int) -> None:
+        """Wait until so many reads have ended, and tell their clients."""
+        ended = threading.Event()
+        for _ in range(1_000):
+            if len(self.outcomes) >= count:
+                break
+            ended.wait(0.01)
+        assert len(self.outcomes) >= count
+        while self.outcomes:
+            done, outcome = self.outcomes.pop(0)
+            done(outcome)
+
+    def execute(self, *commands: Set | Delete | Clear) -> None:
+        for command in commands:
+            self.node.execute(command, lambda outcome: None, LATER)
+        self.run()
+
+    def results(self) -> list[Result]:
+        return [outcome.result for outcome in self.heard if isinstance(outcome, Reply)]
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(keyspace, "LOOK_WORK", 150)
+    monkeypatch.setattr(long_reads, "WALK_KEYS", 7)
+    reads = LongReads(tmp_path / "state.db", ThreadPoolExecutor(long_reads.MAX_AT_ONCE))
+    server = Server(tmp_path / "state.db", reads)
+    server.execute(*[Set(name, Value(b"v%d" % number)) for number, name in enumerate(NAMES)])
+    yield server
+    reads.close()
+    server.batches.clear()
+    server.node._commits._under_way = False
+    server.node.close()
+
+
+@pytest.mark.parametrize("query", LONG, ids=lambda query: type(query).__name__)
+def test_a_long_read_shows_one_state_though_later_slots_are_applied(server: Server, query: Query) -> None:
+    server.node.query(query, server.heard.append, LATER)
+    server.run()
+    assert not server.heard and server.started == 0, "it waits for a commit"
+    server.commit()
+    assert server.started == 1
+    expected = server.node._state.query(query, 0)
+    server.execute(Clear(), Set(b"k000", Value(b"later")))
+    server.finish(1)
+    assert server.results() == [expected] and not server.node.has_pending
+
+
+@pytest.mark.parametrize("query", [Get(b"k001"), Scan(b"k", 5), Walk(b"", 5), Exists(NAMES[:5]), Txn([Get(b"k001")])])
+def test_a_short_read_waits_for_nothing(server: Server, query: Query) -> None:
+    server.node.query(query, server.heard.append, LATER)
+    server.node.look(query, server.heard.append, LATER)
+    server.run()
+    assert len(server.results()) == 2 and server.started == 0
+
+
+def test_a_read_of_what_is_applied_here_may_be_long_too(server: Server) -> None:
+    server.node.look(Walk(b"", 0), server.heard.append, LATER)
+    assert server.node.has_pending and server.node.waiting == 1
+    server.run()
+    server.commit()
+    server.finish(1)
+    assert server.results() == [Keys(NAMES, b"")]
+
+
+def test_a_long_read_sees_what_was_deleted_and_what_is_due(server: Server) -> None:
+    server.execute(Delete([b"k000"]), Set(b"k001", Value(b"x"), ttl=5))
+    server.run(10)
+    server.run()
+    server.node.query(Walk(b"", 0), server.heard.append, LATER)
+    server.run()
+    while server.batches:
+        server.commit()
+    server.finish(1)
+    assert server.results() == [Keys(NAMES[2:], b"")]
+
+
+def test_reads_go_on_though_the_disk_is_full(server: Server) -> None:
+    server.node.query(Count(b"k"), server.heard.append, LATER)
+    server.run()
+    batch = server.batches.pop()
+    server.node._state._failed = batch
+    server.node.committed(batch, StorageFullError("no room"))
+    assert server.results() == [Integer(300)] and not server.node.has_pending
+
+
+def test_a_long_read_is_given_up_when_no_commit_comes(server: Server) -> None:
+    server.node.query(Count(b"k"), server.heard.append, 500)
+    server.run()
+    server.run(1_000)
+    assert [type(outcome) for outcome in server.heard] == [UnavailableError] and not server.node.has_pending
+
+
+def test_what_a_thread_meets_is_told_and_only_damage_ends_the_node(server: Server) -> None:
+    read = PendingRead(Count(b"k"), server.heard.append, LATER)
+    for error in (UnavailableError("late"), DataDirError("too many open files"), MemoryError()):
+        server.node._long_reads += 1
+        server.node._answered_later(read, error)
+        assert not isinstance(server.heard.pop(), Reply)
+    server.node._long_reads += 1
+    with pytest.raises(DamagedError):
+        server.node._answered_later(read, DamagedError("rot"))
+
+
+def test_a_read_that_nobody_waits_for_is_not_begun(tmp_path: Path) -> None:
+    StateMachine(tmp_path / "state.db").close()
+    reads = LongReads(tmp_path / "state.db", ThreadPoolExecutor(long_reads.MAX_AT_ONCE))
+    heard: list[Result | Exception] = []
+    reads.start(Count(), 0, clocks.now() - 1, heard.append)
+    reads.close()
+    assert [type(outcome) for outcome in heard] == [UnavailableError]
+
+
+def test_a_walk_that_finds_too_much_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(long_reads, "MAX_READ_BYTES", 1_000)
+    server.node.look(Walk(b"", 0), server.heard.append, LATER)
+    server.run()
+    server.commit()
+    server.finish(1)
+    assert isinstance(server.results()[0], Failed)
+
+
+@pytest.mark.parametrize("walk", [Walk(b"", 0), Walk(b"", 1, skip=299)])
+def test_a_walk_beside_the_loop_is_as_long_as_the_store(
+    server: Server, walk: Walk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "MAX_WORK", 250)
+    server.node.query(Count(b"k"), server.heard.append, LATER)
+    server.run()
+    server.commit()
+    server.finish(1)
+    server.heard.clear()
+    server.node.query(walk, server.heard.append, LATER)
+    server.run()
+    server.finish(1)
+    assert server.results() == [Keys(NAMES, b"") if not walk.count else Keys(NAMES[-1:], NAMES[-1])]
+
+
+def test_whatever_a_read_looks_at_is_counted(tmp_path: Path) -> None:
+    """Names, numbers, values, keys to be put in order, and keys of which it is not known whether they are new."""
+    state = StateMachine(tmp_path / "state.db")
+    keys = state._keys
+    for part in range(100):
+        for number in range(1_000):
+            keys.overwrite(b"%d.%d" % (part, number), Value(b"x" * 100), 1)
+    few: list[Query] = [Walk(b"", 0), Walk(b"", 10), Names(b"", 10), Scan(b"", 10), Count(), Count(b"1")]
+    parts = [b"%d.1" % part for part in range(60)] * 100
+    for query in [*few, Slots(parts), Exists(parts), Txn([Get(key) for key in parts], partial=True)]:
+        with pytest.raises(TooLongError):
+            state.query(query, 0, bounded=True)
+    assert state.count() == 100_000  # all of them are as new as some
+    state.commit()
+    large = Set(b"large", Value(b"x" * 1_048_576))
+    for number in range(12):
+        keys.overwrite(b"large%d" % number, large.value, 2)
+    assert isinstance(state.query(Scan(b"1.", 10), 0, bounded=True), Rows)
+    assert isinstance(state.query(Exists(parts[:60]), 0, bounded=True), Integer)
+    for query in [Scan(b"large", 0), Walk(b"", 0), Exists(parts), Slots(parts)]:
+        with pytest.raises(TooLongError):
+            state.query(query, 0, bounded=True)
+        assert isinstance(state.query(query, 0), Rows | Keys | Integer | Outcomes), "without a bound nothing is counted"
+    state.close()

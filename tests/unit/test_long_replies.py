@@ -1,0 +1,120 @@
+"""Replies with much in them are encoded in portions, and say the same as if they were encoded at once."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from kvstore.commands import Command, Get, Scan, Txn, Value, Walk
+from kvstore.resp.encoding import Array, Bulk, Error, RespValue, encode
+from kvstore.resp.hub import Hub
+from kvstore.resp.kv_commands import _packed
+from kvstore.resp.long_reply import PORTION_BYTES, PORTION_ITEMS, LongReply
+from kvstore.resp.shares import Shares
+from kvstore.store import Reply
+from tests.unit.resp_client import Client, Node
+from tests.unit.test_shares import Loop, hub_without_time
+
+NESTED: list[RespValue] = [[1, [b"x", None] * 900, []], 2.5, [[[]]], {"a": [b"b"]}, "text", Error("ERR no")]
+encode_packed = msgspec.msgpack.Encoder().encode
+
+
+def made(reply: list[RespValue] | Array | Bulk, version: int) -> tuple[bytes, int]:
+    """The reply encoded in portions, and in how many turns."""
+    loop = Loop()
+    done: list[list[bytes]] = []
+    shares = hub_without_time(loop).shares
+    LongReply(reply, version, "test", shares, lambda: True, done.append).carry_on()
+    turns = 1
+    while loop.ready:
+        assert not done
+        loop.turn()
+        turns += 1
+    (pieces,) = done
+    return b"".join(pieces), turns
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("count", [0, 1, PORTION_ITEMS - 1, PORTION_ITEMS, 3 * PORTION_ITEMS])
+def test_portions_say_what_the_whole_says(version: int, count: int) -> None:
+    reply = NESTED * (count // 8) + [7] * count
+    data, turns = made(reply, version)
+    assert data == encode(reply, version)
+    assert made(Array(iter(reply)), version) == (data, turns)
+    assert encode(Array(iter(reply)), version) == data and turns > count // PORTION_ITEMS
+    parts: list[RespValue] = [b"%d" % number for number in range(count)]
+    data, turns = made(Bulk(iter(parts)), version)
+    assert data == encode(Bulk(iter(parts)), version) and turns > count // PORTION_ITEMS
+
+
+def test_a_portion_has_few_large_items() -> None:
+    _, turns = made([b"x" * PORTION_BYTES] * 5, 2)
+    assert turns > 4
+
+
+def test_a_fault_in_an_item_is_one_error() -> None:
+    def items() -> object:
+        yield from range(2 * PORTION_ITEMS)
+        raise ValueError("no")
+
+    data, _ = made(Array(items()), 2)  # type: ignore[arg-type]
+    assert data.startswith(b"-UNKNOWN") and data.count(b"\r\n") == 1
+
+
+def test_a_client_that_is_gone_is_not_served_to_the_end() -> None:
+    loop = Loop()
+    done: list[list[bytes]] = []
+    reply: list[RespValue] = [1] * 10 * PORTION_ITEMS
+    LongReply(reply, 2, "test", hub_without_time(loop).shares, lambda: False, done.append).carry_on()
+    assert not loop.ready and len(done) == 1 and len(done[0]) == 2
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 300, 70_000])
+@pytest.mark.parametrize("kind", ["rows", "keys", "outcomes"])
+def test_a_packed_reply_is_made_of_its_parts(count: int, kind: str) -> None:
+    node = Node()
+    for number in range(min(count, 300)):
+        node.state._keys.overwrite(b"%d" % number, Value(b"v"), 1)
+    query: Command = {"rows": Scan(b"", 0), "keys": Walk(b"", 0), "outcomes": Txn([Get(b"1")] * min(count, 300))}[kind]
+    result = node.state.query(query, 0)
+    if count > 300:
+        many = {"rows": "rows", "keys": "keys", "outcomes": "results"}[kind]
+        result = msgspec.structs.replace(result, **{many: getattr(result, many) * (count // 300)})
+    reply = Reply(result)
+    assert msgspec.msgpack.decode(b"".join(_packed(reply)), type=Reply) == reply
+    assert count in (0, 1, 15) or b"".join(_packed(reply)) == encode_packed(reply)
+
+
+def test_others_are_served_while_a_reply_is_encoded() -> None:
+    loop = Loop()
+    hub, node = hub_without_time(loop), Node()
+    client, other = Client(node, hub=hub), Client(node, hub=hub)
+    names = [b"%04d" % number for number in range(4 * PORTION_ITEMS)]
+    for name in names:
+        node.state._keys.overwrite(name, Value(b"v"), 1)
+    for start, request in enumerate((b"KEYS *", b"MGET " + b" ".join(names), b"GET 0000")):
+        arguments = request.split()
+        client.connection.received(
+            b"*%d\r\n" % len(arguments) + b"".join(b"$%d\r\n%b\r\n" % (len(one), one) for one in arguments)
+        )
+        assert start or not client.said
+    heard = False
+    for turn in range(100):
+        while node.waiting:
+            node.waiting.pop(0)()
+        if turn == 2:
+            other.connection.received(b"*1\r\n$4\r\nPING\r\n")
+        loop.turn()
+        hub.flush()
+        heard |= other.said == b"+PONG\r\n" and len(client.said) < 1_000
+    assert heard
+    keys = b"*1000\r\n" + b"".join(b"$4\r\n%b\r\n" % name for name in names)
+    assert client.said == keys + b"*1000\r\n" + b"$1\r\nv\r\n" * 1_000 + b"$1\r\nv\r\n"
+
+
+def test_a_long_reply_is_made_once_and_errors_after_it_are_not_sent() -> None:
+    loop = Loop()
+    hub, node = Hub(shares=Shares(loop.soon)), Node()
+    client = Client(node, hub=hub)
+    client.ask("MULTI", *["SET a 1"] * 40, "EXEC", "READONLY", "KEYS *")
+    assert client.said.endswith(b"*40\r\n" + b"+OK\r\n" * 41 + b"*1\r\n$1\r\na\r\n")

@@ -1,0 +1,36 @@
+"""The watchdog names what took long."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from kvstore.server import long_turns
+from kvstore.server.long_turns import LONG_NS, LongTurns
+
+
+def test_what_took_long_is_counted_and_named_with_its_time_on_a_processor() -> None:
+    watchdog = LongTurns()
+    watchdog.took("apply", LONG_NS, "short enough")
+    assert watchdog.count == 0
+    watchdog.took("apply", 2 * LONG_NS, "slots, slot 7", LONG_NS // 2)
+    assert (watchdog.longest_ms, watchdog.longest) == (100, "apply: slots, slot 7, 25 ms on a processor")
+    watchdog.processor = lambda: 3 * LONG_NS
+    watchdog.took("requests", 3 * LONG_NS, "ping")
+    watchdog.took("message", 2 * LONG_NS)
+    assert (watchdog.count, watchdog.longest) == (3, "requests: ping, 150 ms on a processor")
+
+
+def test_a_search_for_circles_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    watchdog = LongTurns()
+    monkeypatch.setattr(long_turns, "LONG_NS", 0)
+    watchdog.watch_collector()
+    try:
+        gc.collect()
+    finally:
+        gc.callbacks.remove(watchdog._collects)
+    assert watchdog.longest == "collector: generation 2"
+    before = watchdog.count
+    gc.collect()
+    assert watchdog.count == before
