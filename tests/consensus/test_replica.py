@@ -679,6 +679,21 @@ def test_what_was_learned_is_not_forgotten_before_it_is_durable() -> None:
     assert follower.log_start == 2
 
 
+def test_an_accept_for_slots_that_have_left_memory_is_a_promise_too() -> None:
+    follower = replica()
+    follower.receive("n2", Learn([Run(1, B5, [b"won"])], 1))
+    follower.persisted(follower.effects().upto)
+    follower.forget(1)
+    follower.receive("n3", Accept(B9, 1, [b"won"], 1))
+    effects = follower.effects()
+    assert effects.records == [Promised(B9)]
+    assert sent(effects, Accepted) == []
+    follower.persisted(effects.upto)
+    assert sent(follower.effects(), Accepted) == [("n3", Accepted(B9, 1, 1))]
+    follower.receive("n2", Prepare(Ballot(7, "n2"), 1))
+    assert sent(follower.effects(), Reject) == [("n2", Reject(Ballot(7, "n2"), B9, 1))]
+
+
 @pytest.mark.parametrize("cut_off", [False, True])
 def test_a_follower_whose_disk_stands_still_holds_only_so_much(monkeypatch: pytest.MonkeyPatch, cut_off: bool) -> None:
     """This holds for values that come from the leader at once, and for those fetched after the node was cut off."""

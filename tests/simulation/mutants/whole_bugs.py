@@ -22,16 +22,16 @@ HOSTS = [
         "a vote leaves before its append is durable",
         (
             HOST + "_write",
-            "    self._writing = True\n"
-            "        self._disk.submit(self.node.append, records).add_done_callback(self._written)",
+            "    self._append = self._disk.submit(self.node.append, records)\n"
+            "        self._append.add_done_callback(self._written)",
             "    self._disk.submit(self.node.append, records)\n"
-            "        self.node.persisted()\n"
+            "        self._appends.ended(None, clocks.now())\n"
             "        self._woken = True",
         ),
     ),
     mutant(
         "an append that found no room counts",
-        (HOST + "_no_room", "self.node.storage_failed(error)", "self.node.persisted()"),
+        ("kvstore.node.hosting:Appends.ended", "self._node.storage_failed(error)", "self._node.persisted()"),
     ),
     mutant(
         "records that are few are not written",
@@ -72,11 +72,11 @@ HOSTS = [
     ),
     mutant(
         "a drain does not wait for what is under way",
-        (HOST + "is_idle", "self._writing or node.has_pending or ", ""),
+        (HOST + "is_idle", "self._append or node.has_pending or ", ""),
     ),
     mutant(
         "a drain does not wait for the disk",
-        (HOST + "is_idle", "self._writing or ", ""),
+        (HOST + "is_idle", "self._append or ", ""),
     ),
     mutant(
         "a drain forgets the connection that came last",
@@ -103,7 +103,7 @@ HOSTS = [
 LINKS = [
     mutant(
         "a gap on a full link is not told",
-        (PEERS + "send", "link.gap = True", "pass"),
+        (PEERS + "send", "link.gap = True\n            continue", "continue"),
     ),
     mutant(
         "after a gap on a link the next message goes before what was lost",
@@ -314,7 +314,7 @@ REQUESTS = [
     ),
     mutant(
         "a request behind a refused one of its session is taken",
-        (PROPOSALS + "_admit_in_order", "if broken is not None and", "if False and"),
+        (PROPOSALS + "_admit_in_order", "if first < sequence:", "if False:"),
     ),
     mutant(
         "a Fetch is answered from the disk beyond what is chosen",
@@ -415,8 +415,8 @@ CLIENTS = [
         "reads of a pipeline overtake its writes",
         (
             "kvstore.node.client_order:ClientOrder.begin",
-            "if self._running and (alone or (reads is not None and reads is not self._reads)):",
-            "if self._running and alone:",
+            "alone or self._runs_alone or (reads is not None and reads is not self._reads)",
+            "alone or self._runs_alone",
         ),
     ),
     mutant(
