@@ -18,6 +18,7 @@ MAX_NUMBER_BYTES = 640
 """Longer texts do not count as numbers, and JSON must not hold a longer whole one. How many digits Python reads depends
 on its version and on its environment, which must not decide what a slot does."""
 
+_LONG = re.compile(rb"(?<!\d)\d{%d}" % MAX_NUMBER_BYTES)
 _NUMBER = re.compile(rb"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
 
@@ -30,7 +31,7 @@ def from_json(text: bytes) -> Value:
     text = text.strip(b" \t\r\n")
     try:
         # Given bytes, json would also accept UTF-16 and UTF-32, which no other reader here does.
-        parsed = _read(text.decode())
+        parsed = (_read_carefully if _LONG.search(text) else _read)(text.decode())
     except (ValueError, RecursionError) as error:
         raise CommandError(f"the value is not valid JSON ({error})") from error
     if text.count(b"[") + text.count(b"{") > MAX_NESTING:
@@ -62,7 +63,7 @@ def same(one: Value, other: Value) -> bool:
         return True
     if not (one.json and other.json):
         return False
-    return _typed(_look(one.data.decode())) == _typed(_look(other.data.decode()))
+    return bool(_look(one.data.decode()) == _look(other.data.decode()))
 
 
 def items_of(value: Value) -> int | None:
@@ -89,30 +90,19 @@ def _check_nesting(parsed: object) -> None:
     raise CommandError(f"the value is JSON nested more than {MAX_NESTING} levels deep")
 
 
-def _typed(parsed: object) -> object:
-    """The same value with the types beside it: in Python 1 == True == 1.0, but in JSON these three differ."""
-    if isinstance(parsed, list):
-        return [_typed(item) for item in parsed]
-    if isinstance(parsed, dict):
-        return {key: _typed(item) for key, item in parsed.items()}
-    return (type(parsed).__name__, parsed)
-
-
 def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
-class _Whole(str):
+# In Python 1 == 1.0 == True, but in JSON these three differ: what stands for the numbers here equals nothing else.
+
+
+def _whole(digits: str) -> bytes:
     """A whole number as its digits, of which JSON allows one form: to look at a stored value converts no number."""
-
-    __slots__ = ()
-
-
-def _whole(digits: str) -> _Whole:
-    return _Whole("0" if digits == "-0" else digits)
+    return b"0" if digits == "-0" else digits.encode()
 
 
-def _whole_within_bound(digits: str) -> _Whole:
+def _whole_within_bound(digits: str) -> bytes:
     if len(digits) > MAX_NUMBER_BYTES:
         raise CommandError(
             f"a whole number in the value has {len(digits):,} characters, at most {MAX_NUMBER_BYTES} are allowed:"
@@ -121,6 +111,11 @@ def _whole_within_bound(digits: str) -> _Whole:
     return _whole(digits)
 
 
-_read = json.JSONDecoder(parse_int=_whole_within_bound, parse_constant=_no_constant).decode
-_look = json.JSONDecoder(parse_int=_whole, parse_constant=_no_constant).decode
-"""For what is stored, which an earlier version may have taken without that bound."""
+def _fraction(digits: str) -> tuple[float]:
+    return (float(digits),)
+
+
+_read = json.JSONDecoder(parse_constant=_no_constant).decode
+_read_carefully = json.JSONDecoder(parse_int=_whole_within_bound, parse_constant=_no_constant).decode
+_look = json.JSONDecoder(parse_int=_whole, parse_float=_fraction, parse_constant=_no_constant).decode
+"""For what is stored, which an earlier version may have taken with longer numbers."""

@@ -31,7 +31,7 @@ from kvstore.state.commit_schedule import Commits, is_large
 from kvstore.state.entries import Applied
 from kvstore.state.identity import entry_hash
 from kvstore.state.keyspace import TooLongError
-from kvstore.state.machine import Batch, StateMachine
+from kvstore.state.machine import Batch, IsLate, StateMachine
 from kvstore.state.rows import Overlay
 from kvstore.state.sql import Table
 from kvstore.storage.log_store import LogStore
@@ -44,9 +44,7 @@ further behind are served from the log store."""
 APPLY_SLOTS = 256
 APPLY_BYTES = 65_536
 """After applying this many slots, or about so many bytes of them, the node checks whether the changes that wait for a
-commit leave room for more, and whether its turn is over."""
-EXPIRING_SLOTS = 4
-"""While keys are due each slot may remove many."""
+commit leave room for more, and whether its turn is over; also after a single one that may take long."""
 READS_CHECKED = 16
 """After this many plain reads, or any other one, it checks whether its turn is over."""
 EXPIRY_PATIENCE = 1_000
@@ -64,6 +62,8 @@ class SlotRow(NamedTuple):
     status: Literal["chosen", "accepted"]
 
 
+ApplySlots: TypeAlias = Callable[[int, Sequence[bytes], IsLate], list[Applied]]
+"""As ``StateMachine.apply``."""
 ReadLater: TypeAlias = Callable[[Query, int, int, Callable[[Result | Exception], None]], None]
 """Executes a read elsewhere, on what is committed: the read, ms since 1970, its deadline, and whom to tell the result
 or what went wrong."""
@@ -109,9 +109,9 @@ class Node:
         background: Callable[[Batch], None] | None = None,
         is_late: Callable[[], bool] | None = None,
         read_later: ReadLater | None = None,
-        apply: Callable[[int, Sequence[bytes]], list[Applied]] | None = None,
+        apply: ApplySlots | None = None,
     ) -> None:
-        self._apply_slots = apply or state.apply
+        self._apply_slots: ApplySlots = apply or state.apply
         recover(log, state, self._apply_slots)
         self._log = log
         self._state = state
@@ -485,13 +485,14 @@ class Node:
         while waiting and self._commits.make_room(self._now):
             run = waiting.popleft()
             count = len(run.values)
-            due = self._state.next_expiry
-            most = EXPIRING_SLOTS if due is not None and due <= self._wall else APPLY_SLOTS
-            portion = most if count < 2 else max(1, min(most, count * APPLY_BYTES // (run.size + 1)))
+            portion = APPLY_SLOTS if count < 2 else max(1, min(APPLY_SLOTS, count * APPLY_BYTES // (run.size + 1)))
             if count > portion:
                 waiting.appendleft(run.clip(run.first + portion, run.last))
                 run = run.clip(run.first, run.first + portion - 1)
-            self._proposals.complete(run, self._apply_slots(run.first, run.values))
+            applied = self._apply_slots(run.first, run.values, self._is_late)
+            self._proposals.complete(run, applied)
+            if len(applied) < len(run.values):
+                waiting.appendleft(run.clip(run.first + len(applied), run.last))
             if waiting and self._is_late():
                 self.has_more = True
                 break
@@ -629,7 +630,7 @@ def check_fits(log: LogStore, state: StateMachine) -> None:
         raise StateDamagedError(f"state.db does not fit log.db, which has another value for slot {slot}")
 
 
-def recover(log: LogStore, state: StateMachine, apply: Callable[[int, Sequence[bytes]], list[Applied]]) -> None:
+def recover(log: LogStore, state: StateMachine, apply: ApplySlots) -> None:
     """Apply the chosen slots of the log that a crash removed from the state database.
 
     Raises DamagedError when the log ends before the state does: acknowledged slots are missing from it. Raises
@@ -642,9 +643,11 @@ def recover(log: LogStore, state: StateMachine, apply: Callable[[int, Sequence[b
         )
     check_fits(log, state)
     for run in log.read(state.applied_upto + 1, log.chosen_upto):
-        apply(run.first, run.values)
-        if is_large(state):
-            state.commit()
+        while run.last > state.applied_upto:
+            first = state.applied_upto + 1
+            apply(first, run.clip(first, run.last).values, _never)
+            if is_large(state):
+                state.commit()
     if state.applied_upto < log.chosen_upto:
         raise DamagedError(
             f"log.db lacks slot {state.applied_upto + 1}, though slots up to {log.chosen_upto} were chosen:"

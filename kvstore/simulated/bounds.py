@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from consensus import catchup, leader, replica
 from kvstore.node import node, proposals
-from kvstore.state import commit_schedule, cost, keyspace, machine, sessions
+from kvstore.state import commit_schedule, cost, keyspace, sessions
 
 
 class Bound(NamedTuple):
@@ -33,7 +33,7 @@ BOUNDS = (
     Bound("MAX_WEIGHT", (sessions,), (200, 1_000)),
     Bound("MAX_WORK", (cost,), (60, 100)),
     Bound("MAX_CHANGED_BYTES", (cost,), (250, 450)),
-    Bound("MAX_RESULT_BYTES", (cost, machine), (100, 140)),
+    Bound("MAX_RESULT_BYTES", (cost,), (100, 140)),
     Bound("_LITTLE", (cost,), (0,)),
     Bound("EXPIRED_AT_ONCE", (keyspace,), (1,)),
     Bound("MAX_CLEAN_BYTES", (keyspace,), (0,)),
@@ -41,7 +41,6 @@ BOUNDS = (
     Bound("MAX_PENDING", (proposals,), (1, 3)),
     Bound("MAX_REPEATS", (proposals,), (0, 1)),
     Bound("APPLY_SLOTS", (node,), (1,)),
-    Bound("EXPIRING_SLOTS", (node,), (1,)),
     Bound("READS_CHECKED", (node,), (1,)),
     Bound("MAX_ACCEPT_SLOTS", (leader, catchup), (1, 3)),
     Bound("MAX_ACCEPT_BYTES", (leader, catchup), (1, 200)),

@@ -300,7 +300,7 @@ def seen(result: Result | None) -> Seen:
 
 def costs_too_much(result: Result | None) -> bool:
     """Whether a command did nothing, since it would have cost more than a slot or a read may."""
-    reasons = (cost.TOO_MUCH_WORK, cost.TOO_MUCH_CHANGED, cost.too_large(cost.MAX_RESULT_BYTES))
+    reasons = (cost.too_much_work(cost.MAX_WORK), cost.TOO_MUCH_CHANGED, cost.too_large(cost.MAX_RESULT_BYTES))
     return isinstance(result, Failed) and result.reason.startswith(reasons)
 
 

@@ -13,7 +13,7 @@ from kvstore.errors import StorageFullError
 from kvstore.simulated.oracle import Oracle
 from kvstore.state.entries import Applied
 from kvstore.state.identity import STATE_SCHEMA
-from kvstore.state.machine import Batch, StateMachine
+from kvstore.state.machine import Batch, IsLate, StateMachine
 from kvstore.storage.database import connect
 
 NO_ROOM = "the disk is full"
@@ -55,7 +55,7 @@ class SimulatedState:
         self._outcome: int | StorageFullError | None = None
         self._written_at = self._told_at = 0
 
-    def apply(self, first: int, values: Sequence[bytes]) -> list[Applied]:
+    def apply(self, first: int, values: Sequence[bytes], is_late: IsLate) -> list[Applied]:
         """Slot by slot, so that every single one can be looked at."""
         applied = []
         for slot, value in enumerate(values, first):
@@ -63,6 +63,8 @@ class SimulatedState:
             (done,) = self.machine.apply(slot, [value])
             self._environment.oracle.applied(self._node, slot, value, done, self.machine)
             applied.append(done)
+            if is_late():
+                break
         if applied and self._under_way:
             self._environment.note("state: slots applied while a commit is under way")
         return applied

@@ -6,22 +6,23 @@ from msgspec.structs import replace
 
 from kvstore.commands import Value
 from kvstore.state.cell import Cell
+from kvstore.state.cost import Bounds
 from kvstore.state.keyspace import Keyspace
 
 
 class Context:
-    """The keyspace, the slot being executed, the log's clock in ms since 1970, and how many bytes a result may have.
+    """The keyspace, the slot being executed, the log's clock in ms since 1970, and what it may cost.
 
     One object serves a whole run of slots, which costs less than one for each.
     """
 
-    __slots__ = ("clock", "keys", "most", "slot")
+    __slots__ = ("bounds", "clock", "keys", "slot")
 
-    def __init__(self, keys: Keyspace, slot: int, clock: int, most: int) -> None:
+    def __init__(self, keys: Keyspace, slot: int, clock: int, bounds: Bounds) -> None:
         self.keys = keys
         self.slot = slot
         self.clock = clock
-        self.most = most
+        self.bounds = bounds
 
 
 def write(context: Context, key: bytes, value: Value, before: Cell | None, expires: int) -> None:

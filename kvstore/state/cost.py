@@ -9,7 +9,7 @@ logs that exist already do.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from kvstore.commands import (
     MAX_VALUE_BYTES,
@@ -51,8 +51,10 @@ MAX_READ_BYTES = 64 * 1_048_576
 """The same for a read, which takes no slot."""
 MAX_CHANGED_BYTES = 64 * 1_048_576
 """The most bytes that one slot writes, or keeps while it may have to be undone."""
-MAX_WORK = 1_000_000
-"""The most work that one slot or one read may be, in units of about a microsecond."""
+MAX_WORK = 100_000
+"""The most work that one slot may be, in units of about half a microsecond: nobody else is served meanwhile."""
+MAX_READ_WORK = 1_000_000
+"""The same for a read: one that takes long is left to a thread."""
 RESULT_BYTES = 64
 COMMAND_WORK = 10
 ROW_WORK = 4
@@ -66,8 +68,29 @@ _PUSHED = 6
 """A byte of an item may become this many in JSON."""
 _UNKNOWN = 1 << 62
 
-TOO_MUCH_WORK = f"this would be more than {MAX_WORK:,} units of work: name fewer keys or commands, or walk by scan"
 TOO_MUCH_CHANGED = f"this would change more than {MAX_CHANGED_BYTES:,} bytes at once: split it"
+
+
+class Bounds(NamedTuple):
+    """How many units of work may be done at once, and how many bytes the results may have."""
+
+    work: int
+    result: int
+
+
+def of_slot() -> Bounds:
+    """What the commands of a slot may cost."""
+    return Bounds(MAX_WORK, MAX_RESULT_BYTES)
+
+
+def of_read() -> Bounds:
+    """What a read may cost that takes no slot."""
+    return Bounds(MAX_READ_WORK, MAX_READ_BYTES)
+
+
+def too_much_work(most: int) -> str:
+    """The reason to refuse what would be more than so many units of work."""
+    return f"this would be more than {most:,} units of work: name fewer keys or commands at a time, or walk by scan"
 
 
 def too_large(most: int) -> str:
@@ -81,32 +104,29 @@ def walk_work(command: Walk, size: int) -> int:
     return seen * (ROW_WORK + command.pattern.count(b"*")) + min(command.skip, size)
 
 
-def refused(txn: Txn, branch: Sequence[Simple], keys: Keyspace, most: int) -> str:
-    """Why one branch of a transaction must not be executed now, with its conditions; "" if it may be.
-
-    ``most``: the bytes that its results may have.
-    """
-    if not _Estimate(None, most, not txn.partial).of(txn.conditions, branch):
+def refused(txn: Txn, branch: Sequence[Simple], keys: Keyspace, bounds: Bounds) -> str:
+    """Why one branch of a transaction must not be executed now, with its conditions; "" if it may be."""
+    if not _Estimate(None, bounds, not txn.partial).of(txn.conditions, branch):
         return ""
-    return _Estimate(keys, most, not txn.partial).of(txn.conditions, branch)
+    return _Estimate(keys, bounds, not txn.partial).of(txn.conditions, branch)
 
 
-def refused_alone(command: Simple, keys: Keyspace, most: int) -> str:
+def refused_alone(command: Simple, keys: Keyspace, bounds: Bounds) -> str:
     """The same for a command that is not part of a transaction."""
-    if not _Estimate(None, most, False).of((), (command,)):
+    if not _Estimate(None, bounds, False).of((), (command,)):
         return ""
-    return _Estimate(keys, most, False).of((), (command,))
+    return _Estimate(keys, bounds, False).of((), (command,))
 
 
 def may_be_refused(command: Command) -> bool:
     """Whether there are values that the keys may hold with which a command alone in its slot costs too much."""
     if isinstance(command, Txn):
         for branch in (command.then, command.otherwise):
-            if _Estimate(None, MAX_RESULT_BYTES, not command.partial).of(command.conditions, branch):
+            if _Estimate(None, of_slot(), not command.partial).of(command.conditions, branch):
                 return True
         return False
     if isinstance(command, SetMany | Delete | Exists):
-        return _Estimate(None, MAX_RESULT_BYTES, False).of((), (command,)) != ""
+        return _Estimate(None, of_slot(), False).of((), (command,)) != ""
     return False
 
 
@@ -123,15 +143,15 @@ def changed_bytes(command: Command, size: int, keys: Keyspace) -> int:
     if not isinstance(command, Txn):
         if type(command) not in _REWRITES:
             return size
-        estimate = _Estimate(keys, MAX_RESULT_BYTES, False)
+        estimate = _Estimate(keys, of_slot(), False)
         estimate.of((), (command,))  # type: ignore[arg-type]
         return estimate.changed
     most = 0
     for branch in (command.then, command.otherwise):
-        estimate = _Estimate(None, MAX_RESULT_BYTES, not command.partial)
+        estimate = _Estimate(None, of_slot(), not command.partial)
         reason = estimate.of(command.conditions, branch)
         if reason or estimate.changed > _LITTLE:
-            estimate = _Estimate(keys, MAX_RESULT_BYTES, not command.partial)
+            estimate = _Estimate(keys, of_slot(), not command.partial)
             reason = estimate.of(command.conditions, branch)
         if reason:
             raise CommandError(f"{reason}; nothing was proposed")
@@ -146,9 +166,9 @@ class _Estimate:
     ``undone``: all is kept that the commands replace, since they may have to be undone.
     """
 
-    def __init__(self, keys: Keyspace | None, most: int, undone: bool) -> None:
+    def __init__(self, keys: Keyspace | None, bounds: Bounds, undone: bool) -> None:
         self._keys = keys
-        self._most = most
+        self._most_work, self._most = bounds
         self._undone = undone
         self._sizes: dict[bytes, int] = {}
         self._cleared = False
@@ -164,14 +184,14 @@ class _Estimate:
             size = self._size(condition.key)
             if condition.operand is not None:
                 self._compare(size, condition.operand)
-            if self.work > MAX_WORK:
-                return TOO_MUCH_WORK
+            if self.work > self._most_work:
+                return too_much_work(self._most_work)
         for command in commands:
             self.work += COMMAND_WORK
             self.result += RESULT_BYTES
             self._add(command)
-            if self.work > MAX_WORK:
-                return TOO_MUCH_WORK
+            if self.work > self._most_work:
+                return too_much_work(self._most_work)
             if self.result > self._most:
                 return too_large(self._most)
             if self.changed > MAX_CHANGED_BYTES:
@@ -179,7 +199,7 @@ class _Estimate:
         return ""
 
     def _is_over(self) -> bool:
-        return self.work > MAX_WORK or self.result > self._most or self.changed > MAX_CHANGED_BYTES
+        return self.work > self._most_work or self.result > self._most or self.changed > MAX_CHANGED_BYTES
 
     def _size(self, key: bytes) -> int:
         """The bytes of the value that a key holds by now, at most; 0 if it does not exist."""
@@ -214,7 +234,7 @@ class _Estimate:
             self._sizes[key] = max(before, size) if or_stays else size
         else:
             self._sizes[key] = size
-        self.work += size >> WORK_PER_BYTES
+        self.work += COMMAND_WORK + (size >> WORK_PER_BYTES)
         self._written += size + len(key)
         self.changed += size + len(key) + ROW_BYTES
 
@@ -304,7 +324,7 @@ class _Estimate:
         size = (0 if self._cleared else self._keys.size) + len(self._sizes)
         match command:
             case Count(prefix):
-                self.work += size >> 2 if prefix else 0
+                self.work += size if prefix else 0
             case Clear():
                 if self._undone:
                     self.changed += self._pass_over(self._keys, Scan())
@@ -329,6 +349,6 @@ class _Estimate:
         for key, cell in keys.scan(command.prefix, command.limit):
             self.work += ROW_WORK + (len(cell.value.data) >> WORK_PER_BYTES)
             size += ROW_BYTES + len(key) + len(cell.value.data)
-            if self.work > MAX_WORK or size > MAX_CHANGED_BYTES:
+            if self.work > self._most_work or size > MAX_CHANGED_BYTES:
                 break
         return size

@@ -115,7 +115,7 @@ def execute_alone(command: Command, context: Context) -> Result:
     """Execute what a slot or a read holds. It is Failed, and has changed nothing, if it costs more than the bounds."""
     kind = type(command)
     if kind is SetMany or kind is Delete or kind is Exists:
-        reason = cost.refused_alone(command, context.keys, context.most)  # type: ignore[arg-type]
+        reason = cost.refused_alone(command, context.keys, context.bounds)  # type: ignore[arg-type]
         if reason:
             return Failed(reason)
     return execute(command, context)
@@ -141,12 +141,12 @@ def _holds(condition: Condition, keyspace: Keyspace) -> bool:
 
 
 def _transact(txn: Txn, context: Context) -> Result:
-    reason = cost.refused(txn, (), context.keys, context.most) if txn.conditions else ""
+    reason = cost.refused(txn, (), context.keys, context.bounds) if txn.conditions else ""
     if reason:
         return Failed(f"{reason}; nothing was changed")
     succeeded = all(_holds(condition, context.keys) for condition in txn.conditions)
     branch = txn.then if succeeded else txn.otherwise
-    reason = cost.refused(txn, branch, context.keys, context.most)
+    reason = cost.refused(txn, branch, context.keys, context.bounds)
     if reason:
         return Failed(f"{reason}; nothing was changed")
     results: list[SimpleResult] = []

@@ -125,8 +125,8 @@ def scan(command: Scan, context: Context) -> Rows | Failed:
     size = 0
     for key, cell in context.keys.scan(command.prefix, command.limit):
         size += ROW_BYTES + len(key) + len(cell.value.data)
-        if size > context.most:
-            return Failed(cost.too_large(context.most))
+        if size > context.bounds.result:
+            return Failed(cost.too_large(context.bounds.result))
         rows.append(Row(key, cell.value, cell.slot, cell.created, cell.version, cell.expires))
     return Rows(rows)
 
@@ -134,14 +134,15 @@ def scan(command: Scan, context: Context) -> Rows | Failed:
 def walk(command: Walk, context: Context) -> Keys | Failed:
     # A few keys never are too much, and to count all of them may need a look at the table.
     few = command.count * (cost.ROW_WORK + len(command.pattern)) + command.skip
-    if (not command.count or few > cost.MAX_WORK) and cost.walk_work(command, context.keys.size) > cost.MAX_WORK:
-        return Failed(cost.TOO_MUCH_WORK)
+    most = context.bounds.work
+    if (not command.count or few > most) and cost.walk_work(command, context.keys.size) > most:
+        return Failed(cost.too_much_work(most))
     matches = matcher(command.pattern)
     seen = context.keys.walk(command.after, command.skip, command.count)
     more = 0 < command.count == len(seen)
     found = [key for key in seen if matches(key)]
-    if sum(map(len, found)) + cost.RESULT_BYTES * len(found) > context.most:
-        return Failed(cost.too_large(context.most))
+    if sum(map(len, found)) + cost.RESULT_BYTES * len(found) > context.bounds.result:
+        return Failed(cost.too_large(context.bounds.result))
     return Keys(found, seen[-1] if more else b"")
 
 

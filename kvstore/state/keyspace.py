@@ -518,11 +518,14 @@ class Keyspace:
         self._size, self._doubtful, self._doubtful_in_flight = 0, {}, {}
         self._expiring = []
 
-    def expire(self, clock: int) -> None:
-        """Time has come to ``clock``: remove the keys that are due, the earliest first, as many as one slot may."""
+    def expire(self, clock: int) -> bool:
+        """Time has come to ``clock``: remove the keys that are due, the earliest first, as many as one slot may.
+
+        Returns whether any may have been due, since to look for them takes time.
+        """
         self._clock = self._log_clock = clock
         if self.next_expiry is None or self.next_expiry > clock:
-            return
+            return False
         self._read()
         rows = self._reader.execute(_DUE, (clock, *self._expired_upto))
         try:
@@ -538,7 +541,7 @@ class Keyspace:
                 if cell is not None and cell.expires == expires and self._is_due(cell):
                     if removed == EXPIRED_AT_ONCE:
                         self.next_expiry, self.is_overdue = expires, True
-                        return
+                        return True
                     self._remove(key, cell)
                     removed += 1
                 if row is not None and (row[0], as_bytes(row[1])) == (expires, key):
@@ -551,6 +554,7 @@ class Keyspace:
             rows.close()
         self.is_overdue = False
         self.next_expiry = self._earliest_expiry(clock)
+        return True
 
     def _first_due(self, row: tuple[int, str | bytes] | None, clock: int) -> Due | None:
         """The earliest that is due by then, of the table, whose earliest is ``row``, and of what is in memory."""

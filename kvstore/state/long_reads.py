@@ -17,7 +17,7 @@ from kvstore import clocks
 from kvstore.commands import Failed, Keys, Query, Result, Walk
 from kvstore.errors import StateDamagedError, UnavailableError
 from kvstore.state.context import Context
-from kvstore.state.cost import MAX_READ_BYTES, too_large
+from kvstore.state.cost import of_read, too_large
 from kvstore.state.executor import execute
 from kvstore.state.identity import STATE_SCHEMA
 from kvstore.state.keyspace import Keyspace
@@ -57,7 +57,7 @@ class LongReads:
             connection.execute("BEGIN")
             upto, clock, size = connection.execute("SELECT applied_upto, clock, keys FROM progress").fetchone()
             keys = Keyspace(connection, connection, size, clock=clock)
-            context = Context(keys, upto, max(clock, now), MAX_READ_BYTES)
+            context = Context(keys, upto, max(clock, now), of_read())
             return self._walk(query, context, deadline) if isinstance(query, Walk) else look(query, context)
 
     def _walk(self, walk: Walk, context: Context, deadline: int) -> Result:
@@ -79,8 +79,8 @@ class LongReads:
                 return seen
             found += seen.keys
             size += sum(map(len, seen.keys)) + _NAME_BYTES * len(seen.keys)
-            if size > MAX_READ_BYTES:
-                return Failed(too_large(MAX_READ_BYTES))
+            if size > context.bounds.result:
+                return Failed(too_large(context.bounds.result))
             after = seen.after
             left -= count if left else 0
             if not after or (walk.count and not left):

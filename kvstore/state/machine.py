@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from threading import Event
 from types import NoneType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
@@ -40,7 +40,7 @@ from kvstore.commands import (
 )
 from kvstore.errors import CommandError, KvstoreError, StateDamagedError
 from kvstore.state.context import Context
-from kvstore.state.cost import MAX_READ_BYTES, MAX_RESULT_BYTES, changed_bytes
+from kvstore.state.cost import changed_bytes, of_read, of_slot
 from kvstore.state.entries import UNREADABLE, Applied, decode
 from kvstore.state.executor import execute, execute_alone
 from kvstore.state.identity import STATE_SCHEMA, Owner, StateIdentity, entry_hash, read_progress, write_progress
@@ -60,6 +60,8 @@ MAX_WORDS = 8_192
 """A text that a client proposes for a slot has at most about so many words and signs: to read it as a command takes
 some microseconds for each."""
 _IN_WORDS = bytes([*range(48, 58), *range(65, 91), *range(97, 123), *range(128, 192)])
+MAX_RESULTS_BYTES = 1_048_576
+"""Once the results of slots have more bytes than this, they are told before further slots are executed."""
 CHECKPOINT_PAGES = 4_096
 """The WAL is copied into the database when it holds this many pages, and not at every large commit."""
 
@@ -74,6 +76,13 @@ class Batch(NamedTuple):
     sessions: dict[str, SessionRow | None]
     forgotten: dict[str, int]
     results: list[tuple[int, Result]]
+
+
+IsLate: TypeAlias = Callable[[], bool]
+
+
+def _never() -> bool:
+    return False
 
 
 _NO_OP_APPLIED = Applied("", 0, None)
@@ -165,14 +174,17 @@ class StateMachine:
 
     # -- the log's side -----------------------------------------------------------------------------------------------
 
-    def apply(self, first: int, values: Sequence[bytes]) -> list[Applied]:
+    def apply(self, first: int, values: Sequence[bytes], is_late: IsLate = _never) -> list[Applied]:
         """Execute the next slots, from ``first`` on. A value that no entry can be read from is executed as nothing.
+
+        At least one is executed, and no more once ``is_late`` or once there are ``MAX_RESULTS_BYTES`` of results.
 
         Raises StorageFullError or DamagedError when the database fails.
         """
         require(first == self.applied_upto + 1, f"slot {first} is applied after slot {self.applied_upto}")
         applied: list[Applied] = []
-        context = Context(self._keys, 0, 0, MAX_RESULT_BYTES)
+        context = Context(self._keys, 0, 0, of_slot())
+        size = 0
         name, session = "", None
         self._keys.is_applying = True
         try:
@@ -183,9 +195,11 @@ class StateMachine:
                     except UNREADABLE:
                         applied.append(_NO_OP_APPLIED if value == NO_OP else _NO_COMMAND_APPLIED)
                         continue
+                    is_quick = type(entry.command) in _QUICK
                     if entry.stamp > self.clock:
                         self.clock = entry.stamp
-                        self._keys.expire(self.clock)
+                        if self._keys.expire(self.clock):
+                            is_quick = False
                     if session is None or entry.session != name:
                         name = entry.session
                         session = self._sessions.use(name, entry.since) if name else None
@@ -198,6 +212,10 @@ class StateMachine:
                     elif session:
                         session.last_slot = slot
                     applied.append(Applied(name, entry.sequence, recorded))
+                    if not is_quick:
+                        size += 0 if type(recorded) in _SHORT else result_bytes(recorded)
+                        if size > MAX_RESULTS_BYTES or is_late():
+                            break
                 self._keys.release()
         finally:
             self._keys.is_applying = False
@@ -332,7 +350,7 @@ class StateMachine:
         keys = self._keys
         with storage_errors(self._path, on_damage=self._on_damage):
             if type(query) is Get:
-                result: Result = execute_alone(query, Context(keys, self.applied_upto, self.clock, MAX_READ_BYTES))
+                result: Result = execute_alone(query, Context(keys, self.applied_upto, self.clock, of_read()))
             else:
                 try:
                     if bounded:
@@ -341,7 +359,7 @@ class StateMachine:
                         if isinstance(query, Walk):  # before it is refused for its length: elsewhere it has no bound
                             seen = query.skip + query.count if query.count else keys.known_size
                             keys.spend(min(seen, keys.known_size))
-                    result = look(query, Context(keys, self.applied_upto, max(self.clock, now), MAX_READ_BYTES))
+                    result = look(query, Context(keys, self.applied_upto, max(self.clock, now), of_read()))
                 finally:
                     keys.is_bounded = False
             keys.release()
@@ -485,6 +503,7 @@ def _parsed(opaque: Opaque) -> Command | None:
         return None
 
 
+_QUICK = {Set, Incr}
 _SHORT = {Done, Integer, Missing, NotMet, NoneType}
 
 

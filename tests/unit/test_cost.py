@@ -153,9 +153,9 @@ def test_an_estimate_is_never_below_what_is_used(before: list[Command], batch: l
         for command in before:
             slots.apply(command)
         branch: list[object] = list(batch)
-        blind = cost._Estimate(None, 1 << 60, not partial)
+        blind = cost._Estimate(None, cost.Bounds(1 << 60, 1 << 60), not partial)
         blind.of((), branch)  # type: ignore[arg-type]
-        exact = cost._Estimate(slots.state._keys, 1 << 60, not partial)
+        exact = cost._Estimate(slots.state._keys, cost.Bounds(1 << 60, 1 << 60), not partial)
         exact.of((), branch)  # type: ignore[arg-type]
         assert blind.work >= exact.work
         if blind.work < cost._UNKNOWN:
@@ -178,4 +178,4 @@ def _rows(slots: Slots) -> list[Row]:
 
 def test_an_ordinary_transaction_is_weighed_without_a_look_at_the_store() -> None:
     few = Txn([Incr(b"a"), Set(b"b", BIG), Get(b"c"), Delete([b"d", b"e"])] * 3)
-    assert cost._Estimate(None, cost.MAX_RESULT_BYTES, True).of((), few.then) == ""
+    assert cost._Estimate(None, cost.of_slot(), True).of((), few.then) == ""

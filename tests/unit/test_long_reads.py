@@ -212,7 +212,7 @@ def test_a_read_that_nobody_waits_for_is_not_begun(tmp_path: Path) -> None:
 
 
 def test_a_walk_that_finds_too_much_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_reads, "MAX_READ_BYTES", 1_000)
+    monkeypatch.setattr(cost, "MAX_READ_BYTES", 1_000)
     server.node.look(Walk(b"", 0), server.heard.append, LATER)
     server.run()
     server.commit()
@@ -224,7 +224,7 @@ def test_a_walk_that_finds_too_much_is_refused(server: Server, monkeypatch: pyte
 def test_a_walk_beside_the_loop_is_as_long_as_the_store(
     server: Server, walk: Walk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cost, "MAX_WORK", 250)
+    monkeypatch.setattr(cost, "MAX_READ_WORK", 250)
     server.node.query(Count(b"k"), server.heard.append, LATER)
     server.run()
     server.commit()

@@ -452,8 +452,8 @@ BOUNDS = [
         "what a slot costs depends on what a replica has committed",
         (
             "kvstore.state.executor:_transact",
-            "reason = cost.refused(txn, branch, context.keys, context.most)",
-            "reason = cost.refused(txn, branch, context.keys, context.most) if context.keys.dirty_bytes else ''",
+            "reason = cost.refused(txn, branch, context.keys, context.bounds)",
+            "reason = cost.refused(txn, branch, context.keys, context.bounds) if context.keys.dirty_bytes else ''",
         ),
     ),
 ]
