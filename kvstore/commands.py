@@ -8,9 +8,11 @@ of them can be part of a reference cycle, so the garbage collector is told to le
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias, assert_never, final, get_args
+from typing import Annotated, Literal, TypeAlias, assert_never, final, get_args
 
 import msgspec
+
+from consensus.ballot import MAX_NUMBER, Number
 
 MAX_KEY_BYTES = 1_024
 MAX_VALUE_BYTES = 1_048_576
@@ -359,11 +361,11 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """
 
     session: str
-    sequence: int
-    acknowledged: int
-    stamp: int
+    sequence: Number
+    acknowledged: Number
+    stamp: Number
     command: Command | Opaque
-    since: int = -1
+    since: Annotated[int, msgspec.Meta(ge=-1, le=MAX_NUMBER)] = -1
 
 
 # -- results: deterministic, recorded under (session, sequence), the same on every replica -----------------------------

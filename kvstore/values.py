@@ -63,12 +63,12 @@ def same(one: Value, other: Value) -> bool:
         return True
     if not (one.json and other.json):
         return False
-    return bool(_look(one.data.decode()) == _look(other.data.decode()))
+    return bool(_look(one) == _look(other))
 
 
 def items_of(value: Value) -> int | None:
     """How many items a JSON list has; None if the value is anything else."""
-    parsed = _look(value.data.decode()) if value.json else None
+    parsed = _look(value) if value.json else None
     return len(parsed) if isinstance(parsed, list) else None
 
 
@@ -117,5 +117,12 @@ def _fraction(digits: str) -> tuple[float]:
 
 _read = json.JSONDecoder(parse_constant=_no_constant).decode
 _read_carefully = json.JSONDecoder(parse_int=_whole_within_bound, parse_constant=_no_constant).decode
-_look = json.JSONDecoder(parse_int=_whole, parse_float=_fraction, parse_constant=_no_constant).decode
-"""For what is stored, which an earlier version may have taken with longer numbers."""
+_read_apart = json.JSONDecoder(parse_int=_whole, parse_float=_fraction, parse_constant=_no_constant).decode
+
+
+def _look(value: Value) -> object:
+    """What a stored value says, with numbers of any length; its bytes if they are no JSON, which no door lets in."""
+    try:
+        return _read_apart(value.data.decode())
+    except ValueError:
+        return value.data

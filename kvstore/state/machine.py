@@ -16,10 +16,12 @@ import msgspec
 
 from consensus.invariants import require
 from consensus.messages import NO_OP
+from kvstore import limits
 from kvstore.commands import (
     Command,
     Done,
     Exists,
+    Failed,
     Forgotten,
     Get,
     Incr,
@@ -484,11 +486,15 @@ def look(query: Query, context: Context) -> Result:
 
 def _result(command: Command | Opaque, context: Context) -> Result:
     """The result of executing a command, or what a proposed JSON value says."""
-    if type(command) is Set or type(command) is Incr:
+    if (type(command) is Set and not (command.ttl or command.expires)) or type(command) is Incr:
         return execute(command, context)  # bounded, as they are one key's
     if isinstance(command, Opaque):
         parsed = _parsed(command)
         return NotACommand() if parsed is None else execute_alone(parsed, context)
+    try:
+        limits.check(command)  # as every door has done; what came past them all must not end the replicas
+    except CommandError as error:
+        return Failed(str(error))
     return execute_alone(command, context)
 
 

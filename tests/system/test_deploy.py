@@ -216,7 +216,7 @@ def test_every_setting_but_the_password_is_an_option() -> None:
 
 def test_the_manual_lists_every_event_and_no_other() -> None:
     source = "".join(path.read_text() for folder in ("kvstore", "cli") for path in (TOP / folder).rglob("*.py"))
-    told = set(re.findall(r"""\blog\.(?:debug|info|warning|error|limited)\(\s*"([a-z_]+)\"""", source))
+    told = set(re.findall(r"""\b(?:log\.(?:debug|info|warning|error|limited)|_tell)\(\s*"([a-z_]+)\"""", source))
     table = OPERATIONS.partition("## What the log says")[2]
     listed = {
         event for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for event in re.findall(r"`(\w+)`", row)

@@ -108,6 +108,12 @@ def alone(directory: Path, port: int) -> list[str | Path]:
     return ["serve", "--node-id", "n1", "--data-dir", directory, *listen]
 
 
+def one_of_two(directory: Path, port: int) -> list[str | Path]:
+    """A node alone listens for no others."""
+    peers = f"n1=127.0.0.1:{port + 1_000},n2=127.0.0.1:{port + 1_001}"
+    return [*alone(directory, port), "--initial-cluster", peers]
+
+
 def serving(process: Process) -> bool:
     return '"event": "serving"' in said(process)
 
@@ -156,10 +162,18 @@ def catches(process: Process, number: signal.Signals) -> bool:
 
 def test_the_ports_that_the_system_chose_are_told(start: Start, tmp_path: Path) -> None:
     any_port = ["--client-listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0"]
-    node = start("serve", "--node-id", "n1", "--data-dir", tmp_path / "data", *any_port)
+    node = start(*one_of_two(tmp_path / "data", free_ports(2)), *any_port)
     wait_for(lambda: serving(node), node)
     for name in ("clients", "peers"):
         assert re.fullmatch(r"127\.0\.0\.1:[1-9]\d*", str(events(node)["serving"][name]))
+
+
+def test_a_node_alone_listens_for_no_others(start: Start, tmp_path: Path) -> None:
+    port = free_ports(1)
+    with socket.create_server(("127.0.0.1", port + 1_000)):
+        node = start(*alone(tmp_path / "data", port))
+        wait_for(lambda: serving(node), node)
+    assert events(node)["serving"]["peers"] == "none"
 
 
 def test_a_second_signal_at_any_time_changes_nothing(start: Start, tmp_path: Path) -> None:
@@ -253,7 +267,7 @@ def test_settings_that_cannot_be_used_end_it_with_2(start: Start, arguments: lis
 def test_a_port_in_use_ends_it_with_3(start: Start, tmp_path: Path, above: int) -> None:
     port = free_ports(1)
     with socket.create_server(("127.0.0.1", port + above)):
-        node = start(*alone(tmp_path / "data", port))
+        node = start(*one_of_two(tmp_path / "data", port))
         assert node.wait(10) == 3, said(node)
     reason = f"cannot listen on 127.0.0.1:{port + above}: address already in use"
     assert events(node)["cannot_start"]["reason"] == reason
@@ -261,7 +275,7 @@ def test_a_port_in_use_ends_it_with_3(start: Start, tmp_path: Path, above: int) 
 
 @pytest.mark.parametrize("option", ["--peer-listen", "--client-listen"])
 def test_a_name_that_nobody_knows_ends_it_with_3(start: Start, tmp_path: Path, option: str) -> None:
-    node = start(*alone(tmp_path / "data", free_ports(1)), option, "nowhere.invalid:6401")
+    node = start(*one_of_two(tmp_path / "data", free_ports(2)), option, "nowhere.invalid:6401")
     assert node.wait(20) == 3, said(node)
     reason = str(events(node)["cannot_start"]["reason"])
     assert re.fullmatch(r"cannot listen on nowhere.invalid:6401: [a-z ]+", reason)
@@ -405,8 +419,8 @@ def test_the_health_check_takes_the_password_from_where_the_node_has_it(start: S
     wait_for(lambda: serving(node), node)
     connect = ["--connect", f"127.0.0.1:{port}"]
     for env, status, what in [
-        (variables, 0, "role          leader"),
-        ({"KVSTORE_PASSWORD": "s3cret"}, 0, "role          leader"),
+        (variables, 0, "role            leader"),
+        ({"KVSTORE_PASSWORD": "s3cret"}, 0, "role            leader"),
         ({}, 3, "set KVSTORE_PASSWORD or KVSTORE_PASSWORD_FILE"),
         ({"KVSTORE_PASSWORD": "wrong"}, 3, "check KVSTORE_PASSWORD or KVSTORE_PASSWORD_FILE"),
         ({"KVSTORE_PASSWORD_FILE": "nowhere"}, 2, "KVSTORE_PASSWORD_FILE: 'nowhere' cannot be read: no such file"),

@@ -1,0 +1,107 @@
+"""Whatever a slot holds, executing and committing it ends no replica, though no door has let it in."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consensus.messages import NO_OP
+from kvstore import commands
+from kvstore.commands import Command, Condition, Entry, Failed, Opaque, Set, Simple, Txn, Value
+from kvstore.state import entries
+from kvstore.state.machine import StateMachine
+
+numbers = st.integers(-(2**63), 2**64 - 1) | st.sampled_from([0, 1, -1, 2**62, 2**63 - 1, 2**63, 2**53])
+raw = st.binary(max_size=40) | st.sampled_from([b"", b"a", b"b", b"x" * 2_000, b"[1, 2", b"[1]", b'{"a":1}', b"\xff"])
+values = st.builds(Value, raw, st.booleans())
+few = st.lists(raw, max_size=4)
+
+
+def _of(field: msgspec.inspect.Field) -> st.SearchStrategy[object]:
+    """What the bytes of a slot may have in this field: all that is of its type."""
+    match field.type:
+        case msgspec.inspect.BytesType():
+            return raw
+        case msgspec.inspect.BoolType():
+            return st.booleans()
+        case msgspec.inspect.IntType():
+            return numbers
+        case msgspec.inspect.LiteralType(choices):
+            return st.sampled_from(choices)
+        case msgspec.inspect.StructType(cls):
+            assert cls is Value
+            return values
+        case msgspec.inspect.ListType(msgspec.inspect.BytesType()):
+            return few
+        case msgspec.inspect.ListType():
+            return st.lists(values, max_size=4)
+        case msgspec.inspect.UnionType():
+            return st.none() | values
+    raise AssertionError(f"a field of a new type: {field}")
+
+
+def _any(kind: type[Simple]) -> st.SearchStrategy[Simple]:
+    described = msgspec.inspect.type_info(kind)
+    assert isinstance(described, msgspec.inspect.StructType)
+    return st.builds(kind, **{field.name: _of(field) for field in described.fields})
+
+
+simple = st.one_of(*map(_any, commands.get_args(commands.Read | commands.Write)))
+conditions = st.builds(
+    Condition,
+    st.sampled_from(["value", "version", "slot"]),
+    raw,
+    st.sampled_from(["=", "<"]),
+    st.none() | values,
+    numbers,
+)
+parts = st.lists(simple, max_size=4)
+anything: st.SearchStrategy[Command | Opaque] = (
+    simple
+    | st.builds(Txn, parts, st.lists(conditions, max_size=2), parts, st.booleans())
+    | st.builds(Opaque, raw | st.sampled_from([b'"set a 1"', b'"incr a 9223372036854775808"', b'"\\ud800"', b"["]))
+)
+slots = st.builds(
+    lambda *parts: msgspec.msgpack.encode(Entry(*parts)),
+    st.sampled_from(["", "s", "node:x"]),
+    *(numbers, numbers, numbers),
+    anything,
+    numbers,
+) | st.binary(max_size=30)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(slots, min_size=1, max_size=8), st.booleans())
+def test_any_slot_can_be_applied_and_committed(values: list[bytes], one_by_one: bool) -> None:
+    state = StateMachine(None)
+    try:
+        for slot, value in enumerate([NO_OP, *values], 1):
+            (done,) = state.apply(slot, [value])
+            assert done.result is not None or value == NO_OP
+            if one_by_one:
+                state.commit()
+        state.commit()
+        assert state.applied_upto == len(values) + 1
+    finally:
+        state.close()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        commands.SetMany([b"a", b"b"], [Value(b"1")]),
+        commands.Walk(b"", -1),
+        Set(b"a", Value(b"1"), ttl=2**63),
+        Txn([commands.Expire(b"a", 2**63)]),
+        Txn([Set(b"a", Value(b"[1", True))]),
+    ],
+)
+def test_what_is_beyond_the_bounds_is_a_recorded_failure(command: Command) -> None:
+    state = StateMachine(None)
+    (done,) = state.apply(1, [entries.encode(Entry("s", 1, 1, 0, command))])
+    assert isinstance(done.result, Failed)
+    assert state.apply(2, [entries.encode(Entry("s", 1, 1, 0, command))])[0].result == done.result
+    assert state.count() == 0
+    state.close()
