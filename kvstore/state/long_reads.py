@@ -28,6 +28,7 @@ MAX_AT_ONCE = 2
 WALK_KEYS = 2_000
 """A walk looks at so many keys at a time, and then whether anybody still waits for it."""
 _NAME_BYTES = 16
+_ENDING = "the node is ending: nothing was read"
 
 ReadOutcome: TypeAlias = Result | Exception
 
@@ -45,6 +46,9 @@ class LongReads:
 
         ``now``: ms since 1970, as for ``StateMachine.query``; ``deadline``: by ``clocks.now``, when it is given up.
         """
+        if self._closing:
+            done(UnavailableError(_ENDING))
+            return
         running = self._threads.submit(self._read, query, now, deadline)
         running.add_done_callback(partial(_tell, done))
 
@@ -89,7 +93,7 @@ class LongReads:
     def _check(self, deadline: int) -> None:
         """Raise UnavailableError when nobody waits any more."""
         if self._closing:
-            raise UnavailableError("the node is ending: nothing was read")
+            raise UnavailableError(_ENDING)
         if clocks.now() > deadline:
             raise UnavailableError("the read was given up after --request-timeout: ask for fewer keys at a time")
 

@@ -28,6 +28,8 @@ _PROGRAM = (
     " from kvstore.state.sql_worker import main; main(sys.argv[2])"
 )
 
+_ENDING = "the query was given up: the node is ending"
+
 _decode = msgspec.msgpack.Decoder(Answer).decode
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -48,6 +50,9 @@ class Queries:
 
     def start(self, query: str, seconds: float, done: Callable[[Table | KvstoreError], None]) -> None:
         """Run a query, which is given up after ``seconds``; ``done`` is called on any thread."""
+        if self._closing:
+            done(KvstoreError(_ENDING))
+            return
         deadline = time.monotonic() + seconds
         running = self._threads.submit(self._run, query, seconds, deadline)
         running.add_done_callback(partial(_tell, done))
@@ -76,7 +81,7 @@ class Queries:
     def _borrow(self) -> _Process:
         with self._lock:
             if self._closing:
-                raise KvstoreError("the query was given up: the node is ending")
+                raise KvstoreError(_ENDING)
             # Started within the lock, so that none is left over when the node ends.
             process = self._idle.pop() if self._idle else _Process(self._path)
             self._busy.add(process)

@@ -153,6 +153,15 @@ def test_closing_waits_for_no_query(tmp_path: Path) -> None:
     assert all(isinstance(answer, KvstoreError) for answer in answers)
 
 
+def test_what_comes_after_the_end_is_answered(tmp_path: Path) -> None:
+    """A query that waited for a commit is started by it, and the last commit may end after this."""
+    running = Queries(tmp_path / "some.db")
+    running.close()
+    heard: list[Table | KvstoreError] = []
+    running.start("SELECT 1", 5, heard.append)
+    assert [str(outcome) for outcome in heard] == ["the query was given up: the node is ending"]
+
+
 def test_a_process_without_its_node_ends(tmp_path: Path) -> None:
     """One whose node was killed while it waited for an answer."""
     connect(tmp_path / "some.db", SCHEMA, synchronous="OFF").close()
