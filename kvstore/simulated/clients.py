@@ -369,6 +369,14 @@ def _fading(rng: random.Random) -> Command:
     return Txn([Incr(key), Get(key)]) if dice < 0.9 else Txn([Get(key), Exists([FADING[0]]), Set(key, _value(rng))])
 
 
+def _growing(rng: random.Random) -> Command:
+    """Transactions that cost too much if the key has become large since they were proposed."""
+    key, dice = FADING[0], rng.random()
+    if dice < 0.5:
+        return Set(key, Value(b"g" * rng.choice([1, 70])))
+    return Txn([Get(key), Exists([key]), Persist(key)])
+
+
 def _over_keys(rng: random.Random) -> Command:
     dice = rng.random()
     one, other = rng.sample(KEYS[:2], 2)
@@ -386,7 +394,7 @@ def draws(rng: random.Random, whole: bool) -> Callable[[random.Random], Command 
     """The commands that one client sends all the time."""
     if whole:
         return rng.choice([_over_keys, _over_keys, _reading])
-    return rng.choice([_on_one_key, _on_one_key, _counting, _counting, _reading, _reading, _fading])
+    return rng.choice([_on_one_key, _on_one_key, _counting, _counting, _reading, _reading, _fading, _growing])
 
 
 def nothing(rng: random.Random) -> Command | None:

@@ -141,6 +141,8 @@ def changed_bytes(command: Command, size: int, keys: Keyspace) -> int:
     Raises CommandError when it costs more than a slot may: then it must not be proposed.
     """
     if not isinstance(command, Txn):
+        if isinstance(command, SetMany | Delete) and (reason := refused_alone(command, keys, of_slot())):
+            raise CommandError(f"{reason}; nothing was proposed")
         if type(command) not in _REWRITES:
             return size
         estimate = _Estimate(keys, of_slot(), False)

@@ -12,6 +12,7 @@ from tests.consensus import test_lease, test_replica
 from tests.simulation.mutants.bugs import ALL
 from tests.simulation.mutants.hunt import MAX_SEEDS, hunt
 from tests.simulation.mutants.patching import Mutant, mutant, patched
+from tests.unit import test_cost
 
 
 def test_there_are_many_and_no_two_alike() -> None:
@@ -37,6 +38,9 @@ SHOWN_BY_TEST: dict[str, Callable[[], None]] = {
         test_lease.test_support_counts_from_a_clock_that_was_read_after_the_heartbeat
     ),
     "votes of an older ballot are counted": test_replica.test_votes_for_another_ballot_do_not_count,
+    "what a slot costs depends on what a replica has committed": (
+        test_cost.test_what_is_too_much_does_not_depend_on_what_a_replica_has_committed
+    ),
 }
 """What shows bugs that hardly a seed shows, since they take coincidences of milliseconds."""
 

@@ -100,6 +100,14 @@ def test_what_costs_too_much_is_refused_and_changes_nothing(slots: Slots, comman
     slots.state.commit()
 
 
+def test_what_is_too_much_does_not_depend_on_what_a_replica_has_committed() -> None:
+    slots = Slots()
+    slots.apply(Set(b"big", BIG))
+    slots.state.commit()
+    assert isinstance(slots.apply(POISON[0]), Failed)
+    slots.state.close()
+
+
 def test_a_read_has_more_room_than_a_slot_and_a_bound_too(slots: Slots) -> None:
     for number in range(70):
         slots.apply(Set(b"k%d" % number, BIG))
