@@ -52,13 +52,22 @@ MAX_READ_BYTES = 64 * 1_048_576
 MAX_CHANGED_BYTES = 64 * 1_048_576
 """The most bytes that one slot writes, or keeps while it may have to be undone."""
 MAX_WORK = 100_000
-"""The most work that one slot may be, in units of about half a microsecond: nobody else is served meanwhile."""
+"""The most work that one slot may be, in units of at most half a microsecond: nobody else is served meanwhile."""
 MAX_READ_WORK = 1_000_000
 """The same for a read: one that takes long is left to a thread."""
 RESULT_BYTES = 64
 COMMAND_WORK = 10
+LOOKUP_WORK = 20
+"""To find out what a key holds, for the estimate and for the command."""
+KNOWN_WORK = 2
+"""The same again."""
 ROW_WORK = 4
 """To pass over one key of a range."""
+SHOWN_WORK = 8
+"""To pass over one whose value is looked at."""
+CLEARED_WORK = 20
+"""To remove one in such a way that it may come back."""
+COUNTED_WORK = 2
 WORK_PER_BYTES = 10
 """Shift of bytes to work: a value is read or copied at about a KiB in a unit."""
 JSON_WORK_PER_BYTES = 3
@@ -206,7 +215,9 @@ class _Estimate:
     def _size(self, key: bytes) -> int:
         """The bytes of the value that a key holds by now, at most; 0 if it does not exist."""
         size = self._sizes.get(key, -1)
-        if size < 0:
+        if size >= 0:
+            self.work += KNOWN_WORK + (size >> WORK_PER_BYTES)
+        else:
             if self._cleared:
                 size = 0
             elif self._keys is None:
@@ -215,7 +226,7 @@ class _Estimate:
                 cell = self._keys.get(key)
                 size = 0 if cell is None else len(cell.value.data)
             self._sizes[key] = size
-        self.work += COMMAND_WORK + (size >> WORK_PER_BYTES)
+            self.work += LOOKUP_WORK + (size >> WORK_PER_BYTES)
         return size
 
     def _compare(self, size: int, with_value: Value) -> None:
@@ -326,13 +337,13 @@ class _Estimate:
         size = (0 if self._cleared else self._keys.size) + len(self._sizes)
         match command:
             case Count(prefix):
-                self.work += size if prefix else 0
+                self.work += COUNTED_WORK * size if prefix else 0
             case Clear():
                 if self._undone:
-                    self.changed += self._pass_over(self._keys, Scan())
+                    self.changed += self._pass_over(self._keys, Scan(), CLEARED_WORK)
                 self._sizes, self._cleared = {}, True
             case Scan():
-                self.result += self._pass_over(self._keys, command)
+                self.result += self._pass_over(self._keys, command, SHOWN_WORK)
             case Walk():
                 self.work += walk_work(command, size)
                 self.result += self._written
@@ -343,13 +354,16 @@ class _Estimate:
             case _:
                 assert_never(command)
 
-    def _pass_over(self, keys: Keyspace, command: Scan) -> int:
-        """The bytes of the keys of a scan with their values; what is too much by itself is not added up to the end."""
+    def _pass_over(self, keys: Keyspace, command: Scan, work: int) -> int:
+        """The bytes of the keys of a scan with their values; what is too much by itself is not added up to the end.
+
+        ``work``: that of one key.
+        """
         size = self._written
         if self._cleared:
             return size
         for key, cell in keys.scan(command.prefix, command.limit):
-            self.work += ROW_WORK + (len(cell.value.data) >> WORK_PER_BYTES)
+            self.work += work + (len(cell.value.data) >> WORK_PER_BYTES)
             size += ROW_BYTES + len(key) + len(cell.value.data)
             if self.work > self._most_work or size > MAX_CHANGED_BYTES:
                 break
