@@ -247,7 +247,7 @@ class _Estimate:
             self._sizes[key] = max(before, size) if or_stays else size
         else:
             self._sizes[key] = size
-        self.work += COMMAND_WORK + (size >> WORK_PER_BYTES)
+        self.work += size >> WORK_PER_BYTES
         self._written += size + len(key)
         self.changed += size + len(key) + ROW_BYTES
 
@@ -281,6 +281,7 @@ class _Estimate:
                 for key, value in zip(command.keys, command.values, strict=True):
                     if command.nx:
                         self._size(key)
+                    self.work += COMMAND_WORK
                     self._write(key, len(value.data), command.nx)
                     if self._is_over():
                         return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -75,7 +77,7 @@ POISON: list[Command] = [
     Txn([Cas(b"list", LIST, Value(b"y"))] * 10, partial=True),
     Txn([Push(b"list", Value(b"1"))] * 2_000, partial=True),
     Txn([Copy(b"big", b"copy%d" % number) for number in range(400)], partial=True),
-    Txn([WRITE], [Condition("value", b"list", "=", LIST)] * 20),
+    Txn([WRITE], [Condition("value", b"list", "=", LIST)] * 10),
     Txn([WRITE, *[Scan()] * 1_000], partial=True),
     Txn([WRITE, *[Exists([b"big"] * 100)] * 100], partial=True),
     Txn([part for number in range(20) for part in (Copy(b"big", b"c"), GetDelete(b"c"))]),
@@ -106,6 +108,34 @@ def test_what_is_too_much_does_not_depend_on_what_a_replica_has_committed() -> N
     slots.state.commit()
     assert isinstance(slots.apply(POISON[0]), Failed)
     slots.state.close()
+
+
+def _keys(number: int) -> list[bytes]:
+    return [b"k%d" % index for index in range(number)]
+
+
+SIZES: dict[str, Callable[[int], Command]] = {
+    r"([\d,]+) `SET` in one": lambda number: Txn([Set(key, Value(b"v")) for key in _keys(number)], partial=True),
+    r"([\d,]+) keys in one `MSET`": lambda number: SetMany(_keys(number), [Value(b"v")] * number),
+    r"([\d,]+) in one `DEL`": lambda number: Delete(_keys(number)),
+    r"([\d,]+) `INCR` of as many": lambda number: Txn([Incr(key) for key in _keys(number)], partial=True),
+}
+
+
+@pytest.mark.parametrize("pattern", SIZES)
+def test_the_documentation_says_how_much_a_slot_may_do(slots: Slots, pattern: str) -> None:
+    text = " ".join((Path(__file__).parents[2] / "docs" / "redis.md").read_text().split())
+    (told,) = re.findall(pattern, text)
+    number = int(told.replace(",", ""))
+    assert not isinstance(slots.apply(SIZES[pattern](number)), Failed)
+    assert isinstance(slots.apply(SIZES[pattern](number * 11 // 10)), Failed)
+
+
+def test_keys_in_a_transaction_look_at_so_many(slots: Slots) -> None:
+    """The documentation says 19,000 keys."""
+    for start in range(0, 19_000, 1_000):
+        slots.apply(SetMany([b"%d" % number for number in range(start, start + 1_000)], [Value(b"")] * 1_000))
+    assert isinstance(slots.apply(Txn([WRITE, Walk(pattern=b"*")], partial=True)), Outcomes)
 
 
 def test_a_read_has_more_room_than_a_slot_and_a_bound_too(slots: Slots) -> None:
