@@ -544,10 +544,16 @@ class Connection:
         def is_wanted() -> bool:
             return self._state is not ENDED
 
+        size = _bytes_in(value) if isinstance(value, list) else value.size
+        self._kept.parked += size
+
         def done(pieces: list[bytes]) -> None:
+            self._kept.parked -= size
             self.answered(reply, pieces if len(pieces) > 2 else b"".join(pieces))
 
         LongReply(value, version, self.client.last_command, self._shares, is_wanted, done).carry_on()
+        if self._kept.parked > PARKED_BYTES and self._state is not ENDED:
+            self._tell_held()
 
     def answered(self, reply: PipelinedReply, data: ReplyBytes) -> None:
         """A reply is there: send those that are next in order, and perhaps start more requests."""
@@ -644,6 +650,17 @@ class Connection:
 def _may_be_long(reply: list[RespValue] | Array | Bulk) -> bool:
     """Whether a reply of one of these types may take long to encode."""
     return not isinstance(reply, list) or len(reply) > FEW_ITEMS or any(isinstance(item, _LONG) for item in reply)
+
+
+def _bytes_in(reply: list[RespValue]) -> int:
+    """About how many bytes of values and keys it refers to."""
+    size = 0
+    for item in reply:
+        if isinstance(item, bytes):
+            size += len(item)
+        elif isinstance(item, list):
+            size += _bytes_in(item)
+    return size
 
 
 def _size(data: ReplyBytes) -> int:

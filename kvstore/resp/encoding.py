@@ -37,17 +37,22 @@ class Unordered(msgspec.Struct, frozen=True):
 
 
 class Array:
-    """An array whose items are made while it is encoded, as they may take long: that is done in portions."""
+    """An array whose items are made while it is encoded, as they may take long: that is done in portions.
 
-    def __init__(self, items: Iterator[RespValue]) -> None:
+    ``size``: about how many bytes are in memory that they are made of.
+    """
+
+    def __init__(self, items: Iterator[RespValue], size: int) -> None:
         self.items = items
+        self.size = size
 
 
 class Bulk:
-    """A bulk string whose parts are made while it is encoded."""
+    """A bulk string whose parts are made while it is encoded, as for an array."""
 
-    def __init__(self, items: Iterator[RespValue]) -> None:
+    def __init__(self, items: Iterator[RespValue], size: int) -> None:
         self.items = items
+        self.size = size
 
 
 RespValue: TypeAlias = (

@@ -16,6 +16,7 @@ from kvstore.resp.encoding import OK, Array, Bulk, OnAnswer, RespValue
 from kvstore.resp.errors import RequestError, problem, refusal
 from kvstore.resp.spec import NEITHER, READS, WRITES, Effect, InMulti, OnNode, Spec, answering, integer
 from kvstore.state.entries import UNREADABLE
+from kvstore.state.sessions import result_bytes
 from kvstore.state.sql import MAX_ROWS, Table
 from kvstore.store import LogRow, Reply, SlotReply
 
@@ -35,7 +36,7 @@ _encode = msgspec.msgpack.Encoder().encode
 def _log(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
     first = integer(arguments[1], 1)
     last = integer(arguments[2], 1) if len(arguments) > 2 else None
-    answer(Array(_log_rows(service, first, last)))
+    answer(Array(_log_rows(service, first, last), 0))
 
 
 def _log_rows(service: Service, first: int, last: int | None) -> Iterator[RespValue]:
@@ -105,7 +106,8 @@ def _sql(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
         if isinstance(outcome, KvstoreError):
             return refusal(outcome)
         columns, rows = outcome
-        return Array(chain([list[RespValue](columns)], ([_cell(value) for value in row] for row in rows)))
+        size = sum([len(cell) for row in rows for cell in row if isinstance(cell, str | bytes)])
+        return Array(chain([list[RespValue](columns)], ([_cell(value) for value in row] for row in rows)), size)
 
     service.sql(arguments[1].decode(errors="replace"), answering(answer, made))
 
@@ -131,7 +133,11 @@ def _execute(service: Service, arguments: list[bytes], answer: OnAnswer) -> None
     def made(outcome: Reply | Refusal) -> RespValue:
         if not isinstance(outcome, Reply):
             return refusal(outcome)
-        return Bulk(_packed(outcome)) if isinstance(outcome.result, _LONG) else _encode(outcome)
+        return (
+            Bulk(_packed(outcome), result_bytes(outcome.result))
+            if isinstance(outcome.result, _LONG)
+            else _encode(outcome)
+        )
 
     done = answering(answer, made)
     if is_read_only(command):

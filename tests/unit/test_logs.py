@@ -27,7 +27,8 @@ def handlers() -> Iterator[None]:
     root, raises = logging.getLogger("kvstore"), logging.raiseExceptions
     before = root.handlers, root.level, root.propagate
     yield
-    root.handlers, root.level, root.propagate = before
+    root.handlers, level, root.propagate = before
+    root.setLevel(level)  # which forgets what is remembered of levels
     logging.raiseExceptions = raises
 
 

@@ -40,11 +40,11 @@ def test_portions_say_what_the_whole_says(version: int, count: int) -> None:
     reply = NESTED * (count // 8) + [7] * count
     data, turns = made(reply, version)
     assert data == encode(reply, version)
-    assert made(Array(iter(reply)), version) == (data, turns)
-    assert encode(Array(iter(reply)), version) == data and turns > count // PORTION_ITEMS
+    assert made(Array(iter(reply), 0), version) == (data, turns)
+    assert encode(Array(iter(reply), 0), version) == data and turns > count // PORTION_ITEMS
     parts: list[RespValue] = [b"%d" % number for number in range(count)]
-    data, turns = made(Bulk(iter(parts)), version)
-    assert data == encode(Bulk(iter(parts)), version) and turns > count // PORTION_ITEMS
+    data, turns = made(Bulk(iter(parts), 0), version)
+    assert data == encode(Bulk(iter(parts), 0), version) and turns > count // PORTION_ITEMS
 
 
 def test_a_portion_has_few_large_items() -> None:
@@ -57,7 +57,7 @@ def test_a_fault_in_an_item_is_one_error() -> None:
         yield from range(2 * PORTION_ITEMS)
         raise ValueError("no")
 
-    data, _ = made(Array(items()), 2)  # type: ignore[arg-type]
+    data, _ = made(Array(items(), 0), 2)  # type: ignore[arg-type]
     assert data.startswith(b"-UNKNOWN") and data.count(b"\r\n") == 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 import pytest
@@ -128,7 +127,6 @@ def test_they_are_logged_and_counted(
     hub: Hub, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guesses.log, "_told", {})
-    monkeypatch.setattr(logging.getLogger("kvstore"), "propagate", True)
     for _ in range(5):
         Client(hub=hub).ask("auth wrong")
     assert [record.getMessage() for record in caplog.records] == ["wrong_password"]
