@@ -28,6 +28,8 @@ SOURCES_ONLY = {
     "tests/simulation/test_mutants.py::test_a_bug_is_shown_by_its_test": PLANTED,
     "tests/simulation/test_mutants.py::test_a_patch_is_undone": PLANTED,
     "tests/simulation/test_mutants.py::test_a_patch_that_no_longer_fits_is_an_error": PLANTED,
+    "tests/simulation/test_whole_mutants.py::test_a_bug_is_shown_by_its_seed": PLANTED,
+    "tests/simulation/test_whole_mutants.py::test_a_bug_that_no_seed_shows_can_still_be_planted": PLANTED,
     "tests/simulation/test_runs.py::test_a_failure_is_made_smaller_and_still_is_the_same": PLANTED,
 }
 """The tests that cannot run on compiled modules, each with the reason that ``pytest -rs`` shows."""

@@ -348,7 +348,7 @@ def test_who_comes_when_all_places_are_taken_is_told_so(tmp_path: Path) -> None:
     with running(tmp_path, 1, ["--max-clients", "3"]) as servers:
         with servers.client("n1") as first, servers.client("n1") as second, servers.client("n1") as third:
             assert first.ping() and second.ping() and third.ping()
-            for _ in range(20):
+            for _ in range(3):
                 with (
                     servers.client("n1") as fourth,
                     pytest.raises(redis.ConnectionError, match="max number of clients"),
@@ -357,7 +357,7 @@ def test_who_comes_when_all_places_are_taken_is_told_so(tmp_path: Path) -> None:
             assert first.config_get("maxclients") == {"maxclients": "3"}
             found = first.info()
             assert (found["connected_clients"], found["maxclients"]) == (3, 3)
-            assert found["rejected_connections"] >= 20
+            assert found["rejected_connections"] >= 3
             assert "client_refused" in servers.log("n1")
         eventually(lambda: bool(servers.status("n1")), "there is room again")
 

@@ -51,10 +51,10 @@ def hunt(bug: Mutant, seeds: Iterable[int] = range(MAX_SEEDS), scenario: Scenari
     return Catch(None, "", "")
 
 
-def hunt_whole(bug: Mutant) -> Catch:
+def hunt_whole(bug: Mutant, most: int = MAX_SEEDS) -> Catch:
     """The same in runs of the whole program, beginning with the seed that showed the bug before."""
     known = SHOWN_BY.get(bug.bug)
-    return hunt(bug, [*([] if known is None else [known]), *range(MAX_SEEDS)], WHOLE_SCENARIO)
+    return hunt(bug, [*([] if known is None else [known]), *range(most)], WHOLE_SCENARIO)
 
 
 def write_seeds(seeds: dict[str, int]) -> None:
