@@ -8,10 +8,10 @@ import pytest
 from msgspec.structs import replace
 
 from kvstore.whole.run import simulate_whole
-from tests.simulation.mutants.hunt import WHOLE_SCENARIO, hunt_whole
+from tests.simulation.mutants import seeds
+from tests.simulation.mutants.hunt import WHOLE_SCENARIO, hunt_again
 from tests.simulation.mutants.patching import Mutant, patched
 from tests.simulation.mutants.whole_bugs import UNSEEN, WHOLE
-from tests.simulation.mutants.whole_seeds import SHOWN_BY
 
 FIRST_SEEDS = 40
 
@@ -23,13 +23,13 @@ def test_there_are_many_and_no_two_alike() -> None:
 
 
 def test_each_has_its_seed() -> None:
-    assert sorted(SHOWN_BY) == sorted(bug.bug for bug in WHOLE)
+    assert sorted(seeds.WHOLE) == sorted(bug.bug for bug in WHOLE)
 
 
 @pytest.mark.parametrize("bug", WHOLE, ids=lambda bug: bug.bug)
 def test_a_bug_is_shown_by_its_seed(bug: Mutant) -> None:
     """By its own, or when another change has moved it by one of the first."""
-    seed = hunt_whole(bug, FIRST_SEEDS).seed
+    seed = hunt_again(bug, True, FIRST_SEEDS).seed
     assert seed is not None, "none shows the bug: python -m tests.simulation.mutants.hunt --whole looks at more"
     assert not _fails(seed)
 

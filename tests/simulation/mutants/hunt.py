@@ -1,7 +1,7 @@
 """How many seeds the simulator takes to find a bug.
 
-Run as a program it prints a table of all bugs. With ``--whole`` it looks for those of ``whole_bugs`` in runs of the
-whole program, and writes the seeds that it finds into ``whole_seeds.py``; seeds that still show their bugs stay. A word
+Run as a program it looks for all bugs, prints a table, and writes the seeds that it finds into ``seeds.py``; seeds that
+still show their bugs stay. With ``--whole`` the bugs are those of ``whole_bugs``, in runs of the whole program. A word
 picks the bugs that have it in their names.
 """
 
@@ -18,15 +18,15 @@ from msgspec.structs import replace
 from consensus.simulation.scenario import Scenario
 from kvstore.simulated.run import Outcome, simulate
 from kvstore.whole.run import simulate_whole
+from tests.simulation.mutants import seeds
 from tests.simulation.mutants.bugs import ALL
 from tests.simulation.mutants.patching import Mutant, patched
 from tests.simulation.mutants.whole_bugs import WHOLE
-from tests.simulation.mutants.whole_seeds import SHOWN_BY
 
 MAX_SEEDS = 600
 CORE_SCENARIO = Scenario(0)
 WHOLE_SCENARIO = Scenario(0, time=2_000, whole=True)
-SEEDS_FILE = Path(__file__).with_name("whole_seeds.py")
+SEEDS_FILE = Path(__file__).with_name("seeds.py")
 
 
 class Catch(NamedTuple):
@@ -41,45 +41,51 @@ def run(scenario: Scenario) -> Outcome:
     return simulate_whole(scenario) if scenario.whole else simulate(scenario)
 
 
-def hunt(bug: Mutant, seeds: Iterable[int] = range(MAX_SEEDS), scenario: Scenario = CORE_SCENARIO) -> Catch:
+def hunt(bug: Mutant, numbers: Iterable[int] = range(MAX_SEEDS), scenario: Scenario = CORE_SCENARIO) -> Catch:
     """Run the seeds until one fails."""
     with patched(bug):
-        for seed in seeds:
+        for seed in numbers:
             outcome = run(replace(scenario, seed=seed))
             if outcome.failed:
                 return Catch(seed, outcome.rule, outcome.found)
     return Catch(None, "", "")
 
 
-def hunt_whole(bug: Mutant, most: int = MAX_SEEDS) -> Catch:
-    """The same in runs of the whole program, beginning with the seed that showed the bug before."""
-    known = SHOWN_BY.get(bug.bug)
-    return hunt(bug, [*([] if known is None else [known]), *range(most)], WHOLE_SCENARIO)
+def hunt_again(bug: Mutant, whole: bool, most: int = MAX_SEEDS) -> Catch:
+    """The same, beginning with the seed that showed the bug before; ``whole``: in runs of the whole program."""
+    known = (seeds.WHOLE if whole else seeds.CORE).get(bug.bug)
+    first = [] if known is None else [known]
+    return hunt(bug, [*first, *range(most)], WHOLE_SCENARIO if whole else CORE_SCENARIO)
 
 
-def write_seeds(seeds: dict[str, int]) -> None:
-    lines = "".join(f'    "{bug}": {seed},\n' for bug, seed in seeds.items())
+def write_seeds() -> None:
     text = SEEDS_FILE.read_text()
-    SEEDS_FILE.write_text(text[: text.index("{")] + "{\n" + lines + "}\n")
+    text = text[: text.index("CORE")]
+    for name, known in (("CORE", seeds.CORE), ("WHOLE", seeds.WHOLE)):
+        lines = "".join(f'    "{bug}": {seed},\n' for bug, seed in known.items())
+        text += f"{name}: dict[str, int] = {{\n{lines}}}\n\n"
+    SEEDS_FILE.write_text(text.rstrip() + "\n")
 
 
 def main() -> int:
     survived = 0
     whole, words = "--whole" in sys.argv[1:], [word for word in sys.argv[1:] if word != "--whole"]
-    seeds_shown = {bug.bug: SHOWN_BY[bug.bug] for bug in WHOLE if bug.bug in SHOWN_BY}
-    for bug in WHOLE if whole else ALL:
+    bugs, known = (WHOLE, seeds.WHOLE) if whole else (ALL, seeds.CORE)
+    for gone in known.keys() - {bug.bug for bug in bugs}:
+        del known[gone]
+    for bug in bugs:
         if words and words[0] not in bug.bug:
             continue
         started = time.process_time()
-        caught = hunt_whole(bug) if whole else hunt(bug)
-        seeds = MAX_SEEDS if caught.seed is None else caught.seed + 1
+        caught = hunt_again(bug, whole)
+        tried = MAX_SEEDS if caught.seed is None else caught.seed + 1
         survived += caught.seed is None
         word, seconds = "SURVIVED" if caught.seed is None else "caught", time.process_time() - started
-        print(f"{word:8} {seeds:4} seeds {seconds:6.1f} s  {bug.bug}")
+        print(f"{word:8} {tried:4} seeds {seconds:6.1f} s  {bug.bug}")
         print(f"{'':14} {caught.rule}: {caught.found[:200]}", flush=True)
-        if whole and caught.seed is not None:
-            seeds_shown[bug.bug] = caught.seed
-            write_seeds(seeds_shown)
+        if caught.seed is not None:
+            known[bug.bug] = caught.seed
+            write_seeds()
     return survived
 
 
