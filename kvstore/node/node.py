@@ -493,7 +493,7 @@ class Node:
             self._proposals.complete(run, applied)
             if len(applied) < len(run.values):
                 waiting.appendleft(run.clip(run.first + len(applied), run.last))
-            if waiting and self._is_late():
+            if not applied or (waiting and self._is_late()):
                 self.has_more = True
                 break
         self._chosen = list(waiting)

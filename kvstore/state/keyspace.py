@@ -40,6 +40,8 @@ EXPIRED_AT_ONCE = 1_000
 gone until then. All nodes must agree on it."""
 
 
+PREPARED_KEYS = 1_000
+"""So many are prepared at once for a look at a range."""
 LOOK_WORK = 10_000
 """How much a read may look at that is done at once, in units of about a microsecond."""
 LOOK_SECONDS = 0.02
@@ -109,6 +111,7 @@ class Keyspace:
         self._size = size
         self._doubtful: dict[bytes, int] = {}
         self._doubtful_in_flight: dict[bytes, int] = {}
+        self._looked_at = self._new_in_flight = 0  # of those in flight
         self.dirty_bytes = 0
         """About how many bytes were changed since the last ``take``."""
         self._taken_bytes = 0
@@ -166,6 +169,38 @@ class Keyspace:
         slot = min(next(iter(layer.values()), _LAST_SLOT) for layer in (self._doubtful, self._doubtful_in_flight))
         new = len(some) - count_present(self._reader, some, slot)
         return self._size + doubtful * new // len(some)
+
+    def prepare(self) -> bool:
+        """Do a part of what a look at a range, or at the number of keys, needs first; whether nothing much is left.
+
+        That is to find out of new keys whether they are new, and to put them in order. It changes nothing that a slot
+        can see, and depends on what was committed: so it may take as many turns as it likes.
+        """
+        in_flight = self._doubtful_in_flight
+        if len(in_flight) - self._looked_at > PREPARED_KEYS:
+            # The writer may be at work with them: nothing is taken away before all are known.
+            self._new_in_flight += self._count_new(in_flight, self._looked_at)
+            self._looked_at += PREPARED_KEYS
+            return False
+        if len(self._doubtful) > PREPARED_KEYS:
+            some = list(islice(self._doubtful, PREPARED_KEYS))
+            self._size += self._count_new(self._doubtful, 0)
+            for key in some:
+                del self._doubtful[key]
+            return False
+        for layer in self._layers()[0]:
+            order = self._in_order(layer)
+            if order.unsorted > PREPARED_KEYS:
+                order.sort(PREPARED_KEYS)
+                return False
+        return True
+
+    def _count_new(self, doubtful: dict[bytes, int], first: int) -> int:
+        """How many of the next keys in doubt, from that number on, are new."""
+        some = dict(islice(doubtful.items(), first, first + PREPARED_KEYS))
+        self._read()
+        # The commit under way may have ended by now: what it stored was created by its own slots.
+        return len(some) - count_present(self._reader, some, min(some.values(), default=0))
 
     def bound(self, is_bounded: bool) -> None:
         """From here on reads raise TooLongError once they have looked at ``LOOK_WORK``, or no longer do so."""
@@ -285,10 +320,12 @@ class Keyspace:
     def _dispel_doubts(self) -> None:
         """Find out how many keys are new."""
         self._read()
-        for doubtful in (self._doubtful, self._doubtful_in_flight):
-            # The commit under way may have ended by now: what it stored was created by its own slots.
-            self._size += len(doubtful) - count_present(self._reader, doubtful, min(doubtful.values(), default=0))
+        for doubtful, looked_at in ((self._doubtful, 0), (self._doubtful_in_flight, self._looked_at)):
+            for first in range(looked_at, len(doubtful), PREPARED_KEYS):
+                self._size += self._count_new(doubtful, first)
+        self._size += self._new_in_flight
         self._doubtful, self._doubtful_in_flight = {}, {}
+        self._looked_at = self._new_in_flight = 0
 
     def release(self) -> None:
         """At the end of a turn: give up the snapshot that was read from, if a commit is under way.
@@ -516,6 +553,7 @@ class Keyspace:
         self._discarded.append(self._dirty)
         self._dirty, self._is_cleared = {}, True
         self._size, self._doubtful, self._doubtful_in_flight = 0, {}, {}
+        self._looked_at = self._new_in_flight = 0
         self._expiring = []
 
     def expire(self, clock: int) -> bool:
@@ -609,6 +647,7 @@ class Keyspace:
         self._taken_bytes, self.dirty_bytes = self.dirty_bytes, 0
         self._expiring, self._expiring_in_flight = [], self._expiring
         self._doubtful, self._doubtful_in_flight = {}, self._doubtful
+        self._looked_at = self._new_in_flight = 0
         return Changes(is_cleared, rows, self._size, self._doubtful_in_flight)
 
     def committed(self, new: int) -> None:
@@ -617,6 +656,7 @@ class Keyspace:
         if self._doubtful_in_flight:
             self._size += new
             self._doubtful_in_flight = {}
+        self._looked_at = self._new_in_flight = 0
         # If nothing was changed meanwhile the node is idle, and the memory can be given back.
         self._discarded.append(self._clean)
         if self._dirty and self._taken_bytes <= MAX_CLEAN_BYTES:
@@ -666,11 +706,15 @@ class InOrder:
         """How many keys are still to be put in order."""
         return len(self.layer) - len(self._keys)
 
+    def sort(self, most: int) -> None:
+        """Put so many more in order."""
+        self._keys += islice(self.layer, len(self._keys), len(self._keys) + most)
+        self._keys.sort()
+
     def since(self, first: bytes) -> Iterator[bytes]:
         """The keys from ``first`` on."""
-        if len(self._keys) < len(self.layer):
-            self._keys += islice(self.layer, len(self._keys), None)
-            self._keys.sort()
+        if self.unsorted:
+            self.sort(self.unsorted)
         for index in range(bisect_left(self._keys, first), len(self._keys)):
             yield self._keys[index]
 

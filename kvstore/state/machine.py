@@ -18,7 +18,9 @@ from consensus.invariants import require
 from consensus.messages import NO_OP
 from kvstore import limits
 from kvstore.commands import (
+    Clear,
     Command,
+    Count,
     Done,
     Exists,
     Failed,
@@ -35,6 +37,7 @@ from kvstore.commands import (
     Outcomes,
     Query,
     Result,
+    Scan,
     Set,
     Slots,
     Txn,
@@ -179,7 +182,8 @@ class StateMachine:
     def apply(self, first: int, values: Sequence[bytes], is_late: IsLate = _never) -> list[Applied]:
         """Execute the next slots, from ``first`` on. A value that no entry can be read from is executed as nothing.
 
-        At least one is executed, and no more once ``is_late`` or once there are ``MAX_RESULTS_BYTES`` of results.
+        No more are executed once ``is_late``, of those that may take long, or once there are ``MAX_RESULTS_BYTES`` of
+        results. It may be none: the next call goes on with what its first slot needs.
 
         Raises StorageFullError or DamagedError when the database fails.
         """
@@ -198,6 +202,8 @@ class StateMachine:
                         applied.append(_NO_OP_APPLIED if value == NO_OP else _NO_COMMAND_APPLIED)
                         continue
                     is_quick = type(entry.command) in _QUICK
+                    if not (is_quick or self._is_prepared(entry.command, is_late)):
+                        break
                     if entry.stamp > self.clock:
                         self.clock = entry.stamp
                         if self._keys.expire(self.clock):
@@ -228,6 +234,17 @@ class StateMachine:
         results = [done.result if type(done.result) in _SHORT else _if_short(done.result) for done in recent]
         self._recent.extend(enumerate(results, self.applied_upto - len(recent) + 1))
         return applied
+
+    def _is_prepared(self, command: Command | Opaque, is_late: IsLate) -> bool:
+        """Prepare the keyspace for a command that looks at ranges; False if a later turn has to go on with it."""
+        if isinstance(command, Txn):
+            looks = any(type(part) in _RANGES for part in (*command.then, *command.otherwise))
+        else:
+            looks = type(command) in _RANGES or isinstance(command, Opaque)  # which may be read as any command
+        while looks and not self._keys.prepare():
+            if is_late():
+                return False
+        return True
 
     @property
     def entry(self) -> bytes:
@@ -510,6 +527,7 @@ def _parsed(opaque: Opaque) -> Command | None:
 
 
 _QUICK = {Set, Incr}
+_RANGES = {Scan, Walk, Count, Clear}
 _SHORT = {Done, Integer, Missing, NotMet, NoneType}
 
 

@@ -237,6 +237,8 @@ async def _transaction(client: RedisClient, line: RedisLine) -> None:
         asks.insert(0, _wrong("ERR WATCH inside MULTI", "WATCH", text))
     if await client.ask(line, _ok("MULTI"), *asks, ending, _echo(client)) and ending.done:
         client.world.count("multi: executed")
+        if ending.reply is None:
+            client.fail(line, "a transaction is aborted only for what is watched", f"{tag!r} was aborted")
         if isinstance(ending.reply, list) and any(isinstance(part, NodeError) for part in ending.reply):
             client.world.count("multi: an error in the middle")
 
@@ -278,6 +280,21 @@ async def _optimistic_round(client: RedisClient, line: RedisLine) -> None:
     )
     if done and forgets and ending.answered and ending.reply is None:
         client.fail(line, "after UNWATCH nothing aborts a transaction", f"{tag!r} was aborted")
+
+
+async def _optimistic_at_once(client: RedisClient, line: RedisLine) -> None:
+    """Watch, read and write in one pipeline, so that the transaction is asked for before it is known what was read."""
+    rng = client.rng
+    for _ in range(rng.choice([1, 5])):
+        key, tag = rng.choice(WATCHED), client.tag()
+        read, ending = _read(key), Ask(("EXEC",), "write", tag, keys=(key,))
+        queued = Ask(("SET", key, b"%d:%b" % (rng.randrange(9), tag)), expected=(b"QUEUED",))
+        await client.ask(line, Ask(("WATCH", key), "watch", keys=(key,)), read, _ok("MULTI"), queued, ending)
+        if read.done and (read.reply is None or isinstance(read.reply, bytes)):
+            ending.shows = {key: read.reply}
+            client.world.count("watch: in one pipeline with its transaction")
+        if line.is_lost or client.is_stopped:
+            return
 
 
 async def _local_reads(client: RedisClient, line: RedisLine) -> None:
@@ -458,6 +475,7 @@ ACTS: list[Act] = [
     _transaction,
     _optimistic,
     _optimistic,
+    _optimistic_at_once,
     _local_reads,
     _session,
     _keys,

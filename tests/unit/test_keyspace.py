@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvstore.commands import Value
+from kvstore.state import keyspace
 from kvstore.state.cell import Cell
 from kvstore.state.identity import STATE_SCHEMA
 from kvstore.state.keyspace import Changes, Keyspace
@@ -27,6 +29,7 @@ STEPS = [
     "delete",
     "get",
     "size",
+    "prepare",
     "scan",
     "walk",
     "count",
@@ -104,6 +107,13 @@ class Model:
 
     def _size(self, *_: object) -> None:
         assert self.keys.size == len(self.held)
+
+    def _prepare(self, *_: object) -> None:
+        patch = pytest.MonkeyPatch()
+        patch.setattr(keyspace, "PREPARED_KEYS", 1)
+        with patch.context():
+            self.keys.prepare()
+        patch.undo()
 
     def _scan(self, *_: object) -> None:
         found = list(self.keys.scan(b"", 0))
@@ -190,6 +200,26 @@ def test_many_rows_at_once() -> None:
             before = known.get(key)
             assert rows[key] == held.over(before)
         assert rows[b"key:4000"] == known[b"key:4000"]
+
+
+def test_a_look_at_a_range_is_prepared_a_little_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is in doubt or out of order, in memory or on its way to the disk."""
+    monkeypatch.setattr(keyspace, "PREPARED_KEYS", 100)
+    with tables() as (reader, writer):
+        keys = Keyspace(reader, writer, 0)
+        for number in range(1_000):
+            keys.overwrite(b"a%d" % number, Value(b"x"), number + 1)
+        changes = keys.take()
+        for number in range(500, 2_000):
+            keys.overwrite(b"a%d" % number, Value(b"x"), number + 2_000)
+        assert not any(keys.prepare() for _ in range(15))
+        changes.write(writer)
+        portions = 15
+        while not keys.prepare():
+            portions += 1
+        assert portions >= (1_000 + 1_000 + 1_000 + 1_500) // 100 - 4  # in doubt, and out of order, in two layers
+        assert keys.size == 2_000
+        assert keys.walk(b"", 0, 0) == sorted(b"a%d" % number for number in range(2_000))
 
 
 def test_a_key_that_is_written_often_takes_the_memory_of_one() -> None:
