@@ -67,7 +67,7 @@ SHOWN_WORK = 8
 """To pass over one whose value is looked at."""
 CLEARED_WORK = 20
 """To remove one in such a way that it may come back."""
-COUNTED_WORK = 2
+COUNTED_WORK = 8
 WORK_PER_BYTES = 10
 """Shift of bytes to work: a value is read or copied at about a KiB in a unit."""
 JSON_WORK_PER_BYTES = 3

@@ -40,6 +40,8 @@ EXPIRED_AT_ONCE = 1_000
 gone until then. All nodes must agree on it."""
 
 
+SAMPLE = 200
+"""Of so many keys it is found out whether they are new, to tell about how many are."""
 PREPARED_KEYS = 1_000
 """So many are prepared at once for a look at a range."""
 LOOK_WORK = 10_000
@@ -128,6 +130,9 @@ class Keyspace:
         self._expiring: list[Due] = []
         self._expiring_in_flight: list[Due] = []
         self._expired_upto: tuple[int, str | bytes] = (0, "")  # all that the table says up to here is done or outdated
+        self._due: list[bytes] = []  # what the next ``expire`` removes, as far as it was found
+        self._passed: Due | None = None
+        self._next_due: int | None = None
         self._clock = clock
         self._log_clock = clock
         self._has_met_due = False
@@ -162,10 +167,10 @@ class Keyspace:
     def about_size(self) -> int:
         """The number of keys; while it is unknown of many whether they are new, as if those were like some of them."""
         doubtful = len(self._doubtful) + len(self._doubtful_in_flight)
-        if doubtful <= MANY_ROWS:
+        if doubtful <= PREPARED_KEYS:
             return self.size
         self._read()
-        some = list(islice(self._doubtful or self._doubtful_in_flight, MANY_ROWS))
+        some = list(islice(self._doubtful or self._doubtful_in_flight, SAMPLE))
         slot = min(next(iter(layer.values()), _LAST_SLOT) for layer in (self._doubtful, self._doubtful_in_flight))
         new = len(some) - count_present(self._reader, some, slot)
         return self._size + doubtful * new // len(some)
@@ -457,7 +462,7 @@ class Keyspace:
             return self.size
         layers, shows_table = self._layers()
         if self.is_bounded:
-            self.spend(sum(map(len, layers)) + (self._size + len(self._doubtful) >> _COUNTED_PER_WORK))
+            self.spend(_FOUND_WORK * sum(map(len, layers)) + (self._size + len(self._doubtful) >> _COUNTED_PER_WORK))
         keys = {key for layer in layers for key in layer if key.startswith(prefix)}
         living = sum(_exists(layers, key) for key in keys)
         if not shows_table:
@@ -561,27 +566,45 @@ class Keyspace:
 
         Returns whether any may have been due, since to look for them takes time.
         """
+        while not self.prepare_expiry(clock):
+            continue
         self._clock = self._log_clock = clock
         if self.next_expiry is None or self.next_expiry > clock:
             return False
+        due, self._due, self._passed = self._due, [], None
+        for key in due:
+            self._remove(key, self._cell_of(key))
+        self.is_overdue = self._next_due is not None
+        self.next_expiry = self._earliest_expiry(clock) if self._next_due is None else self._next_due
+        return True
+
+    def prepare_expiry(self, clock: int) -> bool:
+        """Do a part of the search for what ``expire`` will remove; whether all of it is found.
+
+        Many times that keys had before may have to be passed over. No slot may be executed before it is all found.
+        """
+        if self.next_expiry is None or self.next_expiry > clock:
+            return True
         self._read()
         rows = self._reader.execute(_DUE, (clock, *self._expired_upto))
         try:
-            removed = 0
             row = rows.fetchone()
-            while True:
+            for _ in range(PREPARED_KEYS):
                 first = self._first_due(row, clock)
                 if first is None:
-                    break
+                    self._next_due = None
+                    return True
                 expires, _, key = first
-                cell = self._cell_of(key)
-                # A time that the key had before may still be here, or not: it must not decide the key's place.
-                if cell is not None and cell.expires == expires and self._is_due(cell):
-                    if removed == EXPIRED_AT_ONCE:
-                        self.next_expiry, self.is_overdue = expires, True
-                        return True
-                    self._remove(key, cell)
-                    removed += 1
+                # What a commit has brought into the table meanwhile was passed over in memory.
+                if self._passed is None or first > self._passed:
+                    cell = self._cell_of(key)
+                    # A time that the key had before may still be here, or not: it must not decide the key's place.
+                    if cell is not None and cell.expires == expires:
+                        if len(self._due) == EXPIRED_AT_ONCE:
+                            self._next_due = expires
+                            return True
+                        self._due.append(key)
+                    self._passed = first
                 if row is not None and (row[0], as_bytes(row[1])) == (expires, key):
                     self._expired_upto = row
                     row = rows.fetchone()
@@ -590,9 +613,7 @@ class Keyspace:
                         heapq.heappop(heap)
         finally:
             rows.close()
-        self.is_overdue = False
-        self.next_expiry = self._earliest_expiry(clock)
-        return True
+        return False
 
     def _first_due(self, row: tuple[int, str | bytes] | None, clock: int) -> Due | None:
         """The earliest that is due by then, of the table, whose earliest is ``row``, and of what is in memory."""

@@ -205,6 +205,8 @@ class StateMachine:
                     if not (is_quick or self._is_prepared(entry.command, is_late)):
                         break
                     if entry.stamp > self.clock:
+                        if not self._is_expiry_prepared(entry.stamp, is_late):
+                            break
                         self.clock = entry.stamp
                         if self._keys.expire(self.clock):
                             is_quick = False
@@ -242,6 +244,12 @@ class StateMachine:
         else:
             looks = type(command) in _RANGES or isinstance(command, Opaque)  # which may be read as any command
         while looks and not self._keys.prepare():
+            if is_late():
+                return False
+        return True
+
+    def _is_expiry_prepared(self, clock: int, is_late: IsLate) -> bool:
+        while not self._keys.prepare_expiry(clock):
             if is_late():
                 return False
         return True
