@@ -239,11 +239,9 @@ class StateMachine:
 
     def _is_prepared(self, command: Command | Opaque, is_late: IsLate) -> bool:
         """Prepare the keyspace for a command that looks at ranges; False if a later turn has to go on with it."""
-        if isinstance(command, Txn):
-            looks = any(type(part) in _RANGES for part in (*command.then, *command.otherwise))
-        else:
-            looks = type(command) in _RANGES or isinstance(command, Opaque)  # which may be read as any command
-        while looks and not self._keys.prepare():
+        if not _looks_at_ranges(command):
+            return True
+        while not self._keys.prepare():
             if is_late():
                 return False
         return True
@@ -507,6 +505,13 @@ def look(query: Query, context: Context) -> Result:
     if isinstance(query, Names):
         return Keys(context.keys.names(query.prefix, query.limit), b"")
     return execute_alone(query, context)
+
+
+def _looks_at_ranges(command: Command | Opaque) -> bool:
+    if isinstance(command, Txn):
+        kinds = {type(part) for part in [*command.then, *command.otherwise]}
+        return not kinds.isdisjoint(_RANGES)
+    return isinstance(command, Opaque) or type(command) in _RANGES  # that may be read as any command
 
 
 def _result(command: Command | Opaque, context: Context) -> Result:
