@@ -154,7 +154,7 @@ def changed_bytes(command: Command, size: int, keys: Keyspace) -> int:
             raise CommandError(f"{reason}; nothing was proposed")
         if type(command) not in _REWRITES:
             return size
-        estimate = _Estimate(keys, of_slot(), False)
+        estimate = _Estimate(keys, of_slot(), False, walks=False)
         estimate.of((), (command,))  # type: ignore[arg-type]
         return estimate.changed
     most = 0
@@ -162,7 +162,7 @@ def changed_bytes(command: Command, size: int, keys: Keyspace) -> int:
         estimate = _Estimate(None, of_slot(), not command.partial)
         reason = estimate.of(command.conditions, branch)
         if reason or estimate.changed > _LITTLE:
-            estimate = _Estimate(keys, of_slot(), not command.partial)
+            estimate = _Estimate(keys, of_slot(), not command.partial, walks=False)
             reason = estimate.of(command.conditions, branch)
         if reason:
             raise CommandError(f"{reason}; nothing was proposed")
@@ -174,11 +174,13 @@ class _Estimate:
     """Adds up what commands cost, one after the other, each on the sizes that those before it may leave behind.
 
     Without ``keys`` every value is taken to be as large as a value can be, which needs no look at the store.
-    ``undone``: all is kept that the commands replace, since they may have to be undone.
+    ``undone``: all is kept that the commands replace, since they may have to be undone. Without ``walks`` ranges are
+    not passed over, and keys of which it is unknown whether they are new count as new: that takes no time.
     """
 
-    def __init__(self, keys: Keyspace | None, bounds: Bounds, undone: bool) -> None:
+    def __init__(self, keys: Keyspace | None, bounds: Bounds, undone: bool, *, walks: bool = True) -> None:
         self._keys = keys
+        self._walks = walks
         self._most_work, self._most = bounds
         self._undone = undone
         self._sizes: dict[bytes, int] = {}
@@ -335,7 +337,9 @@ class _Estimate:
         if self._keys is None:
             self.work = _UNKNOWN
             return
-        size = (0 if self._cleared else self._keys.size) + len(self._sizes)
+        size = len(self._sizes)
+        if not self._cleared:
+            size += self._keys.size if self._walks else self._keys.size_at_most
         match command:
             case Count(prefix):
                 self.work += COUNTED_WORK * size if prefix else 0
@@ -348,7 +352,7 @@ class _Estimate:
             case Walk():
                 self.work += walk_work(command, size)
                 self.result += self._written
-                if not (self._cleared or self._is_over()):
+                if self._walks and not (self._cleared or self._is_over()):
                     matches = matcher(command.pattern)
                     found = self._keys.walk(command.after, command.skip, command.count)
                     self.result += sum([RESULT_BYTES + len(key) for key in found if matches(key)])
@@ -361,7 +365,7 @@ class _Estimate:
         ``work``: that of one key.
         """
         size = self._written
-        if self._cleared:
+        if self._cleared or not self._walks:
             return size
         for key, cell in keys.scan(command.prefix, command.limit):
             self.work += work + (len(cell.value.data) >> WORK_PER_BYTES)

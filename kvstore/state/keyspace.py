@@ -164,6 +164,11 @@ class Keyspace:
         return self._size
 
     @property
+    def size_at_most(self) -> int:
+        """The number of keys, if all are new that may be new."""
+        return self._size + len(self._doubtful) + len(self._doubtful_in_flight)
+
+    @property
     def about_size(self) -> int:
         """The number of keys; while it is unknown of many whether they are new, as if those were like some of them."""
         doubtful = len(self._doubtful) + len(self._doubtful_in_flight)
