@@ -56,7 +56,7 @@ _COUNTED_PER_WORK = 4
 """Shifts: of bytes that are read, keys that are put in order and keys that are counted, to units of work."""
 
 MAX_COUNTED = 50_000
-MAX_COUNTED_CHANGES = 1_000
+MAX_COUNTED_CHANGES = 100
 """So many keys, of the database and of each layer in memory, are looked at to tell how many expire."""
 
 _CLEAR = "DELETE FROM kv"
