@@ -115,7 +115,7 @@ def test_a_run_repeats_event_by_event(seed: int) -> None:
 
 
 def test_a_run_without_faults_has_none() -> None:
-    outcome = simulate_whole(Scenario(6, 3, 2_000, "none", whole=True))
+    outcome = simulate_whole(Scenario(5, 3, 2_000, "none", whole=True))
     assert not outcome.failed, outcome.found
     assert outcome.counts["process: start"] == 3
     assert outcome.counts["leader: elected"] == 1

@@ -337,8 +337,8 @@ EXECUTION = [
         ),
         (
             "kvstore.state.machine:StateMachine.apply",
-            "if entry.stamp > self.clock:\n                    self.clock = entry.stamp",
-            "if getattr(self, 'wall', 0) > self.clock:\n                    self.clock = self.wall",
+            "self.clock = entry.stamp\n",
+            "self.clock = max(entry.stamp, getattr(self, 'wall', 0))\n",
         ),
     ),
     mutant(
