@@ -225,3 +225,19 @@ def test_ctrl_c_ends_the_wait_for_a_cluster_at_once() -> None:
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=20) == 130
             assert time.monotonic() - asked < 3
+
+
+def test_ctrl_c_ends_a_query(servers: Servers, tmp_path: Path) -> None:
+    """On a cluster, and on a store of this machine, where SQLite itself has to be stopped."""
+    endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
+    subprocess.run([*KVSTORE, "set", "a", "1", "--data-dir", str(tmp_path / "store")], cwd=ROOT, check=True)
+    for where in (["--connect", f"{HOST}:{servers.ports['n1']}"], ["--data-dir", str(tmp_path / "store")]):
+        query = subprocess.Popen(
+            [*KVSTORE, "sql", endless, *where], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        time.sleep(1.5)
+        assert query.poll() is None
+        query.send_signal(signal.SIGINT)
+        said, complained = query.communicate(timeout=3)
+        assert (query.returncode, said) == (130, ""), complained
+        assert "Traceback" not in complained
