@@ -239,5 +239,5 @@ def test_ctrl_c_ends_a_query(servers: Servers, tmp_path: Path) -> None:
         assert query.poll() is None
         query.send_signal(signal.SIGINT)
         said, complained = query.communicate(timeout=3)
-        assert (query.returncode, said) == (130, ""), complained
+        assert query.returncode in (-signal.SIGINT, 130) and not said, complained  # a shell tells 130 of both
         assert "Traceback" not in complained
