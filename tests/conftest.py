@@ -6,17 +6,19 @@ They run on the sources, and on the compiled modules where these lie beside them
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
 from types import FrameType
 
 import pytest
 
 from kvstore.version import is_compiled
 
-OWN = ("KVSTORE_SEEDS", "KVSTORE_SIMULATED_SEEDS", "KVSTORE_REWRITE")
+OWN = ("KVSTORE_LONG", "KVSTORE_SEEDS", "KVSTORE_SIMULATED_SEEDS", "KVSTORE_WHOLE_SEEDS", "KVSTORE_REWRITE")
 """What people set for the tests themselves; all other variables of the store would change what its processes do."""
 PLANTED = "bugs are planted in the text of functions, which compiled code no longer has"
 PICKLED = "states are copied by pickling them, which compiled objects do not allow"
@@ -32,6 +34,12 @@ SOURCES_ONLY = {
     "tests/simulation/test_runs.py::test_a_failure_is_made_smaller_and_still_is_the_same": PLANTED,
 }
 """The tests that cannot run on compiled modules, each with the reason that ``pytest -rs`` shows."""
+LONG = (
+    "tests/exploration/",
+    "tests/simulation/test_mutants.py::test_a_bug_is_found",
+    "tests/simulation/test_whole_mutants.py::test_a_bug_is_shown_by_its_seed",
+)
+"""Tests that are worth more minutes than a look at a change has; CI runs them with KVSTORE_LONG=1."""
 _PREFIXES = ("KVSTORE_", "LC_", "XDG_")
 _NAMES = ("LANGUAGE", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "PYTHONIOENCODING", "PYTHONUTF8")
 _ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -63,10 +71,24 @@ def _with_plain_surroundings() -> None:
     os.umask(0o022)
 
 
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """A command that is called within a test's process says where the log goes, for all tests after it."""
+    root, raises = logging.getLogger("kvstore"), logging.raiseExceptions
+    before = root.handlers, root.level, root.propagate
+    yield
+    root.handlers, level, root.propagate = before
+    root.setLevel(level)  # which forgets what is remembered of levels
+    logging.raiseExceptions = raises
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items if is_compiled() else ():
         if reason := SOURCES_ONLY.get(item.nodeid.partition("[")[0]):
             item.add_marker(pytest.mark.skip(reason=f"not on compiled modules: {reason}"))
+    for item in () if os.environ.get("KVSTORE_LONG") else items:
+        if item.nodeid.startswith(LONG):
+            item.add_marker(pytest.mark.skip(reason="takes long: set KVSTORE_LONG=1"))
 
 
 _with_default_signals()

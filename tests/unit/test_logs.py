@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import re
 import threading
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -20,16 +18,6 @@ from kvstore import logs
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
-
-
-@pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    root, raises = logging.getLogger("kvstore"), logging.raiseExceptions
-    before = root.handlers, root.level, root.propagate
-    yield
-    root.handlers, level, root.propagate = before
-    root.setLevel(level)  # which forgets what is remembered of levels
-    logging.raiseExceptions = raises
 
 
 def use(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO) -> io.StringIO:

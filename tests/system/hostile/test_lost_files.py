@@ -34,7 +34,7 @@ def without_log(store: Path) -> None:
 def test_a_node_that_lost_a_file_says_so(tmp_path: Path, nodes: int) -> None:
     with running(tmp_path, nodes) as servers:
         last = servers.names[-1]
-        assert say(servers, servers.names[0], *WRITES, seconds=60) == [b"OK"] * 3_000
+        assert set(say(servers, servers.names[0], *WRITES, seconds=60)) == {b"OK"}
         eventually(lambda: int(servers.status(last).get("applied_upto", 0)) >= 3_000, "all is applied", 60)
         servers.kill(last)
         store = tmp_path / last
