@@ -23,7 +23,6 @@ OWN = ("KVSTORE_LONG", "KVSTORE_SEEDS", "KVSTORE_SIMULATED_SEEDS", "KVSTORE_WHOL
 PLANTED = "bugs are planted in the text of functions, which compiled code no longer has"
 PICKLED = "states are copied by pickling them, which compiled objects do not allow"
 REPLACED = "a method of one object is replaced, which compiled classes do not allow"
-KEPT = "an open fault: compiled, a node keeps what a burst took until the collector has run"
 SOURCES_ONLY = {
     "tests/exploration/test_exploration.py::test_every_rule_holds_in_every_state": PICKLED,
     "tests/exploration/test_exploration.py::test_a_bug_is_found_and_shown_step_by_step": PLANTED,
@@ -34,7 +33,6 @@ SOURCES_ONLY = {
     "tests/simulation/test_whole_mutants.py::test_a_bug_is_shown_by_its_seed": PLANTED,
     "tests/simulation/test_whole_mutants.py::test_a_bug_that_no_seed_shows_can_still_be_planted": PLANTED,
     "tests/unit/test_reads_of_due_keys.py::test_a_read_does_not_wait_for_a_clock_that_was_set_back": REPLACED,
-    "tests/system/hostile/test_memory.py::test_the_figure_is_not_exceeded": KEPT,
     "tests/simulation/test_runs.py::test_a_failure_is_made_smaller_and_still_is_the_same": PLANTED,
 }
 """The tests that cannot run on compiled modules, each with the reason that ``pytest -rs`` shows."""

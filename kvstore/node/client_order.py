@@ -72,7 +72,8 @@ class ClientOrder(Generic[Q, A]):
         if self.unsent:
             value = self.unsent[0].value
             if value is not None:
-                self.unsent.popleft()
+                # Whoever still refers to the request must not keep its reply, which may be large.
+                self.unsent.popleft().value = None
                 return value
         return None
 

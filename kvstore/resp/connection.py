@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 from kvstore import clocks
@@ -541,19 +542,22 @@ class Connection:
     def encode_long(self, reply: PipelinedReply, value: list[RespValue] | Array | Bulk, version: int) -> None:
         """Encode a reply that may have much in it, over several turns if need be."""
 
-        def is_wanted() -> bool:
-            return self._state is not ENDED
-
         size = _bytes_in(value) if isinstance(value, list) else value.size
         self._kept.parked += size
-
-        def done(pieces: list[bytes]) -> None:
-            self._kept.parked -= size
-            self.answered(reply, pieces if len(pieces) > 2 else b"".join(pieces))
-
-        LongReply(value, version, self.client.last_command, self._shares, is_wanted, done).carry_on()
+        # No functions in here: compiled, they and what they refer to are a circle, which the collector finds late.
+        done = partial(self._encoded, reply, size)
+        LongReply(value, version, self.client.last_command, self._shares, self._is_open, done).carry_on()
         if self._kept.parked > PARKED_BYTES and self._state is not ENDED:
             self._tell_held()
+
+    def _is_open(self) -> bool:
+        return self._state is not ENDED
+
+    def _encoded(self, reply: PipelinedReply, size: int, pieces: list[bytes]) -> None:
+        self._kept.parked -= size
+        if self._state is ENDED:
+            pieces = []
+        self.answered(reply, pieces if len(pieces) > 2 else b"".join(pieces))
 
     def answered(self, reply: PipelinedReply, data: ReplyBytes) -> None:
         """A reply is there: send those that are next in order, and perhaps start more requests."""
