@@ -44,8 +44,6 @@ longer than this many microseconds."""
 TURN_MS = 10
 """After so long the host lets the event loop look for what else has come in, though the node has more to do. Applying
 slots and serving reads stops after as long a time too."""
-IDLE_MS = 2_000
-"""Without a request for so long, what was freed is given back to the system."""
 SWITCH_SECONDS = 0.0005
 """How soon the disk's thread gets the interpreter back after an fsync; Python's default of 5 ms would be most of
 the time that a write takes."""
@@ -118,8 +116,6 @@ class Host:
         self._long_at_tick = 0
         self._late_at = 0
         self._reads = self._writes = 0
-        self._done_before = self._idle_at = 0
-        self._gave_back = False
         self._patience = settings.request_timeout_ms
         self.node = open_node(
             settings.node_id,
@@ -178,20 +174,9 @@ class Host:
         self._long_at_tick = self._long_turns.count
         self._timer = self._loop.call_later(interval / 1_000, self._tick)
         now = clocks.now()
-        if now >= self._idle_at:
-            self._give_back_if_idle(now)
         self._appends.tick(now)
         if now - self._ticked_at > interval >> 1:  # otherwise a turn has just done so
             self._turn()
-
-    def _give_back_if_idle(self, now: int) -> None:
-        """After a burst: what it took may have been freed after the last commit, when its clients left."""
-        done = self._reads + self._writes
-        if done == self._done_before and not self._gave_back and not self.node.has_uncommitted:
-            process_memory.give_back()
-        self._gave_back = done == self._done_before
-        self._done_before = done
-        self._idle_at = now + IDLE_MS
 
     def _turn(self) -> None:
         if self._stopped:
