@@ -447,11 +447,13 @@ class Node:
         if due is None or due > self._wall or self.replica.leader is None:
             self._commits.wait(done, deadline)
             return
-
-        def proceed(outcome: Reply | Refusal) -> None:
-            self._commits.wait(done, deadline)
-
+        proceed = partial(self._wait_for_commit, done, deadline)
         self.query(_ALL_THAT_IS_DUE, proceed, min(deadline, self._now + EXPIRY_PATIENCE))
+
+    def _wait_for_commit(
+        self, done: Callable[[UnavailableError | None], None], deadline: int, outcome: Reply | Refusal
+    ) -> None:
+        self._commits.wait(done, deadline)
 
     def close(self) -> None:
         """Commit the state as far as the log is durable, and close both stores. Nothing may be under way."""

@@ -481,14 +481,13 @@ class Connection:
     ) -> None:
         """ReplyBytes a wrong password after a while, in which this client gets nothing else done."""
         self._is_delayed = True
+        later(DELAY_SECONDS, partial(self._after_delay, reply, refused))
 
-        def answer() -> None:
-            self._is_delayed = False
-            self._is_plain = self._finds_plain()
-            reply.reply(refused)
-            self.flush()
-
-        later(DELAY_SECONDS, answer)
+    def _after_delay(self, reply: PipelinedReply, refused: RespValue) -> None:
+        self._is_delayed = False
+        self._is_plain = self._finds_plain()
+        reply.reply(refused)
+        self.flush()
 
     def _finds_plain(self) -> bool:
         """Whether SET and GET may take their fast path. Only requests that ``_start_any`` performs change this."""
@@ -544,7 +543,6 @@ class Connection:
 
         size = _bytes_in(value) if isinstance(value, list) else value.size
         self._kept.parked += size
-        # No functions in here: compiled, they and what they refer to are a circle, which the collector finds late.
         done = partial(self._encoded, reply, size)
         LongReply(value, version, self.client.last_command, self._shares, self._is_open, done).carry_on()
         if self._kept.parked > PARKED_BYTES and self._state is not ENDED:

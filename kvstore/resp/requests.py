@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from kvstore.commands import (
     Command,
@@ -10,9 +11,7 @@ from kvstore.commands import (
     Failed,
     Get,
     Outcomes,
-    Result,
     Simple,
-    SimpleResult,
     Txn,
     is_read_only,
 )
@@ -52,14 +51,7 @@ class Requests:
         compiled = self.compile(performer, request)
         is_single = len(compiled.commands) == 1
         command: Command = compiled.commands[0] if is_single else Txn(list(compiled.commands), partial=True)
-
-        def results(result: Result) -> Sequence[SimpleResult]:
-            return result.results if isinstance(result, Outcomes) else [result]  # type: ignore[list-item]
-
-        def made(outcome: Reply | Refusal) -> RespValue:
-            return rendered(compiled, results(outcome.result)) if isinstance(outcome, Reply) else refusal(outcome)
-
-        self.send(command, answering(answer, made), size=sum(map(len, request)), locally=locally)
+        self.send(command, answering(answer, partial(_reply, compiled)), size=sum(map(len, request)), locally=locally)
 
     def transact(
         self,
@@ -81,17 +73,8 @@ class Requests:
         # Even with nothing to execute, EXEC has to tell whether the watched keys have changed.
         command = Txn(commands or [Get(conditions[0].key)], conditions, partial=True)
         check(command)
-
-        def made(outcome: Reply | Refusal) -> RespValue:
-            if not isinstance(outcome, Reply):
-                return refusal(outcome)
-            if isinstance(outcome.result, Outcomes):
-                return _replies(parts, outcome.result) if outcome.result.succeeded else NullArray()
-            if isinstance(outcome.result, Failed):
-                return failure(outcome.result)
-            return Error(f"ERR the transaction gave {type(outcome.result).__name__}")
-
-        self.send(command, answering(answer, made), size=size, locally=locally and not conditions)
+        done = answering(answer, partial(_reply_to_all, parts))
+        self.send(command, done, size=size, locally=locally and not conditions)
 
     def send(self, command: Command, done: Callable[[Reply | Refusal], None], *, size: int, locally: bool) -> None:
         """Put a write through the log; confirm a read with a quorum, unless it may see what is applied here."""
@@ -101,6 +84,23 @@ class Requests:
             self._service.look(command, done)
         else:
             self._service.query(command, done)
+
+
+def _reply(compiled: Compiled, outcome: Reply | Refusal) -> RespValue:
+    if not isinstance(outcome, Reply):
+        return refusal(outcome)
+    result = outcome.result
+    return rendered(compiled, result.results if isinstance(result, Outcomes) else [result])  # type: ignore[list-item]
+
+
+def _reply_to_all(parts: Sequence[Compiled | RespValue], outcome: Reply | Refusal) -> RespValue:
+    if not isinstance(outcome, Reply):
+        return refusal(outcome)
+    if isinstance(outcome.result, Outcomes):
+        return _replies(parts, outcome.result) if outcome.result.succeeded else NullArray()
+    if isinstance(outcome.result, Failed):
+        return failure(outcome.result)
+    return Error(f"ERR the transaction gave {type(outcome.result).__name__}")
 
 
 def _replies(parts: Sequence[Compiled | RespValue], outcomes: Outcomes) -> list[RespValue]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import partial
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from kvstore.commands import Failed, Simple, SimpleResult
@@ -203,18 +204,15 @@ def rendered(compiled: Compiled, results: Sequence[SimpleResult]) -> RespValue:
 
 def answering(answer: OnAnswer, make: Callable[[T], RespValue]) -> Callable[[T], None]:
     """A callback for an outcome, which answers with what ``make`` makes of it, or with the error that it raises."""
-
-    def done(outcome: T) -> None:
-        answer(_made(make, outcome))
-
-    return done
+    return partial(_answer, answer, make)
 
 
-def _made(make: Callable[[T], RespValue], outcome: T) -> RespValue:
+def _answer(answer: OnAnswer, make: Callable[[T], RespValue], outcome: T) -> None:
     try:
-        return make(outcome)
+        reply = make(outcome)
     except Exception as error:
-        return problem("reply", error)
+        reply = problem("reply", error)
+    answer(reply)
 
 
 def integer(text: bytes, low: int = -(2**63), high: int = 2**63 - 1, error: str = NOT_INTEGER) -> int:

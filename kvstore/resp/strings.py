@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 from kvstore.commands import (
@@ -100,12 +101,9 @@ def _set(arguments: list[bytes]) -> Compiled:
     return Compiled([command], _value if get else _ok_or_null)
 
 
-def _setex(unit: bytes, name: str) -> Callable[[list[bytes]], Compiled]:
-    def compile_setex(arguments: list[bytes]) -> Compiled:
-        _, key, time, value = arguments
-        return Compiled([Set(key, Value(value), _expiry(unit, time, name)[0])], _ok)
-
-    return compile_setex
+def _setex(unit: bytes, name: str, arguments: list[bytes]) -> Compiled:
+    _, key, time, value = arguments
+    return Compiled([Set(key, Value(value), _expiry(unit, time, name)[0])], _ok)
 
 
 def _getdel(arguments: list[bytes]) -> Compiled:
@@ -138,14 +136,11 @@ def _mset(arguments: list[bytes], nx: bool) -> Compiled:
     return Compiled([command], _one_if_done if nx else _ok)
 
 
-def _incr(sign: int) -> Callable[[list[bytes]], Compiled]:
-    def compile_incr(arguments: list[bytes]) -> Compiled:
-        by = integer(arguments[2]) if len(arguments) > 2 else 1
-        if sign * by > 2**63 - 1:
-            raise RequestError("ERR decrement would overflow")
-        return Compiled([Incr(arguments[1], sign * by)], _number)
-
-    return compile_incr
+def _incr(sign: int, arguments: list[bytes]) -> Compiled:
+    by = integer(arguments[2]) if len(arguments) > 2 else 1
+    if sign * by > 2**63 - 1:
+        raise RequestError("ERR decrement would overflow")
+    return Compiled([Incr(arguments[1], sign * by)], _number)
 
 
 def _incrbyfloat(arguments: list[bytes]) -> Compiled:
@@ -155,23 +150,27 @@ def _incrbyfloat(arguments: list[bytes]) -> Compiled:
 
 
 def _strlen(arguments: list[bytes]) -> Compiled:
-    return Compiled([Get(arguments[1])], lambda results: len(value_of(results[0]) or b""))
+    return Compiled([Get(arguments[1])], _length)
+
+
+def _length(results: Sequence[SimpleResult]) -> RespValue:
+    return len(value_of(results[0]) or b"")
 
 
 def _getrange(arguments: list[bytes]) -> Compiled:
     start, end = integer(arguments[2]), integer(arguments[3])
+    return Compiled([Get(arguments[1])], partial(_range_of, start, end))
 
-    def render(results: Sequence[SimpleResult]) -> RespValue:
-        data = value_of(results[0]) or b""
-        if end < start < 0:
-            return b""
-        # A position before the value means its first byte, even as the end: GETRANGE 0 -100 is that byte.
-        first = max(start + len(data), 0) if start < 0 else start
-        last = max(end + len(data), 0) if end < 0 else end
-        # Compiled, a slice of bytes whose end lies before its start raises SystemError.
-        return data[first : max(first, last + 1)]
 
-    return Compiled([Get(arguments[1])], render)
+def _range_of(start: int, end: int, results: Sequence[SimpleResult]) -> RespValue:
+    data = value_of(results[0]) or b""
+    if end < start < 0:
+        return b""
+    # A position before the value means its first byte, even as the end: GETRANGE 0 -100 is that byte.
+    first = max(start + len(data), 0) if start < 0 else start
+    last = max(end + len(data), 0) if end < 0 else end
+    # Compiled, a slice of bytes whose end lies before its start raises SystemError.
+    return data[first : max(first, last + 1)]
 
 
 def _setrange(arguments: list[bytes]) -> Compiled:
@@ -200,17 +199,12 @@ def _lcs(arguments: list[bytes]) -> Compiled:
                 raise RequestError(SYNTAX)
     if length and index:
         raise RequestError("ERR If you want both the length and indexes, please just use IDX.")
-    return Compiled(
-        [Get(one), Get(other)],
-        lambda results: lcs(
-            value_of(results[0]) or b"",
-            value_of(results[1]) or b"",
-            length,
-            index,
-            with_length=with_length,
-            least=least,
-        ),
-    )
+    return Compiled([Get(one), Get(other)], partial(_lcs_of, length, index, with_length, least))
+
+
+def _lcs_of(length: bool, index: bool, with_length: bool, least: int, results: Sequence[SimpleResult]) -> RespValue:
+    one, other = results
+    return lcs(value_of(one) or b"", value_of(other) or b"", length, index, with_length=with_length, least=least)
 
 
 def _spec(
@@ -242,8 +236,8 @@ STRINGS: list[Spec] = [
         "Store a value if the key does not exist.",
         lambda a: Compiled([Set(a[1], Value(a[2]), when="nx")], _one_if_done),
     ),
-    _spec("setex", 4, WRITES, "denyoom", "Store a value that expires in seconds.", _setex(b"EX", "setex")),
-    _spec("psetex", 4, WRITES, "denyoom", "Store a value that expires in ms.", _setex(b"PX", "psetex")),
+    _spec("setex", 4, WRITES, "denyoom", "Store a value that expires in seconds.", partial(_setex, b"EX", "setex")),
+    _spec("psetex", 4, WRITES, "denyoom", "Store a value that expires in ms.", partial(_setex, b"PX", "psetex")),
     _spec(
         "getset",
         3,
@@ -267,10 +261,10 @@ STRINGS: list[Spec] = [
     _spec(
         "msetnx", -3, WRITES, "denyoom", "Store several values if no key exists.", lambda a: _mset(a, True), (1, -1, 2)
     ),
-    _spec("incr", 2, WRITES, "denyoom fast", "Add 1 to a number.", _incr(1)),
-    _spec("decr", 2, WRITES, "denyoom fast", "Subtract 1 from a number.", _incr(-1)),
-    _spec("incrby", 3, WRITES, "denyoom fast", "Add to a number.", _incr(1)),
-    _spec("decrby", 3, WRITES, "denyoom fast", "Subtract from a number.", _incr(-1)),
+    _spec("incr", 2, WRITES, "denyoom fast", "Add 1 to a number.", partial(_incr, 1)),
+    _spec("decr", 2, WRITES, "denyoom fast", "Subtract 1 from a number.", partial(_incr, -1)),
+    _spec("incrby", 3, WRITES, "denyoom fast", "Add to a number.", partial(_incr, 1)),
+    _spec("decrby", 3, WRITES, "denyoom fast", "Subtract from a number.", partial(_incr, -1)),
     _spec("incrbyfloat", 3, WRITES, "denyoom fast", "Add to a decimal number.", _incrbyfloat),
     _spec(
         "append",

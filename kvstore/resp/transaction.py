@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple, assert_never
 
 from kvstore.commands import (
@@ -216,19 +217,18 @@ class Transaction:
         watched = self._watched  # the next transaction has a set of its own, so a late answer adds nothing to it
         self._asking += 1
         self._watched_bytes += sum(map(len, keys)) + WATCHED_OVERHEAD * len(keys)
+        service.query(Slots(keys), answering(answer, partial(self._note_watched, keys, watched)))
 
-        def made(outcome: Reply | Refusal) -> RespValue:
-            self._asking -= 1
-            if not isinstance(outcome, Reply):
-                return refusal(outcome)
-            assert isinstance(outcome.result, Outcomes)
-            for key, result in zip(keys, outcome.result.results, strict=True):
-                # A key that was watched already keeps the earlier slot.
-                assert isinstance(result, Integer)
-                watched.setdefault(key, result.number)
-            return OK
-
-        service.query(Slots(keys), answering(answer, made))
+    def _note_watched(self, keys: list[bytes], watched: dict[bytes, int], outcome: Reply | Refusal) -> RespValue:
+        self._asking -= 1
+        if not isinstance(outcome, Reply):
+            return refusal(outcome)
+        assert isinstance(outcome.result, Outcomes)
+        for key, result in zip(keys, outcome.result.results, strict=True):
+            # A key that was watched already keeps the earlier slot.
+            assert isinstance(result, Integer)
+            watched.setdefault(key, result.number)
+        return OK
 
 
 def _gives_value(command: Simple) -> bool:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Protocol
 
 from consensus.messages import Accepted, Record, Stored
@@ -281,7 +282,11 @@ class Host:
     def _commit(self, batch: Batch) -> None:
         """Write the state on a separate thread, so that the log does not wait for it."""
         future = self._state_disk.submit(self.node.write_state, batch)
-        future.add_done_callback(lambda future: self._loop.call_soon_threadsafe(self._committed, batch, future))
+        future.add_done_callback(partial(self._wrote_state, batch))
+
+    def _wrote_state(self, batch: Batch, future: Future[int]) -> None:
+        """Runs on the state's thread: passes the outcome to the loop's thread."""
+        self._loop.call_soon_threadsafe(self._committed, batch, future)
 
     def _committed(self, batch: Batch, future: Future[int]) -> None:
         if self._failed:
@@ -397,14 +402,12 @@ class Host:
         self._wake()
 
     def _timed(self, done: OnReply) -> OnReply:
-        began = clocks.now_us()
+        return partial(self._done, done, clocks.now_us())
 
-        def timed(outcome: Reply | Refusal) -> None:
-            now = clocks.now_us()
-            self._latencies.record(now - began, now)
-            done(outcome)
-
-        return timed
+    def _done(self, done: OnReply, began: int, outcome: Reply | Refusal) -> None:
+        now = clocks.now_us()
+        self._latencies.record(now - began, now)
+        done(outcome)
 
     def look(self, query: Query, done: OnReply) -> None:
         self._reads += 1
@@ -413,11 +416,11 @@ class Host:
 
     def _read_later(self, query: Query, now: int, deadline: int, done: Callable[[Result | Exception], None]) -> None:
         """Let a thread execute a read; its outcome comes back to the loop's thread."""
+        self._long_reads.start(query, now, deadline, partial(self._read, done))
 
-        def on_loop(outcome: Result | Exception) -> None:
-            self._loop.call_soon_threadsafe(self._answer_read, done, outcome)
-
-        self._long_reads.start(query, now, deadline, on_loop)
+    def _read(self, done: Callable[[Result | Exception], None], outcome: Result | Exception) -> None:
+        """Runs on any thread: passes the outcome to the loop's thread."""
+        self._loop.call_soon_threadsafe(self._answer_read, done, outcome)
 
     def _answer_read(self, done: Callable[[Result | Exception], None], outcome: Result | Exception) -> None:
         if not self._failed:
@@ -434,18 +437,20 @@ class Host:
 
     def sql(self, query: str, done: Callable[[Table | KvstoreError], None]) -> None:
         """Query what is committed, so that neither the loop nor the state waits; if need be it is committed first."""
-
-        def on_loop(outcome: Table | KvstoreError) -> None:
-            self._loop.call_soon_threadsafe(self._answer, done, outcome)
-
-        def start(outcome: UnavailableError | None) -> None:
-            if outcome is None:
-                self._queries.start(query, self._patience / 1_000, on_loop)
-            else:
-                done(outcome)
-
-        self.node.when_committed(start, clocks.now() + self._patience)
+        self.node.when_committed(partial(self._query, query, done), clocks.now() + self._patience)
         self._wake()
+
+    def _query(
+        self, query: str, done: Callable[[Table | KvstoreError], None], outcome: UnavailableError | None
+    ) -> None:
+        if outcome is None:
+            self._queries.start(query, self._patience / 1_000, partial(self._queried, done))
+        else:
+            done(outcome)
+
+    def _queried(self, done: Callable[[Table | KvstoreError], None], outcome: Table | KvstoreError) -> None:
+        """Runs on any thread, as above."""
+        self._loop.call_soon_threadsafe(self._answer, done, outcome)
 
     def _answer(self, done: Callable[[Table | KvstoreError], None], outcome: Table | KvstoreError) -> None:
         if not self._failed:

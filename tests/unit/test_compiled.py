@@ -47,6 +47,9 @@ def complaints(tree: ast.Module) -> Iterator[str]:
         if isinstance(node, ast.GeneratorExp) and node not in consumed | starred and node not in at_import(tree):
             yield f"the generator in line {node.lineno} would be a list"
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            inner = [part for part in ast.walk(node) if isinstance(part, ast.FunctionDef) and part is not node]
+            for function in inner:
+                yield f"{function.name} within {node.name} would be part of a circle"
             handlers = [part for part in ast.walk(node) if isinstance(part, ast.ExceptHandler)]
             names = [handler.name for handler in handlers if handler.name]
             if len(names) != len(set(names)):
@@ -72,6 +75,10 @@ def test_nothing_in_it_means_something_else_when_compiled(module: str) -> None:
     ("source", "complaint"),
     [
         ("class A(Struct, frozen=True): ...", "the options of class A would be dropped"),
+        (
+            "def f(x):\n  def g(): return x\n  return g",
+            "g within f would be part of a circle, with all that it refers to",
+        ),
         ("def f(x):\n  keys = (k for k in x)\n  return keys", "the generator in line 2 would be a list"),
         (
             "def f():\n  try: g()\n  except A as e: h(e)\n  except B as e: h(e)",
