@@ -378,7 +378,7 @@ CLIENTS = [
     mutant(
         "a second WATCH replaces the first's slot",
         (
-            "kvstore.resp.transaction:Transaction._watch",
+            "kvstore.resp.transaction:Transaction._note_watched",
             "watched.setdefault(key, result.number)",
             "watched[key] = result.number",
         ),
