@@ -516,7 +516,7 @@ def _looks_at_ranges(command: Command | Opaque) -> bool:
 
 def _result(command: Command | Opaque, context: Context) -> Result:
     """The result of executing a command, or what a proposed JSON value says."""
-    if (type(command) is Set and not (command.ttl or command.expires)) or type(command) is Incr:
+    if type(command) is Incr or (type(command) is Set and not (command.ttl or command.expires)):
         return execute(command, context)  # bounded, as they are one key's
     if isinstance(command, Opaque):
         parsed = _parsed(command)
