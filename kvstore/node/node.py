@@ -395,9 +395,13 @@ class Node:
             self._serve_reads(self._reads_upto)
             if not self.has_more:
                 self._reads_upto = 0
-        fetches, self._fetches = self._fetches, []
-        for receiver, first, last in fetches:
+        while self._fetches:
+            receiver, first, last = self._fetches.pop(0)
+            self.last_done = "fetch"
             self.replica.supply(receiver, one_message(self._log.read(first, last)))
+            if self._fetches and self._is_late():
+                self.has_more = True
+                break
         if self._fading.has_asked:
             self._fading.has_asked = False
             self.has_more = True

@@ -9,7 +9,7 @@ import pytest
 
 from consensus import journal
 from consensus.ballot import Ballot
-from consensus.messages import Accept, Chosen
+from consensus.messages import Accept, Chosen, Fetch, Learn
 from consensus.replica import Role
 from kvstore.commands import Count, Entry, Get, Integer, Set, SetRange, Txn, Value
 from kvstore.errors import CommandError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
@@ -194,6 +194,32 @@ def test_slots_and_reads_are_done_in_portions_while_the_turn_is_over() -> None:
         assert node.has_more == (applied[-1] > 0)
     assert [number for number in applied if number] == [1, 256, 256, 257, 1, 1, 1]
     assert all(isinstance(outcome, Reply) for outcome in heard) and not node.has_pending
+
+
+def test_what_others_fetch_from_the_disk_is_supplied_in_portions() -> None:
+    """Each of them may be four megabytes."""
+    node = Node(
+        *("n1", ["n1", "n2", "n3"], MemoryLog(), StateMachine(None)),
+        rng=random.Random(1),
+        now=0,
+        wall=0,
+        is_late=lambda: True,
+        keep_slots=0,
+    )
+    values = [entries.encode(Entry("", 0, 0, 1, Set(b"k", Value(b"%d" % number)))) for number in range(4)]
+    node.receive("n2", Accept(Ballot(1, "n2"), 1, values, 0))
+    run(node, 0)
+    node.receive("n2", Chosen(Ballot(1, "n2"), 4, []))
+    run(node, 1)
+    for _ in range(3):
+        node.receive("n3", Fetch(1, 4))
+    node.append(node.turn().records)
+    supplied = []
+    for _ in range(3):
+        node.apply()
+        assert node.has_more == (len(supplied) < 2)
+        supplied.append(len([message for _, message in node.turn().messages if isinstance(message, Learn)]))
+    assert supplied == [1, 1, 1]
 
 
 def test_a_portion_of_large_slots_is_small() -> None:
