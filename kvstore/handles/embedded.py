@@ -103,8 +103,10 @@ class EmbeddedStore:
         self._pump()
 
     def close(self) -> None:
-        self._node.close()
-        self._data_dir.close()
+        try:
+            self._node.close()
+        finally:
+            self._data_dir.close()
 
     def __enter__(self) -> Self:
         return self

@@ -461,9 +461,11 @@ class Node:
 
     def close(self) -> None:
         """Commit the state as far as the log is durable, and close both stores. Nothing may be under way."""
-        self._commits.close(self._now)
-        self._state.close()
-        self._log.close()
+        try:
+            self._commits.close(self._now)
+        finally:
+            self._state.close()
+            self._log.close()
 
     def _give_up(self) -> None:
         """Answer the requests whose time is over."""

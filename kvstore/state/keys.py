@@ -41,7 +41,7 @@ def delete(command: Delete, context: Context) -> Integer:
 
 
 def exists(command: Exists, context: Context) -> Integer:
-    return Integer(sum(context.keys.get(key) is not None for key in command.keys))
+    return Integer(sum([context.keys.slot(key) != 0 for key in command.keys]))
 
 
 def expire(command: Expire, context: Context) -> Done | Missing | NotMet:

@@ -480,8 +480,9 @@ class StateMachine:
             self._keys.settle()
             write_sessions(self._writer, self._sessions.peek(), self._sessions.forgotten())
             hashed = hashlib.sha256(f"{self.applied_upto} {self.clock}".encode())
-            for table in ("kv", "sessions", "forgotten"):
-                for row in self._writer.execute(f"SELECT * FROM {table} ORDER BY 1"):
+            columns = "key, value, type, slot, created, version, expires"  # whatever their order in the table
+            for what in (f"{columns} FROM kv", "* FROM sessions", "* FROM forgotten"):
+                for row in self._writer.execute(f"SELECT {what} ORDER BY 1"):
                     hashed.update(repr(row).encode())
         return hashed.hexdigest()
 

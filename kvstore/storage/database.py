@@ -134,7 +134,7 @@ def storage_errors(path: Path, *, on_damage: OnDamage | None = None) -> Iterator
     try:
         yield
     except (sqlite3.Error, UnicodeDecodeError) as error:  # the text of an error need not be UTF-8 in a damaged file
-        if on_damage is not None and _is_damage(error):
+        if on_damage is not None and _is_damage(path, error):
             if path.exists():
                 with suppress(OSError):  # without a note it is found again when the same place is read
                     rebuild_mark(path).touch()
@@ -146,8 +146,10 @@ def storage_errors(path: Path, *, on_damage: OnDamage | None = None) -> Iterator
         raise _translated(path, error) from error
 
 
-def _is_damage(error: Exception) -> bool:
+def _is_damage(path: Path, error: Exception) -> bool:
     code = getattr(error, "sqlite_errorcode", None)
+    if code == sqlite3.SQLITE_READONLY:  # the header's number of the format can also say so
+        return os.access(path, os.W_OK)
     if code is not None:
         return (code & 0xFF) in _NOT_OURS
     # Without a code: a row that we refused, and text that is not UTF-8, which the sqlite3 module refused.

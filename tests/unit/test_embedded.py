@@ -18,7 +18,14 @@ from hypothesis import strategies as st
 from consensus.ballot import Ballot
 from kvstore import clocks
 from kvstore.commands import Command, Done, Expired, Found, Get, Incr, Integer, Missing, Outcomes, Set, Tick, Value
-from kvstore.errors import CommandError, DamagedError, DataDirError, StorageFullError, UnknownOutcomeError
+from kvstore.errors import (
+    CommandError,
+    DamagedError,
+    DataDirError,
+    StateDamagedError,
+    StorageFullError,
+    UnknownOutcomeError,
+)
 from kvstore.handles.embedded import EmbeddedStore
 from kvstore.handles.opening import open_read_only
 from kvstore.language.parser import parse
@@ -225,3 +232,15 @@ def test_an_append_that_finds_no_room_keeps_what_was_there_and_goes_on_later(tmp
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)
+
+
+def test_a_store_whose_last_commit_fails_can_be_opened_again(tmp_path: Path) -> None:
+    store = EmbeddedStore.open(tmp_path, "test")
+    store.execute(parse("set x=1"))
+    with sqlite3.connect(tmp_path / "state.db") as other:
+        other.execute("DROP TABLE kv")
+    other.close()
+    with pytest.raises(StateDamagedError):
+        store.close()
+    with EmbeddedStore.open(tmp_path, "test") as again:
+        assert again.execute(parse("get x")).result == Found(Value(b"1"), 1, 1, 1)

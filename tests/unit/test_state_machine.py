@@ -25,6 +25,7 @@ from kvstore.commands import (
     Count,
     Done,
     Entry,
+    Exists,
     Expired,
     Failed,
     Found,
@@ -45,6 +46,7 @@ from kvstore.commands import (
     Scan,
     Set,
     SetMany,
+    Slots,
     Tick,
     Txn,
     Value,
@@ -701,3 +703,30 @@ def test_a_read_that_failed_has_ended_its_transaction(tmp_path: Path) -> None:
     state.commit()
     assert state.count() == 2
     state.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="only Linux says how many bytes a process has read")
+def test_to_find_keys_no_large_values_are_read(tmp_path: Path) -> None:
+    """Comparing keys on the way to another once read each row's value, a thousand times what was asked for."""
+    state = StateMachine(tmp_path / "state.db")
+    names = [b"key %03d" % number for number in range(200)]
+    for slot, name in enumerate(names, 1):
+        state.apply(slot, [entry(Set(name, Value(b"x" * 200_000)))])
+    state.commit()
+    state.close()
+    state = StateMachine(tmp_path / "state.db")
+    state.sql("SELECT count(*) FROM kv")  # opens what SQL needs
+    before = bytes_read()
+    assert state.query(Slots(names), 0) == Outcomes(True, [Integer(slot) for slot in range(1, 201)])
+    assert state.query(Exists(names), 0) == Integer(200)
+    assert state.query(Count(b"key"), 0) == Integer(200)
+    assert state.query(Walk(b"", 50, skip=100), 0) == Keys(names[100:150], names[149])
+    for slot, name in enumerate(names, 201):
+        state.apply(slot, [entry(Set(name + b" more", Value(b"1")))])
+    assert state.query(Count(b""), 0) == Integer(400)
+    assert bytes_read() - before < 200 * 200_000 // 4
+    state.close()
+
+
+def bytes_read() -> int:
+    return int(Path("/proc/self/io").read_text().split()[1])
