@@ -356,7 +356,7 @@ class StateMachine:
         if self._failed is None:
             return
         self._failed = None
-        with storage_errors(self._path):
+        with storage_errors(self._path, on_damage=self._on_damage):
             self._keys.rolled_back()
         self._sessions.rolled_back(batch.sessions)
 
