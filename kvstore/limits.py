@@ -56,6 +56,9 @@ NODE_SESSIONS = "node:"
 LOAD_SESSIONS = "load-"
 """Those of loads: what other clients do does not make the store forget which files were loaded."""
 
+SHOWN_SESSION = 13
+"""So many characters of a session's name are shown to others: who knows all of it can use up its sequences."""
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -104,6 +107,12 @@ def check(command: Command) -> None:
             pass
         case _:
             assert_never(command)
+
+
+def shown_session(name: str) -> str:
+    """As much of a session's name as other clients may know."""
+    is_secret = len(name) > SHOWN_SESSION and not name.startswith(NODE_SESSIONS)
+    return f"{name[:SHOWN_SESSION]}..." if is_secret else name
 
 
 def check_session(name: str, sequence: int, acknowledged: int, since: int) -> None:

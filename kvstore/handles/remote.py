@@ -133,7 +133,7 @@ class RemoteStore:
 
     def _new_session(self) -> str:
         """A name that no other client has, though it be a copy of this process."""
-        return f"client.{secrets.token_hex(8)}"
+        return f"client.{secrets.token_hex(12)}"
 
     def execute_batch(
         self, commands: Sequence[Command], *, session: str, first_sequence: int, since: int = 0

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from kvstore.commands import MAX_VALUE_BYTES, Command, Exists, Keys, Names, Outcomes, Rows, is_read_only
 from kvstore.errors import KvstoreError, Refusal
-from kvstore.limits import MAX_COMMAND_BYTES, check
+from kvstore.limits import MAX_COMMAND_BYTES, check, shown_session
 from kvstore.node.service import ServerStatus, Service
 from kvstore.resp.encoding import OK, Array, Bulk, OnAnswer, RespValue
 from kvstore.resp.errors import RequestError, problem, refusal
@@ -52,7 +52,7 @@ def _log_rows(service: Service, first: int, last: int | None) -> Iterator[RespVa
                 break
         for row in rows:
             where: list[RespValue] = [row.slot, str(row.ballot), row.status]
-            yield [*where, row.value, row.session, row.sequence, row.stamp, row.result]
+            yield [*where, row.value, shown_session(row.session), row.sequence, row.stamp, row.result]
         if size <= until and len(rows) < LOG_ROWS:
             return
         left -= len(rows)

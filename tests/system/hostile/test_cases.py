@@ -120,6 +120,17 @@ def a4_a_session_of_a_node(servers: Servers, name: str) -> None:
         error(say(servers, name, execute(session, 10**6, Set(b"k", Value(b"v"))))[0], "choose another")
 
 
+def a4_a_session_of_another_client(servers: Servers, name: str) -> None:
+    """Who knows its name could use up its sequences: nothing shows it."""
+    secret = "client.0123456789abcdef"
+    done, log, rows = say(
+        *(servers, name, execute(secret, 1, Set(b"a4", Value(b"v"))), ("KV.LOG", 1)),
+        ("KV.SQL", "SELECT * FROM sessions"),
+    )
+    assert not isinstance(done, hiredis.ReplyError)
+    assert secret not in repr(log) and secret not in repr(rows)
+
+
 def a5_json_nested_deeply(servers: Servers, name: str) -> None:
     say(servers, name, ("KV.PROPOSE", 5, "[" * 100_000 + "]" * 100_000), ("PING",))
 
@@ -194,7 +205,14 @@ def e5_many_other_sessions(servers: Servers, name: str) -> None:
 CASES: list[Case] = [
     *(a1_a_range_that_ends_before_it_starts, a2_a_transaction_with_many_results, a2_a_session_with_many_results),
     *(a3_a_transaction_with_many_changes, a3_many_changes_one_by_one, a3_a_transaction_with_many_walks),
-    *(a3_changes_of_a_long_list, a3_comparisons, a3_one_key_named_many_times, a3_copies, a4_a_session_of_a_node),
+    *(
+        a3_changes_of_a_long_list,
+        a3_comparisons,
+        a3_one_key_named_many_times,
+        a3_copies,
+        a4_a_session_of_a_node,
+        a4_a_session_of_another_client,
+    ),
     *(a5_json_nested_deeply, b1_many_requests_without_data, b2_a_pipeline_of_large_values, b3_many_keys),
     *(b3_keys_due_at_once, b3_names_of_large_values, b3_slots_far_ahead, e3_sequences_that_peers_refuse),
     *(e4_copies_of_a_waiting_request, e5_many_other_sessions),
