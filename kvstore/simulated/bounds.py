@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from consensus import catchup, leader, replica
 from kvstore.node import node, proposals
-from kvstore.state import commit_schedule, cost, keyspace, sessions
+from kvstore.state import commit_schedule, cost, due, keyspace, sessions
 
 
 class Bound(NamedTuple):
@@ -35,7 +35,7 @@ BOUNDS = (
     Bound("MAX_CHANGED_BYTES", (cost,), (250, 450)),
     Bound("MAX_RESULT_BYTES", (cost,), (200, 260)),
     Bound("_LITTLE", (cost,), (0,)),
-    Bound("EXPIRED_AT_ONCE", (keyspace,), (1,)),
+    Bound("EXPIRED_AT_ONCE", (due,), (1,)),
     Bound("MAX_CLEAN_BYTES", (keyspace,), (0,)),
     Bound("MAX_UNCOMMITTED_BYTES", (commit_schedule,), (2_000,)),
     Bound("MAX_PENDING", (proposals,), (1, 3)),

@@ -9,16 +9,16 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from itertools import dropwhile, islice, repeat, takewhile
 from operator import itemgetter
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from kvstore.commands import Value
 from kvstore.state.cell import Cell
+from kvstore.state.due import DueKeys
 from kvstore.state.rows import (
     MANY_ROWS,
     Overlay,
-    as_bytes,
     count_expiring,
     count_prefix,
     count_present,
@@ -26,20 +26,13 @@ from kvstore.state.rows import (
     read_row,
     read_slot,
     rows_from,
-    stored,
     write_rows,
 )
-from kvstore.storage.database import damaged_row
 
 MAX_CLEAN_BYTES = 24 * 1_048_576
 """The last committed batch stays in memory as a cache if it is no larger than this."""
 ROW_BYTES = 200
 """About how much memory a key takes besides its bytes."""
-EXPIRED_AT_ONCE = 1_000
-"""At most this many keys are removed in a slot because they are due; the others follow in later slots, and count as
-gone until then. All nodes must agree on it."""
-
-
 SAMPLE = 200
 """Of so many keys it is found out whether they are new, to tell about how many are."""
 PREPARED_KEYS = 1_000
@@ -61,9 +54,6 @@ MAX_COUNTED_CHANGES = 100
 
 _CLEAR = "DELETE FROM kv"
 _EXPIRING = "SELECT count(*), coalesce(sum(expires), 0) FROM (SELECT expires FROM kv WHERE expires IS NOT NULL LIMIT ?)"
-_DUE = "SELECT expires, key FROM kv WHERE expires <= ? AND (expires, key) > (?, ?) ORDER BY expires, key"
-Due: TypeAlias = tuple[int, bool, bytes]
-"""When a key is due, whether SQLite holds it as a BLOB, and the key: in the order of SQLite's index."""
 _key_of = itemgetter(0)
 _LAST_SLOT = 2**63 - 1
 
@@ -92,7 +82,7 @@ class Changes(NamedTuple):
 
 
 class Keyspace:
-    """``next_expiry`` is a lower bound in ms: before it nothing can be due.
+    """What keys hold, as the slots applied so far have left it.
 
     A change lies in ``_dirty`` until it is written, then in ``_settled`` or ``_in_flight`` until it is committed:
     ``reader`` sees committed rows only, but at any time, while ``writer`` may be with another thread after ``take``;
@@ -127,12 +117,6 @@ class Keyspace:
         self._clean: Overlay = {}
         self._is_cleared = self._settled_is_cleared = self._in_flight_is_cleared = False
         self._orders: list[InOrder] = []
-        self._expiring: list[Due] = []
-        self._expiring_in_flight: list[Due] = []
-        self._expired_upto: tuple[int, str | bytes] = (0, "")  # all that the table says up to here is done or outdated
-        self._due: list[bytes] = []  # what the next ``expire`` removes, as far as it was found
-        self._passed: Due | None = None
-        self._next_due: int | None = None
         self._clock = clock
         self._log_clock = clock
         self._has_met_due = False
@@ -145,8 +129,8 @@ class Keyspace:
         self._undo: list[tuple[bytes, Cell | None]] | None = None
         self._grown = 0
         self._discarded: list[Overlay] = []
-        self.next_expiry: int | None = self._earliest_expiry(-1)
-        self.is_overdue = self.next_expiry is not None and self.next_expiry <= clock
+        self._due = DueKeys(reader, self._cell_of)
+        self.is_overdue = self._is_due_by(clock)
         """Whether keys may be there that are due and not removed yet."""
 
     @property
@@ -277,8 +261,16 @@ class Keyspace:
     def look_back(self) -> bool:
         """Return to the log's own time; whether anything was asked since ``look_ahead`` that a due key may change."""
         self._clock = self._log_clock
-        self.is_overdue = self.next_expiry is not None and self.next_expiry <= self._log_clock
+        self.is_overdue = self._is_due_by(self._log_clock)
         return self._has_met_due
+
+    @property
+    def next_expiry(self) -> int | None:
+        """No key is due before this time (ms since 1970); None when no key expires."""
+        return self._due.next
+
+    def _is_due_by(self, clock: int) -> bool:
+        return self._due.next is not None and self._due.next <= clock
 
     def _cell_of(self, key: bytes) -> Cell | None:
         """What the key holds, though it may be due."""
@@ -399,9 +391,7 @@ class Keyspace:
         self._dirty[key] = cell
         if cell.expires:
             self.dirty_bytes += ROW_BYTES
-            heapq.heappush(self._expiring, (cell.expires, isinstance(stored(key), bytes), key))
-            if self.next_expiry is None or cell.expires < self.next_expiry:
-                self.next_expiry = cell.expires
+            self._due.add(key, cell.expires)
 
     def delete(self, key: bytes) -> None:
         """Remove a key, which exists, after a ``get``."""
@@ -564,7 +554,7 @@ class Keyspace:
         self._dirty, self._is_cleared = {}, True
         self._size, self._doubtful, self._doubtful_in_flight = 0, {}, {}
         self._looked_at = self._new_in_flight = 0
-        self._expiring = []
+        self._due.clear()
 
     def expire(self, clock: int) -> bool:
         """Time has come to ``clock``: remove the keys that are due, the earliest first, as many as one slot may.
@@ -574,69 +564,19 @@ class Keyspace:
         while not self.prepare_expiry(clock):
             continue
         self._clock = self._log_clock = clock
-        if self.next_expiry is None or self.next_expiry > clock:
+        if not self._is_due_by(clock):
             return False
-        due, self._due, self._passed = self._due, [], None
+        due, self.is_overdue = self._due.take(clock)
         for key in due:
             self._remove(key, self._cell_of(key))
-        self.is_overdue = self._next_due is not None
-        self.next_expiry = self._earliest_expiry(clock) if self._next_due is None else self._next_due
         return True
 
     def prepare_expiry(self, clock: int) -> bool:
-        """Do a part of the search for what ``expire`` will remove; whether all of it is found.
-
-        Many times that keys had before may have to be passed over. No slot may be executed before it is all found.
-        """
-        if self.next_expiry is None or self.next_expiry > clock:
+        """Do a part of the search for what ``expire`` will remove; whether all of it is found."""
+        if not self._is_due_by(clock):
             return True
         self._read()
-        rows = self._reader.execute(_DUE, (clock, *self._expired_upto))
-        try:
-            row = rows.fetchone()
-            for _ in range(PREPARED_KEYS):
-                first = self._first_due(row, clock)
-                if first is None:
-                    self._next_due = None
-                    return True
-                expires, _, key = first
-                # What a commit has brought into the table meanwhile was passed over in memory.
-                if self._passed is None or first > self._passed:
-                    cell = self._cell_of(key)
-                    # A time that the key had before may still be here, or not: it must not decide the key's place.
-                    if cell is not None and cell.expires == expires:
-                        if len(self._due) == EXPIRED_AT_ONCE:
-                            self._next_due = expires
-                            return True
-                        self._due.append(key)
-                    self._passed = first
-                if row is not None and (row[0], as_bytes(row[1])) == (expires, key):
-                    self._expired_upto = row
-                    row = rows.fetchone()
-                for heap in (self._expiring, self._expiring_in_flight):
-                    while heap and heap[0] == first:
-                        heapq.heappop(heap)
-        finally:
-            rows.close()
-        return False
-
-    def _first_due(self, row: tuple[int, str | bytes] | None, clock: int) -> Due | None:
-        """The earliest that is due by then, of the table, whose earliest is ``row``, and of what is in memory."""
-        first: Due | None = None
-        if row is not None:
-            first = (row[0], isinstance(row[1], bytes), as_bytes(row[1]))
-        for heap in (self._expiring, self._expiring_in_flight):
-            if heap and heap[0][0] <= clock and (first is None or heap[0] < first):
-                first = heap[0]
-        return first
-
-    def _earliest_expiry(self, clock: int) -> int | None:
-        """When a key may be due, after this time; the database may still show an expiry that a key had before."""
-        (earliest,) = self._reader.execute("SELECT min(expires) FROM kv WHERE expires > ?", (clock,)).fetchone()
-        if earliest is not None and type(earliest) is not int:
-            raise damaged_row("a key's expiry")
-        times = [due[0] for due in (*self._expiring[:1], *self._expiring_in_flight[:1]) if due[0] > clock]
-        return min(times if earliest is None else [*times, earliest], default=None)
+        return self._due.prepare(clock)
 
     # -- to SQLite ----------------------------------------------------------------------------------------------------
 
@@ -671,7 +611,7 @@ class Keyspace:
         self._in_flight_is_cleared = is_cleared or self._settled_is_cleared
         self._settled, self._settled_is_cleared = {}, False
         self._taken_bytes, self.dirty_bytes = self.dirty_bytes, 0
-        self._expiring, self._expiring_in_flight = [], self._expiring
+        self._due.taken()
         self._doubtful, self._doubtful_in_flight = {}, self._doubtful
         self._looked_at = self._new_in_flight = 0
         return Changes(is_cleared, rows, self._size, self._doubtful_in_flight)
@@ -691,7 +631,7 @@ class Keyspace:
             self._clean = {}
             self._discarded.append(self._in_flight)
         self._in_flight, self._in_flight_is_cleared = {}, False
-        self._expiring_in_flight = []
+        self._due.committed()
         self._forget_orders()
 
     def take_discarded(self) -> list[Overlay]:
@@ -715,8 +655,7 @@ class Keyspace:
         self._in_flight, self._in_flight_is_cleared = {}, False
         self._settled, self._settled_is_cleared = {}, False
         self.dirty_bytes += self._taken_bytes
-        self._expiring = sorted(self._expiring_in_flight + self._expiring)
-        self._expiring_in_flight = []
+        self._due.rolled_back()
         self._forget_orders()
 
 

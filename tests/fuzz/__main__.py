@@ -12,6 +12,7 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from shutil import rmtree
 from tempfile import mkdtemp
 
 from tests.fuzz.judge import memory_figure
@@ -63,6 +64,7 @@ def _run(plan: Plan, options: argparse.Namespace) -> int:
     for complaint in outcome.complaints:
         print(f"seed {plan.seed} FOUND (store and logs in {root}): {complaint}", flush=True)
     if not outcome.complaints:
+        rmtree(root)  # some gigabytes
         return -1
     print(f"to repeat it: python -m tests.fuzz --nodes {options.nodes} {plan.option()}", flush=True)
     return outcome.last_pipeline

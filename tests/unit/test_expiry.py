@@ -41,7 +41,7 @@ from kvstore.commands import (
     Walk,
 )
 from kvstore.node.node import Node
-from kvstore.state import entries, keyspace
+from kvstore.state import due, entries
 from kvstore.state.machine import Batch, StateMachine
 from kvstore.storage.log_store import MemoryLog
 from kvstore.store import Reply
@@ -61,12 +61,12 @@ READS: list[Command] = [
 @contextmanager
 def at_once(number: int) -> Iterator[None]:
     """So many keys are removed in a slot."""
-    before = keyspace.EXPIRED_AT_ONCE
-    keyspace.EXPIRED_AT_ONCE = number
+    before = due.EXPIRED_AT_ONCE
+    due.EXPIRED_AT_ONCE = number
     try:
         yield
     finally:
-        keyspace.EXPIRED_AT_ONCE = before
+        due.EXPIRED_AT_ONCE = before
 
 
 class Replica:
@@ -161,7 +161,7 @@ def test_replicas_agree_and_nobody_sees_what_is_due(
 
 def test_a_hundred_thousand_keys_that_are_due_at_once_go_in_portions() -> None:
     state = StateMachine(None)
-    count = 20 * keyspace.EXPIRED_AT_ONCE
+    count = 20 * due.EXPIRED_AT_ONCE
     state.apply(
         1, [entries.encode(Entry("", 0, 0, 1_000, Set(b"%d" % key, Value(b"x"), ttl=5))) for key in range(count)]
     )
@@ -170,7 +170,7 @@ def test_a_hundred_thousand_keys_that_are_due_at_once_go_in_portions() -> None:
     while left:
         slot += 1
         state.apply(slot, [entries.encode(Entry("", 0, 0, 1_005 + slot - count, Tick()))])
-        left -= keyspace.EXPIRED_AT_ONCE
+        left -= due.EXPIRED_AT_ONCE
         assert state.count() == left
         assert isinstance(state.query(Get(b"%d" % (count - 1)), 0), Missing) and state.keys(b"", 10) == []
         assert state.next_expiry == (1_005 if left else None)
@@ -178,7 +178,7 @@ def test_a_hundred_thousand_keys_that_are_due_at_once_go_in_portions() -> None:
 
 
 def test_a_leader_goes_on_until_all_that_is_due_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keyspace, "EXPIRED_AT_ONCE", 2)
+    monkeypatch.setattr(due, "EXPIRED_AT_ONCE", 2)
     node = Node("n1", ["n1"], MemoryLog(), StateMachine(None), rng=random.Random(1), now=0, wall=0)
 
     def turn(now: int) -> None:

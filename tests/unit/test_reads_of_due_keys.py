@@ -32,7 +32,7 @@ from kvstore.commands import (
 from kvstore.errors import Refusal, StorageFullError, UnavailableError
 from kvstore.node.node import Node
 from kvstore.node.peer_messages import Forward, PeerMessage
-from kvstore.state.keyspace import EXPIRED_AT_ONCE
+from kvstore.state.due import EXPIRED_AT_ONCE
 from kvstore.state.machine import StateMachine
 from kvstore.storage.log_store import MemoryLog
 from kvstore.store import Reply
