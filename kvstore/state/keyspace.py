@@ -120,6 +120,8 @@ class Keyspace:
         self._clock = clock
         self._log_clock = clock
         self._has_met_due = False
+        self.read_bytes = 0
+        """How many bytes of values were read from the table, since whoever counts them last set it to 0."""
         self.is_applying = False
         """Whether slots are being applied: only then a key that is due is removed when somebody asks for it."""
         self.is_bounded = False
@@ -309,6 +311,8 @@ class Keyspace:
     def _row(self, key: bytes) -> Cell | None:
         self._read()
         cell = read_row(self._reader, key)
+        if cell is not None:
+            self.read_bytes += len(cell.value.data)
         if self.is_bounded:
             self.spend(_FOUND_WORK + (0 if cell is None else len(cell.value.data) >> _WORK_PER_BYTES))
         return cell

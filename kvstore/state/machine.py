@@ -65,6 +65,8 @@ MAX_WORDS = 8_192
 """A text that a client proposes for a slot has at most about so many words and signs: to read it as a command takes
 some microseconds for each."""
 _IN_WORDS = bytes([*range(48, 58), *range(65, 91), *range(97, 123), *range(128, 192)])
+READ_AT_ONCE = 1_048_576
+"""Once values of more bytes were read from the table for slots that are quick otherwise, the time is looked at."""
 MAX_RESULTS_BYTES = 1_048_576
 """Once the results of slots have more bytes than this, they are told before further slots are executed."""
 CHECKPOINT_PAGES = 4_096
@@ -189,10 +191,11 @@ class StateMachine:
         """
         require(first == self.applied_upto + 1, f"slot {first} is applied after slot {self.applied_upto}")
         applied: list[Applied] = []
-        context = Context(self._keys, 0, 0, of_slot())
-        size = 0
+        keys = self._keys
+        context = Context(keys, 0, 0, of_slot())
+        size = keys.read_bytes = 0
         name, session = "", None
-        self._keys.is_applying = True
+        keys.is_applying = True
         try:
             with storage_errors(self._path, on_damage=self._on_damage):
                 for slot, value in enumerate(values, first):
@@ -201,14 +204,15 @@ class StateMachine:
                     except UNREADABLE:
                         applied.append(_NO_OP_APPLIED if value == NO_OP else _NO_COMMAND_APPLIED)
                         continue
-                    is_quick = type(entry.command) in _QUICK
-                    if not (is_quick or self._is_prepared(entry.command, is_late)):
+                    command = entry.command
+                    is_quick = type(command) is Incr or (type(command) is Set and command.ifeq is None)
+                    if not (is_quick or self._is_prepared(command, is_late)):
                         break
                     if entry.stamp > self.clock:
                         if not self._is_expiry_prepared(entry.stamp, is_late):
                             break
                         self.clock = entry.stamp
-                        if self._keys.expire(self.clock):
+                        if keys.expire(self.clock):
                             is_quick = False
                     if session is None or entry.session != name:
                         name = entry.session
@@ -216,19 +220,20 @@ class StateMachine:
                     recorded = session.recorded(entry.sequence) if session else _FORGOTTEN if name else None
                     if recorded is None:
                         context.slot, context.clock = slot, self.clock
-                        recorded = _result(entry.command, context)
+                        recorded = _result(command, context)
                         if session:
                             session.record(entry.sequence, entry.acknowledged, slot, recorded)
                     elif session:
                         session.last_slot = slot
                     applied.append(Applied(name, entry.sequence, recorded))
-                    if not is_quick:
+                    if not (is_quick and type(recorded) in _SHORT and keys.read_bytes <= READ_AT_ONCE):
                         size += 0 if type(recorded) in _SHORT else result_bytes(recorded)
+                        keys.read_bytes = 0
                         if size > MAX_RESULTS_BYTES or is_late():
                             break
-                self._keys.release()
+                keys.release()
         finally:
-            self._keys.is_applying = False
+            keys.is_applying = False
             self.applied_upto += len(applied)
             if applied:
                 self._value = values[len(applied) - 1]
@@ -540,7 +545,6 @@ def _parsed(opaque: Opaque) -> Command | None:
         return None
 
 
-_QUICK = {Set, Incr}
 _RANGES = {Scan, Walk, Count, Clear}
 _SHORT = {Done, Integer, Missing, NotMet, NoneType}
 

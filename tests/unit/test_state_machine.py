@@ -705,6 +705,26 @@ def test_a_read_that_failed_has_ended_its_transaction(tmp_path: Path) -> None:
     state.close()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        Set(b"big", Value(b"1"), get=True),
+        Set(b"big", Value(b"1"), when="nx"),
+        Set(b"big", Value(b"1"), ifeq=Value(b"[1]", json=True)),
+        Incr(b"big", 1),
+    ],
+    ids=["its result", "whether it exists", "whether it is equal", "whether it is a number"],
+)
+def test_no_command_reads_large_values_many_times_in_a_turn(command: Command, tmp_path: Path) -> None:
+    state = StateMachine(tmp_path / "state.db")
+    state.apply(1, [entry(Set(b"big", Value(b"x" * 600_000)))])
+    state.commit()
+    state.close()
+    state = StateMachine(tmp_path / "state.db")
+    assert len(state.apply(2, [entry(command)] * 256, lambda: True)) <= 2
+    state.close()
+
+
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="only Linux says how many bytes a process has read")
 def test_to_find_keys_no_large_values_are_read(tmp_path: Path) -> None:
     """Comparing keys on the way to another once read each row's value, a thousand times what was asked for."""
