@@ -37,7 +37,7 @@ def log_rows(
                 slot,
                 run.ballot,
                 status,
-                entries.as_text(entry),
+                entries.as_text(entry, len(value)),
                 entry.session,
                 entry.sequence,
                 entry.stamp,

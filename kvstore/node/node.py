@@ -18,7 +18,7 @@ from consensus.catchup import one_message
 from consensus.election import Timing
 from consensus.messages import Record, Run
 from consensus.replica import Replica, Role
-from kvstore.commands import Command, Get, Query, Result, Slots
+from kvstore.commands import Command, Found, Get, Query, Result, Slots
 from kvstore.errors import DamagedError, KvstoreError, Refusal, StateDamagedError, StorageFullError, UnavailableError
 from kvstore.node.fading import FadingReads
 from kvstore.node.faults import failed
@@ -46,7 +46,8 @@ APPLY_BYTES = 65_536
 """After applying this many slots, or about so many bytes of them, the node checks whether the changes that wait for a
 commit leave room for more, and whether its turn is over; also after a single one that may take long."""
 READS_CHECKED = 16
-"""After this many plain reads, or any other one, it checks whether its turn is over."""
+LITTLE_BYTES = 65_536
+"""After this many plain reads of so short values, or any other one, it checks whether its turn is over."""
 EXPIRY_PATIENCE = 1_000
 """How long, in ms, a query of the database waits for keys that are due to go."""
 _ALL_THAT_IS_DUE = Slots([])
@@ -520,11 +521,10 @@ class Node:
             reads = self._reads.pop(number)
             for index, read in enumerate(reads, 1):
                 self._reading -= 1
-                self._answer(read)
-                is_plain = type(read.query) is Get
-                if is_plain and index % READS_CHECKED:
+                was_little = self._answer(read)
+                if was_little and index % READS_CHECKED:
                     continue
-                if not is_plain:
+                if not was_little:
                     self.last_done = type(read.query).__name__
                 if self._is_late():
                     self.has_more = True
@@ -577,19 +577,25 @@ class Node:
             return failed(type(query).__name__, error)
         return None if result is None else Reply(result)
 
-    def _answer(self, read: PendingRead) -> None:
+    def _answer(self, read: PendingRead) -> bool:
+        """Execute a read; returns whether it was surely little work, a Get of a short value or of none."""
         outcome: Reply | Refusal
+        was_little = False
         try:
-            outcome = Reply(self._state.query(read.query, self._wall, bounded=self._read_later is not None))
+            result = self._state.query(read.query, self._wall, bounded=self._read_later is not None)
+            outcome = Reply(result)
+            if type(read.query) is Get:
+                was_little = type(result) is not Found or len(result.value.data) <= LITTLE_BYTES
         except KvstoreError:
             raise  # the database itself fails
         except TooLongError:
             self._commits.wait(partial(self._answer_later, read), read.deadline)
             self._long_reads += 1
-            return
+            return False
         except Exception as error:
             outcome = failed(type(read.query).__name__, error)
         read.done(outcome)
+        return was_little
 
     def _answer_later(self, read: PendingRead, refused: UnavailableError | None) -> None:
         """Execute a long read, now that all is committed that it must see; or not, because of a full disk."""

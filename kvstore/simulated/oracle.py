@@ -176,8 +176,8 @@ class Oracle:
         if given != expected:
             raise Violation(
                 "every request is executed once, as its command says",
-                f"slot {slot}: {entries.as_text(entry)} of {entry.session or 'nobody'}, request {entry.sequence}, gave"
-                f" {given!r} on {node}; executed once, in slot {executed_in}, it gives {expected!r}",
+                f"slot {slot}: {entries.as_text(entry, 0)} of {entry.session or 'nobody'}, request {entry.sequence},"
+                f" gave {given!r} on {node}; executed once, in slot {executed_in}, it gives {expected!r}",
                 nodes=[node],
                 slots=[slot, executed_in],
             )

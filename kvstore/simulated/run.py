@@ -24,7 +24,7 @@ def new_trace() -> Trace:
 def _text(value: bytes) -> str:
     entry = entries.decode(value)
     asked = f"{entry.session}#{entry.sequence} " if entry.session else ""
-    return f"{asked}{entries.as_text(entry)}"
+    return f"{asked}{entries.as_text(entry, 0)}"
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -25,10 +25,16 @@ class Applied(msgspec.Struct, frozen=True, gc=False):
     result: Result | None
 
 
-def as_text(entry: Entry) -> str:
-    """The command's canonical text, or the JSON that was proposed in its place."""
+SHOWN_BYTES = 65_536
+"""A command of more bytes is shown by its name and size: to write it as text would keep all clients waiting."""
+
+
+def as_text(entry: Entry, size: int) -> str:
+    """The canonical text of a command whose entry has ``size`` bytes, or the JSON that was proposed in its place."""
     if isinstance(entry.command, Opaque):
         return entry.command.json.decode(errors="backslashreplace")
+    if size > SHOWN_BYTES:
+        return f"<{entry.command.__struct_config__.tag} of {size:,} bytes>"
     return format_command(entry.command)
 
 
@@ -39,4 +45,4 @@ def as_json(value: bytes) -> bytes:
     entry = decode(value)
     if isinstance(entry.command, Opaque):
         return entry.command.json
-    return json.dumps(format_command(entry.command)).encode()
+    return json.dumps(as_text(entry, len(value))).encode()

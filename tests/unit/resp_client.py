@@ -38,7 +38,7 @@ class Node:
     ) -> None:
         if session:
             check_session(session, sequence, acknowledged, since)
-        self.started.append(entries.as_text(Entry("", 0, 0, 0, command)))
+        self.started.append(entries.as_text(Entry("", 0, 0, 0, command), 0))
 
         def answer() -> None:
             entry = entries.encode(Entry(session, sequence, acknowledged, 1_000, command, since))
@@ -52,7 +52,7 @@ class Node:
         if isinstance(command, Slots):
             self.started.append(f"slots {b' '.join(command.keys).decode(errors='replace')}")
         elif not isinstance(command, Names):
-            self.started.append(entries.as_text(Entry("", 0, 0, 0, command)))
+            self.started.append(entries.as_text(Entry("", 0, 0, 0, command), 0))
         self.waiting.append(lambda: done(self.refusal or Reply(self.state.query(command, 1_000))))
 
     def look(self, query: Query, done: Callable[[Reply | Refusal], None]) -> None:

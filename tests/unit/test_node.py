@@ -196,6 +196,25 @@ def test_slots_and_reads_are_done_in_portions_while_the_turn_is_over() -> None:
     assert all(isinstance(outcome, Reply) for outcome in heard) and not node.has_pending
 
 
+def test_reads_of_large_values_are_done_one_by_one_while_the_turn_is_over() -> None:
+    node = Node(
+        "n1", ["n1"], MemoryLog(), StateMachine(None), rng=random.Random(1), now=0, wall=0, is_late=lambda: True
+    )
+    heard: list[Reply | Refusal] = []
+    node.execute(Set(b"big", Value(bytes(100_000))), heard.append, 100)
+    run(node, 0)
+    for _ in range(5):
+        node.query(Get(b"big"), heard.append, 100)
+    told = []
+    for _ in range(5):
+        node.tick(0, 0)
+        node.turn()
+        before = len(heard)
+        node.apply()
+        told.append(len(heard) - before)
+    assert told == [1, 1, 1, 1, 1]
+
+
 def test_what_others_fetch_from_the_disk_is_supplied_in_portions() -> None:
     """Each of them may be four megabytes."""
     node = Node(

@@ -6,6 +6,7 @@ and healthy clients served; when all are done the replicas must be alike and sta
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -171,6 +172,18 @@ def b3_names_of_large_values(servers: Servers, name: str) -> None:
     say(servers, name, ("KV.LOG", 1), ("KV.SQL", "SELECT key, value FROM kv LIMIT 200"))
 
 
+def b3_large_commands_as_text(servers: Servers, name: str) -> None:
+    """To write fifteen megabytes with quotes and escapes took two seconds, in one turn."""
+    values = [random.Random(3).randbytes(MIB) for _ in range(15)]
+    pairs = [item for number, value in enumerate(values) for item in (f"text{number}", value)]
+    before = int(servers.status(name)["applied_upto"])
+    done, rows = say(servers, name, ("MSET", *pairs), ("KV.LOG", before), seconds=60)
+    assert done == b"OK" and isinstance(rows, list)
+    (slot,) = [row[0] for row in rows if row[3].startswith(b"<mset of 15,")]
+    (chosen,) = say(servers, name, ("KV.PROPOSE", slot, "x"), seconds=60)
+    assert isinstance(chosen, list) and chosen[1].startswith(b'"<mset of 15,')
+
+
 def b3_slots_far_ahead(servers: Servers, name: str) -> None:
     upto = int(servers.status(name)["applied_upto"])
     error(say(servers, name, ("KV.PROPOSE", upto + MIB, 1))[0])
@@ -214,7 +227,13 @@ CASES: list[Case] = [
         a4_a_session_of_another_client,
     ),
     *(a5_json_nested_deeply, b1_many_requests_without_data, b2_a_pipeline_of_large_values, b3_many_keys),
-    *(b3_keys_due_at_once, b3_names_of_large_values, b3_slots_far_ahead, e3_sequences_that_peers_refuse),
+    *(
+        b3_keys_due_at_once,
+        b3_names_of_large_values,
+        b3_large_commands_as_text,
+        b3_slots_far_ahead,
+        e3_sequences_that_peers_refuse,
+    ),
     *(e4_copies_of_a_waiting_request, e5_many_other_sessions),
 ]
 
