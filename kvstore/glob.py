@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+_TRIED_AT_ONCE = 9
+"""Shift: so many bytes are compared with an item of a pattern in a unit of work."""
+
 
 def matcher(pattern: bytes) -> Callable[[bytes], bool]:
     """A function that tells whether a key matches the pattern."""
@@ -31,6 +34,21 @@ def matcher(pattern: bytes) -> Callable[[bytes], bool]:
         return tail >= at and last[0].fullmatch(key, tail) is not None
 
     return matches
+
+
+def compile_work(pattern: bytes) -> int:
+    """The work of ``matcher``, in units of at most half a microsecond."""
+    return 80 + (6 if b"[" in pattern else 2) * len(pattern)
+
+
+def match_work(pattern: bytes, size: int) -> int:
+    """The work of comparing a pattern with keys of ``size`` bytes in all, besides some for each key and each star.
+
+    What follows a star and is not literal is tried at each place of a key, item by item. Literals are found by a search
+    that is linear.
+    """
+    behind = pattern.split(b"*")[1:]
+    return sum([len(part) for part in behind if b"?" in part or b"[" in part]) * size >> _TRIED_AT_ONCE
 
 
 def _split(pattern: bytes) -> list[list[bytes]]:
@@ -82,5 +100,21 @@ def _one_of(pattern: bytes, at: int) -> tuple[bytes, int]:
         at += 1
     if negated:
         wanted = set(range(256)) - wanted
-    item = b"[" + b"".join(re.escape(bytes([byte])) for byte in sorted(wanted)) + b"]" if wanted else b"(?!)"
-    return item, at + 1
+    return _set(wanted), at + 1
+
+
+def _set(wanted: set[int]) -> bytes:
+    """The shortest expression for one of these bytes: what it takes to compile a pattern depends on its length."""
+    if not wanted:
+        return b"(?!)"
+    is_short = len(wanted) <= 128
+    left = sorted(wanted if is_short else set(range(256)) - wanted)
+    if not left:
+        return b"."
+    ranges: list[bytes] = []
+    first = left[0]
+    for byte, after in zip(left, [*left[1:], 256], strict=True):
+        if after != byte + 1:
+            ranges.append(b"\\x%02x-\\x%02x" % (first, byte) if byte > first else b"\\x%02x" % byte)
+            first = after
+    return b"[%b%b]" % (b"" if is_short else b"^", b"".join(ranges))

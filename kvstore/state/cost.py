@@ -42,7 +42,7 @@ from kvstore.commands import (
     Walk,
 )
 from kvstore.errors import CommandError
-from kvstore.glob import matcher
+from kvstore.glob import compile_work, match_work, matcher
 from kvstore.state.keyspace import ROW_BYTES, Keyspace
 
 MAX_RESULT_BYTES = 16 * 1_048_576
@@ -110,7 +110,8 @@ def too_large(most: int) -> str:
 def walk_work(command: Walk, size: int) -> int:
     """The work of a walk through a store of so many keys."""
     seen = min(command.count or size, size)
-    return seen * (ROW_WORK + command.pattern.count(b"*")) + min(command.skip, size)
+    each = ROW_WORK + command.pattern.count(b"*")
+    return seen * each + min(command.skip, size) + compile_work(command.pattern)
 
 
 def refused(txn: Txn, branch: Sequence[Simple], keys: Keyspace, bounds: Bounds) -> str:
@@ -353,8 +354,11 @@ class _Estimate:
                 self.work += walk_work(command, size)
                 self.result += self._written
                 if self._walks and not (self._cleared or self._is_over()):
-                    matches = matcher(command.pattern)
                     found = self._keys.walk(command.after, command.skip, command.count)
+                    self.work += match_work(command.pattern, sum(map(len, found)))
+                    if self._is_over():
+                        return
+                    matches = matcher(command.pattern)
                     self.result += sum([RESULT_BYTES + len(key) for key in found if matches(key)])
             case _:
                 assert_never(command)

@@ -25,7 +25,7 @@ from kvstore.commands import (
     Ttl,
     Walk,
 )
-from kvstore.glob import matcher
+from kvstore.glob import compile_work, match_work, matcher
 from kvstore.state import cost
 from kvstore.state.context import Context, let_expire, write
 from kvstore.state.keyspace import ROW_BYTES
@@ -132,13 +132,20 @@ def scan(command: Scan, context: Context) -> Rows | Failed:
 
 
 def walk(command: Walk, context: Context) -> Keys | Failed:
+    keys, most = context.keys, context.bounds.work
     # A few keys never are too much, and to count all of them may need a look at the table.
-    few = command.count * (cost.ROW_WORK + len(command.pattern)) + command.skip
-    most = context.bounds.work
-    if (not command.count or few > most) and cost.walk_work(command, context.keys.size) > most:
+    few = cost.walk_work(command, command.count + command.skip)
+    if (not command.count or few > most) and cost.walk_work(command, keys.size) > most:
         return Failed(cost.too_much_work(most))
+    if keys.is_bounded:
+        keys.spend(compile_work(command.pattern))
+    seen = keys.walk(command.after, command.skip, command.count)
+    work = match_work(command.pattern, sum(map(len, seen)))
+    if work > most:
+        return Failed(cost.too_much_work(most))
+    if keys.is_bounded:
+        keys.spend(work)
     matches = matcher(command.pattern)
-    seen = context.keys.walk(command.after, command.skip, command.count)
     more = 0 < command.count == len(seen)
     found = [key for key in seen if matches(key)]
     if sum(map(len, found)) + cost.RESULT_BYTES * len(found) > context.bounds.result:
