@@ -20,12 +20,13 @@ from kvstore.simulated.requests import ClientReply, ClientRequest, SlotVerdict
 from kvstore.state import entries
 from kvstore.state.machine import StateMachine
 from kvstore.storage.log_store import SqliteLog
+from kvstore.whole.faults import has_readers
 from kvstore.whole.lines import ClientLines, NodeRequest
 from kvstore.whole.machine import VirtualMachine
 from kvstore.whole.order import SessionOrder
 from kvstore.whole.programs import StoreProgram
 from kvstore.whole.promises import Promises
-from kvstore.whole.redis_clients import RedisClient, redis_client_count
+from kvstore.whole.redis_clients import RedisClient, poll, redis_client_count
 from kvstore.whole.world import WholeWorld
 
 MAX_CLIENTS = 5
@@ -102,12 +103,12 @@ class Workload:
             self._connect(client)
 
     def _draw_redis_clients(self) -> list[RedisClient]:
-        scenario, lines = self._scenario, count(1)
+        scenario, world, lines = self._scenario, self._world, count(1)
         first = session_client_count(scenario)
-        return [
+        clients = [
             RedisClient(
                 f"r{number}",
-                self._world,
+                world,
                 self._promises,
                 scenario.random(f"client {number}"),
                 scenario.names,
@@ -116,6 +117,11 @@ class Workload:
             for number in range(first, whole_client_count(scenario))
             if scenario.clients is None or number in scenario.clients
         ]
+        if has_readers(scenario):
+            for name in scenario.names:
+                rng = scenario.random(f"reader {name}")
+                clients.append(RedisClient(f"reader-{name}", world, self._promises, rng, [name], lines, [poll]))
+        return clients
 
     def _draw_workers(self) -> Sequence[Worker]:
         scenario, world = self._scenario, self._world
@@ -178,7 +184,13 @@ class Workload:
 
         rng = self._scenario.random(f"lines {name}")
         lines = ClientLines(
-            machine, rng, world.counts, partial(self._asked, name), partial(self._refused, name), receive
+            machine,
+            rng,
+            world.counts,
+            partial(self._asked, name),
+            partial(self._refused, name),
+            receive,
+            world.unanswered,
         )
         self._lines.append(lines)
         world.lines[name] = lambda node, request: machine.act(lambda: lines.request(node, request))
