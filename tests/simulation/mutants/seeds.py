@@ -114,4 +114,6 @@ WHOLE: dict[str, int] = {
     "replies leave in the order in which they come": 0,
     "a client that had too many requests under way is not read from again": 16,
     "what was parsed is parsed again when the parser becomes careful": 0,
+    "a session read without a read index": 11,
+    "what was watched is watched again by the next transaction": 42,
 }
