@@ -102,7 +102,10 @@ def _start_asking(world: WholeWorld, node: str) -> None:
     """Start a client that writes without end, whatever it is told, until its connection ends."""
 
     async def program(machine: VirtualMachine) -> int:
-        transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, node, PORT)
+        try:
+            transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, node, PORT)
+        except OSError:  # its process has only just begun
+            return 0
         while not transport.is_closing():
             transport.write(pack_request("SET", "asked for without end", "x"))
             await asyncio.sleep(0.002)
