@@ -13,6 +13,7 @@ from typing import Protocol, TypeAlias
 from consensus.messages import NO_OP
 from consensus.simulation.scenario import Scenario
 from consensus.simulation.violation import Violation
+from kvstore.errors import KvstoreError
 from kvstore.server.main import DRAIN_SECONDS
 from kvstore.simulated.clients import PlainClient, SessionClient, SlotClient, draws, nothing, probe
 from kvstore.simulated.oracle import Oracle, Told
@@ -242,8 +243,11 @@ class Workload:
         digests: dict[int, tuple[str, str]] = {}
         for name, server in self._world.servers.items():
             server.disk.start()
-            log = SqliteLog(server.settings.data_dir / "log.db", node_id=name, nodes=self._scenario.names)
-            state = StateMachine(server.settings.data_dir / "state.db")
+            try:
+                log = SqliteLog(server.settings.data_dir / "log.db", node_id=name, nodes=self._scenario.names)
+                state = StateMachine(server.settings.data_dir / "state.db")
+            except KvstoreError as error:
+                raise Violation("a node can open what it has left", str(error), nodes=[name]) from error
             try:
                 self._compare(name, log, state, chosen)
                 for run in log.read(state.applied_upto + 1, log.last):
