@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 
-SMALL: dict[tuple[str, ...], Sequence[int]] = {
+SMALL: dict[tuple[str, ...], Sequence[float]] = {
     ("kvstore.server.peers.MAX_UNSENT_BYTES",): (400, 3_000),
     ("kvstore.server.peers.HANDED_OVER_BYTES",): (100, 1_000),
     ("kvstore.server.peers.MAX_URGENT_BYTES",): (20, 200),
@@ -32,24 +32,35 @@ SMALL: dict[tuple[str, ...], Sequence[int]] = {
     ("kvstore.storage.log_store.READ_BYTES",): (1, 100),
 }
 """Names that mean the same bound, and what it may be then."""
+LINKS: dict[tuple[str, ...], Sequence[float]] = {
+    names: values for names, values in SMALL.items() if names[0].startswith("kvstore.server.peers.")
+}
+"""What bounds a link between nodes: only where all are small do values wait, overtake each other and get lost."""
+TURNS: dict[tuple[str, ...], Sequence[float]] = {
+    ("kvstore.resp.shares.SHARE_SECONDS",): (0.0, 0.000_01),
+    ("kvstore.resp.shares.TURN_SECONDS",): (0.0, 0.000_03),
+}
+"""How long clients' requests may take: here only to look at the clock takes any time, a microsecond."""
 
 
 @contextmanager
 def small_bounds(rng: random.Random) -> Iterator[None]:
     """Inside this context some bounds are small, or none."""
-    share = rng.choice([0.0, 0.0, 0.3, 0.6])
     before: list[tuple[ModuleType, str, object]] = []
+    share = rng.choice([0.0, 0.0, 0.3, 0.6])
+    shares = [(SMALL, share), (LINKS, rng.choice([0.0, 0.0, 1.0])), (TURNS, rng.choice([0.0, 0.0, 0.7]))]
     try:
-        for names, values in SMALL.items():
-            if rng.random() >= share:
-                continue
-            value = rng.choice(values)
-            for name in names:
-                path, _, constant = name.rpartition(".")
-                module = importlib.import_module(path)
-                before.append((module, constant, getattr(module, constant)))
-                setattr(module, constant, value)
+        for bounds, share in shares:
+            for names, values in bounds.items():
+                if rng.random() >= share:
+                    continue
+                value = rng.choice(values)
+                for name in names:
+                    path, _, constant = name.rpartition(".")
+                    module = importlib.import_module(path)
+                    before.append((module, constant, getattr(module, constant)))
+                    setattr(module, constant, value)
         yield
     finally:
-        for module, constant, usual in before:
+        for module, constant, usual in reversed(before):
             setattr(module, constant, usual)

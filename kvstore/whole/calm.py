@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from consensus.simulation.violation import Violation
 from kvstore.server.main import DRAIN_SECONDS
-from kvstore.whole.world import ServerMachine, WholeWorld
+from kvstore.whole.lines import PORT, pack_request
+from kvstore.whole.machine import VirtualMachine
+from kvstore.whole.world import CHECK_INTERVAL, ServerMachine, WholeWorld
 
 ALONE_MS = 1_000
 """By its own clock: a leader that has read nothing for longer from a quorum has lost it."""
 ALONE_CHECKS = 5
 """At so many checks in a row, since it may just have slept."""
 ALONE_TURNS = 10
-SHARE = 0.3
+SHARE = 0.6
 """In so many of the runs that allow it a node is ended in calm weather: it takes as long as all the rest."""
 STEADY_MS = 1_200
 """How long the same node must lead before and after a node is ended in calm weather."""
@@ -59,13 +63,9 @@ def end_one_in_calm(world: WholeWorld) -> None:
 
     Does nothing where clocks or links are so that leaders change for nothing. Raises Violation.
     """
+    rng = world.scenario.random("calm")
     rates = [clocks.rate for clocks in world.clocks.values()]
-    if (
-        world.scenario.random("calm").random() > SHARE
-        or world.dials.delay[1] > 5
-        or max(rates) > 1.1 * min(rates)
-        or len(world.names) < 3
-    ):
+    if rng.random() > SHARE or world.dials.delay[1] > 5 or max(rates) > 1.1 * min(rates) or len(world.names) < 3:
         return
     elected = world.counts["leader: elected"]
     world.run(world.timeline.now + STEADY_MS)
@@ -73,19 +73,42 @@ def end_one_in_calm(world: WholeWorld) -> None:
     up = all(server.machine.is_up and not server.draining for server in world.servers.values())
     if world.counts["leader: elected"] != elected or len(leaders) != 1 or not up:
         return
-    name = world.names[0]  # it asks to lead as soon as it is started
+    # The first one asks to lead as soon as it is started.
+    name = leaders[0] if rng.random() < 0.5 else world.names[0]
     server = world.servers[name]
     process = (name, server.machine.incarnation)
     world.count("calm: a leader is told to end" if server.leads else "calm: a follower is told to end")
+    if rng.random() < 0.5:
+        world.count("calm: a client goes on asking")
+        _start_asking(world, name)
+        world.run(world.timeline.now + CHECK_INTERVAL)
     leads = server.leads
     world.hand_over(name)
     until = world.timeline.now + 1_000 * int(DRAIN_SECONDS) + STEADY_MS
     while server.machine.incarnation == process[1] and world.timeline.now < until:
         world.run(world.timeline.now + 50)
     world.run(world.timeline.now + STEADY_MS)
-    if leads and world.drained.get(process, 0.0) >= DRAIN_SECONDS * 900:
+    if world.drained.get(process, 0.0) >= DRAIN_SECONDS * 900:
         raise Violation(
-            "a leader that is told to end hands over", f"{name} waited {world.drained[process]:.0f} ms", nodes=[name]
+            "a node that is told to end hands over what it leads, and reads no more",
+            f"{name} waited {world.drained[process]:.0f} ms",
+            nodes=[name],
         )
     if not leads and world.counts["leader: elected"] != elected:
         raise Violation("a node that is started disturbs no leader", f"{name} was, and {leaders[0]} led", nodes=[name])
+
+
+def _start_asking(world: WholeWorld, node: str) -> None:
+    """Start a client that writes without end, whatever it is told, until its connection ends."""
+
+    async def program(machine: VirtualMachine) -> int:
+        try:
+            transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, node, PORT)
+        except OSError:  # its process has only just begun
+            return 0
+        while not transport.is_closing():
+            transport.write(pack_request("SET", "asked for without end", "x"))
+            await asyncio.sleep(0.002)
+        return 0
+
+    world.client_machine("asker").start(program)

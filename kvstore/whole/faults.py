@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from consensus.simulation.action import LEADER, Action, FaultTarget
+from consensus.simulation.network import Weather
 from consensus.simulation.scenario import Scenario
 from kvstore.whole.disk_faults import DiskOperation, Trouble
 
@@ -88,6 +89,53 @@ class ToldToEnd(WholeAction, frozen=True, kw_only=True):
         return f"{self.node} is told to end"
 
 
+class WrongDate(WholeAction, frozen=True, kw_only=True):
+    """The leader's wall clock is set back, and the leader is cut off from the other nodes, but not from clients."""
+
+    by: int
+
+    def happen(self, world: WholeTarget) -> None:
+        world.count("clock: an exiled leader's is set back")
+        leader = world.resolve(LEADER)
+        world.clocks[leader].jump(-self.by)
+        out = [(leader, name) for name in world.names if name != leader]
+        world.bad_weather(self, Weather(frozenset([*out, *((name, leader) for _, name in out)]), cut=True))
+
+    def end(self, world: FaultTarget) -> None:
+        world.good_weather(self)
+
+    @property
+    def title(self) -> str:
+        return f"the leader's wall clock is set back by {self.by} ms, and it is cut off"
+
+
+class RestartUnderReads(WholeAction, frozen=True, kw_only=True):
+    """A follower asks a leader that no quorum answers, is killed, and is up again at once.
+
+    So what it had asked is answered when its next process asks.
+    """
+
+    node: str
+    dies_at: int
+
+    def happen(self, world: WholeTarget) -> None:
+        leader = world.resolve(LEADER)
+        if self.node == leader:
+            return
+        world.count("process: restarted while its reads wait")
+        others = frozenset((name, leader) for name in world.names if name not in (leader, self.node))
+        world.bad_weather(self, Weather(others, cut=True))
+        world.bad_weather(self, Weather(frozenset([(leader, self.node)]), hold=self.dies_at))
+        world.timeline.at(self.dies_at, world.crash, self.node, self.dies_at + 5)
+
+    def end(self, world: FaultTarget) -> None:
+        world.good_weather(self)
+
+    @property
+    def title(self) -> str:
+        return f"no quorum answers the leader, and {self.node} is restarted at {self.dies_at} ms"
+
+
 _TROUBLES: list[tuple[DiskOperation, Trouble]] = [
     ("sync", "EIO"),
     ("write", "EIO"),
@@ -150,4 +198,34 @@ def whole_actions(scenario: Scenario) -> list[tuple[int, Action]]:
             actions.append((number, action))
         at += rng.randint(1, 2 * pace)
         number += 1
+    if scenario.preset == "all":
+        further = [(number, action) for number, action in enumerate(_aimed(scenario), 200_000)]
+        kept = scenario.faults
+        actions += [(number, action) for number, action in further if kept is None or number in kept]
     return actions
+
+
+def has_readers(scenario: Scenario) -> bool:
+    """Whether somebody reads from every node all the time."""
+    return scenario.random("readers").random() < 0.25
+
+
+def _aimed(scenario: Scenario) -> list[Action]:
+    """Faults that chance alone would seldom bring together, each in some of the runs."""
+    rng, names, time = scenario.random("aimed faults"), scenario.names, scenario.time
+    actions: list[Action] = []
+    if rng.random() < 0.25:  # one node after the other, as when a new version is installed
+        at = rng.randint(100, 600)
+        for node in rng.sample(names, len(names)) * 2:
+            actions.append(ToldToEnd(at=at, until=at, node=node))
+            at += rng.choice([100, 300, 600])
+    leases = bool(scenario.dials().lease)
+    if rng.random() < (0.4 if leases else 0.05) and len(names) > 1:
+        at = rng.randint(200, max(time - 1_600, 300))
+        actions.append(WrongDate(at=at, until=at + 1_500, by=rng.choice([2_000, 3_600_000])))
+    if has_readers(scenario) and len(names) > 2:
+        for begin in range(300, time - 500, 500):
+            at = begin + rng.randint(0, 200)
+            dies_at = at + rng.choice([30, 60, 120])
+            actions.append(RestartUnderReads(at=at, until=dies_at + 150, node=rng.choice(names), dies_at=dies_at))
+    return [action for action in actions if action.until <= time]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 import msgspec
@@ -14,8 +14,11 @@ from kvstore.simulated.requests import ClientReply, ClientRequest, SlotClaim, Sl
 from kvstore.store import Reply
 from kvstore.whole.machine import VirtualMachine
 from kvstore.whole.replies import NodeError, ReplyReader, ReplyValue
+from kvstore.whole.sockets import Side
 
 NodeRequest: TypeAlias = ClientRequest | SlotClaim
+Unanswered: TypeAlias = tuple[str, int, object]
+"""A node's name, which of its processes, and a request that this had read and not answered when it closed."""
 PORT = 6401
 DIAL_SECONDS = 2.0
 
@@ -32,15 +35,31 @@ def pack_request(*arguments: bytes | str | int) -> bytes:
     return b"".join(parts)
 
 
+def left_unanswered(
+    node: str, there: Side, error: Exception | None, requests: Iterable[tuple[object, int]]
+) -> list[Unanswered]:
+    """The first request that a node left without an answer when it ended a connection by itself, if there is one.
+
+    ``requests``: those that wait, each with how many bytes were sent up to its end.
+    """
+    if error is not None and not there.was_aborted:
+        return []
+    return [(node, there.incarnation, request) for request, end in requests if end <= there.bytes_read][:1]
+
+
 class Line(asyncio.Protocol):
     """One connection of a client with a node. What it sends is answered in order, or not at all."""
 
     def __init__(self, lines: ClientLines, node: str) -> None:
         self._lines = lines
         self._node = node
-        self._transport: asyncio.Transport | None = None
-        self._unanswered: deque[NodeRequest] = deque()
+        self._transport: Side | None = None
+        self._there: Side | None = None
+        self._unanswered: deque[tuple[NodeRequest, int]] = deque()
+        self._sent = 0
         self._waiting: list[NodeRequest] = []
+        self.is_cut = False
+        """Whether the client itself has ended it."""
         self._reader = ReplyReader()
 
     async def dial(self) -> None:
@@ -54,8 +73,8 @@ class Line(asyncio.Protocol):
                 self._lines.lost(self._node, request, sent=False)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        assert isinstance(transport, Side)
+        self._transport, self._there = transport, transport.other
         waiting, self._waiting = self._waiting, []
         for request in waiting:
             self.send(request)
@@ -64,20 +83,25 @@ class Line(asyncio.Protocol):
         if self._transport is None:
             self._waiting.append(request)
             return
-        self._unanswered.append(request)
+        data = _encoded(request)
+        self._sent += len(data)
+        self._unanswered.append((request, self._sent))
         self._lines.asked(self, request)
-        self._transport.write(_encoded(request))
+        self._transport.write(data)
         self._lines.meddle(self, self._transport)
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
         while (reply := self._reader.take()) is not None:
-            self._lines.answered(self._node, self._unanswered.popleft(), reply[0])
+            request, _ = self._unanswered.popleft()
+            self._lines.answered(self._node, request, reply[0])
 
     def connection_lost(self, error: Exception | None) -> None:
         self._lines.drop(self._node, self)
         unanswered, self._unanswered = self._unanswered, deque()
-        for request in unanswered:
+        if self._there is not None and not self.is_cut:
+            self._lines.unanswered += left_unanswered(self._node, self._there, error, unanswered)
+        for request, _ in unanswered:
             self._lines.lost(self._node, request, sent=True)
 
 
@@ -98,7 +122,7 @@ class ClientLines:
     """All connections of one client, which runs on a machine of its own.
 
     ``asked`` is told of each request that is sent to a node, ``refused`` of each that a node says will not happen, and
-    ``receive`` of each answer.
+    ``receive`` of each answer. ``unanswered`` is where requests go that a node left without an answer.
     """
 
     def __init__(
@@ -109,9 +133,11 @@ class ClientLines:
         asked: Callable[[Line, NodeRequest], None],
         refused: Callable[[ClientRequest], None],
         receive: Callable[[str, ClientReply | SlotVerdict], None],
+        unanswered: list[Unanswered],
     ) -> None:
         self.machine = machine
         self.asked = asked
+        self.unanswered = unanswered
         self._refused = refused
         self._random = rng
         self._counts = counts
@@ -140,6 +166,7 @@ class ClientLines:
         dice = self._random.random()
         if dice < self._cuts:
             self._counts["client: goes away with requests under way"] += 1
+            line.is_cut = True
             if dice < self._cuts / 2:
                 transport.abort()
             else:

@@ -30,6 +30,7 @@ class Ask(msgspec.Struct, eq=False):
     ``kind``: what it does to the keys of these clients: a write that carries a ``tag``, which nobody uses twice; one
     more on a counter; a read, or a local one, of ``keys``; the beginning of a watch of ``keys``; or nothing. ``shows``:
     what the client has read since it began to watch these keys: EXEC succeeds only if the keys still hold it.
+    ``watch``: the first WATCH of these keys: EXEC does nothing only if one of them has changed since.
     ``expected``: how the reply may begin, where that is known beforehand. ``line``: the number of its connection.
     ``session``: the name and the sequence that it is sent under; ``again``: not for the first time. ``called`` and
     ``returned`` are in the order of all calls and returns.
@@ -41,6 +42,7 @@ class Ask(msgspec.Struct, eq=False):
     keys: tuple[bytes, ...] = ()
     expected: tuple[ReplyValue, ...] = ()
     shows: Mapping[bytes, bytes | None] | None = None
+    watch: Ask | None = None
     raw: bytes = b""
     silent: bool = False
     never: bool = False
@@ -174,6 +176,19 @@ class Promises:
         self._judge_sessions()
         self._judge_counters()
         self._judge_order()
+        self._judge_aborts()
+
+    def _judge_aborts(self) -> None:
+        for ask in self.asks:
+            if ask.watch is None or not (ask.done and ask.watch.done) or ask.reply is not None:
+                continue
+            seen = ask.watch.slot  # or later
+            if not any(seen < slot <= ask.slot for key in ask.keys for slot, _ in self._changes[key]):
+                raise Violation(
+                    "a transaction is aborted only if a watched key has changed",
+                    f"{ask.tag!r} was aborted in slot {ask.slot}, and {ask.keys} are the same since slot {seen}",
+                    slots=[ask.slot],
+                )
 
     def _judge_writes(self) -> None:
         tags: defaultdict[bytes, list[Ask]] = defaultdict(list)

@@ -28,9 +28,11 @@ LISTS = (OWN + b"list:a", OWN + b"list:b")
 COUNTERS = (OWN + b"count:a", OWN + b"count:b")
 REGISTERS = (OWN + b"reg:a", OWN + b"reg:b", OWN + b"reg:c")
 WATCHED = (OWN + b"watch:a", OWN + b"watch:b")
+STREAMED = (*REGISTERS, *WATCHED)
 SHARED = (*LISTS, *COUNTERS, *REGISTERS, *WATCHED)
 RUBBISH = (b"*x\r\n", b"*1\r\n$x\r\n", b"*1\r\n:1\r\n", b"*99999999999\r\n", b"*2\r\n$3\r\nGET\r\n$-7\r\n")
 
+Act: TypeAlias = "Callable[[RedisClient, RedisLine], Awaitable[None]]"
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -40,7 +42,10 @@ def redis_client_count(scenario: Scenario) -> int:
 
 
 class RedisClient:
-    """One program: it connects, does what its kinds of ``acts`` say for a while, and connects again."""
+    """One program: it connects, does what its kinds of ``acts`` say for a while, and connects again.
+
+    Without ``acts`` some are drawn.
+    """
 
     def __init__(
         self,
@@ -50,6 +55,7 @@ class RedisClient:
         rng: random.Random,
         nodes: Sequence[str],
         lines: count[int],
+        acts: Sequence[Act] = (),
     ) -> None:
         self.name = name
         self.world = world
@@ -68,7 +74,7 @@ class RedisClient:
         self._dawdles = rng.choice([0.0, 0.0, 0.05])
         self._patience = rng.choice([1.0, 3.0, PATIENT])
         self._pace = rng.choice([0.01, 0.05, 0.2])
-        self._acts: list[Act] = rng.sample(ACTS, rng.choice([1, 1, 2, 4, len(ACTS)]))
+        self._acts = acts or rng.sample(ACTS, rng.choice([1, 1, 2, 4, len(ACTS)]))
 
     def begin(self) -> None:
         self._machine.start(self._run)
@@ -120,11 +126,14 @@ class RedisClient:
         await line.answers(PATIENT if self.is_stopped else self._patience)
         return all(ask.answered or ask.silent for ask in asks)
 
+    async def dial_another(self, line: RedisLine) -> RedisLine | None:
+        """A further connection, with another node if there is one; None if that does not answer."""
+        nodes = [node for node in self._nodes if node != line.node] or self._nodes
+        other = RedisLine(self.world, self.promises, self.rng.choice(nodes), next(self._lines))
+        return other if await other.dial() else None
+
     def fail(self, line: RedisLine, rule: str, found: str) -> None:
         self.world.fail(rule, f"{self.name}: {found}", line.node)
-
-
-Act: TypeAlias = Callable[[RedisClient, RedisLine], Awaitable[None]]
 
 
 # -- requests ---------------------------------------------------------------------------------------------------------
@@ -192,6 +201,30 @@ def _any(client: RedisClient) -> Ask:
 
 async def _pipeline(client: RedisClient, line: RedisLine) -> None:
     await client.ask(line, *(_any(client) for _ in range(client.rng.choice([1, 1, 3, 10, 60]))))
+
+
+async def _stream(client: RedisClient, line: RedisLine) -> None:
+    """Write without waiting, a few values at a time, which are short and long."""
+    rng = client.rng
+    narrow = client.world.network.window < 10_000
+    sizes = rng.choice([(1,), (1, 100), (1, 300) if narrow else (1, 300, 2_000)])
+    pause = rng.choice([0.0, 0.001, 0.005])
+    for _ in range(rng.choice([5, 20, 60])):
+        some = [_set(client, rng.choice(STREAMED), prefix=b"7" * rng.choice(sizes)) for _ in range(rng.randint(1, 3))]
+        line.send(some)
+        await asyncio.sleep(pause)
+        if line.is_lost or client.is_stopped:
+            break
+    client.world.count("client: writes without waiting")
+    await client.ask(line, _read(rng.choice(STREAMED)))
+
+
+async def poll(client: RedisClient, line: RedisLine) -> None:
+    """Read again and again."""
+    for _ in range(20):
+        if client.is_stopped or not await client.ask(line, _read(client.rng.choice(SHARED))):
+            return
+        await asyncio.sleep(client.rng.random() * 0.003)
 
 
 async def _transaction(client: RedisClient, line: RedisLine) -> None:
@@ -270,7 +303,7 @@ async def _optimistic_round(client: RedisClient, line: RedisLine) -> None:
         return
     tag, key = client.tag(), rng.choice(keys)
     number = int((shown[key] or b"0:").partition(b":")[0])
-    ending = Ask(("EXEC",), "write", tag, keys=keys, shows={} if forgets else shown)
+    ending = Ask(("EXEC",), "write", tag, keys=keys, shows={} if forgets else shown, watch=None if forgets else watch)
     done = await client.ask(
         line,
         _ok("MULTI"),
@@ -285,16 +318,37 @@ async def _optimistic_round(client: RedisClient, line: RedisLine) -> None:
 async def _optimistic_at_once(client: RedisClient, line: RedisLine) -> None:
     """Watch, read and write in one pipeline, so that the transaction is asked for before it is known what was read."""
     rng = client.rng
-    for _ in range(rng.choice([1, 5])):
+    for _ in range(rng.choice([1, 5, 20])):
         key, tag = rng.choice(WATCHED), client.tag()
-        read, ending = _read(key), Ask(("EXEC",), "write", tag, keys=(key,))
-        queued = Ask(("SET", key, b"%d:%b" % (rng.randrange(9), tag)), expected=(b"QUEUED",))
-        await client.ask(line, Ask(("WATCH", key), "watch", keys=(key,)), read, _ok("MULTI"), queued, ending)
-        if read.done and (read.reply is None or isinstance(read.reply, bytes)):
-            ending.shows = {key: read.reply}
-            client.world.count("watch: in one pipeline with its transaction")
+        watch, read = Ask(("WATCH", key), "watch", keys=(key,)), _read(key)
+        if rng.random() < 0.4:
+            await _read_at_once(client, line, watch, read)
+        else:
+            ending = Ask(("EXEC",), "write", tag, keys=(key,), watch=watch)
+            queued = Ask(("SET", key, b"%d:%b" % (rng.randrange(9), tag)), expected=(b"QUEUED",))
+            await client.ask(line, watch, read, _ok("MULTI"), queued, ending)
+            if read.done and (read.reply is None or isinstance(read.reply, bytes)):
+                ending.shows = {key: read.reply}
+                client.world.count("watch: in one pipeline with its transaction")
         if line.is_lost or client.is_stopped:
             return
+
+
+async def _read_at_once(client: RedisClient, line: RedisLine, watch: Ask, read: Ask) -> None:
+    """Read in a transaction, which is asked for before it is known what is watched."""
+    ending = Ask(("EXEC",), "read", keys=watch.keys)
+    line.send([watch, read])
+    await asyncio.sleep(client.rng.choice([0, 0.001, 0.01]))
+    queued = Ask(("GET", *watch.keys), expected=(b"QUEUED",))
+    await client.ask(line, _ok("MULTI"), queued, ending)
+    if not ending.done:
+        return
+    if ending.reply is None:
+        ending.kind = "watch"  # it was told nothing of the keys
+    elif read.done and watch.done and ending.reply != [read.reply]:
+        found = f"{watch.keys} held {read.reply!r:.200} and then {ending.reply!r:.200}"
+        client.fail(line, "a transaction whose watched keys have changed does nothing", found)
+    client.world.count("watch: a transaction that reads")
 
 
 async def _local_reads(client: RedisClient, line: RedisLine) -> None:
@@ -332,19 +386,8 @@ class SessionWork:
             self._number += 1
             self._name, self._since = f"{client.name}.{self._number}", begins.reply
             self._tags, self._tried, self._upto = [], set(), 0
-        elif rng.random() < (0.8 if self._upto < len(self._tags) else 0.2):
-            asks = Ask(("KV.SESSION", self._name), "watch")
-            if not await client.ask(line, asks) or not isinstance(asks.reply, int):
-                return
-            client.promises.told_upto.append((self._name, asks.reply))
-            if not self._upto <= asks.reply <= len(self._tags):
-                client.fail(
-                    line,
-                    "KV.SESSION knows what was acknowledged",
-                    f"{self._name} was executed up to {self._upto} of {len(self._tags)}, and is told {asks.reply}",
-                )
-            client.world.count("session: resumed" if self._upto < len(self._tags) else "session: asked for")
-            self._upto = max(self._upto, asks.reply)
+        elif rng.random() < (0.8 if self._upto < len(self._tags) else 0.2) and not await self._resume(line):
+            return
         self._tags += [client.tag() for _ in range(rng.choice([0, 1, 3, 10]))]
         pending = [self._request(number) for number in range(self._upto + 1, len(self._tags) + 1)]
         await client.ask(line, *pending)
@@ -352,6 +395,26 @@ class SessionWork:
             if not ask.answered or isinstance(ask.reply, NodeError):
                 break
             self._upto += 1
+        if rng.random() < 0.5 and (other := await client.dial_another(line)) is not None:
+            client.world.count("session: asked for at another node")
+            await self._resume(other)
+            other.close()
+
+    async def _resume(self, line: RedisLine) -> bool:
+        """Ask how far the session was executed; returns whether there was an answer."""
+        client, asks = self._client, Ask(("KV.SESSION", self._name), "watch")
+        if not await client.ask(line, asks) or not isinstance(asks.reply, int):
+            return False
+        client.promises.told_upto.append((self._name, asks.reply))
+        if not self._upto <= asks.reply <= len(self._tags):
+            client.fail(
+                line,
+                "KV.SESSION knows what was acknowledged",
+                f"{self._name} was executed up to {self._upto} of {len(self._tags)}, and is told {asks.reply}",
+            )
+        client.world.count("session: resumed" if self._upto < len(self._tags) else "session: asked for")
+        self._upto = max(self._upto, asks.reply)
+        return True
 
     def _request(self, number: int) -> Ask:
         client, tag = self._client, self._tags[number - 1]
@@ -472,11 +535,14 @@ async def _unheard(client: RedisClient, line: RedisLine) -> None:
 ACTS: list[Act] = [
     _pipeline,
     _pipeline,
+    _stream,
+    _stream,
     _transaction,
     _optimistic,
     _optimistic,
     _optimistic_at_once,
     _local_reads,
+    _session,
     _session,
     _keys,
     _flood,

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from kvstore.whole.lines import DIAL_SECONDS, PORT, pack_request
+from kvstore.whole.lines import DIAL_SECONDS, PORT, left_unanswered, pack_request
 from kvstore.whole.promises import Ask, Promises
 from kvstore.whole.replies import ReplyReader
 from kvstore.whole.sockets import Side
@@ -26,6 +26,7 @@ class RedisLine(asyncio.Protocol):
         self._there: Side | None = None
         self._unanswered: deque[tuple[Ask, int]] = deque()
         self._sent = 0
+        self._sent_at = self._heard_at = 0
         self._reader = ReplyReader()
         self._quiet: asyncio.Future[None] | None = None
         self._cut = False
@@ -48,6 +49,7 @@ class RedisLine(asyncio.Protocol):
         if self.is_lost or self._side is None or self._side.is_closing():
             return
         parts: list[bytes] = []
+        self._sent_at = self._world.timeline.now
         for ask in asks:
             data = ask.raw or pack_request(*ask.arguments)
             self._sent += len(data)
@@ -66,8 +68,22 @@ class RedisLine(asyncio.Protocol):
                     await self._quiet
             except TimeoutError:
                 self._world.count("client: gives up")
+                if self._is_owed(patience):
+                    waits = self._unanswered[0][0].arguments
+                    self._world.fail("a node answers in time", f"{waits!r:.300} waits for {patience} s", self.node)
                 self.abort()
         return not self.is_lost
+
+    def _is_owed(self, patience: float) -> bool:
+        """Whether the node has no excuse left: nothing is on the way in either direction, and its time is over."""
+        server, here, there = self._world.servers[self.node], self._side, self._there
+        if here is None or there is None or not self._unanswered:
+            return False
+        longest = server.settings.request_timeout_ms / min(server.machine.clocks.rate, 1.0)
+        is_whole = here.has_sent_all and there.has_sent_all and here.is_open and there.is_open
+        is_at_work = server.machine.incarnation == there.incarnation and self._world.healed_at
+        since = max(self._heard_at, self._sent_at, self._world.healed_at, there.read_at)
+        return bool(is_whole and is_at_work) and since + 1_000 + longest < self._world.timeline.now
 
     async def end(self, patience: float) -> None:
         """Wait until the node closes the connection."""
@@ -80,6 +96,7 @@ class RedisLine(asyncio.Protocol):
                 self.abort()
 
     def data_received(self, data: bytes) -> None:
+        self._heard_at = self._world.timeline.now
         self._reader.feed(data)
         while (reply := self._reader.take()) is not None:
             if not self._unanswered:
@@ -94,10 +111,9 @@ class RedisLine(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self.is_lost = True
         there = self._there
-        if error is None and not self._cut and there is not None:
-            taken = [ask for ask, end in self._unanswered if end <= there.bytes_read]
-            if taken:
-                self._world.unanswered.append((self.node, there.incarnation, taken[0].arguments))
+        if there is not None and not self._cut:
+            waits = ((ask.arguments, end) for ask, end in self._unanswered)
+            self._world.unanswered += left_unanswered(self.node, there, error, waits)
         if self._unanswered:
             self._world.count("client: a connection breaks before the answer")
         self._unanswered.clear()

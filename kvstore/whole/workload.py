@@ -13,6 +13,7 @@ from typing import Protocol, TypeAlias
 from consensus.messages import NO_OP
 from consensus.simulation.scenario import Scenario
 from consensus.simulation.violation import Violation
+from kvstore.errors import KvstoreError
 from kvstore.server.main import DRAIN_SECONDS
 from kvstore.simulated.clients import PlainClient, SessionClient, SlotClient, draws, nothing, probe
 from kvstore.simulated.oracle import Oracle, Told
@@ -20,12 +21,13 @@ from kvstore.simulated.requests import ClientReply, ClientRequest, SlotVerdict
 from kvstore.state import entries
 from kvstore.state.machine import StateMachine
 from kvstore.storage.log_store import SqliteLog
+from kvstore.whole.faults import has_readers
 from kvstore.whole.lines import ClientLines, NodeRequest
 from kvstore.whole.machine import VirtualMachine
 from kvstore.whole.order import SessionOrder
 from kvstore.whole.programs import StoreProgram
 from kvstore.whole.promises import Promises
-from kvstore.whole.redis_clients import RedisClient, redis_client_count
+from kvstore.whole.redis_clients import RedisClient, poll, redis_client_count
 from kvstore.whole.world import WholeWorld
 
 MAX_CLIENTS = 5
@@ -102,12 +104,12 @@ class Workload:
             self._connect(client)
 
     def _draw_redis_clients(self) -> list[RedisClient]:
-        scenario, lines = self._scenario, count(1)
+        scenario, world, lines = self._scenario, self._world, count(1)
         first = session_client_count(scenario)
-        return [
+        clients = [
             RedisClient(
                 f"r{number}",
-                self._world,
+                world,
                 self._promises,
                 scenario.random(f"client {number}"),
                 scenario.names,
@@ -116,6 +118,11 @@ class Workload:
             for number in range(first, whole_client_count(scenario))
             if scenario.clients is None or number in scenario.clients
         ]
+        if has_readers(scenario):
+            for name in scenario.names:
+                rng = scenario.random(f"reader {name}")
+                clients.append(RedisClient(f"reader-{name}", world, self._promises, rng, [name], lines, [poll]))
+        return clients
 
     def _draw_workers(self) -> Sequence[Worker]:
         scenario, world = self._scenario, self._world
@@ -178,7 +185,13 @@ class Workload:
 
         rng = self._scenario.random(f"lines {name}")
         lines = ClientLines(
-            machine, rng, world.counts, partial(self._asked, name), partial(self._refused, name), receive
+            machine,
+            rng,
+            world.counts,
+            partial(self._asked, name),
+            partial(self._refused, name),
+            receive,
+            world.unanswered,
         )
         self._lines.append(lines)
         world.lines[name] = lambda node, request: machine.act(lambda: lines.request(node, request))
@@ -230,8 +243,11 @@ class Workload:
         digests: dict[int, tuple[str, str]] = {}
         for name, server in self._world.servers.items():
             server.disk.start()
-            log = SqliteLog(server.settings.data_dir / "log.db", node_id=name, nodes=self._scenario.names)
-            state = StateMachine(server.settings.data_dir / "state.db")
+            try:
+                log = SqliteLog(server.settings.data_dir / "log.db", node_id=name, nodes=self._scenario.names)
+                state = StateMachine(server.settings.data_dir / "state.db")
+            except KvstoreError as error:
+                raise Violation("a node can open what it has left", str(error), nodes=[name]) from error
             try:
                 self._compare(name, log, state, chosen)
                 for run in log.read(state.applied_upto + 1, log.last):

@@ -30,7 +30,7 @@ from kvstore.whole.blocking import BlockingThread
 from kvstore.whole.disk import SimulatedDisk
 from kvstore.whole.disk_faults import DiskFault
 from kvstore.whole.faults import FailingDisk
-from kvstore.whole.lines import PORT
+from kvstore.whole.lines import PORT, Unanswered
 from kvstore.whole.machine import VirtualMachine
 from kvstore.whole.sockets import Side, VirtualNetwork
 from kvstore.whole.threads import VirtualThread
@@ -146,9 +146,13 @@ class WholeWorld:
         self.trace = trace
         self.dials = dials = scenario.dials()
         self.doom = 0
+        self.healed_at = 0
+        """When the faults were over; 0 until then."""
         self._random = scenario.random("world")
         self.links = Network(scenario.random("network"), dials.delay, dials.loss, 0.0)
         self.network = VirtualNetwork(scenario.random("sockets"), self.micro, self.links, self.counts)
+        if scenario.random("firewalls").random() < 0.3:
+            self.network.walled_port = PEER_PORT
         bounds = dials.clock_bounds
         self.clocks = {name: Clocks(rate, bounds) for name, rate in zip(self.names, dials.rates, strict=True)}
         self.pace = self._random.choice([(2, 50), (20, 200), (200, 1_000)])
@@ -159,8 +163,7 @@ class WholeWorld:
         self.checks: list[Callable[[], None]] = []
         """What must hold all the time: each is called every ``CHECK_INTERVAL``, and raises Violation."""
         self.chosen_upto = 0
-        self.unanswered: list[tuple[str, int, object]] = []
-        """Requests that a node's process (its name and incarnation) had read, and not answered when it closed."""
+        self.unanswered: list[Unanswered] = []
         self.drained: dict[tuple[str, int], float] = {}
         """The processes that ended because they were told to, and how many ms that took by their own clocks."""
         self.lines: dict[str, Callable[[str, ClientRequest | SlotClaim], None]] = {}
@@ -399,6 +402,7 @@ class WholeWorld:
         self.note("", "the faults are over")
         self.links.clear()
         self.doom = 0
+        self.healed_at = self.timeline.now
         for name, server in self.servers.items():
             server.machine.steps_left = -1
             server.disk.call_off_all()

@@ -24,7 +24,11 @@ client: reads slowly
 client: sends rubbish
 client: takes its replies late
 client: wants no replies
+client: writes without waiting
 client: wrong password or version
+calm: a client goes on asking
+calm: a leader is told to end
+clock: an exiled leader's is set back
 disk: full
 disk: read EIO
 disk: sync EIO
@@ -56,6 +60,7 @@ process: ended because of its disk
 process: ended with status 0
 process: killed
 process: pause
+process: restarted while its reads wait
 process: start
 process: told to end
 reply: CLUSTERDOWN
@@ -64,10 +69,12 @@ reply: MISCONF
 reply: NOPROTO
 reply: UNKNOWN
 reply: WRONGPASS
+session: asked for at another node
 session: resumed
 session: sent
 session: sent again
 socket: a buffer is full
+socket: a firewall drops what comes for a connection that is forgotten
 socket: a piece is cut
 socket: a reset is sent
 socket: bytes for a machine that is gone
@@ -75,6 +82,7 @@ socket: reset
 store: executed
 store: unavailable
 watch: a transaction went through
+watch: a transaction that reads
 watch: aborted
 """.splitlines()
 """What must happen in these runs, so that no kind of fault fades away unseen."""

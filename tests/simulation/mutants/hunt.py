@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from cli.loading.simulated import simulated_load
 from consensus.simulation.scenario import Scenario
 from kvstore.simulated.run import Outcome, simulate
 from kvstore.whole.run import simulate_whole
@@ -38,7 +39,7 @@ class Catch(NamedTuple):
 
 
 def run(scenario: Scenario) -> Outcome:
-    return simulate_whole(scenario) if scenario.whole else simulate(scenario)
+    return simulate_whole(scenario, others=[simulated_load]) if scenario.whole else simulate(scenario)
 
 
 def hunt(bug: Mutant, numbers: Iterable[int] = range(MAX_SEEDS), scenario: Scenario = CORE_SCENARIO) -> Catch:
