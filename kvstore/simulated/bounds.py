@@ -37,6 +37,8 @@ BOUNDS = (
     Bound("_LITTLE", (cost,), (0,)),
     Bound("EXPIRED_AT_ONCE", (due,), (1,)),
     Bound("MAX_CLEAN_BYTES", (keyspace,), (0,)),
+    Bound("GONE_AT_ONCE", (keyspace,), (1,)),
+    Bound("NOTED_GAP", (keyspace,), (1,)),
     Bound("MAX_UNCOMMITTED_BYTES", (commit_schedule,), (2_000,)),
     Bound("MAX_PENDING", (proposals,), (1, 3)),
     Bound("MAX_REPEATS", (proposals,), (0, 1)),

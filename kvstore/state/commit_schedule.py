@@ -16,6 +16,8 @@ COMMIT_BYTES = 112 * 1_048_576
 """The state database is committed after this many ms, slots or bytes. What a crash loses is replayed from the log.
 
 A large commit costs less for each slot than a small one: the interval grows by this many ms with each slot."""
+COMMIT_REMOVALS = 20_000
+"""So many removed keys are a reason too: until they are gone from the table, whoever walks has to pass over them."""
 MAX_UNCOMMITTED_BYTES = 256 * 1_048_576
 """While changes of this many bytes wait for a commit no slot is applied."""
 
@@ -127,4 +129,6 @@ class Commits:
 
 def is_large(state: StateMachine) -> bool:
     """Whether so much waits for a commit that one is worthwhile at once."""
+    if state.uncommitted_removals >= COMMIT_REMOVALS:
+        return True
     return state.uncommitted >= COMMIT_SLOTS or state.uncommitted_bytes >= COMMIT_BYTES

@@ -140,6 +140,18 @@ def may_be_refused(command: Command) -> bool:
     return False
 
 
+def pass_over_ranges(command: Command, keys: Keyspace) -> None:
+    """Pass over the ranges that a command looks at, as far as a slot may, so that what is gone in them is noted.
+
+    Raises ManyGoneError if that takes longer than a part of a turn: then it is to be done again.
+    """
+    for branch in (command.then, command.otherwise) if isinstance(command, Txn) else ((command,),):
+        _Estimate(keys, of_slot(), isinstance(command, Txn)).of((), branch)  # type: ignore[arg-type]
+        for part in branch:
+            if isinstance(part, Count) and part.prefix and COUNTED_WORK * keys.size <= MAX_WORK:
+                keys.count(part.prefix)
+
+
 _REWRITES = {Append, SetRange, Push, Copy, Rename, Expire, Persist, GetExpire}
 """They write a value again of which their request says nothing."""
 _LITTLE = 1_048_576

@@ -6,16 +6,18 @@ import heapq
 import sqlite3
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from itertools import dropwhile, islice, repeat, takewhile
 from operator import itemgetter
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
 from kvstore.commands import Value
 from kvstore.state.cell import Cell
 from kvstore.state.due import DueKeys
+from kvstore.state.gaps import Gaps
 from kvstore.state.rows import (
     MANY_ROWS,
     Overlay,
@@ -54,12 +56,24 @@ MAX_COUNTED_CHANGES = 100
 
 _CLEAR = "DELETE FROM kv"
 _EXPIRING = "SELECT count(*), coalesce(sum(expires), 0) FROM (SELECT expires FROM kv WHERE expires IS NOT NULL LIMIT ?)"
+_ReadFrom: TypeAlias = Callable[[sqlite3.Connection, bytes], list[Iterator[tuple[bytes, Cell | None]]]]
 _key_of = itemgetter(0)
+_UNBOUNDED = 1 << 62
 _LAST_SLOT = 2**63 - 1
+
+
+GONE_AT_ONCE = 5_000
+"""So many keys that are gone are passed over at once for a slot, which does not pay for them."""
+NOTED_GAP = 64
+"""Where so many keys in a row are gone, it is noted, so that the next one who comes this way jumps."""
 
 
 class TooLongError(Exception):
     """A read looks at more than may be looked at at once."""
+
+
+class ManyGoneError(Exception):
+    """More keys are gone on the way than are passed over at once. How far it came is noted: it is to be tried again."""
 
 
 class Changes(NamedTuple):
@@ -131,6 +145,11 @@ class Keyspace:
         self._undo: list[tuple[bytes, Cell | None]] | None = None
         self._grown = 0
         self._discarded: list[Overlay] = []
+        self._gaps = Gaps()
+        self.removed = 0
+        """At least as many keys were removed since the last ``take``."""
+        self._removed_in_flight = 0
+        self._left_gone = _UNBOUNDED
         self._due = DueKeys(reader, self._cell_of)
         self.is_overdue = self._is_due_by(clock)
         """Whether keys may be there that are due and not removed yet."""
@@ -197,6 +216,15 @@ class Keyspace:
         self._read()
         # The commit under way may have ended by now: what it stored was created by its own slots.
         return len(some) - count_present(self._reader, some, min(some.values(), default=0))
+
+    @property
+    def has_many_gone(self) -> bool:
+        """Whether there may be more keys that are gone and still to be passed over than are passed over at once."""
+        return self.removed + self._removed_in_flight > GONE_AT_ONCE
+
+    def bound_gone(self, is_bounded: bool) -> None:
+        """From here on raise ManyGoneError after passing over ``GONE_AT_ONCE`` keys that are gone; or no longer so."""
+        self._left_gone = GONE_AT_ONCE if is_bounded else _UNBOUNDED
 
     def bound(self, is_bounded: bool) -> None:
         """From here on reads raise TooLongError once they have looked at ``LOOK_WORK``, or no longer do so."""
@@ -393,6 +421,8 @@ class Keyspace:
         self.dirty_bytes += len(cell.value.data)
         self.dirty_bytes += len(key) + ROW_BYTES if replaced is None else -len(replaced.value.data)
         self._dirty[key] = cell
+        if self._gaps:
+            self._gaps.cut(key)
         if cell.expires:
             self.dirty_bytes += ROW_BYTES
             self._due.add(key, cell.expires)
@@ -406,6 +436,7 @@ class Keyspace:
         if self._undo is not None:
             self._undo.append((key, cell))
         self._dirty[key] = None
+        self.removed += 1
         self._size -= 1
         self._grown -= 1
         self.dirty_bytes += len(key) + ROW_BYTES
@@ -422,6 +453,7 @@ class Keyspace:
         undo, self._undo = self._undo or [], None
         if not keep:
             self._size -= self._grown
+            self._gaps.clear()
             for key, cell in reversed(undo):
                 self._dirty[key] = cell
 
@@ -460,14 +492,12 @@ class Keyspace:
         if not prefix:
             return self.size
         layers, shows_table = self._layers()
+        if any(layers) or not shows_table:
+            return sum(1 for _ in takewhile(partial(_begins_with, prefix), self._from(prefix, keys_from)))
         if self.is_bounded:
-            self.spend(_FOUND_WORK * sum(map(len, layers)) + (self._size + len(self._doubtful) >> _COUNTED_PER_WORK))
-        keys = {key for layer in layers for key in layer if key.startswith(prefix)}
-        living = sum(_exists(layers, key) for key in keys)
-        if not shows_table:
-            return living
+            self.spend(self._size >> _COUNTED_PER_WORK)
         self._read()
-        return count_prefix(self._reader, prefix) - count_present(self._reader, keys) + living
+        return count_prefix(self._reader, prefix)
 
     def expiring(self) -> tuple[int, int]:
         """About how many keys will expire, and the sum of their times, in ms since 1970.
@@ -527,10 +557,17 @@ class Keyspace:
         layers = (self._dirty, self._settled, self._in_flight)
         self._orders = [order for order in self._orders if any(order.layer is layer for layer in layers)]
 
-    def _from(
-        self, first: bytes, read: Callable[[sqlite3.Connection, bytes], list[Iterator[tuple[bytes, Cell | None]]]]
-    ) -> Iterator[tuple[bytes, Cell | None]]:
+    def _from(self, first: bytes, read: _ReadFrom) -> Iterator[tuple[bytes, Cell | None]]:
         """The keys from ``first`` on in byte order, and what ``read`` says of them, None where memory knows better."""
+        start: bytes | None = first
+        while start is not None:
+            end = self._gaps.end_of(start) if self._gaps else None
+            if end == b"":
+                return
+            start = yield from self._from_to_gap(end or start, read)
+
+    def _from_to_gap(self, first: bytes, read: _ReadFrom) -> Generator[tuple[bytes, Cell | None], None, bytes | None]:
+        """The same up to where keys are known to be gone; returns where they begin, None at the end."""
         layers, shows_table = self._layers()
         if self.is_bounded:
             self.spend(sum(self._in_order(layer).unsorted for layer in layers if layer) >> _SORTED_PER_WORK)
@@ -540,13 +577,32 @@ class Keyspace:
         if shows_table:
             self._read()
             sources += read(self._reader, first)
-        before = None
+        before, gone = None, 0
+        gap = first
         for key, row in heapq.merge(*sources, key=_key_of):  # of equal keys the uppermost layer's comes first
             if self.is_bounded:
                 self.spend(1)
-            if key != before and _exists(layers, key):
-                yield key, row
+            if key == before:
+                continue
             before = key
+            if _exists(layers, key):
+                if gone >= NOTED_GAP:
+                    self._gaps.note(gap, key)
+                gap, gone = key + b"\0", 0
+                yield key, row
+                continue
+            if not gone % NOTED_GAP and self._gaps and self._gaps.end_of(key) is not None:
+                if gone:
+                    self._gaps.note(gap, key)
+                return key
+            gone += 1
+            self._left_gone -= 1
+            if self._left_gone < 0:
+                self._gaps.note(gap, key)
+                raise ManyGoneError
+        if gone >= NOTED_GAP:
+            self._gaps.note(gap, b"")
+        return None
 
     def clear(self) -> None:
         """Remove every key; one by one only if that may have to be undone."""
@@ -615,6 +671,7 @@ class Keyspace:
         self._in_flight_is_cleared = is_cleared or self._settled_is_cleared
         self._settled, self._settled_is_cleared = {}, False
         self._taken_bytes, self.dirty_bytes = self.dirty_bytes, 0
+        self._removed_in_flight, self.removed = self.removed, 0
         self._due.taken()
         self._doubtful, self._doubtful_in_flight = {}, self._doubtful
         self._looked_at = self._new_in_flight = 0
@@ -635,6 +692,8 @@ class Keyspace:
             self._clean = {}
             self._discarded.append(self._in_flight)
         self._in_flight, self._in_flight_is_cleared = {}, False
+        self._removed_in_flight = 0
+        self._gaps.clear()
         self._due.committed()
         self._forget_orders()
 
@@ -659,6 +718,8 @@ class Keyspace:
         self._in_flight, self._in_flight_is_cleared = {}, False
         self._settled, self._settled_is_cleared = {}, False
         self.dirty_bytes += self._taken_bytes
+        self.removed += self._removed_in_flight
+        self._removed_in_flight = 0
         self._due.rolled_back()
         self._forget_orders()
 
@@ -686,6 +747,10 @@ class InOrder:
             self.sort(self.unsorted)
         for index in range(bisect_left(self._keys, first), len(self._keys)):
             yield self._keys[index]
+
+
+def _begins_with(prefix: bytes, item: tuple[bytes, Cell | None]) -> bool:
+    return item[0].startswith(prefix)
 
 
 def _exists(layers: list[Overlay], key: bytes) -> bool:

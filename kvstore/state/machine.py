@@ -45,11 +45,11 @@ from kvstore.commands import (
 )
 from kvstore.errors import CommandError, KvstoreError, StateDamagedError
 from kvstore.state.context import Context
-from kvstore.state.cost import changed_bytes, of_read, of_slot
+from kvstore.state.cost import changed_bytes, of_read, of_slot, pass_over_ranges
 from kvstore.state.entries import UNREADABLE, Applied, decode
 from kvstore.state.executor import execute, execute_alone
 from kvstore.state.identity import STATE_SCHEMA, Owner, StateIdentity, entry_hash, read_progress, write_progress
-from kvstore.state.keyspace import Changes, Keyspace
+from kvstore.state.keyspace import Changes, Keyspace, ManyGoneError
 from kvstore.state.rows import Overlay
 from kvstore.state.sessions import SessionRow, Sessions, result_bytes, write_sessions
 from kvstore.state.sql import Table, run
@@ -249,7 +249,25 @@ class StateMachine:
         while not self._keys.prepare():
             if is_late():
                 return False
-        return True
+        return not self._keys.has_many_gone or self._is_passed_over(command, is_late)
+
+    def _is_passed_over(self, command: Command | Opaque, is_late: IsLate) -> bool:
+        """Pass over what is gone in the command's ranges. It depends on what was committed, and no slot pays for it."""
+        known = _parsed(command) if isinstance(command, Opaque) else command
+        if known is None or not _looks_at_ranges(known):
+            return True
+        try:
+            while True:
+                self._keys.bound_gone(True)
+                try:
+                    pass_over_ranges(known, self._keys)
+                except ManyGoneError:
+                    if is_late():
+                        return False
+                else:
+                    return True
+        finally:
+            self._keys.bound_gone(False)
 
     def _is_expiry_prepared(self, clock: int, is_late: IsLate) -> bool:
         while not self._keys.prepare_expiry(clock):
@@ -283,6 +301,11 @@ class StateMachine:
     def uncommitted_bytes(self) -> int:
         """About how many bytes the keys and values have that were changed since the last commit began."""
         return self._keys.dirty_bytes
+
+    @property
+    def uncommitted_removals(self) -> int:
+        """How many keys were removed since the last commit began, some perhaps more than once."""
+        return self._keys.removed
 
     def commit(self) -> None:
         """Make everything applied durable. Raises StorageFullError when there is no room: it can be called again."""

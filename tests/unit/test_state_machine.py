@@ -23,6 +23,7 @@ from kvstore.commands import (
     Command,
     Condition,
     Count,
+    Delete,
     Done,
     Entry,
     Exists,
@@ -750,3 +751,25 @@ def test_to_find_keys_no_large_values_are_read(tmp_path: Path) -> None:
 
 def bytes_read() -> int:
     return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_a_slot_that_looks_at_ranges_waits_while_many_keys_are_passed_over(tmp_path: Path) -> None:
+    """Each of sixteen walks in a transaction once passed over all keys that were deleted since the last commit."""
+    state = StateMachine(tmp_path / "state.db")
+    names = [b"key %05d" % number for number in range(40_000)]
+    for change in (lambda keys: SetMany(keys, [Value(b"x")] * len(keys)), Delete):
+        state.commit()
+        for at in range(0, len(names), 4_000):
+            state.apply(state.applied_upto + 1, [entry(change(names[at : at + 4_000]))])
+    txn = Txn([Set(b"a", Value(b"1")), *[Walk(b"", 5)] * 4, Scan(b"key", 5), Count(b"key 2")], partial=True)
+    waited = []
+    for command in (txn, txn, Count(b"key 2"), Walk(b"key 2", 0)):
+        waited.append(0)
+        while not (applied := state.apply(state.applied_upto + 1, [entry(command)], lambda: True)):
+            waited[-1] += 1
+        if command is txn:
+            assert applied[0].result == Outcomes(True, [Done(), *[Keys([b"a"], b"")] * 4, Rows([]), Integer(0)])
+    assert waited[0] >= 8 and waited[1:] == [0, 0, 0]
+    state.apply(state.applied_upto + 1, [entry(Set(names[7], Value(b"again")))])
+    assert state.keys(b"", 10) == [b"a", names[7]]
+    state.close()
