@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import random
 import signal
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -41,6 +42,10 @@ PATIENCE = 20_000
 CHECK_INTERVAL = 50
 RESTART = 300
 """In ms: how soon a node that could not start is started again."""
+ROOM = (0, 0, 4_500, 10_000, 30_000)
+"""In bytes: what a disk that is called full takes yet."""
+FAILED_MS = 3_000
+"""How soon a node must end when a sync of its log has failed: its disk may stall for two seconds."""
 GRACE = 30_000
 """In ms: how long a node that was told to end may take."""
 
@@ -109,6 +114,11 @@ class ServerMachine:
         self.gone = False
         self.troubles: dict[int, DiskFault] = {}
         """What goes wrong with the disk now, by the action that began it."""
+        self.has_spoken = False
+        """Whether the process has told others what it promises or has accepted."""
+        self.failed_for = 0
+        """For how many ms the process has gone on since a sync of its log failed."""
+        self.room = random.Random()
         self.had_trouble = False
         """Whether something went wrong with the disk since the process was started."""
 
@@ -118,7 +128,7 @@ class ServerMachine:
 
     @full.setter
     def full(self, value: bool) -> None:
-        self.disk.free = 0 if value else None
+        self.disk.free = self.room.choice(ROOM) if value else None
 
     @property
     def last(self) -> int:
@@ -183,7 +193,9 @@ class WholeWorld:
             request_timeout_ms=self._random.choice([500, 2_000, 5_000]),
             timing=timing,
         )
-        return ServerMachine(machine, SimulatedDisk(directory, self.scenario.random(f"disk {name}")), settings)
+        server = ServerMachine(machine, SimulatedDisk(directory, self.scenario.random(f"disk {name}")), settings)
+        server.room = self.scenario.random(f"room {name}")
+        return server
 
     def client_machine(self, name: str) -> VirtualMachine:
         """A machine for a client, whose clocks are right; its program begins at once."""
@@ -224,6 +236,18 @@ class WholeWorld:
             if self.doom:
                 self.crash_after(server.machine.name, self._random.randint(1, self.doom), self.timeline.now + 300)
 
+    def speaks(self, name: str) -> None:
+        """A node tells others what it promises or has accepted."""
+        server = self.servers[name]
+        if not server.has_spoken:
+            server.has_spoken = True
+            if not server.disk.is_as_found("log.db-wal"):
+                self.fail(
+                    "what a node found in its log is durable before it speaks",
+                    f"{name} speaks, and a power loss could change the WAL of its log as it found it",
+                    name,
+                )
+
     def note(self, name: str, text: str) -> None:
         """Something for those who look at the trace."""
         if self.trace is not None:
@@ -241,7 +265,8 @@ class WholeWorld:
         if server.machine.is_up or server.gone:
             return
         server.disk.start()
-        server.leads = server.draining = False
+        server.leads = server.draining = server.has_spoken = False
+        server.failed_for = 0
         server.had_trouble = bool(server.troubles)
         self.count("process: start")
         self.note(name, f"starts, incarnation {server.machine.incarnation + 1}")
@@ -273,9 +298,19 @@ class WholeWorld:
             return
         if status == exit_status.UNAVAILABLE and server.had_trouble:
             self.count("process: ended because of its disk")
+            if server.room.random() < 0.3:
+                self._start_without_room(server)
             self.timeline.after(RESTART, self.start, machine.name)
             return
         self.fail("a node ends only when it is told to", f"{machine.name} ended with status {status}", machine.name)
+
+    def _start_without_room(self, server: ServerMachine) -> None:
+        self.count("process: starts on a full disk")
+        server.disk.free = 0
+        self.timeline.after(RESTART + server.room.choice([100, 500]), self._make_room, server)
+
+    def _make_room(self, server: ServerMachine) -> None:
+        server.full = False
 
     def failed(self, machine: VirtualMachine, error: BaseException) -> None:
         server = self.servers.get(machine.name)
@@ -315,11 +350,30 @@ class WholeWorld:
             server.machine.kill()
             server.disk.kill()
         else:
-            self.count("machine: lost its power")
-            self.note(name, "loses its power")
-            server.machine.lose_power()
-            server.disk.lose_power()
+            self._lose_power(server)
         self.timeline.at(restart, self.start, name)
+
+    def _lose_power(self, server: ServerMachine) -> None:
+        self.count("machine: lost its power")
+        self.note(server.machine.name, "loses its power")
+        server.leads = False
+        server.machine.lose_power()
+        server.disk.lose_power()
+
+    def lose_power_again(self, name: str, gaps: Sequence[int], until: int) -> None:
+        server = self.servers[name]
+        if self.timeline.now >= until:
+            return
+        if server.machine.is_up:
+            self.count(
+                "machine: loses its power soon after a start"
+                if server.has_spoken
+                else "machine: loses its power before its node has spoken"
+            )
+            self._lose_power(server)
+            self.timeline.after(5, self.start, name)
+        if gaps:
+            self.timeline.after(gaps[0], self.lose_power_again, name, gaps[1:], until)
 
     def crash_after(self, name: str, effects: int, restart: int) -> None:
         machine = self.servers[name].machine
@@ -391,8 +445,17 @@ class WholeWorld:
             self.micro.run(min(until, self.timeline.now + CHECK_INTERVAL) * 1_000)
             for check in self.checks:
                 check()
+            self._look_at_failed_logs()
             if self.failure is not None:
                 raise self.failure
+
+    def _look_at_failed_logs(self) -> None:
+        for name, server in self.servers.items():
+            if "log.db-wal" not in server.disk.failed_syncs or not server.machine.is_up or server.machine.is_paused:
+                continue
+            server.failed_for += CHECK_INTERVAL
+            if server.failed_for > FAILED_MS:
+                self.fail("a node whose log failed ends", f"{name} has gone on for {server.failed_for} ms", name)
 
     def heal(self) -> None:
         """Undo all faults."""
@@ -408,6 +471,10 @@ class WholeWorld:
 
     def end_nodes(self) -> None:
         """Tell all nodes to end, and wait until they have. Raises Violation."""
+        while any(server.machine.is_up and server.disk.failed_syncs for server in self.servers.values()):
+            self.run(self.timeline.now + CHECK_INTERVAL)
+            if all(not server.failed_for for server in self.servers.values()):
+                break
         for server in self.servers.values():
             if server.machine.loop is not None:
                 server.draining = True
