@@ -404,6 +404,14 @@ class SqliteLog:
             self._key = None
 
 
+def abandon_logs(directory: Path) -> None:
+    """For a simulator: the process that had the logs of this directory open is gone, and closes nothing."""
+    for key in [key for key in _open_logs if key.parent == directory]:
+        del _open_logs[key]
+        if key in _index_handles:
+            os.close(_index_handles.pop(key))
+
+
 def _rows(record: Record) -> Iterator[tuple[int, int, Ballot, int, bytes]]:
     """The rows (first, last, ballot, chosen_upto, slots) that hold a record."""
     if not isinstance(record, Stored):

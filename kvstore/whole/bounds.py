@@ -24,7 +24,7 @@ SMALL: dict[tuple[str, ...], Sequence[int]] = {
     ("kvstore.node.node.KEEP_SLOTS",): (1, 5, 30),
     ("kvstore.node.node.APPLY_SLOTS",): (1, 3),
     ("kvstore.node.proposals.MAX_PENDING",): (2, 6),
-    ("kvstore.node.proposals.MAX_MEMORY", "kvstore.node.node.KEEP_BYTES"): (1_000, 5_000),
+    ("kvstore.node.proposals.MAX_MEMORY", "kvstore.node.node.KEEP_BYTES"): (150, 600),
     ("kvstore.node.proposals.MAX_REPEATS",): (1,),
     ("kvstore.state.commit_schedule.COMMIT_INTERVAL",): (20, 100, 400),
     ("kvstore.state.commit_schedule.COMMIT_SLOTS",): (1, 4),

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 from kvstore.storage.files import Files, use
+from kvstore.storage.log_store import abandon_logs
 from kvstore.whole.disk_faults import CODES, DiskFault, DiskFaults, DiskOperation, Trouble
 from kvstore.whole.disk_names import DiskNames, NamedThing
 from kvstore.whole.platter import Platter
@@ -346,6 +347,7 @@ class SimulatedDisk:
         self.is_down = True
         _vfs().abandon(self)
         self._indexes.died()
+        abandon_logs(self.directory)
         # The dead process keeps its files, and the locks on them, which nobody else sees any more.
         for name, path in self._walk().items():
             if path.is_dir():
