@@ -60,13 +60,11 @@ class PeerRules:
         promised: PromisedBallots,
         fail: Callable[[str, str], None],
         count: Callable[[str], None],
-        speaks: Callable[[], None],
     ) -> None:
         self._replica = replica
         self._promised = promised
         self._fail = fail
         self._count = count
-        self._speaks = speaks
         self._leader_heard: int | None = None
         self._asked: dict[str, deque[bool]] = {}
         """By candidate, whether a leader was heard lately when its pre-votes came that have no answer yet."""
@@ -142,17 +140,14 @@ class PeerRules:
         """These leave at the end of a turn."""
         replica, node = self._replica, self._replica.node
         left_out: dict[str, int] = {}
-        speaks = False
         for receiver, message in messages:
             wrong = ""
             match message:
                 case Promise(ballot=ballot):
-                    speaks = True
                     wrong = self._promised.says(node, ballot)
                     if any(run.ballot > ballot for run in message.accepted):
                         wrong = f"{node} promises {ballot}, and has accepted something under a later ballot"
                 case Accepted(ballot=ballot):
-                    speaks = True
                     wrong = self._promised.says(node, ballot)
                 case Reject(promised=promised):
                     wrong = self._promised.shows(node, promised)
@@ -169,8 +164,6 @@ class PeerRules:
                     pass
             if wrong:
                 self._fail("a node goes back on no promise", wrong)
-        if speaks:
-            self._speaks()
         self._judge_forwards(left_out)
         if replica.role is not Role.FOLLOWER:
             self._leader_heard = None
@@ -242,12 +235,12 @@ class WatchedPeers(Peers):
         host = getattr(receive, "__self__", None)
         assert isinstance(host, Host)
         name = identity.node
+        world.takes_part(name)
         self._rules = PeerRules(
             host.node.replica,
             promised,
             lambda rule, found: world.fail(rule, found, name),
             world.count,
-            lambda: world.speaks(name),
         )
         self.receive = lambda sender, message: self._rules.receives(sender, message, receive)
 

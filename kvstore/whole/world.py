@@ -42,7 +42,7 @@ PATIENCE = 20_000
 CHECK_INTERVAL = 50
 RESTART = 300
 """In ms: how soon a node that could not start is started again."""
-ROOM = (0, 0, 4_500, 10_000, 30_000)
+ROOM = (0, 10_000, 30_000, 100_000)
 """In bytes: what a disk that is called full takes yet."""
 FAILED_MS = 3_000
 """How soon a node must end when a sync of its log has failed: its disk may stall for two seconds."""
@@ -114,8 +114,6 @@ class ServerMachine:
         self.gone = False
         self.troubles: dict[int, DiskFault] = {}
         """What goes wrong with the disk now, by the action that began it."""
-        self.has_spoken = False
-        """Whether the process has told others what it promises or has accepted."""
         self.failed_for = 0
         """For how many ms the process has gone on since a sync of its log failed."""
         self.room = random.Random()
@@ -236,17 +234,14 @@ class WholeWorld:
             if self.doom:
                 self.crash_after(server.machine.name, self._random.randint(1, self.doom), self.timeline.now + 300)
 
-    def speaks(self, name: str) -> None:
-        """A node tells others what it promises or has accepted."""
-        server = self.servers[name]
-        if not server.has_spoken:
-            server.has_spoken = True
-            if not server.disk.is_as_found("log.db-wal"):
-                self.fail(
-                    "what a node found in its log is durable before it speaks",
-                    f"{name} speaks, and a power loss could change the WAL of its log as it found it",
-                    name,
-                )
+    def takes_part(self, name: str) -> None:
+        """A node has opened its stores, and is about to hear and to speak."""
+        if not self.servers[name].disk.is_as_found("log.db-wal"):
+            self.fail(
+                "what a node found in its log is durable before it takes part",
+                f"a power loss could change the WAL of {name}'s log as it found it",
+                name,
+            )
 
     def note(self, name: str, text: str) -> None:
         """Something for those who look at the trace."""
@@ -265,7 +260,7 @@ class WholeWorld:
         if server.machine.is_up or server.gone:
             return
         server.disk.start()
-        server.leads = server.draining = server.has_spoken = False
+        server.leads = server.draining = False
         server.failed_for = 0
         server.had_trouble = bool(server.troubles)
         self.count("process: start")
@@ -298,7 +293,7 @@ class WholeWorld:
             return
         if status == exit_status.UNAVAILABLE and server.had_trouble:
             self.count("process: ended because of its disk")
-            if server.room.random() < 0.3:
+            if server.room.random() < 0.6:
                 self._start_without_room(server)
             self.timeline.after(RESTART, self.start, machine.name)
             return
@@ -365,11 +360,7 @@ class WholeWorld:
         if self.timeline.now >= until:
             return
         if server.machine.is_up:
-            self.count(
-                "machine: loses its power soon after a start"
-                if server.has_spoken
-                else "machine: loses its power before its node has spoken"
-            )
+            self.count("machine: loses its power soon after a start")
             self._lose_power(server)
             self.timeline.after(5, self.start, name)
         if gaps:
