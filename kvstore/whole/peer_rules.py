@@ -21,6 +21,7 @@ from consensus.messages import (
 from consensus.replica import Replica, Role
 from kvstore.addresses import Address
 from kvstore.node.peer_messages import Forward, LeftOut, PeerMessage
+from kvstore.node.proposals import FORWARD_PATIENCE
 from kvstore.server.host import Host
 from kvstore.server.peers import Identity, Peers, Receive, Resume
 from kvstore.server.settings import TIMING
@@ -72,6 +73,8 @@ class PeerRules:
         self._heard: dict[str, int] = {}
         """As the leader under that ballot: when each other node has answered last."""
         self._takes_under = NEVER
+        self._left_out = NEVER, 0
+        """The leader that left out a Forward of this node, and when that was first heard."""
         self._begun: dict[str, bool] = {}
         """Whether the Forwards of a node may be taken; unknown if it is not here."""
         self._forwards: list[tuple[str, bool, bool]] = []
@@ -106,6 +109,10 @@ class PeerRules:
             case Learn():
                 act(sender, message)
                 self._learned(message)
+            case LeftOut():
+                act(sender, message)
+                if message.ballot == replica.ballot and self._left_out[0] != message.ballot:
+                    self._left_out = message.ballot, replica.now
             case _:
                 act(sender, message)
 
@@ -158,6 +165,8 @@ class PeerRules:
                     self._leads_on(ballot)
                 case Learn():
                     self._teaches(receiver, message)
+                case Forward():
+                    self._hands_on(message)
                 case LeftOut():
                     left_out[receiver] = left_out.get(receiver, 0) + 1
                 case _:
@@ -200,6 +209,17 @@ class PeerRules:
                     "a node teaches what it knows as chosen",
                     f"{self._replica.node} teaches {receiver} slot {unknown}, which may not be chosen",
                 )
+
+    def _hands_on(self, forward: Forward) -> None:
+        ballot, since = self._left_out
+        if forward.anew:
+            self._left_out = NEVER, 0
+        elif forward.ballot == ballot and self._replica.now > since + FORWARD_PATIENCE + 2 * SLACK:
+            self._fail(
+                "a node hands on again what a leader left out",
+                f"{self._replica.node} was told at {since} that its requests are left out, and sends later ones"
+                f" at {self._replica.now}",
+            )
 
     def _judge_forwards(self, left_out: dict[str, int]) -> None:
         forwards, self._forwards = self._forwards, []

@@ -117,6 +117,8 @@ class ServerMachine:
         self.failed_for = 0
         """For how many ms the process has gone on since a sync of its log failed."""
         self.room = random.Random()
+        self.had_failure = False
+        """The same, but for a lack of room, which ends no node."""
         self.had_trouble = False
         """Whether something went wrong with the disk since the process was started."""
 
@@ -263,6 +265,7 @@ class WholeWorld:
         server.leads = server.draining = False
         server.failed_for = 0
         server.had_trouble = bool(server.troubles)
+        server.had_failure = any(fault.trouble != "short" for fault in server.troubles.values())
         self.count("process: start")
         self.note(name, f"starts, incarnation {server.machine.incarnation + 1}")
 
@@ -291,10 +294,13 @@ class WholeWorld:
             self.drained[machine.name, machine.incarnation] = self._own_time(server) - server.told_to_end_at
             self.micro.at(server.restart_at, self._start_again, machine.name)
             return
-        if status == exit_status.UNAVAILABLE and server.had_trouble:
+        if status == exit_status.UNAVAILABLE and server.had_failure:
             self.count("process: ended because of its disk")
-            if server.room.random() < 0.6:
+            what_next = server.room.random()
+            if what_next < 0.4:
                 self._start_without_room(server)
+            elif what_next < 0.8:
+                self._lose_power(server)  # with what no sync has followed
             self.timeline.after(RESTART, self.start, machine.name)
             return
         self.fail("a node ends only when it is told to", f"{machine.name} ended with status {status}", machine.name)
@@ -404,6 +410,7 @@ class WholeWorld:
         fault = server.disk.fail(action.operation, action.trouble, after=action.after, times=times, name=action.file)
         server.troubles[id(action)] = fault
         server.had_trouble = True
+        server.had_failure |= action.trouble != "short"
 
     def mend_disk(self, action: FailingDisk) -> None:
         for server in self.servers.values():

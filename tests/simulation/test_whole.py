@@ -38,6 +38,7 @@ leader: elected
 load: killed
 load: loaded
 load: loaded before
+machine: loses its power soon after a start
 machine: lost its power
 multi: an error in the middle
 multi: executed
@@ -57,6 +58,7 @@ process: ended with status 0
 process: killed
 process: pause
 process: start
+process: starts on a full disk
 process: told to end
 reply: CLUSTERDOWN
 reply: EXECABORT
@@ -64,6 +66,9 @@ reply: MISCONF
 reply: NOPROTO
 reply: UNKNOWN
 reply: WRONGPASS
+rules: a Forward is left out
+rules: a Forward of another ballot
+rules: a pre-vote comes while a leader is heard
 session: resumed
 session: sent
 session: sent again
@@ -115,7 +120,8 @@ def test_a_run_repeats_event_by_event(seed: int) -> None:
 
 
 def test_a_run_without_faults_has_none() -> None:
-    outcome = simulate_whole(Scenario(5, 3, 2_000, "none", whole=True))
+    outcome = simulate_whole(Scenario(7, 3, 2_000, "none", whole=True))
     assert not outcome.failed, outcome.found
     assert outcome.counts["process: start"] == 3
     assert outcome.counts["leader: elected"] == 1
+    assert outcome.counts["calm: a run without faults"] == 1  # in which a second election would have failed it

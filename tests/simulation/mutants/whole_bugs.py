@@ -298,11 +298,19 @@ REQUESTS = [
     ),
     mutant(
         "a leader takes a Forward though those before it may be missing",
-        (PROPOSALS + "on_forward", "if sender in self._begun:", "if True:"),
+        (
+            PROPOSALS + "on_forward",
+            "if sender in self._begun:",
+            "if sender in self._begun or self._replica.memory_bytes <= MAX_MEMORY:",
+        ),
     ),
     mutant(
         "what a leader left out is not sent again",
-        (PROPOSALS + "on_left_out", "if message.ballot == self._replica.ballot:", "if False:"),
+        (
+            PROPOSALS + "on_left_out",  # it would be sent again for want of an answer, about as soon
+            "if message.ballot == self._replica.ballot:",
+            "for proposal in self._proposals():\n        proposal.sent_at = NO_END\n    if False:",
+        ),
     ),
     mutant(
         "never proposed is said of what was handed on",
@@ -489,8 +497,6 @@ NOT_SHOWN = frozenset(
         "what an earlier generation left in the WAL is taken for a commit that was torn",
         "a batch of records is not one transaction",
         "a commit claims what was applied while it was written",
-        "a leader takes a Forward though those before it may be missing",
-        "what a leader left out is not sent again",
         "a request behind a refused one of its session is taken",
         "a client that takes its replies again is not read from again",
         "a request is lost when what was parsed is forgotten",
