@@ -22,11 +22,15 @@ def is_calm(world: WholeWorld) -> bool:
 
 
 def judge_elections(world: WholeWorld) -> None:
-    """After a run in which nothing went wrong: there was one election. Raises Violation."""
+    """After a run without faults: one election, and one more for each disk that stalled. Raises Violation.
+
+    A leader whose disk takes no write hands over, and some sync takes long in any run.
+    """
     if is_calm(world):
         world.count("calm: a run without faults")
-        if world.counts["leader: elected"] != 1:
-            raise Violation("without faults one election is enough", f"there were {world.counts['leader: elected']}")
+        elected, stalled = world.counts["leader: elected"], world.counts["log: disk_stalled"]
+        if not 1 <= elected <= 1 + stalled:
+            raise Violation("without faults one election is enough", f"there were {elected}, and {stalled} stalls")
 
 
 def end_one_in_calm(world: WholeWorld) -> None:
