@@ -254,8 +254,6 @@ class Side(asyncio.Transport):
             pieces.append(data)
             size += len(data)
         self.bytes_read += size
-        machine, network = self.machine, self._network
-        network.heard[machine.name, self.other.machine.name] = machine.clocks.exact(network.milliseconds())
         self.other.taken(size)
         protocol.data_received(b"".join(pieces))
         self._look()
@@ -320,17 +318,12 @@ class VirtualNetwork:
         self._listening: dict[Address, VirtualServer] = {}
         self._machines: dict[str, LoopMachine] = {}
         self._port = 30_000
-        self.heard: dict[tuple[str, str], float] = {}
-        """When a machine last read something that another one sent, in ms by the reader's clock."""
         self.listener: Callable[[Side, bytes], None] | None = None
         """Told of every piece that a side sends."""
 
     def add(self, machine: LoopMachine) -> None:
         """A machine joins; its name is its host name."""
         self._machines[machine.name] = machine
-
-    def milliseconds(self) -> float:
-        return self._timeline.now / 1_000
 
     def segment(self) -> int:
         """How many bytes travel together at most."""
