@@ -31,6 +31,8 @@ MAX_ROW_SLOTS = 4_096
 READ_SLOTS = 4_096
 READ_BYTES = 4 * 1_048_576
 """About this much is read at a time, so that memory stays bounded whatever the size of the values."""
+CHECKPOINT_PAGES = 1_000
+"""The WAL is copied into the database, and then begun anew, whenever it has so many pages."""
 WAL_BYTES = 16 * 1_048_576
 """A WAL that a huge batch has made larger is cut back to this size."""
 
@@ -194,6 +196,7 @@ class SqliteLog:
         # Without room the WAL stays as it is: the log can be read, and written again once there is room.
         with suppress(StorageFullError), storage_errors(self._path):
             self._connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+            self._connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
             # Begin with an empty WAL: the rest of a torn commit in it could look like rot the next time.
             self._empty_wal()
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -399,6 +402,14 @@ class SqliteLog:
             if not _open_logs[self._key] and self._key in _index_handles:
                 os.close(_index_handles.pop(self._key))
             self._key = None
+
+
+def abandon_logs(directory: Path) -> None:
+    """For a simulator: the process that had the logs of this directory open is gone, and closes nothing."""
+    for key in [key for key in _open_logs if key.parent == directory]:
+        del _open_logs[key]
+        if key in _index_handles:
+            os.close(_index_handles.pop(key))
 
 
 def _rows(record: Record) -> Iterator[tuple[int, int, Ballot, int, bytes]]:

@@ -24,10 +24,13 @@ SMALL: dict[tuple[str, ...], Sequence[float]] = {
     ("kvstore.node.node.KEEP_SLOTS",): (1, 5, 30),
     ("kvstore.node.node.APPLY_SLOTS",): (1, 3),
     ("kvstore.node.proposals.MAX_PENDING",): (2, 6),
+    ("kvstore.node.proposals.MAX_MEMORY", "kvstore.node.node.KEEP_BYTES"): (150, 600),
     ("kvstore.node.proposals.MAX_REPEATS",): (1,),
     ("kvstore.state.commit_schedule.COMMIT_INTERVAL",): (20, 100, 400),
     ("kvstore.state.commit_schedule.COMMIT_SLOTS",): (1, 4),
     ("kvstore.state.commit_schedule.MAX_UNCOMMITTED_BYTES",): (100, 1_000),
+    ("kvstore.state.machine.CHECKPOINT_PAGES",): (4, 40),
+    ("kvstore.storage.log_store.CHECKPOINT_PAGES",): (1, 5, 20),
     ("kvstore.storage.log_store.READ_SLOTS",): (1, 3),
     ("kvstore.storage.log_store.READ_BYTES",): (1, 100),
 }

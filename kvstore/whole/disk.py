@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 from kvstore.storage.files import Files, use
+from kvstore.storage.log_store import abandon_logs
 from kvstore.whole.disk_faults import CODES, DiskFault, DiskFaults, DiskOperation, Trouble
 from kvstore.whole.disk_names import DiskNames, NamedThing
 from kvstore.whole.platter import Platter
@@ -55,6 +56,9 @@ class SimulatedDisk:
         self.seen: Counter[str] = Counter()
         self.is_down = False
         self.generation = 1
+        self.failed_syncs: set[str] = set()
+        """The files that a sync of something new has failed for since the process began."""
+        self._started_at = 0
         self._root = str(self.directory)
         self._rng = rng
         self._spent_rng = random.Random(rng.random())
@@ -115,6 +119,8 @@ class SimulatedDisk:
         """Another process is there. What the dead one had open should have been closed."""
         self.is_down = False
         self.generation += 1
+        self.failed_syncs.clear()
+        self._started_at = self._number
 
     def fail(
         self,
@@ -179,6 +185,11 @@ class SimulatedDisk:
         _vfs().check()
         spent, self.spent_us = self.spent_us, 0
         return spent
+
+    def is_as_found(self, name: str) -> bool:
+        """Whether all that the present process found in a file, and cut off it, has reached the disk."""
+        platter = self._names.platter(name)
+        return platter is None or platter.is_synced(self._started_at)
 
     @property
     def unsynced(self) -> int:
@@ -274,6 +285,8 @@ class SimulatedDisk:
         self._take("sync")
         code, trouble = self._trouble("sync", path)
         if trouble == "EIO":
+            if platter.unsynced:  # not, as in a checkpoint, of what is synced already
+                self.failed_syncs.add(self._name(path))
             platter.sync_failed(self._rng)
         if code or trouble:
             return code
@@ -334,6 +347,7 @@ class SimulatedDisk:
         self.is_down = True
         _vfs().abandon(self)
         self._indexes.died()
+        abandon_logs(self.directory)
         # The dead process keeps its files, and the locks on them, which nobody else sees any more.
         for name, path in self._walk().items():
             if path.is_dir():

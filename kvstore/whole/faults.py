@@ -26,6 +26,10 @@ class WholeTarget(FaultTarget, Protocol):
 
     def mend_disk(self, action: FailingDisk) -> None: ...
 
+    def lose_power_again(self, name: str, gaps: Sequence[int], until: int) -> None:
+        """A node's machine loses its power, and soon after each start again, after so many ms each time."""
+        ...
+
 
 class WholeAction(Action, frozen=True, kw_only=True):
     """An action that only the world of the whole program knows."""
@@ -74,6 +78,20 @@ class FailingDisk(WholeAction, frozen=True, kw_only=True):
     @property
     def title(self) -> str:
         return f"{self.node}: {self.operation} of {self.file or 'any file'} gives {self.trouble}"
+
+
+class PowerLosses(WholeAction, frozen=True, kw_only=True):
+    """A node's machine loses its power again and again, each time soon after its node was started."""
+
+    node: str
+    gaps: tuple[int, ...]
+
+    def happen(self, world: WholeTarget) -> None:
+        world.lose_power_again(world.resolve(self.node), self.gaps, self.until)
+
+    @property
+    def title(self) -> str:
+        return f"{self.node} loses its power {len(self.gaps) + 1} times"
 
 
 class ToldToEnd(WholeAction, frozen=True, kw_only=True):
@@ -202,6 +220,23 @@ def whole_actions(scenario: Scenario) -> list[tuple[int, Action]]:
         further = [(number, action) for number, action in enumerate(_aimed(scenario), 200_000)]
         kept = scenario.faults
         actions += [(number, action) for number, action in further if kept is None or number in kept]
+    if scenario.preset in ("all", "processes", "disks"):
+        actions += _power_losses(scenario)
+    return actions
+
+
+def _power_losses(scenario: Scenario) -> list[tuple[int, Action]]:
+    rng = scenario.random("power losses")
+    actions: list[tuple[int, Action]] = []
+    if rng.random() < 0.5:
+        return actions
+    for number in range(300_000, 300_000 + rng.randint(1, 3)):
+        gaps = tuple(rng.choice([15, 100, 300, 800]) for _ in range(rng.randint(1, 5)))
+        at = rng.randint(0, scenario.time)
+        until = min(scenario.time, at + sum(gaps) + 1)
+        action = PowerLosses(at=at, until=until, node=_node(rng, scenario.names), gaps=gaps)
+        if scenario.faults is None or number in scenario.faults:
+            actions.append((number, action))
     return actions
 
 

@@ -151,7 +151,7 @@ class PipeWorld(WholeWorld):
     def _reported(self, server: ServerMachine, text: str) -> None:
         self.note(server.machine.name, f"reports {text}")
         if "the disk is full" in text:
-            server.had_trouble = True  # a node that finds it so when it is initialised ends
+            server.had_trouble = server.had_failure = True  # a node that finds it so when it is initialised ends
 
     def _initialise(self, name: str, streams: VirtualStreams) -> None:
         client = self.new_client(lambda body: self.count(f"pipe: {body.kind}"))

@@ -43,6 +43,10 @@ class Platter:
         """The number of sectors that the disk may not hold yet."""
         return len(self._before)
 
+    def is_synced(self, upto: int) -> bool:
+        """Whether all writes up to the one of this number, and all truncations, have reached the disk."""
+        return not self._truncations and all(versions[0][0] > upto for versions in self._before.values())
+
     def is_at(self, path: str) -> bool:
         """Whether this is the file of that path: another may have been put in its place without our knowledge."""
         return os.path.samestat(os.fstat(self.handle), os.stat(path))  # noqa: PTH116

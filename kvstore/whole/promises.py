@@ -200,6 +200,11 @@ class Promises:
             if len(places) > 1:
                 slots = [slot for slot, _ in places]
                 raise Violation("what a client asks for once happens once", f"{tag!r} is in {slots}", slots=slots)
+            if not places and any(_says_done(ask.reply) for ask in asks):
+                raise Violation(
+                    "what a node says has happened has happened",
+                    f"{asks[0].arguments[:2]} of {tag!r} was answered {asks[0].reply!r}, and is nowhere in the log",
+                )
             if all(ask.refused for ask in asks):
                 if places:
                     raise Violation(
@@ -343,6 +348,10 @@ class Promises:
                     slots=[floor],
                 )
             slot = changes[at][0]
+
+
+def _says_done(reply: ReplyValue) -> bool:
+    return isinstance(reply, NodeError) and reply.startswith("UNKNOWN it happened")
 
 
 def _agrees(outcome: Seen, reply: ReplyValue) -> bool:

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from consensus.invariants import InvariantViolation
@@ -15,12 +16,15 @@ from consensus.simulation.scenario import Scenario
 from consensus.simulation.trace import Trace
 from consensus.simulation.violation import Violation
 from kvstore import clocks, logs
+from kvstore.server import host
+from kvstore.server.peers import Peers
 from kvstore.simulated.run import Outcome
 from kvstore.state import machine as state_machine
 from kvstore.whole.blocking import sleep
 from kvstore.whole.bounds import small_bounds
-from kvstore.whole.calm import LeaderCheck, end_one_in_calm
+from kvstore.whole.calm import end_one_in_calm, judge_elections
 from kvstore.whole.faults import whole_actions
+from kvstore.whole.peer_rules import PromisedBallots, WatchedPeers
 from kvstore.whole.pipe_clients import PipeWorkload
 from kvstore.whole.pipes import PipeWorld
 from kvstore.whole.threads import ThreadEvent
@@ -72,10 +76,10 @@ def _run(scenario: Scenario, world: WholeWorld, others: Sequence[NewWorker]) -> 
         workload: Workload = PipeWorkload(scenario, world)
     else:
         workload = Workload(scenario, world, others)
-        world.checks.append(LeaderCheck(world).look)
     for name in scenario.names:
         world.start(name)
-    for _, action in whole_actions(scenario):
+    actions = whole_actions(scenario)
+    for _, action in actions:
         world.timeline.at(action.at, world.note, "", str(action))
         world.timeline.at(action.at, action.begin, world)
         world.timeline.at(action.until, action.end, world)
@@ -91,6 +95,8 @@ def _run(scenario: Scenario, world: WholeWorld, others: Sequence[NewWorker]) -> 
     while workload.others_unfinished() and world.timeline.now < until:
         world.run(world.timeline.now + CHECK_INTERVAL)
     if not isinstance(world, PipeWorld):  # there a node that is told to end hands nothing over
+        if not actions:
+            judge_elections(world)
         end_one_in_calm(world)
     world.end_nodes()
     workload.judge()
@@ -126,9 +132,11 @@ def _watched(world: WholeWorld) -> Iterator[None]:
     logs.forget_told()
     event = state_machine.Event  # type: ignore[attr-defined]
     state_machine.Event = lambda: ThreadEvent(world.acting)  # type: ignore[attr-defined,assignment]
+    host.Peers = partial(WatchedPeers, world, PromisedBallots())  # type: ignore[attr-defined,assignment]
     try:
         yield
     finally:
+        host.Peers = Peers  # type: ignore[attr-defined]
         clocks.show_real()
         state_machine.Event = event  # type: ignore[attr-defined]
         logger.removeHandler(watcher)

@@ -259,9 +259,7 @@ class Side(asyncio.Transport):
             pieces.append(data)
             size += len(data)
         self.bytes_read += size
-        machine, network = self.machine, self._network
-        self.read_at = now = network.milliseconds()
-        network.heard[machine.name, self.other.machine.name] = machine.clocks.exact(now)
+        self.read_at = self._network.milliseconds()
         self.other.taken(size)
         protocol.data_received(b"".join(pieces))
         self._look()
@@ -338,8 +336,6 @@ class VirtualNetwork:
         self._listening: dict[Address, VirtualServer] = {}
         self._machines: dict[str, LoopMachine] = {}
         self._port = 30_000
-        self.heard: dict[tuple[str, str], float] = {}
-        """When a machine last read something that another one sent, in ms by the reader's clock."""
         self.listener: Callable[[Side, bytes], None] | None = None
         """Told of every piece that a side sends."""
 

@@ -300,6 +300,11 @@ class Workload:
                         slots=[slot],
                     )
             expected = run.last + 1
+        clock = max((_stamp(chosen[slot]) for slot in range(1, expected)), default=0)
+        if state.clock != clock:
+            raise Violation(
+                "a state has the time of its log", f"{name}'s shows {state.clock}, its log {clock}", nodes=[name]
+            )
         if expected != state.applied_upto + 1:
             raise Violation("a state is never ahead of its log", f"{name}'s ends before {expected}", nodes=[name])
 
@@ -321,3 +326,11 @@ class Workload:
                 executed_in, outcome = self._oracle.replay(slot, entry)
                 if executed_in == slot:
                     self._promises.executed(slot, entry, outcome, self._oracle.model.cells)
+
+
+def _stamp(value: bytes) -> int:
+    """The time of day that a slot carries, 0 if none."""
+    try:
+        return entries.decode(value).stamp
+    except entries.UNREADABLE:
+        return 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import random
 import signal
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -41,6 +42,10 @@ PATIENCE = 20_000
 CHECK_INTERVAL = 50
 RESTART = 300
 """In ms: how soon a node that could not start is started again."""
+ROOM = (0, 10_000, 30_000, 100_000)
+"""In bytes: what a disk that is called full takes yet."""
+FAILED_MS = 3_000
+"""How soon a node must end when a sync of its log has failed: its disk may stall for two seconds."""
 GRACE = 30_000
 """In ms: how long a node that was told to end may take."""
 
@@ -109,6 +114,11 @@ class ServerMachine:
         self.gone = False
         self.troubles: dict[int, DiskFault] = {}
         """What goes wrong with the disk now, by the action that began it."""
+        self.failed_for = 0
+        """For how many ms the process has gone on since a sync of its log failed."""
+        self.room = random.Random()
+        self.had_failure = False
+        """The same, but for a lack of room, which ends no node."""
         self.had_trouble = False
         """Whether something went wrong with the disk since the process was started."""
 
@@ -118,7 +128,7 @@ class ServerMachine:
 
     @full.setter
     def full(self, value: bool) -> None:
-        self.disk.free = 0 if value else None
+        self.disk.free = self.room.choice(ROOM) if value else None
 
     @property
     def last(self) -> int:
@@ -186,7 +196,9 @@ class WholeWorld:
             request_timeout_ms=self._random.choice([500, 2_000, 5_000]),
             timing=timing,
         )
-        return ServerMachine(machine, SimulatedDisk(directory, self.scenario.random(f"disk {name}")), settings)
+        server = ServerMachine(machine, SimulatedDisk(directory, self.scenario.random(f"disk {name}")), settings)
+        server.room = self.scenario.random(f"room {name}")
+        return server
 
     def client_machine(self, name: str) -> VirtualMachine:
         """A machine for a client, whose clocks are right; its program begins at once."""
@@ -227,6 +239,15 @@ class WholeWorld:
             if self.doom:
                 self.crash_after(server.machine.name, self._random.randint(1, self.doom), self.timeline.now + 300)
 
+    def takes_part(self, name: str) -> None:
+        """A node has opened its stores, and is about to hear and to speak."""
+        if not self.servers[name].disk.is_as_found("log.db-wal"):
+            self.fail(
+                "what a node found in its log is durable before it takes part",
+                f"a power loss could change the WAL of {name}'s log as it found it",
+                name,
+            )
+
     def note(self, name: str, text: str) -> None:
         """Something for those who look at the trace."""
         if self.trace is not None:
@@ -245,7 +266,9 @@ class WholeWorld:
             return
         server.disk.start()
         server.leads = server.draining = False
+        server.failed_for = 0
         server.had_trouble = bool(server.troubles)
+        server.had_failure = any(fault.trouble != "short" for fault in server.troubles.values())
         self.count("process: start")
         self.note(name, f"starts, incarnation {server.machine.incarnation + 1}")
 
@@ -274,11 +297,24 @@ class WholeWorld:
             self.drained[machine.name, machine.incarnation] = self._own_time(server) - server.told_to_end_at
             self.micro.at(server.restart_at, self._start_again, machine.name)
             return
-        if status == exit_status.UNAVAILABLE and server.had_trouble:
+        if status == exit_status.UNAVAILABLE and server.had_failure:
             self.count("process: ended because of its disk")
+            what_next = server.room.random()
+            if what_next < 0.4:
+                self._start_without_room(server)
+            elif what_next < 0.8:
+                self._lose_power(server)  # with what no sync has followed
             self.timeline.after(RESTART, self.start, machine.name)
             return
         self.fail("a node ends only when it is told to", f"{machine.name} ended with status {status}", machine.name)
+
+    def _start_without_room(self, server: ServerMachine) -> None:
+        self.count("process: starts on a full disk")
+        server.disk.free = 0
+        self.timeline.after(RESTART + server.room.choice([100, 500]), self._make_room, server)
+
+    def _make_room(self, server: ServerMachine) -> None:
+        server.full = False
 
     def failed(self, machine: VirtualMachine, error: BaseException) -> None:
         server = self.servers.get(machine.name)
@@ -318,11 +354,26 @@ class WholeWorld:
             server.machine.kill()
             server.disk.kill()
         else:
-            self.count("machine: lost its power")
-            self.note(name, "loses its power")
-            server.machine.lose_power()
-            server.disk.lose_power()
+            self._lose_power(server)
         self.timeline.at(restart, self.start, name)
+
+    def _lose_power(self, server: ServerMachine) -> None:
+        self.count("machine: lost its power")
+        self.note(server.machine.name, "loses its power")
+        server.leads = False
+        server.machine.lose_power()
+        server.disk.lose_power()
+
+    def lose_power_again(self, name: str, gaps: Sequence[int], until: int) -> None:
+        server = self.servers[name]
+        if self.timeline.now >= until:
+            return
+        if server.machine.is_up:
+            self.count("machine: loses its power soon after a start")
+            self._lose_power(server)
+            self.timeline.after(5, self.start, name)
+        if gaps:
+            self.timeline.after(gaps[0], self.lose_power_again, name, gaps[1:], until)
 
     def crash_after(self, name: str, effects: int, restart: int) -> None:
         machine = self.servers[name].machine
@@ -362,6 +413,7 @@ class WholeWorld:
         fault = server.disk.fail(action.operation, action.trouble, after=action.after, times=times, name=action.file)
         server.troubles[id(action)] = fault
         server.had_trouble = True
+        server.had_failure |= action.trouble != "short"
 
     def mend_disk(self, action: FailingDisk) -> None:
         for server in self.servers.values():
@@ -394,8 +446,17 @@ class WholeWorld:
             self.micro.run(min(until, self.timeline.now + CHECK_INTERVAL) * 1_000)
             for check in self.checks:
                 check()
+            self._look_at_failed_logs()
             if self.failure is not None:
                 raise self.failure
+
+    def _look_at_failed_logs(self) -> None:
+        for name, server in self.servers.items():
+            if "log.db-wal" not in server.disk.failed_syncs or not server.machine.is_up or server.machine.is_paused:
+                continue
+            server.failed_for += CHECK_INTERVAL
+            if server.failed_for > FAILED_MS:
+                self.fail("a node whose log failed ends", f"{name} has gone on for {server.failed_for} ms", name)
 
     def heal(self) -> None:
         """Undo all faults."""
@@ -412,6 +473,10 @@ class WholeWorld:
 
     def end_nodes(self) -> None:
         """Tell all nodes to end, and wait until they have. Raises Violation."""
+        while any(server.machine.is_up and server.disk.failed_syncs for server in self.servers.values()):
+            self.run(self.timeline.now + CHECK_INTERVAL)
+            if all(not server.failed_for for server in self.servers.values()):
+                break
         for server in self.servers.values():
             if server.machine.loop is not None:
                 server.draining = True

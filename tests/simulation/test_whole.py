@@ -42,6 +42,7 @@ leader: elected
 load: killed
 load: loaded
 load: loaded before
+machine: loses its power soon after a start
 machine: lost its power
 multi: an error in the middle
 multi: executed
@@ -62,6 +63,7 @@ process: killed
 process: pause
 process: restarted while its reads wait
 process: start
+process: starts on a full disk
 process: told to end
 reply: CLUSTERDOWN
 reply: EXECABORT
@@ -69,6 +71,9 @@ reply: MISCONF
 reply: NOPROTO
 reply: UNKNOWN
 reply: WRONGPASS
+rules: a Forward is left out
+rules: a Forward of another ballot
+rules: a pre-vote comes while a leader is heard
 session: asked for at another node
 session: resumed
 session: sent
@@ -123,7 +128,8 @@ def test_a_run_repeats_event_by_event(seed: int) -> None:
 
 
 def test_a_run_without_faults_has_none() -> None:
-    outcome = simulate_whole(Scenario(5, 3, 2_000, "none", whole=True))
+    outcome = simulate_whole(Scenario(7, 3, 2_000, "none", whole=True))
     assert not outcome.failed, outcome.found
     assert outcome.counts["process: start"] == 3
     assert outcome.counts["leader: elected"] == 1
+    assert outcome.counts["calm: a run without faults"] == 1  # in which a second election would have failed it

@@ -52,7 +52,7 @@ LONG: list[Query] = [
     Walk(b"", 1, skip=250),
     Walk(b"", 5, skip=400),
     Walk(b"k01", 250, b"*1*"),
-    Count(b"k0"),
+    Count(b"k"),
     Count(),
     Exists([*NAMES, b"none"]),
     Slots([*NAMES, b"none"]),
