@@ -9,7 +9,6 @@ Link = tuple[str, str]
 """Sender and receiver: what happens in one direction need not happen in the other."""
 
 STRAGGLERS = 0.03
-"""The share of messages that take far longer than the others, as some do on any real network."""
 
 
 class Weather(NamedTuple):
@@ -44,6 +43,8 @@ class Network:
 
     def __init__(self, rng: random.Random, delay: tuple[int, int], loss: float, repeat: float) -> None:
         self.lost = self.repeated = self.reordered = 0
+        self.stragglers = STRAGGLERS
+        """The share of messages that take far longer than the others, as some do on any real network."""
         self._random = rng
         self._delay = delay
         self._loss = loss
@@ -92,7 +93,7 @@ class Network:
         times = []
         for _ in range(copies):
             wait = draw()
-            if wait > 1 - STRAGGLERS:
+            if wait > 1 - self.stragglers:
                 wait *= 20
             arrival = now + low + int(wait * (high - low + 1 + slower))
             if arrival < hold:
