@@ -33,8 +33,8 @@ DEFAULT_SEEDS: Final = "0..99"
 MAX_TIME: Final = 3_600
 SHARE: Final = 5
 """Seeds that a process takes at a time."""
-WHOLE_SHARES: Final = 8
-"""How many shares a process takes of runs of the whole program."""
+WHOLE_SHARE: Final = 25
+"""Seeds of the whole program that a process takes, and then ends."""
 MAX_FAILURES: Final = 10
 """After so many failures no further seeds are begun: they hardly tell more."""
 PICTURED: Final = 40
@@ -173,9 +173,11 @@ def _share(base: Scenario, seeds: Sequence[int]) -> list[Outcome]:
 def _many(base: Scenario, seeds: range, jobs: int) -> Tally:
     """Run all seeds, in this many processes."""
     line, tally = StatusLine(True), Tally()
-    shares = iter([seeds[at : at + SHARE] for at in range(0, len(seeds), SHARE)])
-    # A node that was killed leaves circles that the collector does not see: what they hold goes with their process.
-    pool = ProcessPoolExecutor(jobs, max_tasks_per_child=WHOLE_SHARES if base.whole else None)
+    size = min(WHOLE_SHARE, -(-len(seeds) // jobs)) if base.whole else SHARE
+    shares = iter([seeds[at : at + size] for at in range(0, len(seeds), size)])
+    # A node that was killed leaves circles that the collector does not see: what they hold goes with their process,
+    # after one task. With more of them, pools of Python 3.11 to 3.14 may wait for ever (cpython issue 115634).
+    pool = ProcessPoolExecutor(jobs, max_tasks_per_child=1 if base.whole else None)
     try:
         running = {pool.submit(_share, base, share) for _, share in zip(range(2 * jobs), shares, strict=False)}
         while running:
