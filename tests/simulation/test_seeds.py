@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-SEEDS = int(os.environ.get("KVSTORE_SIMULATED_SEEDS", "300"))
+SEEDS = int(os.environ.get("KVSTORE_SIMULATED_SEEDS", "200"))
 
 SITUATIONS = """\
 catch-up: values fetched
