@@ -7,7 +7,10 @@ from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
+from inspect import CORO_CREATED, getcoroutinestate
+from types import CoroutineType
 from typing import Protocol, TypeAlias, TypeVar
+from weakref import WeakSet
 
 from consensus.simulation.clocks import Clocks
 from consensus.simulation.timeline import Ts
@@ -113,6 +116,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         """Descriptors of pipes, each watched for one direction."""
         self.is_ready: Callable[[int], bool] = lambda fd: False
         self._looks: set[int] = set()
+        self._coroutines: WeakSet[object] = WeakSet()
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
@@ -189,7 +193,14 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     ) -> asyncio.Task[T]:
         if not self.machine.runs(self):
             coro.close()  # a dead process begins nothing more
+        self._coroutines.add(coro)
         return asyncio.Task(coro, loop=self, name=name, context=context)  # type: ignore[arg-type]
+
+    def drop_tasks(self) -> None:
+        """The process is gone: Python would complain of the tasks that have not begun."""
+        for coroutine in self._coroutines:
+            if isinstance(coroutine, CoroutineType) and getcoroutinestate(coroutine) == CORO_CREATED:
+                coroutine.close()
 
     # -- state --------------------------------------------------------------------------------------------------------
 

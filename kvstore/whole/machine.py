@@ -148,6 +148,8 @@ class VirtualMachine:
     def _bury(self) -> None:
         if self._main is not None:
             self._buried.append(self._main)
+        if self.loop is not None:
+            self.loop.drop_tasks()
         self.loop = self._main = None
         self.is_paused = False
 

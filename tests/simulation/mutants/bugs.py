@@ -395,7 +395,7 @@ EXECUTION = [
     ),
     mutant(
         "an expired key is read until somebody writes it",
-        ("kvstore.state.machine:StateMachine.apply", "self._keys.expire(self.clock)", "False"),
+        ("kvstore.state.machine:StateMachine.apply", "keys.expire(self.clock)", "False"),
     ),
     mutant(
         "a read does not wait for the tick that a due key needs",

@@ -140,7 +140,6 @@ WHOLE: dict[str, int] = {
     "a client that had too many requests under way is not read from again": 2,
     "a client that takes its replies again is not read from again": 0,
     "what was parsed is parsed again when the parser becomes careful": 3,
-    "a request is lost when what was parsed is forgotten": 192,
     "a request that arrives in pieces begins anew with each": 4,
     "a commit that found no room is not written again": 106,
     "a request behind a refused one is taken, and a session goes on at the last instead of the first gap": 8,

@@ -464,6 +464,7 @@ CLIENTS = [
 
 NOT_SHOWN = frozenset(
     (
+        "a request is lost when what was parsed is forgotten",
         "a new connection is not taken for a gap",
         "EXEC does not wait for the keys that WATCH asks about",
         "a drain does not wait for what is under way",
