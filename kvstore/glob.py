@@ -113,7 +113,7 @@ def _set(wanted: set[int]) -> bytes:
         return b"."
     ranges: list[bytes] = []
     first = left[0]
-    for byte, after in zip(left, [*left[1:], 256], strict=True):
+    for byte, after in zip(left, [*left[1:], -1], strict=True):
         if after != byte + 1:
             ranges.append(b"\\x%02x-\\x%02x" % (first, byte) if byte > first else b"\\x%02x" % byte)
             first = after
