@@ -24,7 +24,7 @@ from kvstore.node.fading import FadingReads
 from kvstore.node.faults import failed
 from kvstore.node.log_rows import log_rows
 from kvstore.node.peer_messages import Forward, ForwardSlot, ForwardSlotReply, LeftOut, PeerMessage
-from kvstore.node.pending import PendingRead, RecordQueue
+from kvstore.node.pending import PendingRead, ReadyReads, RecordQueue
 from kvstore.node.proposals import MAX_PENDING, Proposals
 from kvstore.state import entries
 from kvstore.state.commit_schedule import Commits, is_large
@@ -48,6 +48,8 @@ commit leave room for more, and whether its turn is over; also after a single on
 READS_CHECKED = 16
 LITTLE_BYTES = 65_536
 """After this many plain reads of so short values, or any other one, it checks whether its turn is over."""
+MAX_READY = 64
+"""For so many slots not applied yet it is known which reads wait for them; later reads wait for the last of these."""
 EXPIRY_PATIENCE = 1_000
 """How long, in ms, a query of the database waits for keys that are due to go."""
 _ALL_THAT_IS_DUE = Slots([])
@@ -138,8 +140,7 @@ class Node:
         self._reading = 0
         self._records = RecordQueue()
         self._chosen: list[Run] = []
-        self._reads_upto = 0
-        self._reads_wall = 0
+        self._ready: deque[ReadyReads] = deque()
         self._fading = FadingReads(self._proposals.add_tick)
         self._fetches: list[tuple[str, int, int]] = []
         self._keep_slots = KEEP_SLOTS if keep_slots is None else keep_slots
@@ -373,8 +374,10 @@ class Node:
         self._records.add(effects.records, effects.upto)
         self._chosen += effects.chosen
         if effects.reads:
-            self._reads_wall = max(self._reads_wall, effects.wall) if self._reads_upto else effects.wall
-            self._reads_upto = effects.reads
+            wall = effects.wall
+            if len(self._ready) == MAX_READY:
+                wall = max(wall, self._ready.pop().wall)
+            self._ready.append(ReadyReads(effects.reads, self.replica.chosen_upto, wall))
         self._fetches += effects.fetches
         messages = self._proposals.take_messages()
         messages += effects.messages
@@ -392,10 +395,12 @@ class Node:
         self._proposals.complete_slots(self._chosen_value)
         if self._fading.ready:
             self._serve_faded()
-        if self._reads_upto and not self._chosen:
-            self._serve_reads(self._reads_upto)
-            if not self.has_more:
-                self._reads_upto = 0
+        # Not only once nothing more is chosen: a node that cannot keep up would never serve any.
+        while self._ready and self._ready[0].slot <= self._state.applied_upto:
+            if not self._serve_reads(self._ready[0]):
+                self.has_more = True
+                break
+            self._ready.popleft()
         while self._fetches:
             receiver, first, last = self._fetches.pop(0)
             self.last_done = "fetch"
@@ -511,13 +516,13 @@ class Node:
         value = self.replica.value(slot)
         return value if value is not None else next(self._log.read(slot, slot)).values[0]
 
-    def _serve_reads(self, upto: int) -> None:
-        state, as_of = self._state, self._reads_wall
+    def _serve_reads(self, ready: ReadyReads) -> bool:
+        """Serve reads whose slot is applied; False if the turn was over before the last of them."""
+        state, as_of = self._state, ready.wall
         due = state.next_expiry
         if due is not None and state.clock < as_of and due <= as_of:
-            self._serve_what_lives(upto, as_of)
-            return
-        for number in [number for number in self._reads if number <= upto]:
+            return self._serve_what_lives(ready)
+        for number in [number for number in self._reads if number <= ready.number]:
             reads = self._reads.pop(number)
             for index, read in enumerate(reads, 1):
                 self._reading -= 1
@@ -527,35 +532,37 @@ class Node:
                 if not was_little:
                     self.last_done = type(read.query).__name__
                 if self._is_late():
-                    self.has_more = True
                     if index < len(reads):
                         self._reads[number] = reads[index:]
-                    return
+                    return False
+        return True
 
-    def _serve_what_lives(self, upto: int, as_of: int) -> None:
-        """Serve the reads up to a number, except those that meet a key which is due by the leader's clock, ``as_of``.
+    def _serve_what_lives(self, ready: ReadyReads) -> bool:
+        """The same, except for reads that meet a key which is due by the leader's clock, ``ready.wall``.
 
         As a rule no key is due: the leader lets keys expire within some 10 ms.
         """
         fading: list[PendingRead] = []
-        for number in [number for number in self._reads if number <= upto]:
+        is_late = False
+        for number in [number for number in self._reads if number <= ready.number]:
             reads = self._reads.pop(number)
             for index, read in enumerate(reads, 1):
                 self._reading -= 1
-                outcome = self._outcome_as_of(read.query, as_of)
+                outcome = self._outcome_as_of(read.query, ready.wall)
                 if outcome is None:
                     fading.append(read)
                 else:
                     read.done(outcome)
-                if self._is_late():
-                    self.has_more = True
+                is_late = self._is_late()
+                if is_late:
                     if index < len(reads):
                         self._reads[number] = reads[index:]
                     break
-            if self.has_more:
+            if is_late:
                 break
         if fading:
             self._fading.wait(fading)
+        return not is_late
 
     def _serve_faded(self) -> None:
         ready, self._fading.ready = self._fading.ready, []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import msgspec
 
@@ -61,6 +62,14 @@ class PendingRead(msgspec.Struct, frozen=True):
     query: Query
     done: Callable[[Reply | Refusal], None]
     deadline: int
+
+
+class ReadyReads(NamedTuple):
+    """Reads numbered up to ``number`` may be served once ``slot`` is applied; the leader's clock showed ``wall``."""
+
+    number: int
+    slot: int
+    wall: int
 
 
 class RecordQueue:

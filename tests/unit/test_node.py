@@ -11,7 +11,7 @@ from consensus import journal
 from consensus.ballot import Ballot
 from consensus.messages import Accept, Chosen, Fetch, Learn
 from consensus.replica import Role
-from kvstore.commands import Count, Entry, Get, Integer, Set, SetRange, Txn, Value
+from kvstore.commands import Count, Entry, Found, Get, Integer, Set, SetRange, Txn, Value
 from kvstore.errors import CommandError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.limits import NODE_SESSIONS
 from kvstore.node import node as nodes
@@ -192,8 +192,34 @@ def test_slots_and_reads_are_done_in_portions_while_the_turn_is_over() -> None:
         node.apply()
         applied.append(len(heard) - before)
         assert node.has_more == (applied[-1] > 0)
-    assert [number for number in applied if number] == [1, 256, 256, 257, 1, 1, 1]
+    assert [number for number in applied if number] == [1, 257, 257, 257, 1], "256 slots, and a read"
     assert all(isinstance(outcome, Reply) for outcome in heard) and not node.has_pending
+
+
+def test_reads_are_served_by_a_node_that_never_has_applied_all_that_is_chosen() -> None:
+    node = Node(
+        "n1", ["n1"], MemoryLog(), StateMachine(None), rng=random.Random(1), now=0, wall=0, is_late=lambda: True
+    )
+    run(node, 0)
+    read: list[Reply | Refusal] = []
+    backlog = []
+    for turn in range(3 * nodes.MAX_READY):
+        for number in range(2 * nodes.APPLY_SLOTS):
+            node.execute(Set(b"%d" % (number % 100), Value(b"%d" % turn)), lambda outcome: None, 10_000)
+        node.query(Get(b"0"), read.append, 10_000)
+        node.tick(turn, 0)
+        node.append(node.turn().records)
+        node.persisted()
+        node.apply()
+        backlog.append(node.replica.chosen_upto - node.applied_upto)
+    assert backlog[-1] > 3 * nodes.MAX_READY * nodes.APPLY_SLOTS // 2
+    assert len(read) > nodes.MAX_READY // 3, "each once its slot is applied, though much more is chosen by then"
+    while node.has_more:
+        node.apply()
+    assert len(read) == 3 * nodes.MAX_READY
+    results = [reply.result for reply in read if isinstance(reply, Reply)]
+    turns = [int(result.value.data) for result in results if isinstance(result, Found)]
+    assert turns == sorted(turns) and len(turns) >= len(read) - 1
 
 
 def test_reads_of_large_values_are_done_one_by_one_while_the_turn_is_over() -> None:
