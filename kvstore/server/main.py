@@ -23,6 +23,7 @@ from kvstore.resp.hub import Hub
 from kvstore.resp.shares import Shares
 from kvstore.server import open_files
 from kvstore.server.host import Host
+from kvstore.server.listening import Listener, listen
 from kvstore.server.long_turns import LongTurns
 from kvstore.server.settings import Settings
 from kvstore.storage.data_dir import DataDir
@@ -30,6 +31,7 @@ from kvstore.storage.data_dir import DataDir
 DRAIN_SECONDS = 5.0
 """How long a node that was told to end waits for requests under way, and for another node to lead."""
 BACKLOG = 4_096
+ACCEPTED_AT_ONCE = 16
 KEEPALIVE_SECONDS = 300
 """A client that is silent for this long is probed: the connection of one whose machine is gone would stay for ever."""
 
@@ -132,17 +134,20 @@ class ClientListener:
         self._hub.max_clients = open_files.room_for_clients(settings.max_clients)
         self.flush = self._hub.flush
         self._open: dict[ClientProtocol, None] = {}  # in the order in which they came
-        self._server: asyncio.Server | None = None
+        self._listener: Listener | None = None
 
     async def listen(self, service: Service, leads: Callable[[], bool]) -> None:
         """Accept clients of this service; ``leads``: whether its node does. Raises OSError for an address in use."""
         loop = asyncio.get_running_loop()
         self._hub.later = loop.call_later
         self._hub.leads = leads
-        self._server = await loop.create_server(
-            lambda: ClientProtocol(service, self._hub, self._open), *self._listen, backlog=BACKLOG
+        self._listener = await listen(
+            lambda: ClientProtocol(service, self._hub, self._open),
+            self._listen,
+            at_once=ACCEPTED_AT_ONCE,
+            backlog=BACKLOG,
         )
-        self.address = address_text(self._server.sockets[0].getsockname())
+        self.address = address_text(self._listener.address)
 
     @property
     def count(self) -> int:
@@ -150,8 +155,8 @@ class ClientListener:
 
     def stop(self) -> None:
         """Accept no more clients, and read no further requests."""
-        if self._server is not None:
-            self._server.close()
+        if self._listener is not None:
+            self._listener.close()
         for protocol in self._open:
             protocol.stop_reading()
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from kvstore import logs
 
-KEPT_FILES = 100
+KEPT_FILES = 128
 """So many descriptors are not for clients: the log, the state, queries, the other nodes and who has not greeted yet."""
 
 log = logs.get("server")

@@ -31,6 +31,7 @@ from consensus.messages import (
 from kvstore import logs
 from kvstore.addresses import Address, address_text
 from kvstore.node.peer_messages import PeerMessage
+from kvstore.server import listening
 from kvstore.server.frames import (
     KEEP_ALIVE,
     MAX_FRAME_BYTES,
@@ -47,6 +48,7 @@ from kvstore.server.frames import (
     frame,
     pieces,
 )
+from kvstore.server.listening import Listener
 from kvstore.state.entries import UNREADABLE
 
 MAX_UNSENT_BYTES = 32 * 1_048_576
@@ -66,6 +68,7 @@ BACK_OFF_SECONDS = (0.05, 1.0)
 STEADY_SECONDS = 1.0
 """After a connection that lasted at least this long the next attempt is made at once."""
 CONNECT_SECONDS = 3.0
+ACCEPTED_AT_ONCE = 4
 MAX_UNGREETED = 32
 """So many connections may be open on which nobody has said yet who it is; with one more the oldest is closed."""
 
@@ -274,7 +277,7 @@ class Peers:
         self._accepted: dict[str, InboundConnection] = {}
         self._links: dict[InboundConnection, None] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._server: asyncio.Server | None = None
+        self._listener: Listener | None = None
 
     async def start(self, listen: Address) -> Address:
         """Listen, and begin to dial the others; returns the address in use. Raises OSError if that cannot be used.
@@ -290,16 +293,15 @@ class Peers:
             self._links[link] = None
             return link
 
-        self._server = await loop.create_server(accept, listen[0], listen[1], reuse_address=True)
+        self._listener = await listening.listen(accept, listen, at_once=ACCEPTED_AT_ONCE)
         self._tasks = [loop.create_task(self._dial(node)) for node in self.addresses]
-        host, port = self._server.sockets[0].getsockname()[:2]
-        return host, port
+        return self._listener.address
 
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
-        if self._server is not None:
-            self._server.close()
+        if self._listener is not None:
+            self._listener.close()
         for link in [*self._dialled.values(), *self._links]:
             link.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -21,6 +21,8 @@ from tests.system.servers import Servers
 
 Item = TypeVar("Item")
 
+RECONNECT_EVERY = 10
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -50,6 +52,8 @@ class Plan:
 def be_healthy(servers: Servers, name: str, outcome: Outcome, stopped: Stopped) -> None:
     """Write and read a key over and over, and measure; an error, or another's value, is a complaint.
 
+    Now and then it connects anew, which may take no longer either.
+
     Who is told that nothing serves now asks again, and has waited since it asked first. Other errors are none while a
     node is down on purpose. A write whose answer was an error may take effect later.
     """
@@ -74,6 +78,8 @@ def be_healthy(servers: Servers, name: str, outcome: Outcome, stopped: Stopped) 
                         outcome.unavailable += 1
                         time.sleep(0.05)
                 outcome.answered(began)
+                if not ordinal % RECONNECT_EVERY:
+                    client.connection_pool.disconnect()
                 if request[0] == "GET" and answer not in (value, None) and answer not in unsure:  # None after FLUSHALL
                     outcome.complain(f"{name} gave {answer!r} for {value!r}")
             time.sleep(0.02)
