@@ -10,6 +10,9 @@ from consensus.simulation.violation import Violation
 from kvstore.commands import is_read_only
 from kvstore.simulated.requests import ClientRequest
 
+ELECTED = "leader: elected"
+"""The situation that a node began to lead."""
+
 
 class _Sent(NamedTuple):
     sequence: int

@@ -24,7 +24,7 @@ from kvstore.storage.log_store import SqliteLog
 from kvstore.whole.faults import has_readers
 from kvstore.whole.lines import ClientLines, NodeRequest
 from kvstore.whole.machine import VirtualMachine
-from kvstore.whole.order import SessionOrder
+from kvstore.whole.order import ELECTED, SessionOrder
 from kvstore.whole.programs import StoreProgram
 from kvstore.whole.promises import Promises
 from kvstore.whole.redis_clients import RedisClient, poll, redis_client_count
@@ -87,7 +87,7 @@ class Workload:
         self._scenario = scenario
         self._whole = scenario.random("history").random() < 0.3
         self._oracle = Oracle(world.counts, 1)
-        self._order = SessionOrder(lambda: world.counts["leader: elected"])
+        self._order = SessionOrder(lambda: world.counts[ELECTED])
         self._claims: list[tuple[str, SlotVerdict]] = []
         self._lines: list[ClientLines] = []
         self._others = [other for new in others if (other := new(scenario, world, self._oracle)) is not None]
