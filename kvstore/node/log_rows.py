@@ -18,11 +18,18 @@ def log_rows(
     is_chosen: Callable[[int], bool],
     first: int,
     last: int | None,
+    most_bytes: int = NO_END,
 ) -> Iterator[LogRow]:
-    """The slots first..last in which ``accepted`` finds a value, each with its result if that is still recorded."""
+    """The slots first..last in which ``accepted`` finds a value, each with its result if that is still recorded.
+
+    No more of them than have ``most_bytes`` of values, and one in any case.
+    """
     for run in accepted(max(first, 1), NO_END if last is None else last):
         results = state.results(run.first, run.last)
         for slot, value in enumerate(run.values, run.first):
+            if most_bytes < 0:
+                return
+            most_bytes -= len(value)
             status: Literal["chosen", "accepted"] = "chosen" if is_chosen(slot) else "accepted"
             if value == NO_OP:
                 yield LogRow(slot, run.ballot, status, "", "", 0, 0, None)

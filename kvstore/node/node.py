@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from consensus.ballot import Ballot
 from consensus.catchup import one_message
 from consensus.election import Timing
+from consensus.log import NO_END
 from consensus.messages import Record, Run
 from consensus.replica import Replica, Role
 from kvstore.commands import Command, Found, Get, Query, Result, Slots
@@ -299,9 +300,9 @@ class Node:
         """The sequence of this session up to which all were executed here, 0 if none was."""
         return self._state.executed_upto(session)
 
-    def log(self, first: int, last: int | None) -> Iterator[LogRow]:
-        """The slots first..last of this node's log that hold a value, in order."""
-        return log_rows(self.accepted, self._state, self.replica.is_chosen, first, last)
+    def log(self, first: int, last: int | None, most_bytes: int = NO_END) -> Iterator[LogRow]:
+        """The slots first..last of this node's log that hold a value, in order, up to about so many bytes of values."""
+        return log_rows(self.accepted, self._state, self.replica.is_chosen, first, last, most_bytes)
 
     def accepted(self, first: int, last: int) -> Iterator[Run]:
         """What the slots first..last hold, in order.

@@ -94,7 +94,7 @@ class Service(Protocol):
 
     def status(self) -> ServerStatus: ...
 
-    def log(self, first: int, last: int | None) -> Iterator[LogRow]:
+    def log(self, first: int, last: int | None, most_bytes: int) -> Iterator[LogRow]:
         """The slots first..last of this node's log that hold a value, in order."""
         ...
 

@@ -24,8 +24,10 @@ MAX_LOG_ROWS = 1_000
 MAX_LOG_BYTES = 1_048_576
 """So much of the log is shown at once, and one row more; whoever wants more asks for what follows."""
 LOG_ROWS = 100
-LOG_BYTES = 262_144
-"""So many slots of the log, or bytes of them, are looked at at a time."""
+LOG_BYTES = 131_072
+LOG_VALUE_BYTES = 2 * 1_048_576
+"""So many slots of the log are looked at at a time, or bytes of their texts, or bytes of what they hold: a value that
+is too long to be shown is read too."""
 _LONG = (Rows, Keys, Outcomes)
 _MARK = b"\xc1 what is many \xc1"
 """No MessagePack has the byte C1."""
@@ -44,8 +46,8 @@ def _log_rows(service: Service, first: int, last: int | None) -> Iterator[RespVa
     left, size = MAX_LOG_ROWS, 0
     while left and size <= MAX_LOG_BYTES:
         rows: list[LogRow] = []
-        until = min(size + LOG_BYTES, MAX_LOG_BYTES)
-        for row in islice(service.log(first, last), min(left, LOG_ROWS)):
+        least, until = size + LOG_BYTES // 4, min(size + LOG_BYTES, MAX_LOG_BYTES)
+        for row in islice(service.log(first, last, LOG_VALUE_BYTES), min(left, LOG_ROWS)):
             rows.append(row)
             size += len(row.value) + len(row.result or "")
             if size > until:
@@ -53,8 +55,9 @@ def _log_rows(service: Service, first: int, last: int | None) -> Iterator[RespVa
         for row in rows:
             where: list[RespValue] = [row.slot, str(row.ballot), row.status]
             yield [*where, row.value, shown_session(row.session), row.sequence, row.stamp, row.result]
-        if size <= until and len(rows) < LOG_ROWS:
+        if not rows:
             return
+        size = max(size, least)  # a portion whose texts are short may have taken as long
         left -= len(rows)
         first = rows[-1].slot + 1
 

@@ -432,8 +432,8 @@ class Host:
         self.node.propose_at(slot, json, done, clocks.now() + self._patience)
         self._wake()
 
-    def log(self, first: int, last: int | None) -> Iterator[LogRow]:
-        return self.node.log(first, last)
+    def log(self, first: int, last: int | None, most_bytes: int) -> Iterator[LogRow]:
+        return self.node.log(first, last, most_bytes)
 
     def sql(self, query: str, done: Callable[[Table | KvstoreError], None]) -> None:
         """Query what is committed, so that neither the loop nor the state waits; if need be it is committed first."""

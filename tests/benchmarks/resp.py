@@ -93,7 +93,7 @@ class Service:
     def status(self) -> ServerStatus:
         raise NotImplementedError
 
-    def log(self, first: int, last: int | None) -> Iterator[LogRow]:
+    def log(self, first: int, last: int | None, most_bytes: int) -> Iterator[LogRow]:
         raise NotImplementedError
 
     def sql(self, query: str, done: Callable[[Table | KvstoreError], None]) -> None:

@@ -64,7 +64,7 @@ class Node:
     def status(self) -> ServerStatus:
         raise NotImplementedError
 
-    def log(self, first: int, last: int | None) -> Iterator[LogRow]:
+    def log(self, first: int, last: int | None, most_bytes: int) -> Iterator[LogRow]:
         yield from ()
 
     def sql(self, query: str, done: Callable[[Table | KvstoreError], None]) -> None:

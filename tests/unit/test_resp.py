@@ -28,15 +28,18 @@ from kvstore.commands import (
 )
 from kvstore.errors import Refusal, UnavailableError, UnknownOutcomeError
 from kvstore.limits import MAX_COMMAND_BYTES
+from kvstore.node.node import Node
 from kvstore.resp import cursors
 from kvstore.resp.connection import MAX_BACKLOG, MAX_UNSENT
 from kvstore.resp.cursors import Cursors, OwnCursors
 from kvstore.resp.encoding import encode
-from kvstore.resp.kv_commands import MAX_LOG_BYTES, MAX_LOG_ROWS
+from kvstore.resp.kv_commands import LOG_VALUE_BYTES, MAX_LOG_BYTES, MAX_LOG_ROWS
 from kvstore.resp.lcs import lcs
 from kvstore.resp.parser import MAX_LINE_BYTES, Parser, ProtocolError, split_line
 from kvstore.resp.table import TABLE
 from kvstore.state import entries
+from kvstore.state.machine import StateMachine
+from kvstore.storage.log_store import MemoryLog
 from kvstore.store import LogRow
 from tests.unit.resp_client import Client, packed
 
@@ -365,10 +368,28 @@ def test_a_command_that_is_too_large_is_refused_before_it_is_read() -> None:
 def test_the_log_is_shown_a_part_at_a_time() -> None:
     client = Client()
     row = LogRow(1, Ballot(1, "n1"), "chosen", "x" * MAX_VALUE_BYTES, "", 0, 0, None)
-    client.node.log = lambda first, last: iter([row] * 100)  # type: ignore[method-assign]
+    client.node.log = lambda first, last, most_bytes: iter([row] * 100)  # type: ignore[method-assign]
     assert MAX_LOG_BYTES <= len(client.ask("KV.LOG 1")) < MAX_LOG_BYTES + 2 * MAX_VALUE_BYTES
-    client.node.log = lambda first, last: iter([msgspec.structs.replace(row, value="x")] * 2_000)  # type: ignore[method-assign]
+    client.node.log = lambda first, last, most_bytes: iter([msgspec.structs.replace(row, value="x")] * 2_000)  # type: ignore[method-assign]
     assert client.ask("KV.LOG 1").startswith(b"*%d\r\n" % MAX_LOG_ROWS)
+
+
+def test_a_part_of_the_log_holds_few_large_values() -> None:
+    """They are shown by their sizes only, and read all the same."""
+    node = Node("n1", ["n1"], MemoryLog(), StateMachine(None), rng=Random(1), now=0, wall=0)
+    for number in range(20):
+        node.execute(Set(b"%d" % number, Value(bytes(MAX_VALUE_BYTES))), lambda outcome: None, 100)
+    for _ in range(10):
+        node.tick(0, 0)
+        node.append(node.turn().records)
+        node.persisted()
+        node.apply()
+    first = node.applied_upto - 19
+    rows = list(node.log(first, None, LOG_VALUE_BYTES))
+    assert [row.slot for row in rows] == list(range(first, first + LOG_VALUE_BYTES // MAX_VALUE_BYTES))
+    client = Client()
+    client.node.log = node.log  # type: ignore[method-assign]
+    assert client.ask(f"KV.LOG {first}").count(b"<set of") == 20
 
 
 def test_watched_keys_are_compared_when_the_transaction_is_applied() -> None:
