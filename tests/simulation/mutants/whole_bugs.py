@@ -372,8 +372,8 @@ CLIENTS = [
         "a second WATCH replaces the first's slot",
         (
             "kvstore.resp.transaction:Transaction._note_watched",
-            "watched.setdefault(key, result.number)",
-            "watched[key] = result.number",
+            "watched.slots.setdefault(key, result.number)",
+            "watched.slots[key] = result.number",
         ),
     ),
     mutant(
@@ -384,13 +384,17 @@ CLIENTS = [
         "what was watched is watched again by the next transaction",
         (
             "kvstore.resp.transaction:Transaction._close",
-            "self._queue, self._watched, self._watched_bytes = None, {}, 0",
+            "self._queue, self._watched = None, _Watched()",
             "self._queue = None",
         ),
     ),
     mutant(
         "EXEC forgets what was watched",
-        ("kvstore.resp.transaction:Transaction._execute", "for key, slot in watched.items()", "for key, slot in ()"),
+        ("kvstore.resp.transaction:Transaction._execute", "in watched.slots.items()", "in ()"),
+    ),
+    mutant(
+        "a transaction is executed though a WATCH before it was refused",
+        ("kvstore.resp.transaction:Transaction._execute", "if watched.refused:", "if False:"),
     ),
     mutant(
         "a transaction in which a request was wrong is executed without it",
