@@ -31,7 +31,6 @@ SOURCES_ONLY = {
     "tests/simulation/test_mutants.py::test_a_patch_is_undone": PLANTED,
     "tests/simulation/test_mutants.py::test_a_patch_that_no_longer_fits_is_an_error": PLANTED,
     "tests/simulation/test_whole_mutants.py::test_a_bug_is_shown_by_its_seed": PLANTED,
-    "tests/simulation/test_whole_mutants.py::test_a_bug_that_no_seed_shows_can_still_be_planted": PLANTED,
     "tests/unit/test_reads_of_due_keys.py::test_a_read_does_not_wait_for_a_clock_that_was_set_back": REPLACED,
     "tests/simulation/test_runs.py::test_a_failure_is_made_smaller_and_still_is_the_same": PLANTED,
 }

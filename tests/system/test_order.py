@@ -34,6 +34,7 @@ class Severed:
                 await asyncio.sleep(SEVER_SECONDS)
                 for writer in self._writers:
                     writer.transport.abort()
+            await asyncio.sleep(SEVER_SECONDS)  # the last of them are closed too
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

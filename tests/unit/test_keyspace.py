@@ -119,8 +119,8 @@ class Model:
 
     def _pass(self, key: bytes, _: Value) -> None:
         """Pass over keys that are gone as a slot does, one at a time."""
-        self.keys.bound_gone(True)
         for _attempt in range(2 + len(KEYS)):
+            self.keys.bound_gone(True)
             try:
                 self.keys.walk(key, 0, 0)
                 break

@@ -45,14 +45,17 @@ def run(scenario: Scenario) -> Outcome:
 
 def hunt(bug: Mutant, numbers: Iterable[int] = range(MAX_SEEDS), scenario: Scenario = CORE_SCENARIO) -> Catch:
     """Run the seeds until one fails."""
-    with patched(bug):
-        for seed in numbers:
-            if not seed % 10:
-                gc.collect()  # of many runs what is left would have too many files open
-            outcome = run(replace(scenario, seed=seed))
-            if outcome.failed:
-                return Catch(seed, outcome.rule, outcome.found)
-    return Catch(None, "", "")
+    try:
+        with patched(bug):
+            for seed in numbers:
+                if not seed % 10:
+                    gc.collect()  # of many runs what is left would have too many files open
+                outcome = run(replace(scenario, seed=seed))
+                if outcome.failed:
+                    return Catch(seed, outcome.rule, outcome.found)
+        return Catch(None, "", "")
+    finally:
+        gc.collect()
 
 
 def hunt_again(bug: Mutant, whole: bool, most: int = MAX_SEEDS) -> Catch:
