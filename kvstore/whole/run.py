@@ -24,6 +24,7 @@ from kvstore.whole.blocking import sleep
 from kvstore.whole.bounds import small_bounds
 from kvstore.whole.calm import end_one_in_calm, judge_elections
 from kvstore.whole.faults import whole_actions
+from kvstore.whole.link_rules import LinkRules
 from kvstore.whole.peer_rules import PromisedBallots, WatchedPeers
 from kvstore.whole.pipe_clients import PipeWorkload
 from kvstore.whole.pipes import PipeWorld
@@ -132,7 +133,8 @@ def _watched(world: WholeWorld) -> Iterator[None]:
     logs.forget_told()
     event = state_machine.Event  # type: ignore[attr-defined]
     state_machine.Event = lambda: ThreadEvent(world.acting)  # type: ignore[attr-defined,assignment]
-    host.Peers = partial(WatchedPeers, world, PromisedBallots())  # type: ignore[attr-defined,assignment]
+    links = LinkRules(world.fail, world.count)
+    host.Peers = partial(WatchedPeers, world, PromisedBallots(), links)  # type: ignore[attr-defined,assignment]
     try:
         yield
     finally:
