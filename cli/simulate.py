@@ -25,8 +25,8 @@ from consensus.simulation.trace import Trace, picture, relevant
 from kvstore.errors import CommandError
 from kvstore.simulated.run import Outcome, new_trace, simulate, smallest
 from kvstore.simulated.service import client_count
-from kvstore.whole.faults import whole_actions
 from kvstore.whole.run import simulate_whole
+from kvstore.whole.themes import all_actions
 from kvstore.whole.workload import whole_client_count
 
 DEFAULT_SEEDS: Final = "0..99"
@@ -135,7 +135,7 @@ def _simulate(scenario: Scenario, trace: Trace | None = None) -> Outcome:
 
 
 def _actions(scenario: Scenario) -> list[tuple[int, Action]]:
-    return whole_actions(scenario) if scenario.whole else scenario.actions()
+    return all_actions(scenario) if scenario.whole else scenario.actions()
 
 
 def _client_count(scenario: Scenario) -> int:

@@ -18,6 +18,8 @@ class Clocks:
         self._base = 0.0
         self._since = 0.0
         self._set_by = 0
+        self.changed_at: float | None = None
+        """When their rate was changed last."""
 
     def local(self, now: float) -> int:
         return int(self.exact(now))
@@ -32,7 +34,7 @@ class Clocks:
     def drift(self, now: float, rate: float) -> None:
         """From now on the clocks run at this rate."""
         self._base += (now - self._since) * self.rate
-        self._since = now
+        self._since = self.changed_at = now
         self.rate = self._within(rate)
 
     def _within(self, rate: float) -> float:

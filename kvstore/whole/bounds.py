@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
+
+from consensus.simulation.scenario import Scenario
 
 SMALL: dict[tuple[str, ...], Sequence[float]] = {
     ("kvstore.server.peers.MAX_UNSENT_BYTES",): (400, 3_000),
@@ -47,23 +49,30 @@ TURNS: dict[tuple[str, ...], Sequence[float]] = {
 
 
 @contextmanager
-def small_bounds(rng: random.Random) -> Iterator[None]:
-    """Inside this context some bounds are small, or none."""
+def small_bounds(scenario: Scenario, certain: Mapping[tuple[str, ...], Sequence[float]]) -> Iterator[None]:
+    """Inside this context some bounds are small, or none but those that are ``certain`` to be."""
     before: list[tuple[ModuleType, str, object]] = []
-    share = rng.choice([0.0, 0.0, 0.3, 0.6])
-    shares = [(SMALL, share), (LINKS, rng.choice([0.0, 0.0, 1.0])), (TURNS, rng.choice([0.0, 0.0, 0.7]))]
     try:
-        for bounds, share in shares:
-            for names, values in bounds.items():
-                if rng.random() >= share:
-                    continue
-                value = rng.choice(values)
-                for name in names:
-                    path, _, constant = name.rpartition(".")
-                    module = importlib.import_module(path)
-                    before.append((module, constant, getattr(module, constant)))
-                    setattr(module, constant, value)
+        for names, value in _small(scenario.random("bounds"), scenario.random("certain bounds"), certain):
+            for name in names:
+                path, _, constant = name.rpartition(".")
+                module = importlib.import_module(path)
+                before.append((module, constant, getattr(module, constant)))
+                setattr(module, constant, value)
         yield
     finally:
         for module, constant, usual in reversed(before):
             setattr(module, constant, usual)
+
+
+def _small(
+    rng: random.Random, further: random.Random, certain: Mapping[tuple[str, ...], Sequence[float]]
+) -> Iterator[tuple[tuple[str, ...], float]]:
+    share = rng.choice([0.0, 0.0, 0.3, 0.6])
+    shares = [(SMALL, share), (LINKS, rng.choice([0.0, 0.0, 1.0])), (TURNS, rng.choice([0.0, 0.0, 0.7]))]
+    for bounds, share in shares:
+        for names, values in bounds.items():
+            if rng.random() < share:
+                yield names, rng.choice(values)
+    for names, values in certain.items():
+        yield names, further.choice(values)

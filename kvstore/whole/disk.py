@@ -91,20 +91,20 @@ class SimulatedDisk:
         if not self.is_down:
             self._die()
 
-    def lose_power(self) -> None:
-        """The process has died, and of what was not synced anything may be lost, in any order."""
+    def lose_power(self, *, torn: bool = False) -> None:
+        """The process has died, and of what was not synced anything may be lost, in any order; ``torn``: surely any."""
         self.kill()
         self.seen["power loss"] += 1
         ends = (0, self._number, self._rng.randint(0, self._number))
         # Up to one write everything has reached the disk, or anything may have.
-        until = self._rng.choice([*ends, None, None])
+        until = None if torn else self._rng.choice([*ends, None, None])
         content: dict[str, bytes | None] = {}
         names = self._names.after_power_loss(self._rng, until, self.seen)
         for name, thing in sorted(names.items()):
             if thing == "directory":
                 content[name] = None
             elif thing is not None:
-                each = self._rng.choice([*ends, None, None, None]) if until is None else until
+                each = self._rng.choice([*ends, None, None, None]) if until is None and not torn else until
                 content[name] = thing.after_power_loss(self._rng, each, self.seen)
         for name in self._untracked():
             index = (self.directory / name).read_bytes()

@@ -26,6 +26,14 @@ class WholeTarget(FaultTarget, Protocol):
 
     def mend_disk(self, action: FailingDisk) -> None: ...
 
+    def leave_room(self, name: str, room: int | None) -> None:
+        """A node's disk takes so many bytes more; None: as many as anybody wants."""
+        ...
+
+    def kill(self, name: str, restart: int) -> None:
+        """A node's process is killed now, and is started again at ``restart``."""
+        ...
+
     def lose_power_again(self, name: str, gaps: Sequence[int], until: int) -> None:
         """A node's machine loses its power, and soon after each start again, after so many ms each time."""
         ...
@@ -58,7 +66,10 @@ class BreakConnections(WholeAction, frozen=True, kw_only=True):
 
 
 class FailingDisk(WholeAction, frozen=True, kw_only=True):
-    """An operation of the node's disk fails, once or until the end."""
+    """An operation of the node's disk fails, once or until the end.
+
+    ``loses_power``: if its process ends for that, its machine's power is gone with it.
+    """
 
     node: str
     operation: DiskOperation
@@ -66,6 +77,7 @@ class FailingDisk(WholeAction, frozen=True, kw_only=True):
     after: int
     lasts: bool
     file: str
+    loses_power: bool = False
 
     def happen(self, world: WholeTarget) -> None:
         world.count(f"disk: {self.operation} {self.trouble}")

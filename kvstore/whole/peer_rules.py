@@ -23,12 +23,16 @@ from kvstore.addresses import Address
 from kvstore.node.peer_messages import Forward, LeftOut, PeerMessage
 from kvstore.node.proposals import FORWARD_PATIENCE
 from kvstore.server.host import Host
-from kvstore.server.peers import Identity, Peers, Receive, Resume
+from kvstore.server.peers import Identity, OutboundConnection, PeerConnection, Peers, Receive, Resume
 from kvstore.server.settings import TIMING
+from kvstore.whole.link_rules import LinkRules, LinkWatch
+from kvstore.whole.sockets import Side
 from kvstore.whole.world import WholeWorld
 
 PATIENCE = TIMING.election[0]
 SLACK = 50
+LATE_TIMERS = 20_000
+"""In ms: so long after a clock has changed its rate some timers come late that were planned before."""
 
 
 class PromisedBallots:
@@ -240,31 +244,78 @@ class PeerRules:
 
 
 class WatchedPeers(Peers):
-    """Has all that a node hears and says looked at."""
+    """Has all that a node hears and says looked at, and its connections with other nodes."""
 
     def __init__(
         self,
         world: WholeWorld,
         promised: PromisedBallots,
+        links: LinkRules,
         identity: Identity,
         addresses: dict[str, Address],
         receive: Receive,
         resume: Resume,
     ) -> None:
-        super().__init__(identity, addresses, receive, resume)
+        super().__init__(identity, addresses, receive, lambda peer: self._resumes(peer, resume))
         host = getattr(receive, "__self__", None)
         assert isinstance(host, Host)
         name = identity.node
         world.takes_part(name)
+        self._world = world
+        self._link_rules = links
+        self._machine = world.servers[name].machine
+        self._process = self._machine.incarnation
+        self._watches: dict[PeerConnection, LinkWatch] = {}
         self._rules = PeerRules(
             host.node.replica,
             promised,
             lambda rule, found: world.fail(rule, found, name),
             world.count,
         )
-        self.receive = lambda sender, message: self._rules.receives(sender, message, receive)
+        self.receive = lambda sender, message: self._receives(sender, message, receive)
+        world.checks.append(self._look_at_links)
 
     def send(self, messages: Iterable[tuple[str, PeerMessage]]) -> None:
         kept = list(messages)
+        own = self._identity
         self._rules.sends(kept)
+        for receiver, message in kept:
+            self._link_rules.sends(own.node, own.incarnation, receiver, message)
         super().send(kept)
+        for link in self._dialled.values():
+            if link.gap:
+                self._world.count("link: full")
+            elif link.has_queue:
+                self._world.count("link: values wait for it")
+
+    def _resumes(self, peer: str, resume: Resume) -> None:
+        self._link_rules.resumes(self._identity.node, self._identity.incarnation, peer)
+        resume(peer)
+
+    def _receives(self, sender: str, message: PeerMessage, receive: Receive) -> None:
+        hello = self._accepted[sender].hello
+        assert hello is not None
+        self._link_rules.receives(sender, hello.incarnation, self._identity.node, message)
+        self._rules.receives(sender, message, receive)
+
+    def _look_at_links(self) -> None:
+        if self._machine.incarnation != self._process or not self._machine.is_up:
+            return
+        real, clocks = self._world.micro.now / 1_000, self._machine.clocks
+        now = clocks.exact(real)
+        is_excused = self._machine.is_paused or (
+            clocks.changed_at is not None and real < clocks.changed_at + LATE_TIMERS
+        )
+        watches: dict[PeerConnection, LinkWatch] = {}
+        for side in self._machine.sides:
+            if not isinstance(side, Side) or not side.is_open or not isinstance(side.protocol, PeerConnection):
+                continue
+            link = side.protocol
+            watch = watches[link] = self._watches.get(link) or LinkWatch(link, side, now)
+            if is_excused:
+                watch.stands_still(now)
+                continue
+            rule, found = watch.look(now, isinstance(link, OutboundConnection) and link.has_queue)
+            if rule:
+                self._world.fail(rule, f"{self._identity.node}, {found}", self._identity.node)
+        self._watches = watches

@@ -17,8 +17,9 @@ from kvstore.maelstrom.pipes import STDIN, StandardStreams
 from kvstore.node.peer_messages import PeerMessage
 from kvstore.whole.loop import VirtualLoop
 from kvstore.whole.machine import VirtualMachine
+from kvstore.whole.server_machine import ServerMachine
 from kvstore.whole.threads import VirtualThread
-from kvstore.whole.world import ServerMachine, WholeWorld
+from kvstore.whole.world import WholeWorld
 
 PIPE_BYTES = 65_536
 _encode = msgspec.json.encode

@@ -144,7 +144,7 @@ def _append(client: RedisClient, key: bytes) -> Ask:
     return Ask(("APPEND", key, tag + b";"), "write", tag)
 
 
-def _set(client: RedisClient, key: bytes, *options: str, prefix: bytes = b"v") -> Ask:
+def set_request(client: RedisClient, key: bytes, *options: str, prefix: bytes = b"v") -> Ask:
     tag = client.tag()
     return Ask(("SET", key, b"%b:%b" % (prefix, tag), *options), "write", tag)
 
@@ -158,7 +158,7 @@ def _increment(client: RedisClient, key: bytes) -> Ask:
     return Ask(("INCR", key), "count", keys=(key,))
 
 
-def _read(*keys: bytes) -> Ask:
+def read_request(*keys: bytes) -> Ask:
     return Ask(("GET" if len(keys) == 1 else "MGET", *keys), "read", keys=keys)
 
 
@@ -188,12 +188,12 @@ def _any(client: RedisClient) -> Ask:
         return _increment(client, rng.choice(COUNTERS))
     if dice < 0.7:
         options = rng.choice([(), (), ("NX",), ("XX",), ("GET",), ("XX", "GET"), ("PX", "100000000")])
-        return _set(client, rng.choice(REGISTERS), *options)
+        return set_request(client, rng.choice(REGISTERS), *options)
     if dice < 0.75:
         return _delete(client, rng.choice(REGISTERS))
     if dice < 0.9:
-        return _read(rng.choice(SHARED))
-    return _read(*rng.sample(SHARED, rng.choice([2, 3]))) if dice < 0.97 else _echo(client)
+        return read_request(rng.choice(SHARED))
+    return read_request(*rng.sample(SHARED, rng.choice([2, 3]))) if dice < 0.97 else _echo(client)
 
 
 # -- what clients do --------------------------------------------------------------------------------------------------
@@ -210,19 +210,21 @@ async def _stream(client: RedisClient, line: RedisLine) -> None:
     sizes = rng.choice([(1,), (1, 100), (1, 300) if narrow else (1, 300, 2_000)])
     pause = rng.choice([0.0, 0.001, 0.005])
     for _ in range(rng.choice([5, 20, 60])):
-        some = [_set(client, rng.choice(STREAMED), prefix=b"7" * rng.choice(sizes)) for _ in range(rng.randint(1, 3))]
+        some = [
+            set_request(client, rng.choice(STREAMED), prefix=b"7" * rng.choice(sizes)) for _ in range(rng.randint(1, 3))
+        ]
         line.send(some)
         await asyncio.sleep(pause)
         if line.is_lost or client.is_stopped:
             break
     client.world.count("client: writes without waiting")
-    await client.ask(line, _read(rng.choice(STREAMED)))
+    await client.ask(line, read_request(rng.choice(STREAMED)))
 
 
 async def poll(client: RedisClient, line: RedisLine) -> None:
     """Read again and again."""
     for _ in range(20):
-        if client.is_stopped or not await client.ask(line, _read(client.rng.choice(SHARED))):
+        if client.is_stopped or not await client.ask(line, read_request(client.rng.choice(SHARED))):
             return
         await asyncio.sleep(client.rng.random() * 0.003)
 
@@ -286,7 +288,7 @@ async def _optimistic(client: RedisClient, line: RedisLine) -> None:
 async def _optimistic_round(client: RedisClient, line: RedisLine) -> None:
     rng = client.rng
     keys = tuple(rng.sample(WATCHED, rng.choice([1, 1, 2])))
-    watch, read = Ask(("WATCH", *keys), "watch", keys=keys), _read(*keys)
+    watch, read = Ask(("WATCH", *keys), "watch", keys=keys), read_request(*keys)
     if not await client.ask(line, watch, read) or not (watch.done and read.done):
         await client.ask(line, _ok("UNWATCH"))
         return
@@ -294,7 +296,7 @@ async def _optimistic_round(client: RedisClient, line: RedisLine) -> None:
     shown = {key: value for key, value in zip(keys, values, strict=True) if isinstance(value, bytes | None)}
     await asyncio.sleep(rng.choice([0, 0, 0.02, 0.2]))
     changes = rng.random() < 0.3  # a change of its own counts too
-    if changes and not await client.ask(line, _set(client, rng.choice(keys), prefix=b"%d" % rng.randrange(9))):
+    if changes and not await client.ask(line, set_request(client, rng.choice(keys), prefix=b"%d" % rng.randrange(9))):
         return
     again, forgets = rng.random() < 0.5, rng.random() < (0.3 if changes else 0.05)
     if again and not await client.ask(line, Ask(("WATCH", *keys), "watch", keys=keys)):
@@ -320,9 +322,9 @@ async def _optimistic_at_once(client: RedisClient, line: RedisLine) -> None:
     rng = client.rng
     for _ in range(rng.choice([1, 5, 20])):
         key, tag = rng.choice(WATCHED), client.tag()
-        watch, read = Ask(("WATCH", key), "watch", keys=(key,)), _read(key)
+        watch, read = Ask(("WATCH", key), "watch", keys=(key,)), read_request(key)
         if rng.random() < 0.4:
-            await _read_at_once(client, line, watch, read)
+            await read_at_once(client, line, watch, read, rng.choice([0, 0.001, 0.01]))
         else:
             ending = Ask(("EXEC",), "write", tag, keys=(key,), watch=watch)
             queued = Ask(("SET", key, b"%d:%b" % (rng.randrange(9), tag)), expected=(b"QUEUED",))
@@ -334,11 +336,11 @@ async def _optimistic_at_once(client: RedisClient, line: RedisLine) -> None:
             return
 
 
-async def _read_at_once(client: RedisClient, line: RedisLine, watch: Ask, read: Ask) -> None:
+async def read_at_once(client: RedisClient, line: RedisLine, watch: Ask, read: Ask, pause: float) -> None:
     """Read in a transaction, which is asked for before it is known what is watched."""
     ending = Ask(("EXEC",), "read", keys=watch.keys)
     line.send([watch, read])
-    await asyncio.sleep(client.rng.choice([0, 0.001, 0.01]))
+    await asyncio.sleep(pause)
     queued = Ask(("GET", *watch.keys), expected=(b"QUEUED",))
     await client.ask(line, _ok("MULTI"), queued, ending)
     if not ending.done:
@@ -362,7 +364,7 @@ async def _local_reads(client: RedisClient, line: RedisLine) -> None:
         else:
             asks.append(_append(client, rng.choice(LISTS)) if dice < 0.95 else _echo(client))
     client.world.count("client: reads locally")
-    await client.ask(line, *asks, _ok("READWRITE"), _read(rng.choice(SHARED)))
+    await client.ask(line, *asks, _ok("READWRITE"), read_request(rng.choice(SHARED)))
 
 
 class SessionWork:
@@ -437,7 +439,7 @@ async def _keys(client: RedisClient, line: RedisLine) -> None:
     for _ in range(rng.randint(0, 5)):
         key = b"%b%03d" % (prefix, rng.randrange(60))
         if key not in client.own or client.own[key].refused:
-            ask = client.own[key] = _set(client, key)
+            ask = client.own[key] = set_request(client, key)
             asks.append(ask)
     await client.ask(line, *asks)
     certain = {key for key, ask in client.own.items() if ask.done}
@@ -491,11 +493,11 @@ async def _slow(client: RedisClient, line: RedisLine) -> None:
     key = b"%bbig:%b" % (OWN, client.name.encode())
     # Through the narrowest connections large values take longer than any node waits.
     size = 30_000 if client.world.network.window > 10_000 else 300
-    if not await client.ask(line, _set(client, key, prefix=b"x" * size)):
+    if not await client.ask(line, set_request(client, key, prefix=b"x" * size)):
         return
     line.dawdle(client.rng.choice([0.1, 0.5]))
     client.world.count("client: takes its replies late")
-    await client.ask(line, *(_read(key) for _ in range(40)), _append(client, LISTS[0]), _read(LISTS[0]))
+    await client.ask(line, *(read_request(key) for _ in range(40)), _append(client, LISTS[0]), read_request(LISTS[0]))
 
 
 async def _half_closed(client: RedisClient, line: RedisLine) -> None:

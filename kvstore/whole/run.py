@@ -23,10 +23,11 @@ from kvstore.state import machine as state_machine
 from kvstore.whole.blocking import sleep
 from kvstore.whole.bounds import small_bounds
 from kvstore.whole.calm import end_one_in_calm, judge_elections
-from kvstore.whole.faults import whole_actions
+from kvstore.whole.link_rules import LinkRules
 from kvstore.whole.peer_rules import PromisedBallots, WatchedPeers
 from kvstore.whole.pipe_clients import PipeWorkload
 from kvstore.whole.pipes import PipeWorld
+from kvstore.whole.themes import all_actions, speaks_through_pipes, theme_of
 from kvstore.whole.threads import ThreadEvent
 from kvstore.whole.workload import NewWorker, Workload
 from kvstore.whole.world import CHECK_INTERVAL, PATIENCE, WholeWorld
@@ -41,8 +42,12 @@ def simulate_whole(scenario: Scenario, trace: Trace | None = None, others: Seque
     random.seed(scenario.seed)
     world = (PipeWorld if speaks_through_pipes(scenario) else WholeWorld)(scenario, directory, trace)
     violation: Violation | None = None
+    theme = theme_of(scenario)
+    theme.prepare(world)
+    if theme.name:
+        world.count(f"theme: {theme.name}")
     try:
-        with _watched(world), small_bounds(scenario.random("bounds")):
+        with _watched(world), small_bounds(scenario, theme.bounds):
             _run(scenario, world, others)
     except Violation as error:
         violation = error
@@ -66,11 +71,6 @@ def simulate_whole(scenario: Scenario, trace: Trace | None = None, others: Seque
     )
 
 
-def speaks_through_pipes(scenario: Scenario) -> bool:
-    """Whether the nodes of this run are on standard input and output; all others have sockets."""
-    return scenario.random("pipes").random() < 0.15
-
-
 def _run(scenario: Scenario, world: WholeWorld, others: Sequence[NewWorker]) -> None:
     if isinstance(world, PipeWorld):  # where nobody hears a leader step down
         workload: Workload = PipeWorkload(scenario, world)
@@ -78,7 +78,7 @@ def _run(scenario: Scenario, world: WholeWorld, others: Sequence[NewWorker]) -> 
         workload = Workload(scenario, world, others)
     for name in scenario.names:
         world.start(name)
-    actions = whole_actions(scenario)
+    actions = all_actions(scenario)
     for _, action in actions:
         world.timeline.at(action.at, world.note, "", str(action))
         world.timeline.at(action.at, action.begin, world)
@@ -132,7 +132,8 @@ def _watched(world: WholeWorld) -> Iterator[None]:
     logs.forget_told()
     event = state_machine.Event  # type: ignore[attr-defined]
     state_machine.Event = lambda: ThreadEvent(world.acting)  # type: ignore[attr-defined,assignment]
-    host.Peers = partial(WatchedPeers, world, PromisedBallots())  # type: ignore[attr-defined,assignment]
+    links = LinkRules(world.fail, world.count)
+    host.Peers = partial(WatchedPeers, world, PromisedBallots(), links)  # type: ignore[attr-defined,assignment]
     try:
         yield
     finally:

@@ -311,6 +311,11 @@ class Side(asyncio.Transport):
         """Whether its process still has it."""
         return not self.is_closing()
 
+    @property
+    def protocol(self) -> asyncio.BaseProtocol | None:
+        """What the program reads it with."""
+        return self._protocol
+
 
 def _reset() -> ConnectionResetError:
     return ConnectionResetError(errno.ECONNRESET, "connection reset by peer")

@@ -28,6 +28,7 @@ from kvstore.whole.order import ELECTED, SessionOrder
 from kvstore.whole.programs import StoreProgram
 from kvstore.whole.promises import Promises
 from kvstore.whole.redis_clients import RedisClient, poll, redis_client_count
+from kvstore.whole.themes import CLIENTS, theme_of
 from kvstore.whole.world import WholeWorld
 
 MAX_CLIENTS = 5
@@ -122,6 +123,11 @@ class Workload:
             for name in scenario.names:
                 rng = scenario.random(f"reader {name}")
                 clients.append(RedisClient(f"reader-{name}", world, self._promises, rng, [name], lines, [poll]))
+        if acts := theme_of(scenario).acts:
+            for number in range(1, CLIENTS + 1):
+                rng = scenario.random(f"themed client {number}")
+                name = f"t{number}"
+                clients.append(RedisClient(name, world, self._promises, rng, scenario.names, lines, acts))
         return clients
 
     def _draw_workers(self) -> Sequence[Worker]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import signal
 import traceback
 from collections import Counter
@@ -29,11 +28,11 @@ from kvstore.simulated.requests import ClientRequest, SlotClaim
 from kvstore.state.entries import UNREADABLE
 from kvstore.whole.blocking import BlockingThread
 from kvstore.whole.disk import SimulatedDisk
-from kvstore.whole.disk_faults import DiskFault
 from kvstore.whole.faults import FailingDisk
 from kvstore.whole.lines import PORT, Unanswered
 from kvstore.whole.machine import VirtualMachine
 from kvstore.whole.order import ELECTED
+from kvstore.whole.server_machine import ServerMachine
 from kvstore.whole.sockets import Side, VirtualNetwork
 from kvstore.whole.threads import VirtualThread
 
@@ -43,8 +42,8 @@ PATIENCE = 20_000
 CHECK_INTERVAL = 50
 RESTART = 300
 """In ms: how soon a node that could not start is started again."""
-ROOM = (0, 10_000, 30_000, 100_000)
-"""In bytes: what a disk that is called full takes yet."""
+SOON = 20
+"""The same for one whose power was gone for a moment."""
 FAILED_MS = 3_000
 """How soon a node must end when a sync of its log has failed: its disk may stall for two seconds."""
 GRACE = 30_000
@@ -100,49 +99,6 @@ class UncountedTurns(LongTurns):
         pass
 
 
-class ServerMachine:
-    """A node's machine, its disk, and what is about to happen to it."""
-
-    def __init__(self, machine: VirtualMachine, disk: SimulatedDisk, settings: Settings) -> None:
-        self.machine = machine
-        self.disk = disk
-        self.settings = settings
-        self.leads = False
-        self.slower = 0
-        self.draining = False
-        self.told_to_end_at = 0.0
-        self.restart_at = 0
-        self.gone = False
-        self.troubles: dict[int, DiskFault] = {}
-        """What goes wrong with the disk now, by the action that began it."""
-        self.failed_for = 0
-        """For how many ms the process has gone on since a sync of its log failed."""
-        self.room = random.Random()
-        self.had_failure = False
-        """The same, but for a lack of room, which ends no node."""
-        self.had_trouble = False
-        """Whether something went wrong with the disk since the process was started."""
-
-    @property
-    def full(self) -> bool:
-        return self.disk.free is not None
-
-    @full.setter
-    def full(self, value: bool) -> None:
-        self.disk.free = self.room.choice(ROOM) if value else None
-
-    @property
-    def last(self) -> int:
-        return 0
-
-    def rot(self, slot: int) -> bool:
-        return False
-
-    def took(self) -> int:
-        """How long the disk was busy since this was last asked."""
-        return self.disk.take_spent() + self.slower * 1_000
-
-
 class WholeWorld:
     """Runs one scenario with the real program. Everything is drawn from its seed."""
 
@@ -177,6 +133,8 @@ class WholeWorld:
         self.unanswered: list[Unanswered] = []
         self.drained: dict[tuple[str, int], float] = {}
         """The processes that ended because they were told to, and how many ms that took by their own clocks."""
+        self.state_waits = 0
+        """In microseconds: how long a commit of a state waits for its turn at most, if others do not wait longer."""
         self.lines: dict[str, Callable[[str, ClientRequest | SlotClaim], None]] = {}
         self.threads: list[BlockingThread] = []
         """Programs of clients that block; they end with the world."""
@@ -229,6 +187,9 @@ class WholeWorld:
             self.fail("no node logs a bug", f"{server.machine.name}: {event}: {fields}", server.machine.name)
         elif event == "peer_rubbish":
             self.fail("nodes understand each other", f"{server.machine.name}: {fields}", server.machine.name)
+        elif event == "state_rebuilt" and not server.has_failed:
+            rule = "no process leaves a state that its log does not lead to, unless its disk fails"
+            self.fail(rule, f"{server.machine.name}: {self._short(str(fields['reason']))}", server.machine.name)
         elif level >= logging.WARNING:
             self.count(f"log: {event}")
 
@@ -252,7 +213,11 @@ class WholeWorld:
     def note(self, name: str, text: str) -> None:
         """Something for those who look at the trace."""
         if self.trace is not None:
-            self.trace.note(self.timeline.now, name, text.replace(f"{self.directory}/", ""))
+            self.trace.note(self.timeline.now, name, self._short(text))
+
+    def _short(self, text: str) -> str:
+        """A text without the directory of this run, which no other has."""
+        return text.replace(f"{self.directory}/", "")
 
     def fail(self, rule: str, found: str, *nodes: str) -> None:
         """A rule is broken; the first one ends the run."""
@@ -277,7 +242,8 @@ class WholeWorld:
             rng = self.scenario.random(f"threads {name} {machine.incarnation}")
 
             def new_threads(purpose: str, count: int) -> VirtualThread:
-                return VirtualThread(machine, rng, rng.choice([50, 1_000, 20_000]), server.took)
+                waits = max(rng.choice([50, 1_000, 20_000]), self.state_waits if purpose == "state" else 0)
+                return VirtualThread(machine, rng, waits, server.took)
 
             return await self.serve(server, new_threads)
 
@@ -301,6 +267,10 @@ class WholeWorld:
         if status == exit_status.UNAVAILABLE and server.had_failure:
             self.count("process: ended because of its disk")
             what_next = server.room.random()
+            if server.end_power_fault():  # nothing excuses what is found at the next start
+                self._lose_power(server, torn=True)
+                self.timeline.after(SOON, self.start, machine.name)
+                return
             if what_next < 0.4:
                 self._start_without_room(server)
             elif what_next < 0.8:
@@ -350,20 +320,28 @@ class WholeWorld:
             return
         server.leads = False
         if self._random.random() < 0.5:
-            self.count("process: killed")
-            self.note(name, "is killed")
-            server.machine.kill()
-            server.disk.kill()
+            self.kill(name, restart)
         else:
             self._lose_power(server)
+            self.timeline.at(restart, self.start, name)
+
+    def kill(self, name: str, restart: int) -> None:
+        server = self.servers[name]
+        if not server.machine.is_up:
+            return
+        self.count("process: killed")
+        self.note(name, "is killed")
+        server.leads = False
+        server.machine.kill()
+        server.disk.kill()
         self.timeline.at(restart, self.start, name)
 
-    def _lose_power(self, server: ServerMachine) -> None:
+    def _lose_power(self, server: ServerMachine, *, torn: bool = False) -> None:
         self.count("machine: lost its power")
         self.note(server.machine.name, "loses its power")
         server.leads = False
         server.machine.lose_power()
-        server.disk.lose_power()
+        server.disk.lose_power(torn=torn)
 
     def lose_power_again(self, name: str, gaps: Sequence[int], until: int) -> None:
         server = self.servers[name]
@@ -410,16 +388,26 @@ class WholeWorld:
 
     def fail_disk(self, action: FailingDisk, name: str) -> None:
         server = self.servers[name]
+        if action.loses_power and server.takes_power is not None:
+            return
         times = None if action.lasts else 1
         fault = server.disk.fail(action.operation, action.trouble, after=action.after, times=times, name=action.file)
         server.troubles[id(action)] = fault
         server.had_trouble = True
         server.had_failure |= action.trouble != "short"
+        server.has_failed |= action.trouble == "EIO"
+        if action.loses_power:
+            server.takes_power = fault
+
+    def leave_room(self, name: str, room: int | None) -> None:
+        self.servers[name].disk.free = room
 
     def mend_disk(self, action: FailingDisk) -> None:
         for server in self.servers.values():
             if (fault := server.troubles.pop(id(action), None)) is not None:
                 server.disk.call_off(fault)
+                if fault is server.takes_power:
+                    server.takes_power = None
 
     def bad_weather(self, action: Action, weather: Weather) -> None:
         self._weather.setdefault(id(action), []).append(weather)

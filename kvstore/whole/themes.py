@@ -1,0 +1,215 @@
+"""What some runs are about: bounds, faults and clients that chance alone would seldom bring together."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from consensus.simulation.action import LEADER, Action, FaultTarget
+from consensus.simulation.network import Weather
+from consensus.simulation.scenario import Scenario
+from kvstore.whole.bounds import LINKS
+from kvstore.whole.faults import FailingDisk, WholeAction, WholeTarget, whole_actions
+from kvstore.whole.redis_clients import Act
+from kvstore.whole.themed_clients import large_values, lookalikes, read_behind_watch
+from kvstore.whole.world import WholeWorld
+
+SHARE = 0.4
+"""So many runs have a theme, of those with all kinds of faults."""
+Draw = Callable[[random.Random, Sequence[str], int], list[Action]]
+
+
+class StalledLink(WholeAction, frozen=True, kw_only=True):
+    """Nothing that one node sends to another arrives for a while, and then all of it; their connection stays."""
+
+    sender: str
+    receiver: str
+
+    def happen(self, world: WholeTarget) -> None:
+        sender = world.resolve(self.sender)
+        if sender != self.receiver:
+            world.count("network: a link stalls")
+            world.bad_weather(self, Weather(frozenset([(sender, self.receiver)]), hold=self.until))
+
+    def end(self, world: FaultTarget) -> None:
+        world.good_weather(self)
+
+    @property
+    def title(self) -> str:
+        return f"what {self.sender} sends to {self.receiver} arrives at {self.until} ms"
+
+
+class Killed(WholeAction, frozen=True, kw_only=True):
+    """A process is killed, and its disk keeps all that it has written."""
+
+    node: str
+
+    def happen(self, world: WholeTarget) -> None:
+        world.kill(world.resolve(self.node), self.until)
+
+    @property
+    def title(self) -> str:
+        return f"{self.node} is killed"
+
+
+class LittleRoom(WholeAction, frozen=True, kw_only=True):
+    """A node's disk has room for so many bytes more."""
+
+    node: str
+    room: int
+
+    def happen(self, world: WholeTarget) -> None:
+        world.count("disk: little room")
+        world.leave_room(self.node, self.room)
+
+    def end(self, world: FaultTarget) -> None:
+        assert isinstance(world, WholeTarget)
+        world.leave_room(self.node, None)
+
+    @property
+    def title(self) -> str:
+        return f"{self.node}: the disk takes {self.room} bytes more"
+
+
+# -- faults -----------------------------------------------------------------------------------------------------------
+
+
+def _stalls(rng: random.Random, names: Sequence[str], time: int) -> list[Action]:
+    actions: list[Action] = []
+    at = rng.randint(200, 500)
+    while at < time - 300 and len(names) > 1:
+        until = at + rng.choice([100, 250, 500])
+        sender, receiver = rng.choice([LEADER, LEADER, *names]), rng.choice(names)
+        actions.append(StalledLink(at=at, until=until, sender=sender, receiver=receiver))
+        at += rng.randint(50, 500)
+    return actions
+
+
+def _kills(rng: random.Random, names: Sequence[str], time: int) -> list[Action]:
+    actions: list[Action] = []
+    at = rng.randint(200, 500)
+    while at < time:
+        actions.append(Killed(at=at, until=at + rng.choice([10, 50]), node=rng.choice([LEADER, *names])))
+        at += rng.randint(100, 500)
+    return actions
+
+
+def _torn_commits(rng: random.Random, names: Sequence[str], time: int) -> list[Action]:
+    actions: list[Action] = []
+    at = rng.randint(200, 400)
+    while at < time:
+        torn = FailingDisk(
+            at=at,
+            until=min(at + 500, time),
+            node=rng.choice(names),
+            operation="sync",
+            trouble="kill",
+            after=rng.choice([1, 4, 8]),
+            lasts=False,
+            file="log.db-wal",
+            loses_power=True,
+        )
+        actions.append(torn)
+        at += rng.randint(50, 300)
+    return actions
+
+
+def _little_room(rng: random.Random, names: Sequence[str], time: int) -> list[Action]:
+    actions: list[Action] = []
+    at = rng.randint(200, 400)
+    while at < time:
+        until = at + rng.choice([50, 200])
+        actions.append(LittleRoom(at=at, until=until, node=rng.choice(names), room=rng.randint(5_000, 60_000)))
+        at += rng.randint(50, 300)
+    return actions
+
+
+def _no_faults(rng: random.Random, names: Sequence[str], time: int) -> list[Action]:
+    return []
+
+
+# -- themes -----------------------------------------------------------------------------------------------------------
+
+
+def _narrow(world: WholeWorld) -> None:
+    world.network.window = 2_000
+
+
+def _late_commits(world: WholeWorld) -> None:
+    world.state_waits = 50_000
+
+
+def _late_appends(world: WholeWorld) -> None:
+    for server in world.servers.values():
+        server.slower = 15
+
+
+def _as_ever(world: WholeWorld) -> None:
+    pass
+
+
+class Theme(NamedTuple):
+    """``bounds``: those that are small for certain. ``acts``: what some further clients do, and nothing else.
+
+    ``nodes``: so many it takes.
+    """
+
+    name: str
+    faults: Draw = _no_faults
+    acts: Sequence[Act] = ()
+    bounds: Mapping[tuple[str, ...], Sequence[float]] = {}
+    prepare: Callable[[WholeWorld], None] = _as_ever
+    nodes: int = 1
+
+
+THEMES: list[Theme] = [
+    Theme("full links", _stalls, (large_values,), LINKS, _narrow, nodes=2),
+    Theme(
+        "commits of the state",
+        _kills,
+        (large_values,),
+        {("kvstore.state.commit_schedule.COMMIT_INTERVAL",): (20,)},
+        _late_commits,
+    ),
+    Theme(
+        "torn commits",
+        _torn_commits,
+        (large_values,),
+        {("kvstore.storage.log_store.CHECKPOINT_PAGES",): (3, 5, 10)},
+    ),
+    Theme("little room", _little_room, (large_values,), {("kvstore.server.host.QUICK_US",): (0,)}, _late_appends),
+    Theme("transactions that read", acts=(read_behind_watch,)),
+    Theme(
+        "values that look like requests",
+        acts=(lookalikes,),
+        bounds={("kvstore.resp.parser.MAX_TAKEN",): (2, 3, 5), ("kvstore.resp.parser.REBASE_BYTES",): (20, 200)},
+    ),
+]
+NO_THEME = Theme("")
+CLIENTS = 2
+
+
+def speaks_through_pipes(scenario: Scenario) -> bool:
+    """Whether the nodes of this run are on standard input and output; all others have sockets."""
+    return scenario.random("pipes").random() < 0.15
+
+
+def theme_of(scenario: Scenario) -> Theme:
+    """The theme of a run."""
+    rng = scenario.random("theme")
+    if scenario.preset != "all" or rng.random() >= SHARE or speaks_through_pipes(scenario):
+        return NO_THEME
+    return rng.choice([theme for theme in THEMES if theme.nodes <= len(scenario.names)])
+
+
+def all_actions(scenario: Scenario) -> list[tuple[int, Action]]:
+    """The faults of a run with their numbers; in half of the runs with a theme that has faults there are no others."""
+    theme, rng, kept = theme_of(scenario), scenario.random("themed faults"), scenario.faults
+    others = whole_actions(scenario)
+    if theme.faults is _no_faults:
+        return others
+    alone = rng.random() < 0.5
+    themed = enumerate(theme.faults(rng, scenario.names, scenario.time), 400_000)
+    fitting = [(number, action) for number, action in themed if action.until <= scenario.time]
+    return [*([] if alone else others), *(one for one in fitting if kept is None or one[0] in kept)]
