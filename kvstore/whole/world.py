@@ -31,7 +31,6 @@ from kvstore.whole.disk import SimulatedDisk
 from kvstore.whole.faults import FailingDisk
 from kvstore.whole.lines import PORT, Unanswered
 from kvstore.whole.machine import VirtualMachine
-from kvstore.whole.order import ELECTED
 from kvstore.whole.server_machine import ServerMachine
 from kvstore.whole.sockets import Side, VirtualNetwork
 from kvstore.whole.threads import VirtualThread
@@ -197,7 +196,7 @@ class WholeWorld:
         """A node is the leader now, or is not."""
         was, server.leads = server.leads, leads
         if leads and not was:
-            self.count(ELECTED)
+            self.count("leader: elected")
             if self.doom:
                 self.crash_after(server.machine.name, self._random.randint(1, self.doom), self.timeline.now + 300)
 
