@@ -57,14 +57,22 @@ class _Queued(NamedTuple):
     meaning: Compiled | OnClient | OnServer | OnTransaction | Error
 
 
+class _Watched:
+    """Keys that are watched, each with the slot that last changed it; ``refused``: of some that is not known."""
+
+    def __init__(self) -> None:
+        self.slots: dict[bytes, int] = {}
+        self.bytes = 0
+        self.refused = False
+
+
 class Transaction:
     """The requests that a client has queued, and the keys that it watches, each with the slot that last changed it."""
 
     def __init__(self) -> None:
         self._queue: list[_Queued] | None = None
         self._broken = False
-        self._watched: dict[bytes, int] = {}
-        self._watched_bytes = 0
+        self._watched = _Watched()
         self._asking = 0  # WATCHes that are not answered yet
         self._size = self._slow = 0
 
@@ -84,13 +92,13 @@ class Transaction:
 
     @property
     def watching(self) -> int:
-        return len(self._watched)
+        return len(self._watched.slots)
 
     @property
     def held(self) -> int:
         """About how much memory it takes."""
         queued = 0 if not self._queue else self._size + QUEUED_OVERHEAD * len(self._queue)
-        return queued + self._watched_bytes
+        return queued + self._watched.bytes
 
     @property
     def effect(self) -> Effect:
@@ -171,27 +179,29 @@ class Transaction:
                     return
                 self._watch(request[1:], service, answer)
             case OnTransaction.UNWATCH:
-                self._watched, self._watched_bytes = {}, 0
+                self._watched = _Watched()
                 answer(OK)
             case _:
                 assert_never(command)
 
     def refuse(self, reason: str) -> str:
         """Drop the transaction because EXEC itself was wrong; returns the text of the reply."""
-        self._queue, self._watched, self._watched_bytes = None, {}, 0
+        self._queue, self._watched = None, _Watched()
         return f"EXECABORT Transaction discarded because of: {reason}"
 
-    def _close(self, name: str) -> tuple[list[_Queued], dict[bytes, int]]:
+    def _close(self, name: str) -> tuple[list[_Queued], _Watched]:
         if self._queue is None:
             raise RequestError(f"ERR {name} without MULTI")
         queue, watched = self._queue, self._watched
-        self._queue, self._watched, self._watched_bytes = None, {}, 0
+        self._queue, self._watched = None, _Watched()
         return queue, watched
 
     def _execute(self, client: Client, service: Service, requests: Requests, answer: OnAnswer) -> None:
         queue, watched = self._close("EXEC")
         if self._broken:
             raise RequestError("EXECABORT Transaction discarded because of previous errors.")
+        if watched.refused:  # a client that has sent WATCH, MULTI and EXEC together relies on it
+            raise RequestError("EXECABORT Transaction discarded because a WATCH before it was refused.")
         parts: list[Compiled | RespValue] = []
         for request, meaning in queue:
             try:
@@ -205,29 +215,34 @@ class Transaction:
                     parts.append(meaning)
             except Exception as error:
                 parts.append(problem("exec", error))
-        conditions = [Condition("slot", key, "=", number=slot) for key, slot in watched.items()]
+        conditions = [Condition("slot", key, "=", number=slot) for key, slot in watched.slots.items()]
         requests.transact(parts, conditions, self._size, answer, locally=client.reads_locally)
 
     def _watch(self, keys: list[bytes], service: Service, answer: OnAnswer) -> None:
         """Remember which slots last changed the keys, which are compared when EXEC is applied."""
-        if len(self._watched) + len(keys) > MAX_TXN_COMMANDS:
-            raise RequestError(f"ERR at most {MAX_TXN_COMMANDS:,} keys can be watched: unwatch some")
-        keys = list(dict.fromkeys(keys))
-        check(Exists(keys))
         watched = self._watched  # the next transaction has a set of its own, so a late answer adds nothing to it
+        try:
+            if len(watched.slots) + len(keys) > MAX_TXN_COMMANDS:
+                raise RequestError(f"ERR at most {MAX_TXN_COMMANDS:,} keys can be watched: unwatch some")
+            keys = list(dict.fromkeys(keys))
+            check(Exists(keys))
+            service.query(Slots(keys), answering(answer, partial(self._note_watched, keys, watched)))
+        except Exception:
+            watched.refused = True
+            raise
         self._asking += 1
-        self._watched_bytes += sum(map(len, keys)) + WATCHED_OVERHEAD * len(keys)
-        service.query(Slots(keys), answering(answer, partial(self._note_watched, keys, watched)))
+        watched.bytes += sum(map(len, keys)) + WATCHED_OVERHEAD * len(keys)
 
-    def _note_watched(self, keys: list[bytes], watched: dict[bytes, int], outcome: Reply | Refusal) -> RespValue:
+    def _note_watched(self, keys: list[bytes], watched: _Watched, outcome: Reply | Refusal) -> RespValue:
         self._asking -= 1
         if not isinstance(outcome, Reply):
+            watched.refused = True
             return refusal(outcome)
         assert isinstance(outcome.result, Outcomes)
         for key, result in zip(keys, outcome.result.results, strict=True):
             # A key that was watched already keeps the earlier slot.
             assert isinstance(result, Integer)
-            watched.setdefault(key, result.number)
+            watched.slots.setdefault(key, result.number)
         return OK
 
 

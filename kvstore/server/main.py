@@ -101,7 +101,7 @@ async def _serve(
         status = await ended
         if status == 0:
             await _drain(host, clients)
-        return status
+        return host.failed_with or status
     finally:
         await clients.close()
         await host.close()
@@ -120,6 +120,8 @@ async def _drain(host: Host, clients: ClientListener) -> None:
     clients.stop()
     deadline = asyncio.get_running_loop().time() + DRAIN_SECONDS
     while not (host.is_idle and clients.have_all) and asyncio.get_running_loop().time() < deadline:
+        if host.failed_with:
+            return
         host.hand_over()
         await asyncio.sleep(0.05)
 

@@ -11,6 +11,8 @@ commit that was whole once. Three things prove that one was:
 - Only the frame's salts or its commit mark are wrong: its checksum still holds without them.
 
 So a WAL that is missing, or too short for a header, is damage where the index counts frames that the database lacks.
+A header that is no good is none where the index names a later generation than the frames behind it, and no frame of it:
+then the WAL was about to begin anew, as the database had all of it.
 And beside a database that is missing or empty SQLite deletes the WAL, whatever it holds.
 
 What remains is damage to the very last commit before a power loss: nothing on the disk tells it from a torn one.
@@ -106,7 +108,9 @@ def _damage(path: Path, acknowledged: dict[bytes, int]) -> _Damage | None:
         known_magic = magic in (_BIG_ENDIAN_SUMS, _LITTLE_ENDIAN_SUMS)
         if not known_magic or _sums(head[:24], magic, (0, 0)) != (sum0, sum1):
             # SQLite syncs the header before it writes the first frame.
-            return _Damage(head, "its header does not match its checksum") if wal.read(1) else None
+            frame = wal.read(_FRAME.size)
+            harmless = not frame or _is_begun_anew(frame, acknowledged)
+            return None if harmless else _Damage(head, "its header does not match its checksum")
         (salt,) = struct.unpack(">I", head[16:20])
         for salts, count in acknowledged.items():
             (later,) = struct.unpack(">I", salts[:4])
@@ -115,6 +119,19 @@ def _damage(path: Path, acknowledged: dict[bytes, int]) -> _Damage | None:
         scan = _Scan(wal, magic, page_size, generation, head[16:24], (sum0, sum1))
         what = scan.damage(acknowledged.get(head[16:24], 0))
         return None if what is None else _Damage(head, what)
+
+
+def _is_begun_anew(frame: bytes, acknowledged: dict[bytes, int]) -> bool:
+    """Whether the WAL was about to begin anew when a process ended or its disk was full, with no frame yet.
+
+    The index names the new generation before the header does, once the database has all of the one before, which this
+    first frame is of.
+    """
+    if len(frame) < _FRAME.size:
+        return False
+    _, _, salt, *_ = _FRAME.unpack(frame)
+    begun = {struct.unpack(">I", salts[:4])[0] for salts, count in acknowledged.items() if not count}
+    return len(acknowledged) == 1 and any(0 < (later - salt) % 2**32 <= _LATER_GENERATIONS for later in begun)
 
 
 class _Scan:

@@ -330,6 +330,27 @@ def test_a_watch_that_is_not_answered_yet_belongs_to_its_transaction() -> None:
         assert client.ask("MULTI", "SET b 1", "EXEC").endswith(b"*1\r\n+OK\r\n"), end
 
 
+def test_a_transaction_whose_watch_was_refused_does_nothing() -> None:
+    """Everything is sent at once: the client does not know of the refusal when it sends EXEC."""
+    client = Client()
+    client.node.refusal = UnavailableError("no quorum")
+    client.connection.received(packed("WATCH a") + packed("MULTI") + packed("SET b 1") + packed("EXEC"))
+    waiting, client.node.waiting[:] = list(client.node.waiting), []
+    for answer in waiting:
+        answer()
+    client.node.refusal = None
+    client.turn()
+    assert client.said.startswith(b"-CLUSTERDOWN")
+    assert client.said.endswith(b"-EXECABORT Transaction discarded because a WATCH before it was refused.\r\n")
+    assert client.ask("WATCH a", "MULTI", "SET b 1", "EXEC").endswith(b"*1\r\n+OK\r\n"), "that goes for one transaction"
+    for end in ("UNWATCH", "MULTI DISCARD", "RESET"):
+        client.node.refusal = UnavailableError("no quorum")
+        client.ask("WATCH a")
+        client.node.refusal = None
+        client.ask(*end.split())
+        assert client.ask("MULTI", "SET b 1", "EXEC").endswith(b"*1\r\n+OK\r\n"), end
+
+
 def test_what_is_queued_and_watched_is_bounded() -> None:
     client = Client()
     client.ask("MULTI")
@@ -344,6 +365,7 @@ def test_what_is_queued_and_watched_is_bounded() -> None:
     keys = " ".join(map(str, range(MAX_TXN_COMMANDS)))
     assert client.ask(f"WATCH {keys}") == b"+OK\r\n"
     assert client.ask("WATCH another").startswith(b"-ERR at most 16,384 keys")
+    assert client.ask("MULTI", "SET a 1", "EXEC").endswith(b"because a WATCH before it was refused.\r\n")
 
 
 def test_what_is_not_a_command_is_refused() -> None:

@@ -234,6 +234,23 @@ def test_a_wal_that_the_database_has_whole_may_go(tmp_path: Path) -> None:
         assert log.last == 3
 
 
+def test_a_header_that_was_cut_off_when_the_wal_began_anew_is_no_damage(tmp_path: Path, copy: Copy) -> None:
+    """A full disk took a part of it. The index says that the frames behind it are in the database."""
+    (tmp_path / "a").mkdir()
+    path = tmp_path / "a" / "log.db"
+    with closing(SqliteLog(path, node_id="n1", nodes=["n1"])) as log:
+        append(log)
+        append(log)
+        old_database, wal, old_index = [path.with_name(f"log.db{name}").read_bytes() for name in ("", "-wal", "-shm")]
+        log._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        database, index = path.read_bytes(), path.with_name("log.db-shm").read_bytes()
+    begun = wal[:12] + struct.pack(">I", 7) + index[32:40] + wal[24:]
+    assert copy.last(database, begun, index) == 6
+    assert copy.last(database, wal[:20] + bytes(12) + wal[32:], index) == 6
+    assert copy.last(old_database, begun, old_index) is None, "the index counts frames that are in the WAL only"
+    assert copy.last(database, begun) is None, "without the index nothing is known of them"
+
+
 @pytest.mark.parametrize("database", [None, b""])
 def test_a_wal_without_its_database_is_refused(commits: list[Snapshot], tmp_path: Path, database: bytes | None) -> None:
     """SQLite would delete it."""
