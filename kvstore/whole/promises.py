@@ -89,6 +89,8 @@ class Promises:
         self._places: defaultdict[bytes, list[tuple[int, Seen]]] = defaultdict(list)
         self._counted: defaultdict[bytes, dict[int, int]] = defaultdict(dict)
         self._last = 0
+        self._refused_watch: set[int] = set()
+        """The connections on which a WATCH was refused, and no transaction has followed."""
 
     # -- while the run goes on ----------------------------------------------------------------------------------------
 
@@ -110,6 +112,15 @@ class Promises:
                 ask.reply = result.number
             elif not (ask.again and isinstance(result, Expired)):
                 return f"request {ask.session} gave {result!r:.300}"
+        if ask.arguments[0] in ("WATCH", "UNWATCH", "EXEC"):
+            is_aborted = ask.line in self._refused_watch
+            self._refused_watch.discard(ask.line)
+            if ask.arguments[0] == "WATCH" and (is_aborted or isinstance(reply, NodeError)):
+                self._refused_watch.add(ask.line)
+            elif ask.arguments[0] == "EXEC" and is_aborted:
+                self.counts["watch: refused, and its transaction with it"] += 1
+                wrong = f"EXEC after a WATCH that was refused is answered {reply!r:.300}"
+                return "" if isinstance(reply, NodeError) else wrong
         if isinstance(reply, NodeError):
             code = reply.partition(" ")[0]
             self.counts[f"reply: {code}"] += 1

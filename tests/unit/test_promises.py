@@ -195,3 +195,19 @@ def test_replies_of_version_3_are_read_as_those_of_version_2() -> None:
     reader = ReplyReader()
     reader.feed(b"_\r\n%1\r\n$1\r\na\r\n*2\r\n:1\r\n_\r\n~1\r\n+x\r\n%1\r\n")
     assert [reader.take() for _ in range(4)] == [(None,), ([b"a", [1, None]],), ([b"x"],), None]
+
+
+def test_a_transaction_after_a_watch_that_was_refused() -> None:
+    run = Run()
+    run.ask(Ask(("WATCH", KEY), "watch", keys=(KEY,)), DOWN)
+    aborted = Ask(("EXEC",), "write", b"a")
+    run.ask(aborted, NodeError("EXECABORT because of a WATCH"))
+    run.ask(Ask(("EXEC",), "read", keys=(KEY,)), [])
+    run.ask(Ask(("WATCH", KEY), "watch", keys=(KEY,)), DOWN)
+    run.ask(Ask(("UNWATCH",)), b"OK")
+    run.ask(Ask(("EXEC",), "read", keys=(KEY,)), [])
+    run.ask(Ask(("WATCH", KEY), "watch", keys=(KEY,)), DOWN)
+    run.ask(Ask(("WATCH", KEY), "watch", keys=(KEY,)), b"OK")
+    executed = run.call(Ask(("EXEC",), "write", b"b"))
+    assert "a WATCH that was refused" in run.promises.answer(executed, [b"OK"])
+    assert aborted.refused
