@@ -112,7 +112,7 @@ class Promises:
                 ask.reply = result.number
             elif not (ask.again and isinstance(result, Expired)):
                 return f"request {ask.session} gave {result!r:.300}"
-        if ask.arguments[0] in ("WATCH", "UNWATCH", "EXEC"):
+        if ask.arguments[0] in ("WATCH", "UNWATCH", "EXEC", "DISCARD", "RESET"):
             is_aborted = ask.line in self._refused_watch
             self._refused_watch.discard(ask.line)
             if ask.arguments[0] == "WATCH" and (is_aborted or isinstance(reply, NodeError)):
