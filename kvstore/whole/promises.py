@@ -112,12 +112,13 @@ class Promises:
                 ask.reply = result.number
             elif not (ask.again and isinstance(result, Expired)):
                 return f"request {ask.session} gave {result!r:.300}"
-        if ask.arguments[0] in ("WATCH", "UNWATCH", "EXEC", "DISCARD", "RESET"):
+        name = ask.arguments[0] if ask.arguments else ""
+        if name in ("WATCH", "UNWATCH", "EXEC", "DISCARD", "RESET"):
             is_aborted = ask.line in self._refused_watch
             self._refused_watch.discard(ask.line)
-            if ask.arguments[0] == "WATCH" and (is_aborted or isinstance(reply, NodeError)):
+            if name == "WATCH" and (is_aborted or isinstance(reply, NodeError)):
                 self._refused_watch.add(ask.line)
-            elif ask.arguments[0] == "EXEC" and is_aborted:
+            elif name == "EXEC" and is_aborted:
                 self.counts["watch: refused, and its transaction with it"] += 1
                 wrong = f"EXEC after a WATCH that was refused is answered {reply!r:.300}"
                 return "" if isinstance(reply, NodeError) else wrong
