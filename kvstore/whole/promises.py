@@ -116,7 +116,8 @@ class Promises:
         if name in ("WATCH", "UNWATCH", "EXEC", "DISCARD", "RESET"):
             is_aborted = ask.line in self._refused_watch
             self._refused_watch.discard(ask.line)
-            if name == "WATCH" and (is_aborted or isinstance(reply, NodeError)):
+            is_refused = isinstance(reply, NodeError) and not reply.startswith("ERR ")  # as within MULTI
+            if name == "WATCH" and (is_aborted or is_refused):
                 self._refused_watch.add(ask.line)
             elif name == "EXEC" and is_aborted:
                 self.counts["watch: refused, and its transaction with it"] += 1
