@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import Callable
 from typing import TypeAlias
 
-from kvstore.state.cell import Cell
 from kvstore.state.rows import as_bytes, stored
 from kvstore.storage.database import damaged_row
 
@@ -25,13 +24,13 @@ Due: TypeAlias = tuple[int, bool, bytes]
 class DueKeys:
     """The times at which keys expire. Each may be outdated: only what the key holds now says when it is due.
 
-    ``reader`` sees what was committed. ``cell_of`` says what a key holds, though it may be due. ``next`` is a lower
-    bound in ms: before it nothing can be due.
+    ``reader`` sees what was committed. ``expires_at`` says when a key expires, though it may be due, and 0 for never.
+    ``next`` is a lower bound in ms: before it nothing can be due.
     """
 
-    def __init__(self, reader: sqlite3.Connection, cell_of: Callable[[bytes], Cell | None]) -> None:
+    def __init__(self, reader: sqlite3.Connection, expires_at: Callable[[bytes], int]) -> None:
         self._reader = reader
-        self._cell_of = cell_of
+        self._expires_at = expires_at
         self._waiting: list[Due] = []
         self._in_flight: list[Due] = []
         self._done_upto: tuple[int, str | bytes] = (0, "")  # all that the table says up to here is done or outdated
@@ -62,9 +61,8 @@ class DueKeys:
                 expires, _, key = first
                 # What a commit has brought into the table meanwhile was passed over in memory.
                 if self._passed is None or first > self._passed:
-                    cell = self._cell_of(key)
                     # A time that the key had before may still be here, or not: it must not decide the key's place.
-                    if cell is not None and cell.expires == expires:
+                    if self._expires_at(key) == expires:
                         if len(self._found) == EXPIRED_AT_ONCE:
                             self._next_left = expires
                             return True

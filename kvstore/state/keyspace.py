@@ -25,6 +25,7 @@ from kvstore.state.rows import (
     count_prefix,
     count_present,
     keys_from,
+    read_expires,
     read_row,
     read_slot,
     rows_from,
@@ -150,7 +151,7 @@ class Keyspace:
         """At least as many keys were removed since the last ``take``."""
         self._removed_in_flight = 0
         self._left_gone = _UNBOUNDED
-        self._due = DueKeys(reader, self._cell_of)
+        self._due = DueKeys(reader, self._expires)
         self.is_overdue = self._is_due_by(clock)
         """Whether keys may be there that are due and not removed yet."""
 
@@ -251,18 +252,31 @@ class Keyspace:
         if self.is_overdue:
             cell = self.get(key)
             return 0 if cell is None else cell.slot
+        is_known, cell = self._in_memory(key)
+        if is_known:
+            return 0 if cell is None else cell.slot
+        return read_slot(self._reader, key)
+
+    def _expires(self, key: bytes) -> int:
+        """When the key expires, though it may be due; 0 for never, or if it does not exist."""
+        is_known, cell = self._in_memory(key)
+        if is_known:
+            return 0 if cell is None else cell.expires
+        return read_expires(self._reader, key)
+
+    def _in_memory(self, key: bytes) -> tuple[bool, Cell | None]:
+        """Whether memory knows of the key, and what it holds, though unseen. Else the table is about to be read."""
         for layer, is_cleared in (
             (self._dirty, self._is_cleared),
             (self._settled, self._settled_is_cleared),
             (self._in_flight, self._in_flight_is_cleared),
         ):
             if key in layer or is_cleared:
-                cell = layer.get(key)
-                return 0 if cell is None else cell.slot
+                return True, layer.get(key)
         self._read()
         if self.is_bounded:
             self.spend(_FOUND_WORK)
-        return read_slot(self._reader, key)
+        return False, None
 
     def get(self, key: bytes) -> Cell | None:
         """What the key holds, None if it does not exist."""
@@ -627,8 +641,12 @@ class Keyspace:
         if not self._is_due_by(clock):
             return False
         due, self.is_overdue = self._due.take(clock)
+        # Without a look at what they hold, which may be large.
+        doubtful = {key: self._doubtful.pop(key) for key in due if key in self._doubtful}
+        if doubtful:
+            self._size += self._count_new(doubtful, 0)
         for key in due:
-            self._remove(key, self._cell_of(key))
+            self._remove(key, None)
         return True
 
     def prepare_expiry(self, clock: int) -> bool:

@@ -62,12 +62,20 @@ def read_row(connection: sqlite3.Connection, key: bytes) -> Cell | None:
 
 def read_slot(connection: sqlite3.Connection, key: bytes) -> int:
     """The slot that last changed a key, 0 if the table does not hold it; its value is not read."""
-    row = connection.execute("SELECT slot FROM kv WHERE key = ?", (stored(key),)).fetchone()
+    return _number(connection.execute("SELECT slot FROM kv WHERE key = ?", (stored(key),)).fetchone())
+
+
+def read_expires(connection: sqlite3.Connection, key: bytes) -> int:
+    """When a key of the table expires, 0 for never or if the table does not hold it; its value is not read."""
+    row = connection.execute("SELECT coalesce(expires, 0) FROM kv WHERE key = ?", (stored(key),)).fetchone()
+    return _number(row)
+
+
+def _number(row: tuple[object] | None) -> int:
     if row is None:
         return 0
-    slot: object = row[0]
-    if isinstance(slot, int):
-        return slot
+    if isinstance(row[0], int):
+        return row[0]
     raise damaged_row("a row of kv")
 
 

@@ -260,3 +260,26 @@ def test_a_key_that_is_written_often_takes_the_memory_of_one() -> None:
         for number in range(1_000):
             keys.overwrite(b"%d" % number, Value(b""), 1_003 + number)
         assert keys.dirty_bytes > 100_000
+
+
+def test_what_is_due_goes_without_a_look_at_its_value(tmp_path: Path) -> None:
+    """A thousand keys of a megabyte may be due in one slot. Of some it is not known yet whether they are new."""
+    reader, writer = (connect(tmp_path / "state.db", STATE_SCHEMA, synchronous="NORMAL") for _ in range(2))
+    write_rows(writer, {b"%d" % number: Cell(Value(bytes(100_000)), 1, 1, 1, 50) for number in range(5)})
+    writer.commit()
+    keys = Keyspace(reader, writer, 5)
+    for number in range(3, 8):
+        keys.overwrite(b"%d" % number, Value(b"again"), 2, 60)
+    keys.overwrite(b"stays", Value(b"x"), 3)
+    keys.read_bytes = 0
+    keys.expire(70)
+    assert keys.read_bytes == 0
+    assert keys.size == 1
+    assert [key for key, _ in keys.scan(b"", 0)] == [b"stays"]
+    writer.execute("BEGIN")
+    keys.committed(keys.take().write(writer))
+    writer.commit()
+    assert keys.size == 1
+    assert writer.execute("SELECT count(*) FROM kv").fetchone() == (1,)
+    reader.close()
+    writer.close()
