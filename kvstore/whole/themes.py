@@ -17,7 +17,7 @@ from kvstore.whole.world import WholeWorld
 
 SHARE = 0.4
 """So many runs have a theme, of those with all kinds of faults."""
-Draw = Callable[[random.Random, Sequence[str], int], list[Action]]
+DrawFaults = Callable[[random.Random, Sequence[str], int], list[Action]]
 
 
 class StalledLink(WholeAction, frozen=True, kw_only=True):
@@ -156,7 +156,7 @@ class Theme(NamedTuple):
     """
 
     name: str
-    faults: Draw = _no_faults
+    faults: DrawFaults = _no_faults
     acts: Sequence[Act] = ()
     bounds: Mapping[tuple[str, ...], Sequence[float]] = {}
     prepare: Callable[[WholeWorld], None] = _as_ever
