@@ -56,4 +56,19 @@ class ForwardSlotReply(msgspec.Struct, frozen=True, tag="forward_slot_reply"):
     phase1_skipped: bool
 
 
-PeerMessage = Message | Forward | LeftOut | ForwardSlot | ForwardSlotReply
+class Presence(msgspec.Struct, frozen=True, tag="presence"):
+    """What every node tells every other about once a second.
+
+    ``promised`` and ``end`` as in :class:`kvstore.storage.peer_records.Standing`; ``members``: the data directories
+    that the sender knows, by node. ``digest``: of all that it has applied up to ``slot``, which is 0 if it has applied
+    too little.
+    """
+
+    promised: Ballot
+    end: Number
+    members: dict[str, str]
+    slot: Number = 0
+    digest: int = 0
+
+
+PeerMessage = Message | Forward | LeftOut | ForwardSlot | ForwardSlotReply | Presence

@@ -488,6 +488,10 @@ class Proposals:
         if is_late:
             self.send_all_again()
 
+    def refuse_all(self, reason: str) -> None:
+        """Answer all that wait, since this node cannot know their outcome any more."""
+        self._drop(self._proposals(), reason)
+
     def storage_failed(self, error: StorageFullError) -> None:
         """The log found no room: answer the requests that depend on this node's disk, and refuse later ones."""
         self.log_full = error

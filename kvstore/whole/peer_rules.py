@@ -22,6 +22,7 @@ from consensus.replica import Replica, Role
 from kvstore.addresses import Address
 from kvstore.node.peer_messages import Forward, LeftOut, PeerMessage
 from kvstore.node.proposals import FORWARD_PATIENCE
+from kvstore.server.door import Door
 from kvstore.server.host import Host
 from kvstore.server.peers import Identity, Peers, Receive, Resume
 from kvstore.server.settings import TIMING
@@ -250,8 +251,9 @@ class WatchedPeers(Peers):
         addresses: dict[str, Address],
         receive: Receive,
         resume: Resume,
+        door: Door | None = None,
     ) -> None:
-        super().__init__(identity, addresses, receive, resume)
+        super().__init__(identity, addresses, receive, resume, door)
         host = getattr(receive, "__self__", None)
         assert isinstance(host, Host)
         name = identity.node

@@ -262,7 +262,8 @@ def test_a_store_of_an_earlier_version_opens_and_learns_its_name(whole: Path, tm
         "PRAGMA user_version = 2",
     )
     log = sqlite3.connect(directory / "log.db")
-    log.execute("DROP TABLE directory")
+    for table in ("directory", "peers", "starts"):
+        log.execute(f"DROP TABLE {table}")
     log.execute("PRAGMA user_version = 1")
     log.close()
     (directory / "id").unlink()
