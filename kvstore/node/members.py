@@ -88,9 +88,14 @@ class Members:
         return len(self.noted) == len(self.others)
 
     @property
+    def all_agree(self) -> bool:
+        """Whether every voter has said that it has noted the same as this node."""
+        return self.has_met_all and len(self._confirmed) == len(self.others)
+
+    @property
     def wants_to_settle(self) -> bool:
-        """Whether every voter has noted the same as this node, so that it may take part once that is durable."""
-        return not self.settled and self.has_met_all and len(self._confirmed) == len(self.others)
+        """Whether this node may take part once that is noted."""
+        return not self.settled and self.all_agree
 
     @property
     def trouble(self) -> str:

@@ -18,7 +18,7 @@ from consensus.catchup import one_message
 from consensus.election import Timing
 from consensus.messages import Record, Run
 from consensus.replica import Replica, Role
-from kvstore.commands import Command, Found, Get, Query, Result, Slots
+from kvstore.commands import Command, Configure, Found, Get, Query, Result, Slots
 from kvstore.errors import DamagedError, KvstoreError, Refusal, StateDamagedError, StorageFullError, UnavailableError
 from kvstore.node.fading import FadingReads
 from kvstore.node.faults import failed
@@ -273,6 +273,20 @@ class Node:
     @property
     def ballot(self) -> Ballot:
         return self.replica.ballot
+
+    @property
+    def marks(self) -> dict[int, int]:
+        """Checksums of what was applied here, by slot."""
+        return self._state.marks
+
+    @property
+    def configuration(self) -> Configure | None:
+        """The last configuration that was applied here."""
+        return self._state.configuration
+
+    def propose_configuration(self, configuration: Configure) -> bool:
+        """On a leader: put it into the log. Returns whether it was proposed, since one is under way at a time."""
+        return self._proposals.propose_configuration(configuration)
 
     @property
     def applied_upto(self) -> int:

@@ -60,15 +60,13 @@ class Presence(msgspec.Struct, frozen=True, tag="presence"):
     """What every node tells every other about once a second.
 
     ``promised`` and ``end`` as in :class:`kvstore.storage.peer_records.Standing`; ``members``: the data directories
-    that the sender knows, by node. ``digest``: of all that it has applied up to ``slot``, which is 0 if it has applied
-    too little.
+    that the sender knows, by node; ``marks``: checksums of all that it has applied up to some slots, by slot.
     """
 
     promised: Ballot
     end: Number
     members: dict[str, str]
-    slot: Number = 0
-    digest: int = 0
+    marks: dict[int, int] = {}
 
 
 PeerMessage = Message | Forward | LeftOut | ForwardSlot | ForwardSlotReply | Presence

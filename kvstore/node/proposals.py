@@ -6,12 +6,12 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
-from consensus.ballot import Ballot
+from consensus.ballot import NEVER, Ballot
 from consensus.leader import BYTES_PER_MS
 from consensus.log import NO_END
 from consensus.messages import Run
 from consensus.replica import SLOT_WINDOW, Replica, Role
-from kvstore.commands import Command, Entry, Expired, Forgotten, Opaque, Result, Set, Tick, Unkept
+from kvstore.commands import Command, Configure, Entry, Expired, Forgotten, Opaque, Result, Set, Tick, Unkept
 from kvstore.errors import CommandError, DataDirError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.limits import NODE_SESSIONS, check_session
 from kvstore.node.peer_messages import Forward, ForwardSlot, ForwardSlotReply, LeftOut, PeerMessage, Request
@@ -91,6 +91,7 @@ class Proposals:
         self._led_by: tuple[str | None, Ballot] = (None, replica.ballot)
         self._stamp = 0
         self._tick_upto = 0
+        self._configured_under, self._configured_upto = NEVER, 0
         self._messages: list[tuple[str, PeerMessage]] = []
 
     def _begin_session(self) -> None:
@@ -432,6 +433,15 @@ class Proposals:
         if self._tick_upto <= self._state.applied_upto:  # else a tick is under way
             ranges = self._replica.propose([entries.encode(Entry("", 0, 0, self._next_stamp(), Tick()))])
             self._tick_upto = ranges[-1][1]
+
+    def propose_configuration(self, configuration: Configure) -> bool:
+        """On a leader: put it into the log, unless one is under way. Returns whether it did."""
+        if self._configured_under == self._replica.ballot and self._configured_upto > self._state.applied_upto:
+            return False
+        self._configured_under = self._replica.ballot
+        ranges = self._replica.propose([entries.encode(Entry("", 0, 0, self._next_stamp(), configuration))])
+        self._configured_upto = ranges[-1][1]
+        return True
 
     # -- outcomes -----------------------------------------------------------------------------------------------------
 

@@ -175,7 +175,7 @@ class GuardedDoor:
     def tried(self, name: str) -> None:
         self.members.tried(name)
 
-    def presence(self, now: int, slot: int, digest: int) -> Presence | None:
+    def presence(self, now: int, marks: dict[int, int]) -> Presence | None:
         """Time passes. What the others are to be told now, if anything."""
         members = self.members
         if not members.is_open and (members.has_tried_all or now >= self._open_at):
@@ -187,7 +187,7 @@ class GuardedDoor:
         if now < self._present_at:
             return None
         self._present_at = now + (PRESENCE_MS if members.settled else MEETING_MS)
-        return Presence(self._store.durable_promised, self._store.last, members.known, slot, digest)
+        return Presence(self._store.durable_promised, self._store.last, members.known, dict(marks))
 
     def _far_noted(self, error: StorageFullError | None) -> None:
         """If there was no room it is tried again in a while."""

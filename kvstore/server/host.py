@@ -20,8 +20,10 @@ from kvstore import clocks, logs
 from kvstore.addresses import address_text
 from kvstore.commands import Command, Query, Result
 from kvstore.errors import KvstoreError, Refusal, StorageFullError, UnavailableError
+from kvstore.node.divergence import Divergence
 from kvstore.node.hosting import Appends, failure, open_node
 from kvstore.node.peer_messages import PeerMessage, Presence
+from kvstore.node.registration import register
 from kvstore.node.service import OnReply, PeerInfo, ServerStatus
 from kvstore.server import process_memory
 from kvstore.server.door import GuardedDoor
@@ -147,6 +149,7 @@ class Host:
             clocks.now(),
         )
         self.peers = Peers(identity, settings.peers, self._receive, self._resume, self.door)
+        self._divergence = Divergence(settings.node_id, settings.peers)
         self.peers.clients_at = clients.address
         self._known: tuple[Role, str | None] = (self.node.role, None)
 
@@ -177,6 +180,8 @@ class Host:
     def _receive(self, sender: str, message: PeerMessage) -> None:
         if type(message) is Presence:
             self.door.heard(sender, message)
+            self._divergence.hear(sender, message.marks)
+            self._compare()
         elif not self._failed:
             began = self._time_spent.now()
             self.node.receive(sender, message)
@@ -215,9 +220,30 @@ class Host:
 
     def _be_present(self, now: int) -> None:
         """Tell the others now and then how far this node has come."""
-        presence = self.door.presence(now, 0, 0)
+        presence = self.door.presence(now, self.node.marks)
         if presence is not None:
             self.peers.send([(peer, presence) for peer in self.peers.addresses])
+            self._compare()
+        self._woken |= register(self.node, self.door.members)
+
+    def _compare(self) -> None:
+        """Serve only while a majority has applied the same."""
+        node, divergence = self.node, self._divergence
+        before = divergence.diverged or divergence.doubt
+        divergence.compare(node.marks)
+        reason = divergence.diverged or divergence.doubt
+        if reason == before or self.door.members.condemned:
+            return
+        node.refuse_requests(reason)
+        if divergence.diverged:
+            log.error("diverged", reason=reason)
+            node.stand_aside()
+            self._data_dir.condemn_state()
+        elif reason:
+            log.error("in_doubt", reason=reason)
+        else:
+            log.info("out_of_doubt")
+        self._wake()
 
     def _turn(self) -> None:
         if self._stopped:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import zlib
+from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -20,6 +22,7 @@ from kvstore import limits
 from kvstore.commands import (
     Clear,
     Command,
+    Configure,
     Count,
     Done,
     Exists,
@@ -48,7 +51,7 @@ from kvstore.state.context import Context
 from kvstore.state.cost import changed_bytes, of_read, of_slot, pass_over_ranges
 from kvstore.state.entries import UNREADABLE, Applied, decode
 from kvstore.state.executor import execute, execute_alone
-from kvstore.state.identity import STATE_SCHEMA, Owner, StateIdentity, entry_hash, read_progress, write_progress
+from kvstore.state.identity import STATE_SCHEMA, Owner, StateIdentity, Trail, entry_hash, read_progress, write_progress
 from kvstore.state.keyspace import Changes, Keyspace, ManyGoneError
 from kvstore.state.rows import Overlay
 from kvstore.state.sessions import SessionRow, Sessions, result_bytes, write_sessions
@@ -69,6 +72,9 @@ READ_AT_ONCE = 1_048_576
 """Once values of more bytes were read from the table for slots that are quick otherwise, the time is looked at."""
 MAX_RESULTS_BYTES = 1_048_576
 """Once the results of slots have more bytes than this, they are told before further slots are executed."""
+MARK_SLOTS = 4_096
+"""After every so many slots replicas compare what they have applied."""
+MARKS = 16
 CHECKPOINT_PAGES = 4_096
 """The WAL is copied into the database when it holds this many pages, and not at every large commit."""
 
@@ -79,6 +85,8 @@ class Batch(NamedTuple):
     upto: int
     clock: int
     entry: bytes
+    trail: Trail
+    configuration: Configure | None
     changes: Changes
     sessions: dict[str, SessionRow | None]
     forgotten: dict[str, int]
@@ -92,6 +100,9 @@ def _never() -> bool:
     return False
 
 
+_pack = msgspec.msgpack.Encoder().encode
+_BITS = (1 << 64) - 1
+_DONE = Done()
 _NO_OP_APPLIED = Applied("", 0, None)
 _FORGOTTEN = Forgotten()
 _NO_COMMAND_APPLIED = Applied("", 0, NotACommand())
@@ -160,12 +171,17 @@ class StateMachine:
                 self.applied_upto: int = progress.applied_upto
                 self.clock: int = progress.clock
                 self._entry: bytes = progress.entry
+                self._trail_of_entries, self._trail_of_results = progress.trail
+                self.configuration: Configure | None = _configuration(progress.configuration)
                 self._keys = Keyspace(self._reader, self._writer, progress.keys, self._wait_for_writer, self.clock)
                 self._sessions = Sessions(None if read_only else self._writer)
         except BaseException:
             self.close()
             raise
         self._committed_upto = self.applied_upto
+        self._begins_trail = False
+        self.marks: dict[int, int] = {}
+        """The trail after some of the last slots whose numbers are multiples of MARK_SLOTS, in one configuration."""
         self._recent: deque[tuple[int, Result | None]] = deque(maxlen=KEEP_RESULTS)
 
     def _note_damage(self, damage: StateDamagedError) -> None:
@@ -191,6 +207,9 @@ class StateMachine:
         """
         require(first == self.applied_upto + 1, f"slot {first} is applied after slot {self.applied_upto}")
         applied: list[Applied] = []
+        to_mark = MARK_SLOTS - self.applied_upto % MARK_SLOTS
+        if len(values) > to_mark:
+            values = values[:to_mark]
         keys = self._keys
         context = Context(keys, 0, 0, of_slot())
         size = keys.read_bytes = 0
@@ -205,6 +224,9 @@ class StateMachine:
                         applied.append(_NO_OP_APPLIED if value == NO_OP else _NO_COMMAND_APPLIED)
                         continue
                     command = entry.command
+                    if type(command) is Configure:
+                        applied.append(Applied("", 0, self._configure(command)))
+                        break
                     is_quick = type(command) is Incr or (type(command) is Set and command.ifeq is None)
                     if not (is_quick or self._is_prepared(command, is_late)):
                         break
@@ -237,10 +259,44 @@ class StateMachine:
             self.applied_upto += len(applied)
             if applied:
                 self._value = values[len(applied) - 1]
+                self._follow(values, applied)
         recent = applied[-KEEP_RESULTS:]
         results = [done.result if type(done.result) in _SHORT else _if_short(done.result) for done in recent]
         self._recent.extend(enumerate(results, self.applied_upto - len(recent) + 1))
         return applied
+
+    def _configure(self, command: Configure) -> Result:
+        known = self.configuration.number if self.configuration else 0
+        if command.number != known + 1:
+            return NotMet(f"configuration {known} is in force")
+        self.configuration = command
+        self._begins_trail = True
+        return _DONE
+
+    def _follow(self, values: Sequence[bytes], applied: list[Applied]) -> None:
+        """Go on with the checksums of what slots held and of their results, the same however the slots are portioned.
+
+        Most results are Done, and are left out; a number stands for itself, and a slot that held nothing is named.
+        """
+        if self._begins_trail:  # with a configuration, since states of earlier versions have no trail before it
+            self._begins_trail = False
+            self._trail_of_entries = self._trail_of_results = 0
+            self.marks.clear()
+            return
+        held = values if len(values) == len(applied) else values[: len(applied)]
+        self._trail_of_entries = zlib.crc32(b"".join(held), self._trail_of_entries)
+        if {type(done.result) for done in applied} != _ALL_DONE:
+            slot = self.applied_upto - len(applied)
+            numbers = [
+                done.result.number & _BITS if type(done.result) is Integer else _mark(done.result, slot + place)
+                for place, done in enumerate(applied, 1)
+                if type(done.result) is not Done
+            ]
+            self._trail_of_results = zlib.crc32(array("Q", numbers).tobytes(), self._trail_of_results)
+        if not self.applied_upto % MARK_SLOTS and self.configuration is not None:
+            self.marks[self.applied_upto] = self._trail_of_entries << 32 | self._trail_of_results
+            if len(self.marks) > MARKS:
+                del self.marks[min(self.marks)]
 
     def _is_prepared(self, command: Command | Opaque, is_late: IsLate) -> bool:
         """Prepare the keyspace for a command that looks at ranges; False if a later turn has to go on with it."""
@@ -325,6 +381,8 @@ class StateMachine:
             self.applied_upto,
             self.clock,
             self.entry,
+            Trail(self._trail_of_entries, self._trail_of_results),
+            self.configuration,
             self._keys.take(),
             self._sessions.take(),
             self._sessions.forgotten(),
@@ -365,8 +423,11 @@ class StateMachine:
         results = [(slot, _text(result)) for slot, result in batch.results]
         self._writer.executemany("INSERT OR REPLACE INTO results VALUES (?, ?)", results)
         self._writer.execute("DELETE FROM results WHERE slot <= ?", (batch.upto - KEEP_RESULTS,))
+        size = batch.changes.size + new
+        configuration = _pack(batch.configuration) if batch.configuration else b""
         write_progress(
-            self._writer, StateIdentity(batch.upto, batch.clock, batch.changes.size + new, self._owner, batch.entry)
+            self._writer,
+            StateIdentity(batch.upto, batch.clock, size, self._owner, batch.entry, batch.trail, configuration),
         )
         return new
 
@@ -568,6 +629,20 @@ def _parsed(opaque: Opaque) -> Command | None:
         return None
 
 
+def _configuration(packed: bytes) -> Configure | None:
+    return msgspec.msgpack.decode(packed, type=Configure) if packed else None
+
+
+def _mark(result: Result | None, slot: int) -> int:
+    """What stands for a result that is neither Done nor a number."""
+    if result is None:
+        return _BITS - slot
+    if result_bytes(result) > MAX_KEPT_BYTES:
+        return result_bytes(result)  # to look at more of it would take longer than the slot did
+    return zlib.crc32(_pack(result)) | 1 << 40
+
+
+_ALL_DONE = {Done}
 _RANGES = {Scan, Walk, Count, Clear}
 _SHORT = {Done, Integer, Missing, NotMet, NoneType}
 
