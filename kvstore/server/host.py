@@ -98,6 +98,8 @@ class Host:
         self._data_dir = data_dir
         self._on_failure = on_failure
         self._failed = False
+        self.failed_with = 0
+        """The exit status of a node that can do nothing any more, and answers nobody; 0 while it can."""
         self._stopped = False
         """Whether there are no more turns: it failed, or is being closed."""
         self._loop = asyncio.get_running_loop()
@@ -220,6 +222,8 @@ class Host:
 
     def _be_present(self, now: int) -> None:
         """Tell the others now and then how far this node has come."""
+        if self._stopped:
+            return
         presence = self.door.presence(now, self.node.marks)
         if presence is not None:
             self.peers.send([(peer, presence) for peer in self.peers.addresses])
@@ -378,6 +382,7 @@ class Host:
         if self._failed:
             return
         self._failed = self._stopped = True
+        self.failed_with = status
         log.error("cannot_go_on", reason=why)
         self._on_failure(status)
 

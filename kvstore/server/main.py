@@ -99,7 +99,7 @@ async def _serve(
         status = await ended
         if status == 0:
             await _drain(host, clients)
-        return status
+        return host.failed_with or status
     finally:
         await clients.close()
         await host.close()
@@ -117,7 +117,7 @@ async def _drain(host: Host, clients: ClientListener) -> None:
     log.info("draining")
     clients.stop()
     deadline = asyncio.get_running_loop().time() + DRAIN_SECONDS
-    while not (host.is_idle and clients.have_all) and asyncio.get_running_loop().time() < deadline:
+    while not (host.failed_with or (host.is_idle and clients.have_all)) and asyncio.get_running_loop().time() < deadline:
         host.hand_over()
         await asyncio.sleep(0.05)
 

@@ -207,9 +207,6 @@ class StateMachine:
         """
         require(first == self.applied_upto + 1, f"slot {first} is applied after slot {self.applied_upto}")
         applied: list[Applied] = []
-        to_mark = MARK_SLOTS - self.applied_upto % MARK_SLOTS
-        if len(values) > to_mark:
-            values = values[:to_mark]
         keys = self._keys
         context = Context(keys, 0, 0, of_slot())
         size = keys.read_bytes = 0
@@ -283,20 +280,33 @@ class StateMachine:
             self._trail_of_entries = self._trail_of_results = 0
             self.marks.clear()
             return
-        held = values if len(values) == len(applied) else values[: len(applied)]
-        self._trail_of_entries = zlib.crc32(b"".join(held), self._trail_of_entries)
+        first, upto, begin = self.applied_upto - len(applied) + 1, self.applied_upto, 0
+        for slot in range(first + -first % MARK_SLOTS, upto + 1, MARK_SLOTS):
+            end = slot - first + 1
+            self._follow_on(values[begin:end], applied[begin:end], slot)
+            if self.configuration is not None:
+                self._mark_slot(slot)
+            begin = end
+        if not begin and len(values) == len(applied):
+            self._follow_on(values, applied, upto)
+        elif begin < len(applied):
+            self._follow_on(values[begin : len(applied)], applied[begin:], upto)
+
+    def _follow_on(self, values: Sequence[bytes], applied: list[Applied], upto: int) -> None:
+        self._trail_of_entries = zlib.crc32(b"".join(values), self._trail_of_entries)
         if {type(done.result) for done in applied} != _ALL_DONE:
-            slot = self.applied_upto - len(applied)
+            slot = upto - len(applied)
             numbers = [
                 done.result.number & _BITS if type(done.result) is Integer else _mark(done.result, slot + place)
                 for place, done in enumerate(applied, 1)
                 if type(done.result) is not Done
             ]
             self._trail_of_results = zlib.crc32(array("Q", numbers).tobytes(), self._trail_of_results)
-        if not self.applied_upto % MARK_SLOTS and self.configuration is not None:
-            self.marks[self.applied_upto] = self._trail_of_entries << 32 | self._trail_of_results
-            if len(self.marks) > MARKS:
-                del self.marks[min(self.marks)]
+
+    def _mark_slot(self, slot: int) -> None:
+        self.marks[slot] = self._trail_of_entries << 32 | self._trail_of_results
+        if len(self.marks) > MARKS:
+            del self.marks[min(self.marks)]
 
     def _is_prepared(self, command: Command | Opaque, is_late: IsLate) -> bool:
         """Prepare the keyspace for a command that looks at ranges; False if a later turn has to go on with it."""

@@ -20,7 +20,7 @@ from consensus.messages import (
 )
 from consensus.replica import Replica, Role
 from kvstore.addresses import Address
-from kvstore.node.peer_messages import Forward, LeftOut, PeerMessage
+from kvstore.node.peer_messages import Forward, LeftOut, PeerMessage, Presence
 from kvstore.node.proposals import FORWARD_PATIENCE
 from kvstore.server.door import Door
 from kvstore.server.host import Host
@@ -88,6 +88,9 @@ class PeerRules:
         replica = self._replica
         if replica.role is not Role.FOLLOWER:
             self._leader_heard = None
+        if not replica.takes_part:
+            act(sender, message)
+            return
         match message:
             case Heartbeat() | Accept() | Chosen():
                 follows = message.ballot >= replica.promised
@@ -150,6 +153,8 @@ class PeerRules:
         left_out: dict[str, int] = {}
         for receiver, message in messages:
             wrong = ""
+            if not replica.takes_part and not isinstance(message, Presence):
+                self._fail("a node that takes no part says nothing", f"{node} sends {message}")
             match message:
                 case Promise(ballot=ballot):
                     wrong = self._promised.says(node, ballot)
