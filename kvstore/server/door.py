@@ -103,6 +103,16 @@ class GuardedDoor:
         if records.refused:
             log.error("condemned", reason=records.refused)
 
+    @property
+    def starts(self) -> int:
+        """How often a process was started on this directory."""
+        return self._records.starts
+
+    def noted_starts(self, name: str) -> int:
+        """How often another node was started, as far as that is durably noted here."""
+        known = self._records.noted.get(name)
+        return known.starts if known else 0
+
     def introduce(self) -> tuple[Standing, dict[str, str]]:
         store = self._store
         return (

@@ -116,8 +116,9 @@ async def _drain(host: Host, clients: ClientListener) -> None:
     """Take no more requests, answer those under way, and let another node lead."""
     log.info("draining")
     clients.stop()
-    deadline = asyncio.get_running_loop().time() + DRAIN_SECONDS
-    while not (host.failed_with or (host.is_idle and clients.have_all)) and asyncio.get_running_loop().time() < deadline:
+    now = asyncio.get_running_loop().time
+    deadline = now() + DRAIN_SECONDS
+    while not (host.failed_with or (host.is_idle and clients.have_all)) and now() < deadline:
         host.hand_over()
         await asyncio.sleep(0.05)
 

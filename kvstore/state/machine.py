@@ -101,7 +101,6 @@ def _never() -> bool:
 
 
 _pack = msgspec.msgpack.Encoder().encode
-_BITS = (1 << 64) - 1
 _DONE = Done()
 _NO_OP_APPLIED = Applied("", 0, None)
 _FORGOTTEN = Forgotten()
@@ -254,11 +253,13 @@ class StateMachine:
         finally:
             keys.is_applying = False
             self.applied_upto += len(applied)
+            told = [done.result for done in applied]
+            kinds = set(map(type, told))
             if applied:
                 self._value = values[len(applied) - 1]
-                self._follow(values, applied)
-        recent = applied[-KEEP_RESULTS:]
-        results = [done.result if type(done.result) in _SHORT else _if_short(done.result) for done in recent]
+                self._follow(values, told, kinds)
+        recent = told[-KEEP_RESULTS:]
+        results = recent if kinds <= _SHORT else [_if_short(result) for result in recent]
         self._recent.extend(enumerate(results, self.applied_upto - len(recent) + 1))
         return applied
 
@@ -270,38 +271,38 @@ class StateMachine:
         self._begins_trail = True
         return _DONE
 
-    def _follow(self, values: Sequence[bytes], applied: list[Applied]) -> None:
+    def _follow(self, values: Sequence[bytes], told: list[Result | None], kinds: set[type]) -> None:
         """Go on with the checksums of what slots held and of their results, the same however the slots are portioned.
 
-        Most results are Done, and are left out; a number stands for itself, and a slot that held nothing is named.
+        ``kinds``: of the results.
         """
         if self._begins_trail:  # with a configuration, since states of earlier versions have no trail before it
             self._begins_trail = False
             self._trail_of_entries = self._trail_of_results = 0
             self.marks.clear()
             return
-        first, upto, begin = self.applied_upto - len(applied) + 1, self.applied_upto, 0
+        upto, count = self.applied_upto, len(told)
+        begin, first = 0, upto - count + 1
         for slot in range(first + -first % MARK_SLOTS, upto + 1, MARK_SLOTS):
             end = slot - first + 1
-            self._follow_on(values[begin:end], applied[begin:end], slot)
+            self._follow_on(values[begin:end], told[begin:end], kinds, slot)
             if self.configuration is not None:
                 self._mark_slot(slot)
             begin = end
-        if not begin and len(values) == len(applied):
-            self._follow_on(values, applied, upto)
-        elif begin < len(applied):
-            self._follow_on(values[begin : len(applied)], applied[begin:], upto)
+        if begin < count:
+            whole = not begin and len(values) == count
+            self._follow_on(values if whole else values[begin:count], told[begin:], kinds, upto)
 
-    def _follow_on(self, values: Sequence[bytes], applied: list[Applied], upto: int) -> None:
+    def _follow_on(self, values: Sequence[bytes], told: list[Result | None], kinds: set[type], upto: int) -> None:
         self._trail_of_entries = zlib.crc32(b"".join(values), self._trail_of_entries)
-        if {type(done.result) for done in applied} != _ALL_DONE:
-            slot = upto - len(applied)
-            numbers = [
-                done.result.number & _BITS if type(done.result) is Integer else _mark(done.result, slot + place)
-                for place, done in enumerate(applied, 1)
-                if type(done.result) is not Done
-            ]
-            self._trail_of_results = zlib.crc32(array("Q", numbers).tobytes(), self._trail_of_results)
+        if kinds == _ALL_DONE:  # as most results are; they are left out
+            return
+        if kinds == _ALL_NUMBERS:
+            numbers = [result.number for result in told if type(result) is Integer]
+        else:
+            first = upto - len(told) + 1
+            numbers = [_mark(result, slot) for slot, result in enumerate(told, first) if type(result) is not Done]
+        self._trail_of_results = zlib.crc32(array("q", numbers).tobytes(), self._trail_of_results)
 
     def _mark_slot(self, slot: int) -> None:
         self.marks[slot] = self._trail_of_entries << 32 | self._trail_of_results
@@ -644,15 +645,17 @@ def _configuration(packed: bytes) -> Configure | None:
 
 
 def _mark(result: Result | None, slot: int) -> int:
-    """What stands for a result that is neither Done nor a number."""
+    """What stands for a result that is not Done: a number for itself. A slot that held nothing is named."""
+    if type(result) is Integer:
+        return result.number
     if result is None:
-        return _BITS - slot
+        return -slot
     if result_bytes(result) > MAX_KEPT_BYTES:
         return result_bytes(result)  # to look at more of it would take longer than the slot did
     return zlib.crc32(_pack(result)) | 1 << 40
 
 
-_ALL_DONE = {Done}
+_ALL_DONE, _ALL_NUMBERS = {Done}, {Integer}
 _RANGES = {Scan, Walk, Count, Clear}
 _SHORT = {Done, Integer, Missing, NotMet, NoneType}
 

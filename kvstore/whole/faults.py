@@ -30,6 +30,18 @@ class WholeTarget(FaultTarget, Protocol):
         """A node's machine loses its power, and soon after each start again, after so many ms each time."""
         ...
 
+    def empty_directories(self, names: Sequence[str]) -> None:
+        """The nodes' data disks are not mounted: they start with empty directories, until ``mount_again``."""
+        ...
+
+    def bring_older_copy(self, name: str, after: int) -> None:
+        """A node's directory is copied and the node started again; so much later the copy is in its place."""
+        ...
+
+    def mount_again(self) -> None:
+        """The directories are as they were."""
+        ...
+
 
 class WholeAction(Action, frozen=True, kw_only=True):
     """An action that only the world of the whole program knows."""
@@ -105,6 +117,41 @@ class ToldToEnd(WholeAction, frozen=True, kw_only=True):
     @property
     def title(self) -> str:
         return f"{self.node} is told to end"
+
+
+class EmptyDirectories(WholeAction, frozen=True, kw_only=True):
+    """Nodes are started with empty directories in place of theirs, which come back later."""
+
+    nodes: tuple[str, ...]
+
+    def happen(self, world: WholeTarget) -> None:
+        world.empty_directories(self.nodes)
+
+    def end(self, world: FaultTarget) -> None:
+        assert isinstance(world, WholeTarget)
+        world.mount_again()
+
+    @property
+    def title(self) -> str:
+        return f"the data directories of {', '.join(self.nodes)} are empty"
+
+
+class OlderCopy(WholeAction, frozen=True, kw_only=True):
+    """A node is started with an older copy of its directory, and later with the newest one again."""
+
+    node: str
+    after: int
+
+    def happen(self, world: WholeTarget) -> None:
+        world.bring_older_copy(world.resolve(self.node), self.after)
+
+    def end(self, world: FaultTarget) -> None:
+        assert isinstance(world, WholeTarget)
+        world.mount_again()
+
+    @property
+    def title(self) -> str:
+        return f"{self.node}: an older copy of its directory is put back after {self.after} ms"
 
 
 class WrongDate(WholeAction, frozen=True, kw_only=True):
@@ -222,6 +269,8 @@ def whole_actions(scenario: Scenario) -> list[tuple[int, Action]]:
         actions += [(number, action) for number, action in further if kept is None or number in kept]
     if scenario.preset in ("all", "processes", "disks"):
         actions += _power_losses(scenario)
+    if scenario.preset in ("all", "disks"):
+        actions += _lost_directories(scenario)
     return actions
 
 
@@ -237,6 +286,26 @@ def _power_losses(scenario: Scenario) -> list[tuple[int, Action]]:
         action = PowerLosses(at=at, until=until, node=_node(rng, scenario.names), gaps=gaps)
         if scenario.faults is None or number in scenario.faults:
             actions.append((number, action))
+    return actions
+
+
+def _lost_directories(scenario: Scenario) -> list[tuple[int, Action]]:
+    rng, names = scenario.random("directories"), scenario.names
+    actions: list[tuple[int, Action]] = []
+    at = rng.randint(400, 1_000)
+    if len(names) < 2 or rng.random() < 0.6:
+        return actions
+    for number in range(400_000, 400_004):
+        what, after = rng.choice(["one", "all but one", "copy", "copy"]), rng.choice([250, 400, 700])
+        until = at + after + rng.choice([500, 800, 1_500])
+        if what == "copy":
+            action: Action = OlderCopy(at=at, until=until, node=_node(rng, names), after=after)
+        else:
+            count = 1 if what == "one" else len(names) - 1
+            action = EmptyDirectories(at=at, until=until, nodes=tuple(rng.sample(names, count)))
+        if until <= scenario.time and (scenario.faults is None or number in scenario.faults):
+            actions.append((number, action))
+        at = until + rng.randint(100, 800)
     return actions
 
 

@@ -22,7 +22,7 @@ from consensus.replica import Replica, Role
 from kvstore.addresses import Address
 from kvstore.node.peer_messages import Forward, LeftOut, PeerMessage, Presence
 from kvstore.node.proposals import FORWARD_PATIENCE
-from kvstore.server.door import Door
+from kvstore.server.door import Door, GuardedDoor
 from kvstore.server.host import Host
 from kvstore.server.peers import Identity, Peers, Receive, Resume
 from kvstore.server.settings import TIMING
@@ -263,6 +263,8 @@ class WatchedPeers(Peers):
         assert isinstance(host, Host)
         name = identity.node
         world.takes_part(name)
+        if isinstance(door, GuardedDoor):
+            world.directories.doors[name] = door
         self._rules = PeerRules(
             host.node.replica,
             promised,

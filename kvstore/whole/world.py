@@ -28,6 +28,7 @@ from kvstore.server.settings import TIMING, Settings
 from kvstore.simulated.requests import ClientRequest, SlotClaim
 from kvstore.state.entries import UNREADABLE
 from kvstore.whole.blocking import BlockingThread
+from kvstore.whole.directories import Directories
 from kvstore.whole.disk import SimulatedDisk
 from kvstore.whole.disk_faults import DiskFault
 from kvstore.whole.faults import FailingDisk
@@ -179,6 +180,10 @@ class WholeWorld:
         self.lines: dict[str, Callable[[str, ClientRequest | SlotClaim], None]] = {}
         self.threads: list[BlockingThread] = []
         """Programs of clients that block; they end with the world."""
+        self.directories = Directories(self, self.names, self.timeline.after)
+        self.empty_directories = self.directories.empty
+        self.bring_older_copy = self.directories.bring_older_copy
+        self.mount_again = self.directories.mount_again
         self._weather: dict[int, list[Weather]] = {}
 
     def _server(self, name: str, directory: Path) -> ServerMachine:
@@ -363,6 +368,13 @@ class WholeWorld:
         server.leads = False
         server.machine.lose_power()
         server.disk.lose_power()
+
+    def stop_for(self, name: str) -> SimulatedDisk:
+        server = self.servers[name]
+        server.leads = False
+        server.machine.kill()
+        server.disk.kill()
+        return server.disk
 
     def lose_power_again(self, name: str, gaps: Sequence[int], until: int) -> None:
         server = self.servers[name]
