@@ -19,11 +19,12 @@ believe the new ones, and they do not take part without it.
 
 *An older copy* has the right name, but less behind it. How often a directory was started, the ballot that it promised
 and the end of its log only ever grow, and every node notes what it last heard of them: at the beginning of every
-connection, and about once a second. A directory that shows less than was noted is an older copy, and so is one whose
-process has counted the same start as another. Nobody who knows better believes it, and it is told so: it notes that it
-must never vote again. At its start a node waits, for as long as an election takes at most, until it has tried to reach
-all others, so that whoever knows better can say so first. No rule can do more: where all that knew better are away, the
-others and the copy are in the very state in which they once were.
+connection, and about once a second. A directory that shows less than was noted is an older copy. Started often enough
+it would show more; but it says which processes were started on it, and lacks the one that was noted. Nobody who knows
+better believes it, and it is told so: it notes that it must never vote again. At its start a node waits, for as long as
+an election takes at most, until it has tried to reach all others, so that whoever knows better can say so first. No
+rule can do more: where all that knew better are away, the others and the copy are in the very state in which they once
+were.
 
 A log of an earlier version of this program, which knew no names, has taken part already, and goes on doing so. Its
 cluster is guarded once all of its nodes have met.
@@ -130,8 +131,8 @@ class Members:
         came = ""
         if standing.starts < known_of.starts:
             came = f"was started {standing.starts} times, and {known_of.starts} times before"
-        elif standing.starts == known_of.starts and min(standing.process, known_of.process) > 0:
-            came = f"was started twice for the {standing.starts}. time"
+        elif known_of.process > 0 and not _remembers(standing, known_of):
+            came = f"does not know of a start that was counted as its {known_of.starts}."
         elif standing.promised < known_of.promised:
             came = f"has promised {standing.promised}, and {known_of.promised} before"
         elif standing.end < known_of.end:
@@ -160,7 +161,7 @@ class Members:
 
     def note(self, name: str, standing: Standing) -> None:
         """A node that is believed has come, and that is durably noted if its directory is a new one."""
-        self.noted[name] = standing
+        self.noted[name] = replace(standing, processes=())
         self._refusals.pop(name, None)
         self._tried.add(name)
 
@@ -195,3 +196,9 @@ class Members:
     @property
     def has_tried_all(self) -> bool:
         return len(self._tried) == len(self.others)
+
+
+def _remembers(standing: Standing, noted: Standing) -> bool:
+    """Whether the process that was noted is one of those that a directory knows to have been started on it."""
+    forgotten = standing.starts - len(standing.processes)
+    return noted.process in standing.processes or noted.starts <= forgotten

@@ -88,7 +88,8 @@ class GuardedDoor:
         self._disk = disk
         self._changed = changed
         self._process = process
-        if len(voters) > 1 and not records.count_start():
+        counts = len(voters) > 1 and not records.refused
+        if counts and not records.count_start(process):
             self._process = -process
         self.members = Members(
             node, voters, store.directory, records.noted, settled=records.takes_part, condemned=records.refused
@@ -97,9 +98,9 @@ class GuardedDoor:
         self._meeting: dict[str, str] = {}
         """The directories that are being noted."""
         self._settling = False
-        self._noted_at = now
+        self._note_at = now + NOTE_MS
         self._present_at = now
-        self._told: dict[str, str] = {}
+        self._is_closed = False
         if records.refused:
             log.error("condemned", reason=records.refused)
 
@@ -116,11 +117,20 @@ class GuardedDoor:
     def introduce(self) -> tuple[Standing, dict[str, str]]:
         store = self._store
         return (
-            Standing(store.directory, self._records.starts, self._process, store.durable_promised, store.last),
+            Standing(
+                store.directory,
+                self._records.starts,
+                self._process,
+                store.durable_promised,
+                store.last,
+                self._records.processes,
+            ),
             self.members.known,
         )
 
     def enter(self, name: str, standing: Standing, members: dict[str, str], done: Entered) -> None:
+        if self._is_closed:
+            return
         if reason := self.members.judge(name, standing, members):
             done(reason, True)
         elif self._meeting.get(name, standing.directory) != standing.directory:
@@ -151,13 +161,14 @@ class GuardedDoor:
         before = self.members.noted.get(name)
         self.members.note(name, standing)
         if before is None or before.starts != standing.starts:
-            self._noted_at = 0
+            self._note_at = 0
         self._hear(name, members, standing)
         done("", False)
 
     def heard(self, name: str, presence: Presence) -> None:
         """Another node, which is connected, says how far it has come."""
-        self._hear(name, presence.members, presence)
+        if not self._is_closed:
+            self._hear(name, presence.members, presence)
 
     def _hear(self, name: str, members: Mapping[str, str], far: Standing | Presence) -> None:
         self.members.heard(name, members, far.promised, far.end)
@@ -172,8 +183,12 @@ class GuardedDoor:
             log.info("all_met", nodes=",".join(sorted(self.members.known)))
             self._changed()
 
+    def close(self) -> None:
+        """The node ends: nothing more is noted, and nobody is told any more."""
+        self._is_closed = True
+
     def refused(self, name: str, reason: str, directory: str) -> None:
-        if self.members.refused(name, reason, directory):
+        if not self._is_closed and self.members.refused(name, reason, directory):
             self.members.condemned = reason
             log.error("condemned", peer=name, reason=reason)
             self._write(self._condemned, self._records.refuse, reason)
@@ -191,8 +206,8 @@ class GuardedDoor:
         if not members.is_open and (members.has_tried_all or now >= self._open_at):
             members.is_open = True
             self._changed()
-        if members.noted != self._records.noted and now - self._noted_at >= NOTE_MS:
-            self._noted_at = now
+        if members.noted != self._records.noted and now >= self._note_at:
+            self._note_at = now + NOTE_MS
             self._write(self._far_noted, self._records.note, dict(members.noted))
         if now < self._present_at:
             return None
@@ -214,6 +229,8 @@ class GuardedDoor:
 
     def _wrote(self, done: Callable[[StorageFullError | None], None], future: Future[None]) -> None:
         error = future.exception()
+        if self._is_closed:
+            return
         if error is None or isinstance(error, StorageFullError):
             done(error)
         else:

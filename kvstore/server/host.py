@@ -382,6 +382,7 @@ class Host:
         if self._failed:
             return
         self._failed = self._stopped = True
+        self.door.close()
         self.failed_with = status
         log.error("cannot_go_on", reason=why)
         self._on_failure(status)
@@ -425,6 +426,7 @@ class Host:
         if self._timer:
             self._timer.cancel()
         self._stopped = True  # what the threads report below must not give them more to do
+        self.door.close()
         await self.peers.close()
         self._queries.close()
         self._long_reads.close()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 _pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(tuple[int, ...]).decode
 
 
 class Standing(msgspec.Struct, frozen=True, array_like=True):
@@ -24,7 +25,8 @@ class Standing(msgspec.Struct, frozen=True, array_like=True):
 
     ``starts``: how often a process was started on it; ``process``: a random number of the present one, negative if its
     start could not be counted. ``promised`` and ``end``: the ballot that is promised durably, and the highest slot that
-    durably holds a value.
+    durably holds a value. ``processes``: those numbers of the last starts that were counted, the latest last; they are
+    told, and not noted by others.
     """
 
     directory: str
@@ -32,6 +34,10 @@ class Standing(msgspec.Struct, frozen=True, array_like=True):
     process: int
     promised: Ballot = NEVER
     end: int = 0
+    processes: tuple[int, ...] = ()
+
+
+KEPT_STARTS = 64
 
 
 class DurableLog(Protocol):
@@ -52,15 +58,17 @@ def create_records(database: Database) -> None:
     """A migration of log.db. A log that holds something has taken part already, under rules that knew no names."""
     columns = {"name": str, "directory": str, "starts": int, "process": int, "round": int, "node": str, "end": int}
     database.create_table("peers", {**columns, "checksum": int}, pk="name")
-    kinds = {"id": int, "count": int, "takes_part": int, "refused": str, "checksum": int}
+    kinds = {"id": int, "count": int, "takes_part": int, "refused": str, "processes": bytes, "checksum": int}
     database.create_table("starts", kinds, pk="id")
     ((found,),) = database.execute("SELECT count(*) FROM (SELECT 1 FROM records LIMIT 1)").fetchall()
-    _write_starts(database.conn, 0, bool(found), "")
+    _write_starts(database.conn, 0, bool(found), "", ())
 
 
-def _write_starts(connection: sqlite3.Connection, count: int, takes_part: bool, refused: str) -> None:
-    columns = (1, count, int(takes_part), refused)
-    connection.execute("INSERT OR REPLACE INTO starts VALUES (?, ?, ?, ?, ?)", (*columns, _checksum(columns)))
+def _write_starts(
+    connection: sqlite3.Connection, count: int, takes_part: bool, refused: str, processes: tuple[int, ...]
+) -> None:
+    columns = (1, count, int(takes_part), refused, _pack(processes))
+    connection.execute("INSERT OR REPLACE INTO starts VALUES (?, ?, ?, ?, ?, ?)", (*columns, _checksum(columns)))
 
 
 class PeerRecords:
@@ -72,10 +80,12 @@ class PeerRecords:
 
     def __init__(self, log: DurableLog) -> None:
         self._log = log
-        ((_, count, takes_part, refused),) = self._rows("SELECT * FROM starts", 1)
+        ((_, count, takes_part, refused, processes),) = self._rows("SELECT * FROM starts", 1)
         self.starts = int(str(count))
         self.takes_part = bool(takes_part)
         self.refused = str(refused)
+        assert isinstance(processes, bytes)
+        self.processes = _unpack(processes)
         self.noted: dict[str, Standing] = {}
         for row in self._rows("SELECT * FROM peers", None):
             name, directory, starts, process, number, node, end = row
@@ -97,25 +107,25 @@ class PeerRecords:
             )
         return [row[:-1] for row in rows]
 
-    def count_start(self) -> bool:
-        """Count one more start. Returns False where the disk has no room to note it."""
+    def count_start(self, process: int) -> bool:
+        """Count one more start, of this process. Returns False where the disk has no room to note it."""
         try:
-            self._write(self.starts + 1, self.takes_part, self.refused)
+            self._write(self.starts + 1, self.takes_part, self.refused, (*self.processes, process)[-KEPT_STARTS:])
         except StorageFullError:
             return False
         return True
 
     def take_part(self) -> None:
         """Every voter has noted this directory."""
-        self._write(self.starts, True, self.refused)
+        self._write(self.starts, True, self.refused, self.processes)
 
     def refuse(self, reason: str) -> None:
         """This directory must not vote again."""
-        self._write(self.starts, self.takes_part, reason)
+        self._write(self.starts, self.takes_part, reason, self.processes)
 
-    def _write(self, starts: int, takes_part: bool, refused: str) -> None:
-        self._log.write_records(lambda connection: _write_starts(connection, starts, takes_part, refused))
-        self.starts, self.takes_part, self.refused = starts, takes_part, refused
+    def _write(self, starts: int, takes_part: bool, refused: str, processes: tuple[int, ...]) -> None:
+        self._log.write_records(lambda connection: _write_starts(connection, starts, takes_part, refused, processes))
+        self.starts, self.takes_part, self.refused, self.processes = starts, takes_part, refused, processes
 
     def note(self, noted: Mapping[str, Standing]) -> None:
         """Note this of other nodes."""

@@ -42,14 +42,28 @@ class Directories:
         """By node the number of the copy that is to be put back."""
         self._turn = 0
         self._is_busy = False
+        self.older_copy = ""
+        """The node that has one."""
 
-    def _all_take_part(self) -> bool:
-        return len(self.doors) == len(self._names) and all(door.members.settled for door in self.doors.values())
+    def _is_free(self, again: Callable[[], None]) -> bool:
+        """Whether a fault may happen now; otherwise, where nodes do not take part yet, it is tried ``again``."""
+        if self._is_busy:
+            return False
+        self._is_busy = len(self.doors) == len(self._names) and all(
+            door.members.settled for door in self.doors.values()
+        )
+        if not self._is_busy:
+            turn = self._turn
+            self._later(50, lambda: again() if turn == self._turn else None)
+        return self._is_busy
+
+    def is_strange(self, name: str) -> bool:
+        """Whether the node has another directory than its own, or an older copy."""
+        return name in self._newest
 
     def empty(self, names: Sequence[str]) -> None:
-        if self._is_busy or not self._all_take_part():
+        if not self._is_free(lambda: self.empty(names)):
             return
-        self._is_busy = True
         self._owners.count(f"directory: {'one is' if len(names) == 1 else 'all but one are'} empty")
         for name in names:
             disk = self._owners.stop_for(name)
@@ -60,9 +74,8 @@ class Directories:
             self._owners.start(name)
 
     def bring_older_copy(self, name: str, after: int) -> None:
-        if self._is_busy or not self._all_take_part():
+        if not self._is_free(lambda: self.bring_older_copy(name, after)):
             return
-        self._is_busy = True
         starts = self.doors[name].starts
         copy = self._owners.stop_for(name).save()
         self._owners.start(name)
@@ -78,11 +91,13 @@ class Directories:
         disk = self._owners.stop_for(name)
         self._newest[name] = disk.save()
         disk.restore_older(copy)
+        self.older_copy = name
         self._owners.note(name, "has an older copy of its directory")
         self._owners.start(name)
 
     def mount_again(self) -> None:
         self._turn += 1
+        self.older_copy = ""
         self._is_busy = False
         for name, copy in self._newest.items():
             self._owners.stop_for(name).restore_older(copy)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from consensus.simulation.action import LEADER, Action, FaultTarget
+from consensus.simulation.faults import Crash
 from consensus.simulation.network import Weather
 from consensus.simulation.scenario import Scenario
 from kvstore.whole.disk_faults import DiskOperation, Trouble
@@ -270,6 +271,8 @@ def whole_actions(scenario: Scenario) -> list[tuple[int, Action]]:
     if scenario.preset in ("all", "processes", "disks"):
         actions += _power_losses(scenario)
     if scenario.preset in ("all", "disks"):
+        if _loses_directories_only(scenario):  # where all meet soon, and few other things hide what comes of it
+            actions = [(number, action) for number, action in actions if isinstance(action, Crash)]
         actions += _lost_directories(scenario)
     return actions
 
@@ -289,15 +292,19 @@ def _power_losses(scenario: Scenario) -> list[tuple[int, Action]]:
     return actions
 
 
+def _loses_directories_only(scenario: Scenario) -> bool:
+    return len(scenario.names) > 1 and scenario.random("directories only").random() < 0.15
+
+
 def _lost_directories(scenario: Scenario) -> list[tuple[int, Action]]:
     rng, names = scenario.random("directories"), scenario.names
     actions: list[tuple[int, Action]] = []
-    at = rng.randint(400, 1_000)
-    if len(names) < 2 or rng.random() < 0.6:
+    if len(names) < 2 or (rng.random() < 0.5 and not _loses_directories_only(scenario)):
         return actions
+    at = rng.randint(300, 700)
     for number in range(400_000, 400_004):
-        what, after = rng.choice(["one", "all but one", "copy", "copy"]), rng.choice([250, 400, 700])
-        until = at + after + rng.choice([500, 800, 1_500])
+        what, after = rng.choice(["one", "all but one", "all but one", "copy", "copy"]), rng.choice([150, 300, 500])
+        until = at + after + rng.choice([400, 700, 1_200])
         if what == "copy":
             action: Action = OlderCopy(at=at, until=until, node=_node(rng, names), after=after)
         else:
@@ -305,7 +312,7 @@ def _lost_directories(scenario: Scenario) -> list[tuple[int, Action]]:
             action = EmptyDirectories(at=at, until=until, nodes=tuple(rng.sample(names, count)))
         if until <= scenario.time and (scenario.faults is None or number in scenario.faults):
             actions.append((number, action))
-        at = until + rng.randint(100, 800)
+        at = until + rng.randint(100, 500)
     return actions
 
 

@@ -231,6 +231,12 @@ class WholeWorld:
             self.hear_role(server, leads=fields.get("role") == "leader")
         elif event in ("bug", "request_failed"):
             self.fail("no node logs a bug", f"{server.machine.name}: {event}: {fields}", server.machine.name)
+        elif event in ("diverged", "in_doubt"):
+            self.fail("all nodes apply the same", f"{server.machine.name}: {fields.get('reason')}", server.machine.name)
+        elif event == "peer_joined" and fields.get("peer") == self.directories.older_copy:
+            self.fail("nobody who knows better lets an older copy in", f"{server.machine.name}: {fields}")
+        elif event == "condemned" and not self.directories.is_strange(server.machine.name):
+            self.fail("no node is condemned that lost nothing", f"{server.machine.name}: {fields}", server.machine.name)
         elif event == "peer_rubbish":
             self.fail("nodes understand each other", f"{server.machine.name}: {fields}", server.machine.name)
         elif level >= logging.WARNING:

@@ -35,10 +35,11 @@ def test_another_directory_is_not_believed() -> None:
     ("standing", "word"),
     [
         (Standing("dir2", 2, 44, Ballot(5, "n1"), 70), "was started 2 times, and 3 times before"),
-        (Standing("dir2", 3, 44, Ballot(5, "n1"), 70), "was started twice"),
-        (Standing("dir2", 4, 44, Ballot(4, "n3"), 70), "has promised 4.n3"),
-        (Standing("dir2", 4, 44, NEVER, 70), "has promised"),
-        (Standing("dir2", 4, 44, Ballot(5, "n1"), 69), "ends at slot 69, and ended at slot 70"),
+        (Standing("dir2", 3, 44, Ballot(5, "n1"), 70, (31, 32, 44)), "does not know of a start"),
+        (Standing("dir2", 5, 66, Ballot(5, "n1"), 70, (31, 32, 44, 55, 66)), "counted as its 3."),
+        (Standing("dir2", 4, 44, Ballot(4, "n3"), 70, (33, 44)), "has promised 4.n3"),
+        (Standing("dir2", 4, 44, NEVER, 70, (33, 44)), "has promised"),
+        (Standing("dir2", 4, 44, Ballot(5, "n1"), 69, (33, 44)), "ends at slot 69, and ended at slot 70"),
     ],
 )
 def test_an_older_copy_is_not_believed(standing: Standing, word: str) -> None:
@@ -51,8 +52,9 @@ def test_what_goes_on_from_where_it_was_is_believed() -> None:
     known = members({"n2": FAR})
     for standing in (
         FAR,
-        Standing("dir2", 4, 44, Ballot(5, "n1"), 70),
-        Standing("dir2", 3, -44, Ballot(5, "n1"), 70),  # its disk had no room to count its start
+        Standing("dir2", 4, 44, Ballot(5, "n1"), 70, (31, 32, 33, 44)),
+        Standing("dir2", 90, 44, Ballot(5, "n1"), 70, (1, 2, 44)),
+        Standing("dir2", 3, -44, Ballot(5, "n1"), 70, (31, 32, 33)),  # its disk had no room to count its start
         Standing("dir2", 3, 33, NEVER, 0),  # what the same process says may overtake what it said before
     ):
         assert known.judge("n2", standing, {}) == ""
@@ -116,7 +118,7 @@ def test_records_are_as_they_were_after_a_restart(tmp_path: Path) -> None:
     log = SqliteLog(tmp_path / "log.db", node_id="n1", nodes=VOTERS)
     records = PeerRecords(log)
     assert (records.starts, records.takes_part, records.refused, records.noted) == (0, False, "", {})
-    assert records.count_start()
+    assert records.count_start(77)
     records.note({"n2": FAR})
     records.note({"n2": FAR, "n3": Standing("dir3", 1, -7)})
     records.take_part()
@@ -126,7 +128,7 @@ def test_records_are_as_they_were_after_a_restart(tmp_path: Path) -> None:
     log.close()
     log = SqliteLog(tmp_path / "log.db", node_id="n1", nodes=VOTERS)
     again = PeerRecords(log)
-    assert (again.starts, again.takes_part, again.refused) == (1, True, "why")
+    assert (again.starts, again.takes_part, again.refused, again.processes) == (1, True, "why", (77,))
     assert again.noted == {"n2": FAR, "n3": Standing("dir3", 1, -7)}
     assert log.durable_promised == Ballot(2, "n3")
     log.close()
