@@ -423,7 +423,7 @@ class Node:
 
         Raises StorageFullError when there is no room.
         """
-        self._log.append(records)
+        self._log.append(records, self._state.durable_upto)
 
     def persisted(self) -> None:
         """The records of the last turn that had any are durable."""

@@ -43,7 +43,7 @@ from kvstore.commands import (
     Txn,
     Walk,
 )
-from kvstore.errors import CommandError, KvstoreError, StateDamagedError
+from kvstore.errors import CommandError, DataDirError, KvstoreError, StateDamagedError
 from kvstore.state.context import Context
 from kvstore.state.cost import changed_bytes, of_read, of_slot, pass_over_ranges
 from kvstore.state.entries import UNREADABLE, Applied, decode
@@ -53,7 +53,9 @@ from kvstore.state.keyspace import Changes, Keyspace, ManyGoneError
 from kvstore.state.rows import Overlay
 from kvstore.state.sessions import SessionRow, Sessions, result_bytes, write_sessions
 from kvstore.state.sql import Table, run
-from kvstore.storage.database import OnDamage, connect, damaged_row, storage_errors
+from kvstore.storage.database import OnDamage, connect, damaged_row, reason, storage_errors
+from kvstore.storage.files import files
+from kvstore.storage.wal_check import sync_wal
 
 KEEP_RESULTS = 1_000
 MAX_KEPT_BYTES = 4_096
@@ -67,6 +69,8 @@ some microseconds for each."""
 _IN_WORDS = bytes([*range(48, 58), *range(65, 91), *range(97, 123), *range(128, 192)])
 READ_AT_ONCE = 1_048_576
 """Once values of more bytes were read from the table for slots that are quick otherwise, the time is looked at."""
+SYNC_SLOTS = 8_192
+"""After so many slots what was committed is made durable, so that the log need not keep them."""
 MAX_RESULTS_BYTES = 1_048_576
 """Once the results of slots have more bytes than this, they are told before further slots are executed."""
 CHECKPOINT_PAGES = 4_096
@@ -166,6 +170,7 @@ class StateMachine:
             self.close()
             raise
         self._committed_upto = self.applied_upto
+        self._durable_upto = 0
         self._recent: deque[tuple[int, Result | None]] = deque(maxlen=KEEP_RESULTS)
 
     def _note_damage(self, damage: StateDamagedError) -> None:
@@ -298,6 +303,11 @@ class StateMachine:
         return int(self._committed_upto)
 
     @property
+    def durable_upto(self) -> int:
+        """What the slots up to this one did is on the disk for good; the database may show more. Read on any thread."""
+        return int(self._durable_upto)
+
+    @property
     def uncommitted_bytes(self) -> int:
         """About how many bytes the keys and values have that were changed since the last commit began."""
         return self._keys.dirty_bytes
@@ -349,7 +359,20 @@ class StateMachine:
                     raise
         finally:
             self._writer_is_free.set()
+        if batch.upto >= self._durable_upto + SYNC_SLOTS:
+            self._sync(batch.upto)
         return new
+
+    def _sync(self, upto: int) -> None:
+        """Make durable what was committed up to this slot: SQLite does so only when it copies the WAL."""
+        if self._reader is not self._writer:
+            try:
+                sync_wal(self._path)
+                if not self._durable_upto:
+                    files().sync(self._path.parent)  # the WAL may be new
+            except OSError as error:
+                raise DataDirError(f"{self._path} cannot be synced ({reason(error)}): look at its disk") from error
+        self._durable_upto = upto
 
     def _wait_for_writer(self) -> None:
         """Wait until no batch is being written. A batch that could not be written is then among the changes again."""
