@@ -145,7 +145,7 @@ def _name_directory(database: Database) -> None:
 
 
 def _begin_later(database: Database) -> None:
-    columns = {"id": int, "upto": int, "records": int, "round": int, "node": str, "checksum": int}
+    columns = {"id": int, "upto": int, "records": int, "round": int, "node": str, "snapshot": str, "checksum": int}
     database.create_table("cut", columns, pk="id")
 
 
@@ -184,6 +184,8 @@ class SqliteLog:
         self.promised = NEVER
         self.chosen_upto = 0
         self.start = 1
+        self.snapshot = ""
+        """The name of the snapshot that is about to be the state, and that this log begins behind; mostly none."""
         self.last = 0
         self._next_id = 1
         self._blocks = Blocks(keep)
@@ -313,15 +315,15 @@ class SqliteLog:
         if self._version() < 3:
             return
         with storage_errors(self._path):
-            found = self._connection.execute("SELECT id, upto, records, round, node, checksum FROM cut").fetchone()
+            found = self._connection.execute("SELECT * FROM cut").fetchone()
         if found is None:
             return
         if _checksum(found[:-1]) != found[-1]:
             raise self._damaged("the row that says where it begins does not match its checksum")
-        _, upto, records, number, node, _ = found
+        _, upto, records, number, node, self.snapshot, _ = found
         self.start, self.last, self.chosen_upto = upto + 1, upto, upto
         self._next_id = records + 1
-        self.promised = Ballot(number, node)
+        self.promised = self._blocks.promised = Ballot(number, node)
 
     def _verify(self) -> None:
         self._verify_cut()
@@ -400,11 +402,36 @@ class SqliteLog:
 
     def _cut(self, cut: list[Block]) -> None:
         """Within a transaction: remove these blocks' rows, and note what they held."""
-        found = self._connection.execute("SELECT round, node FROM cut").fetchone()
-        promised = max([Ballot(*found) if found else NEVER, *[block.promised for block in cut]])
-        columns = (1, self._start_after(cut) - 1, cut[-1].next_id - 1, promised.round, promised.node)
-        self._connection.execute("INSERT OR REPLACE INTO cut VALUES (?, ?, ?, ?, ?, ?)", (*columns, _checksum(columns)))
-        self._connection.execute("DELETE FROM records WHERE id < ?", (cut[-1].next_id,))
+        self._remove(cut[-1].next_id, self._start_after(cut) - 1, self.snapshot)
+
+    def _remove(self, next_id: int, upto: int, snapshot: str) -> None:
+        promised = self._blocks.promised
+        columns = (1, upto, next_id - 1, promised.round, promised.node, snapshot)
+        self._connection.execute(
+            "INSERT OR REPLACE INTO cut VALUES (?, ?, ?, ?, ?, ?, ?)", (*columns, _checksum(columns))
+        )
+        self._connection.execute("DELETE FROM records WHERE id < ?", (next_id,))
+
+    def begin_behind(self, slot: int, snapshot: str) -> None:
+        """The state is about to be this snapshot, as of ``slot``: keep what lies behind, and the promise.
+
+        From here on the snapshot counts, and not the state that was here before. The log is to be opened anew.
+        """
+        with storage_errors(self._path), self._connection:
+            self._connection.execute("BEGIN")
+            (next_id,) = self._connection.execute("SELECT min(id) FROM records WHERE last > ?", (slot,)).fetchone()
+            self._remove(next_id or self._next_id, slot, snapshot)
+
+    def forget_snapshot(self) -> None:
+        """The snapshot is the state by now."""
+        with storage_errors(self._path), self._connection:
+            self._connection.execute("BEGIN")
+            self._remove(self._first_id(), self.start - 1, "")
+        self.snapshot = ""
+
+    def _first_id(self) -> int:
+        (first,) = self._connection.execute("SELECT records + 1 FROM cut").fetchone()
+        return int(first)
 
     def _name_durably(self) -> None:
         """Sync the directory, which has a WAL since the first append: SQLite does, and ignores whether that failed."""

@@ -31,12 +31,11 @@ KEEP = Keep(100_000, 64 * 1_048_576)
 class Block(msgspec.Struct):
     """Rows in the order in which they were written. ``upto``: no row of it holds a later slot.
 
-    ``next_id``: the number of the first row behind it. ``promised``: the highest ballot in it.
+    ``next_id``: the number of the first row behind it.
     """
 
     next_id: int
     upto: int
-    promised: Ballot
     bytes: int
 
 
@@ -44,6 +43,8 @@ class Blocks:
     """All rows of a log, in blocks, and which of these may go. The last block still gets rows, and stays."""
 
     def __init__(self, keep: Keep) -> None:
+        self.promised = NEVER
+        """The highest ballot in any row that the log has, or had."""
         self._keep = keep
         self._blocks: deque[Block] = deque()
         self._rows = 0
@@ -52,12 +53,12 @@ class Blocks:
     def add(self, number: int, last: int, ballot: Ballot, size: int) -> None:
         """The log has this row now: its number, its last slot, its ballot, and its size in bytes."""
         if not self._blocks or self._rows >= BLOCK_ROWS or self._blocks[-1].bytes >= BLOCK_BYTES:
-            self._blocks.append(Block(number, 0, NEVER, 0))
+            self._blocks.append(Block(number, 0, 0))
             self._rows = 0
         block = self._blocks[-1]
         block.next_id = number + 1
         block.upto = max(block.upto, last)
-        block.promised = max(block.promised, ballot)
+        self.promised = max(self.promised, ballot)
         block.bytes += size
         self._rows += 1
         self._bytes += size

@@ -136,3 +136,34 @@ def test_a_cut_without_room_is_made_with_a_later_append(tmp_path: Path, monkeypa
         assert log.start == 1 and slots(log) == list(range(1, 300))
         log.append([one(300)], state_upto=299)
         assert log.start > 1
+
+
+def test_a_log_begins_behind_a_snapshot_and_keeps_its_promise(tmp_path: Path) -> None:
+    path, keep = tmp_path / "log.db", Keep(1 << 30, 1 << 30)
+    with closing(opened(path, keep)) as log:
+        log.append([one(slot) for slot in range(1, 100)])
+        log.append([one(200, B2), Promised(Ballot(7, "n2"))])
+        log.begin_behind(150, "a name")
+    for _ in range(2):
+        with closing(opened(path, keep)) as log:
+            assert (log.start, log.last, log.chosen_upto, log.promised) == (151, 200, 199, Ballot(7, "n2"))
+            assert slots(log) == [200]
+            assert log.snapshot == "a name"
+    with closing(opened(path, keep)) as log:
+        log.forget_snapshot()
+        log.append([one(201, Ballot(7, "n2"))])
+    with closing(opened(path, keep)) as log:
+        assert (log.start, log.last, log.promised, log.snapshot) == (151, 201, Ballot(7, "n2"), "")
+        assert slots(log) == [200, 201]
+
+
+def test_a_log_that_ends_before_a_snapshot_begins_behind_it(tmp_path: Path) -> None:
+    path, keep = tmp_path / "log.db", Keep(1 << 30, 1 << 30)
+    with closing(opened(path, keep)) as log:
+        log.append([one(slot) for slot in range(1, 100)])
+        log.begin_behind(1_000, "a name")
+    with closing(opened(path, keep)) as log:
+        assert (log.start, log.last, log.chosen_upto) == (1_001, 1_000, 1_000)
+        assert slots(log) == []
+        log.append([one(1_001)])
+        assert slots(log) == [1_001]
