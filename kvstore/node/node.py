@@ -333,6 +333,12 @@ class Node:
                 self._proposals.on_forward_slot(sender, message)
             case ForwardSlotReply():
                 self._proposals.on_forward_slot_reply(message)
+            case Behind():
+                self._snapshots.on_behind(sender, message, self.replica.chosen_upto)
+            case AskSnapshot():
+                self._snapshots.on_ask(sender, message, self._log.start)
+            case SnapshotPart():
+                self._snapshots.on_part(sender, message, self.replica.chosen_upto)
             case _:
                 self.replica.receive(sender, message)
 
@@ -404,7 +410,10 @@ class Node:
         while self._fetches:
             receiver, first, last = self._fetches.pop(0)
             self.last_done = "fetch"
-            self.replica.supply(receiver, one_message(self._log.read(first, last)))
+            if first < self._log.start:
+                self._snapshots.refuse(receiver, self._log.start)
+            else:
+                self.replica.supply(receiver, one_message(self._log.read(first, last)))
             if self._fetches and self._is_late():
                 self.has_more = True
                 break
@@ -423,7 +432,7 @@ class Node:
 
         Raises StorageFullError when there is no room.
         """
-        self._log.append(records, self._state.durable_upto)
+        self._log.append(records, self._snapshots.kept_from(self._state.durable_upto))
 
     def persisted(self) -> None:
         """The records of the last turn that had any are durable."""
