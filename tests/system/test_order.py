@@ -29,12 +29,18 @@ class Severed:
         self._thread.join()
 
     async def _run(self) -> None:
-        async with await asyncio.start_server(self._join, HOST, self.port):
-            while not self._ended.is_set():
-                await asyncio.sleep(SEVER_SECONDS)
-                for writer in self._writers:
-                    writer.transport.abort()
-            await asyncio.sleep(SEVER_SECONDS)  # the last of them are closed too
+        server = await asyncio.start_server(self._join, HOST, self.port)
+        while not self._ended.is_set():
+            await asyncio.sleep(SEVER_SECONDS)
+            self._sever()
+        server.close()
+        await asyncio.sleep(SEVER_SECONDS)
+        self._sever()
+        await asyncio.sleep(SEVER_SECONDS)
+
+    def _sever(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -20,7 +20,11 @@ class Peer(asyncio.Protocol):
         self._turn = turn
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
         self._accepted.append(self._turn())
+
+    def eof_received(self) -> None:
+        self._transport.close()
 
 
 async def turns_of(connections: int, at_once: int) -> list[int]:
@@ -44,7 +48,7 @@ async def turns_of(connections: int, at_once: int) -> list[int]:
     listener.close()
     for wire in wires:
         wire.close()
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address)
     return accepted
