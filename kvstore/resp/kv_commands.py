@@ -44,7 +44,7 @@ def _log(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
 def _log_rows(service: Service, first: int, last: int | None) -> Iterator[RespValue]:
     """The rows as they are when they are made, which is done in portions: each looks at some slots anew."""
     left, size = MAX_LOG_ROWS, 0
-    while left and size <= MAX_LOG_BYTES:
+    while left and size <= MAX_LOG_BYTES and (last is None or first <= last):
         rows: list[LogRow] = []
         least, until = size + LOG_BYTES // 4, min(size + LOG_BYTES, MAX_LOG_BYTES)
         for row in islice(service.log(first, last, LOG_VALUE_BYTES), min(left, LOG_ROWS)):

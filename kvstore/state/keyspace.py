@@ -643,8 +643,8 @@ class Keyspace:
         due, self.is_overdue = self._due.take(clock)
         # Without a look at what they hold, which may be large.
         doubtful = {key: self._doubtful.pop(key) for key in due if key in self._doubtful}
-        if doubtful:
-            self._size += self._count_new(doubtful, 0)
+        for first in range(0, len(doubtful), PREPARED_KEYS):
+            self._size += self._count_new(doubtful, first)
         for key in due:
             self._remove(key, None)
         return True
