@@ -20,7 +20,8 @@ RequestT = TypeVar("RequestT")
 class Operation(NamedTuple, Generic[RequestT]):
     """One request of a client: when it was ``called`` and when it ``returned``, in any total order.
 
-    If nobody knows whether it happened, ``returned`` is PENDING and ``result`` is None.
+    If nobody knows whether it happened, ``returned`` is PENDING and ``result`` is None. ``slot``: where a log has it;
+    of several that may come next the one of the lowest slot is tried first. 0 where no log has it, or nobody knows.
     """
 
     client: str
@@ -28,6 +29,7 @@ class Operation(NamedTuple, Generic[RequestT]):
     returned: float
     request: RequestT
     result: object
+    slot: int = 0
 
 
 class Verdict(NamedTuple, Generic[RequestT]):
@@ -47,6 +49,7 @@ def check(
     step: Callable[[StateT, RequestT, object], Iterable[StateT]],
     *,
     is_read: Callable[[RequestT], bool] = lambda _: False,
+    most: float = PENDING,
 ) -> Verdict[RequestT]:
     """Look for an order of the operations, each between its call and its return, that explains every result.
 
@@ -58,11 +61,15 @@ def check(
     ``is_read`` says whether a request changes no state, whatever its result.
 
     In the worst case the time is exponential in the number of writes under way at once, and in the number of writes
-    with an unknown outcome, as far as each choice of them leads to another state. It is linear in the history's length.
+    with an unknown outcome, as far as each choice of them leads to another state. It is linear in the history's length,
+    and where the slots of a log explain the history, in the number of operations. After ``most`` beginnings of orders
+    the search is given up, as if there were none.
     """
     search = _Search(history, initial, step, is_read)
     best = search.stack[0]
-    while search.stack:
+    tried = 0
+    while search.stack and tried < most:
+        tried += 1
         prefix = search.stack.pop()
         if prefix.done > best.done:
             best = prefix
@@ -115,6 +122,8 @@ class _Search(Generic[StateT, RequestT]):
         self.unknown = [op for op in operations if op.returned == PENDING and not is_read(op.request)]
         self.stack: list[_Prefix] = []
         self._reads = [is_read(op.request) for op in self.certain]
+        # In the order of their calls where a log says nothing.
+        self._slots = [(op.slot, index) for index, op in enumerate(self.certain)]
         self._step = step
         # For each operation: how many operations of either kind were called before it returned.
         called, unknown_called = [op.called for op in self.certain], [op.called for op in self.unknown]
@@ -145,7 +154,7 @@ class _Search(Generic[StateT, RequestT]):
             if not used >> index & 1:
                 for state in self._outcomes(prefix.state, ~index):
                     self._enter(base, mask, used | 1 << index, state, (trail, ~index))
-        for index in reversed(prefix.candidates):
+        for index in sorted(prefix.candidates, key=self._slots.__getitem__, reverse=True):
             if not self._reads[index]:
                 for state in self._outcomes(prefix.state, index):
                     self._enter(base, mask | 1 << index - base, used, state, (trail, index))

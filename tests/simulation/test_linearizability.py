@@ -205,6 +205,26 @@ def test_a_request_with_several_possible_outcomes() -> None:
     assert not check([drew(2, 0, 9), drew(2, 0, 9)], balls, draw).linearizable
 
 
+def test_the_order_of_a_log_is_tried_first() -> None:
+    """Thirty appends under way at once: of all their orders a read has seen one, and the log tells which."""
+    order = random.Random(1).sample(range(30), 30)
+
+    def step(state: tuple[int, ...], request: int | None, result: object) -> Iterable[tuple[int, ...]]:
+        if request is not None:
+            return [(*state, request)]
+        return [state] if state == result else []
+
+    appends: list[AnyOperation[int | None]] = [
+        AnyOperation("c", 0, 1, number, None, order.index(number) + 1) for number in range(30)
+    ]
+    history = [*appends, AnyOperation("c", 2, 3, None, tuple(order))]
+    assert check(history, (), step, most=100).linearizable
+    without = [operation._replace(slot=0) for operation in history]
+    given_up = check(without, (), step, most=100)
+    assert not given_up.linearizable
+    assert given_up.stuck
+
+
 # -- against trying every order ---------------------------------------------------------------------------------------
 
 
