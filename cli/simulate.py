@@ -170,14 +170,22 @@ def _share(base: Scenario, seeds: Sequence[int]) -> list[Outcome]:
     return [_simulate(msgspec.structs.replace(base, seed=seed)) for seed in seeds]
 
 
+def _pool(base: Scenario, jobs: int) -> ProcessPoolExecutor:
+    """Processes for runs of this kind.
+
+    In a run of the whole program a node that was killed leaves circles that the collector does not see: what they hold
+    goes with their process, after one task. With more of them, pools of Python 3.11 to 3.14 may wait for ever (cpython
+    issue 115634).
+    """
+    return ProcessPoolExecutor(jobs, max_tasks_per_child=1 if base.whole else None)
+
+
 def _many(base: Scenario, seeds: range, jobs: int) -> Tally:
     """Run all seeds, in this many processes."""
     line, tally = StatusLine(True), Tally()
     size = min(WHOLE_SHARE, -(-len(seeds) // jobs)) if base.whole else SHARE
     shares = iter([seeds[at : at + size] for at in range(0, len(seeds), size)])
-    # A node that was killed leaves circles that the collector does not see: what they hold goes with their process,
-    # after one task. With more of them, pools of Python 3.11 to 3.14 may wait for ever (cpython issue 115634).
-    pool = ProcessPoolExecutor(jobs, max_tasks_per_child=1 if base.whole else None)
+    pool = _pool(base, jobs)
     try:
         running = {pool.submit(_share, base, share) for _, share in zip(range(2 * jobs), shares, strict=False)}
         while running:
@@ -279,7 +287,13 @@ def _explained(outcome: Outcome) -> Iterator[str]:
     yield from _headline(outcome)
     actions = _actions(outcome.scenario)
     clients = _client_count(outcome.scenario)
-    small = smallest(outcome, [number for number, _ in actions], clients, _simulate)
+    with _pool(outcome.scenario, 1) as pool:
+        small = smallest(
+            outcome,
+            [number for number, _ in actions],
+            clients,
+            lambda scenario: pool.submit(_simulate, scenario).result(),
+        )
     faults, kept = len(actions), _actions(small.scenario)
     yield ""
     yield (
