@@ -22,6 +22,7 @@ from kvstore.whole.loop import LoopMachine, ProtocolFactory, ProtocolT, VirtualL
 RETRANSMIT_US = 200_000
 DIALS = 7
 """How often a system tries to reach a machine that does not answer, each time for twice as long, from a second on."""
+NARROW, USUAL_WINDOW = 2_000, 65_536
 _END = b""
 """Stands for the end of what the other side sends."""
 
@@ -63,7 +64,6 @@ class Side(asyncio.Transport):
         self._network = network
         self._loop = loop
         self._protocol: asyncio.Protocol | None = None
-        self._window = network.window
         self._limits = (65_536, 16_384)
         self._out: deque[bytes] = deque()
         self._out_bytes = 0
@@ -152,9 +152,9 @@ class Side(asyncio.Transport):
     # -- sending ------------------------------------------------------------------------------------------------------
 
     def _send(self) -> None:
-        while self._out and self._sent_bytes < self._window:
+        while self._out and self._sent_bytes < self._network.window:
             data = self._out.popleft()
-            room = self._window - self._sent_bytes
+            room = self._network.window - self._sent_bytes
             size = min(len(data), room, self._network.segment())
             if size < len(data):
                 self._out.appendleft(data[size:])
@@ -326,7 +326,7 @@ class VirtualNetwork:
 
     def __init__(self, rng: random.Random, timeline: Timeline, links: Network, counts: Counter[str]) -> None:
         self.counts = counts
-        self.window = rng.choice([2_000, 65_536, 1 << 20])
+        self.window = rng.choice([NARROW, USUAL_WINDOW, 1 << 20])
         self._random = rng
         self.draw = rng.random
         self._timeline = timeline

@@ -12,6 +12,7 @@ from consensus.simulation.scenario import Scenario
 from kvstore.whole.bounds import LINKS
 from kvstore.whole.faults import FailingDisk, WholeAction, WholeTarget, whole_actions
 from kvstore.whole.redis_clients import Act
+from kvstore.whole.sockets import NARROW
 from kvstore.whole.themed_clients import large_values, lookalikes, read_behind_watch
 from kvstore.whole.world import WholeWorld
 
@@ -133,7 +134,7 @@ def _no_faults(rng: random.Random, names: Sequence[str], time: int) -> list[Acti
 
 
 def _narrow(world: WholeWorld) -> None:
-    world.network.window = 2_000
+    world.network.window = NARROW
 
 
 def _late_commits(world: WholeWorld) -> None:
