@@ -23,6 +23,7 @@ from kvstore.commands import (
     Command,
     Delete,
     Done,
+    Early,
     Exists,
     Expired,
     Failed,
@@ -166,6 +167,8 @@ def _fields(command: Command | None, result: Result) -> dict[str, object]:
             return {"result": "unkept"}
         case Forgotten():
             return {"result": "forgotten"}
+        case Early():
+            return {"result": "early"}
 
 
 def _sentences(command: Command | None, result: Result) -> Iterator[str]:
@@ -189,7 +192,7 @@ def _sentences(command: Command | None, result: Result) -> Iterator[str]:
                 yield f"{number:>{width}}. {lines[0]}"
                 for line in lines[1:]:
                     yield f"{'':>{width}}  {line}"
-        case Missing() | NotMet() | Failed() | NotACommand() | Expired() | Unkept() | Forgotten():
+        case Missing() | NotMet() | Failed() | NotACommand() | Expired() | Unkept() | Forgotten() | Early():
             yield f"({trouble(command, result)})"
         case _:
             assert_never(result)
@@ -213,6 +216,8 @@ def trouble(command: Command | None, result: Result) -> str:
             return "executed before; its result was too large to be recorded"
         case Forgotten():
             return "not executed: the store no longer knows whether it was executed before"
+        case Early():
+            return "not executed here: a request before it in its session had not been executed"
         case Outcomes(succeeded) if not succeeded:
             return "the transaction's conditions did not hold"
         case Integer(number) if isinstance(command, Exists) and number < len(command.keys):

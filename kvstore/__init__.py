@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         Count,
         Delete,
         Done,
+        Early,
         Exists,
         Expire,
         Expired,
@@ -109,7 +110,7 @@ _HOMES = {
     "kvstore.store": "LogRow Reply Status Store",
     "kvstore.language.parser": "parse",
     "kvstore.commands": (
-        "Append Cas Clear Command Comparison Condition Copy Count Delete Done Exists Expire Expired Failed "
+        "Append Cas Clear Command Comparison Condition Copy Count Delete Done Early Exists Expire Expired Failed "
         "Forgotten Found Get GetDelete GetExpire Incr IncrFloat Integer Keys Missing NotACommand NotMet Outcomes "
         "Persist Push Rename Result Row Rows Scan Set SetMany SetRange Subject Tick Ttl Txn Unkept Value Walk"
     ),
@@ -133,6 +134,7 @@ __all__ = [
     "DataDirError",
     "Delete",
     "Done",
+    "Early",
     "EmbeddedStore",
     "Exists",
     "Expire",

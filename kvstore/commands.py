@@ -462,5 +462,9 @@ class Forgotten(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="for
     have been executed long ago."""
 
 
+class Early(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="early"):
+    """The request was not executed in this slot: one before it in its session was not executed yet, nor given up."""
+
+
 SimpleResult: TypeAlias = Done | Found | Missing | NotMet | Integer | Rows | Keys | Failed
-Result: TypeAlias = SimpleResult | Outcomes | NotACommand | Expired | Unkept | Forgotten
+Result: TypeAlias = SimpleResult | Outcomes | NotACommand | Expired | Unkept | Forgotten | Early

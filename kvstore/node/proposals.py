@@ -6,12 +6,14 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
+from msgspec.structs import replace
+
 from consensus.ballot import Ballot
 from consensus.leader import BYTES_PER_MS
 from consensus.log import NO_END
 from consensus.messages import Run
 from consensus.replica import SLOT_WINDOW, Replica, Role
-from kvstore.commands import Command, Entry, Expired, Forgotten, Opaque, Result, Set, Tick, Unkept
+from kvstore.commands import Command, Early, Entry, Expired, Forgotten, Opaque, Result, Set, Tick, Unkept
 from kvstore.errors import CommandError, DataDirError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.limits import NODE_SESSIONS, check_session
 from kvstore.node.peer_messages import Forward, ForwardSlot, ForwardSlotReply, LeftOut, PeerMessage, Request
@@ -88,6 +90,8 @@ class Proposals:
         self._sends_anew = True
         self._anew_at = NO_END
         self._begun: set[str] = set()
+        self._early: dict[tuple[str, int], None] = {}
+        """Of these a slot held a copy before it was their turn."""
         self._led_by: tuple[str | None, Ballot] = (None, replica.ballot)
         self._stamp = 0
         self._tick_upto = 0
@@ -442,6 +446,9 @@ class Proposals:
         opened = self._replica.opened(run.ballot)
         waiting, ballot = self._commands.pop, run.ballot
         for slot, applied in enumerate(outcomes, run.first):
+            if type(applied.result) is Early:
+                self._early[applied.session, applied.sequence] = None
+                continue
             proposal = waiting((applied.session, applied.sequence), None)
             if proposal is not None and applied.result is not None:
                 self._close(proposal)
@@ -463,6 +470,36 @@ class Proposals:
         self._acknowledged = next(
             (sequence for session, sequence in self._commands if session == self._session), self._sequence + 1
         )
+        if self._early:
+            self._take_turns()
+
+    def _take_turns(self) -> None:
+        """Hand on again what came early, once nothing before it in its session waits here any more."""
+        lowest: dict[str, int] = {}
+        sessions = {session for session, _ in self._early}
+        for session, sequence in self._commands:
+            if session in sessions:
+                lowest[session] = min(sequence, lowest.get(session, NO_END))
+        early, self._early = self._early, {}
+        gaps: list[CommandProposal | SlotProposal] = []
+        for session, sequence in early:
+            proposal = self._commands.get((session, sequence))
+            if proposal is None:
+                continue
+            if lowest[session] < sequence:
+                self._early[session, sequence] = None
+                continue
+            if session == self._session:
+                # Those before it that were given up are done with.
+                proposal.request = replace(proposal.request, acknowledged=sequence)
+            elif sequence > max(self._state.executed_upto(session) + 1, proposal.request.acknowledged):
+                gaps.append(proposal)
+                continue
+            if not proposal.unsent:
+                proposal.unsent = True
+                self._to_send.append(proposal)
+        if gaps:
+            self._drop(gaps, "a request before it in its session was not executed")
 
     def complete_slots(self, chosen: Callable[[int], bytes]) -> None:
         """Answer the proposals for slots that are known as chosen by now; ``chosen`` gives the value of one."""

@@ -61,7 +61,7 @@ class ClientWorld(Protocol):
 
 
 class Pending(msgspec.Struct):
-    """A command on its way: ``called`` in the order of the oracle, ``attempt`` counts from 1."""
+    """A command on its way: ``called`` in the order of the oracle, ``attempt`` counts from 1, ``node`` has it now."""
 
     session: str
     since: int
@@ -69,6 +69,7 @@ class Pending(msgspec.Struct):
     command: Command
     called: int
     attempt: int = 0
+    node: str = ""
 
 
 class SessionClient:
@@ -151,8 +152,10 @@ class SessionClient:
         pending.attempt += 1
         if pending.attempt > 1:
             self._world.count("request: tried again")
-            # Each node in turn: chance alone might choose a node that is gone again and again.
-            self._target = self._nodes[(self._nodes.index(self._target) + 1) % len(self._nodes)]
+            # Each node in turn, for each request: chance alone, or the pace of others that are tried again meanwhile,
+            # might choose a node that is gone again and again.
+            self._target = self._nodes[(self._nodes.index(pending.node) + 1) % len(self._nodes)]
+        pending.node = self._target
         acknowledged = next(iter(self._pending))
         request = ClientRequest(
             pending.session,
@@ -193,7 +196,7 @@ class SessionClient:
         self.told.append(told)
         returned = self._oracle.returned(told)
         if not fades(pending.command) and not costs_too_much(message.result):
-            operation = Operation(self.name, pending.called, returned, pending.command, (told.result,))
+            operation = Operation(self.name, pending.called, returned, pending.command, (told.result,), told.slot)
             self._oracle.history.append(operation)
 
     def _give_up(self, pending: Pending, result: Seen) -> None:

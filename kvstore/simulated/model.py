@@ -17,6 +17,7 @@ from kvstore.commands import (
     Command,
     Delete,
     Done,
+    Early,
     Entry,
     Exists,
     Expire,
@@ -51,6 +52,7 @@ Seen: TypeAlias = Hashable
 """A result, reduced to what the model can tell; see ``seen``."""
 DONE, NOT_MET, FAILED, EXPIRED, NOTHING = "done", "not met", "failed", "expired", "no command"
 UNKEPT, FORGOTTEN = "it happened, its result is not kept", "the session is forgotten"
+EARLY = "a request before it was not executed"
 NEVER_TWICE = "no result, since it was executed before"
 UNTOLD = (EXPIRED, UNKEPT, FORGOTTEN)
 """In place of a result: whether the request was executed the client cannot tell, but for UNKEPT."""
@@ -67,10 +69,11 @@ class ModelCell(msgspec.Struct, frozen=True):
 class ModelSession(msgspec.Struct):
     """Its requests below ``acknowledged`` are done with, and the results of the others are kept. Used last in ``slot``.
 
-    ``sizes``: the bytes of those results.
+    ``last``: the last sequence that was executed. ``sizes``: the bytes of those results.
     """
 
     slot: int = 0
+    last: int = 0
     acknowledged: int = 0
     results: dict[int, Seen] = {}
     sizes: dict[int, int] = {}
@@ -117,6 +120,9 @@ class Model:
             return EXPIRED
         if entry.sequence in session.results:
             return session.results[entry.sequence]
+        if entry.sequence > max(session.last + 1, entry.acknowledged):
+            return EARLY
+        session.last = max(session.last, entry.sequence)
         result = FAILED if too_much else self._execute(slot, entry.command)
         session.keep(entry.sequence, entry.acknowledged, result)
         request = (entry.session, entry.sequence)
@@ -285,6 +291,8 @@ def seen(result: Result | None) -> Seen:
             return UNKEPT
         case Forgotten():
             return FORGOTTEN
+        case Early():
+            return EARLY
         case Integer(number):
             return number
         case Rows(rows):

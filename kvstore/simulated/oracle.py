@@ -27,6 +27,7 @@ from kvstore.commands import (
 )
 from kvstore.limits import NODE_SESSIONS
 from kvstore.simulated.model import (
+    EARLY,
     EMPTY,
     EXPIRED,
     FORGOTTEN,
@@ -46,6 +47,8 @@ from kvstore.state.machine import StateMachine
 
 PLAIN = b"plain"
 """The key that clients without a session append to: a name, a dot, the number of the request, a semicolon."""
+MOST_ORDERS = 200_000
+"""The order of the log's slots explains a history at once. If it does not, this many beginnings of others are tried."""
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -98,6 +101,7 @@ class Oracle:
         """The requests that did nothing, since they would have cost too much."""
         self._plain: dict[tuple[str, int], tuple[int, Seen]] = {}
         """The requests without a session that were executed, with the slot and the result."""
+        self._executed_last: dict[str, int] = {}
         self._arrived: set[tuple[str, int]] = set()
         self._refused: dict[tuple[str, str], set[int]] = {}
         """By process and session the writes refused or given up that have not come again."""
@@ -168,7 +172,11 @@ class Oracle:
         if isinstance(entry.command, Tick):
             self._counts["expiry: the leader moved the clock on"] += 1
         executed_in, expected = self.replay(slot, entry, node, costs_too_much(applied.result))
-        if entry.session and expected not in (FORGOTTEN, NEVER_TWICE) and executed_in != slot:
+        if expected == EARLY:
+            self._counts["session: a request before its turn"] += 1
+        elif entry.session and executed_in == slot:
+            self._judge_order(slot, entry)
+        if entry.session and expected not in (FORGOTTEN, EARLY, NEVER_TWICE) and executed_in != slot:
             self._counts["session: a duplicate chosen in a second slot"] += 1
             what = {EXPIRED: "its result is no longer kept", UNKEPT: "its result was too large to be kept"}
             self._counts[f"session: a duplicate executed: {what.get(str(expected), 'the result is recalled')}"] += 1
@@ -180,6 +188,16 @@ class Oracle:
                 f" gave {given!r} on {node}; executed once, in slot {executed_in}, it gives {expected!r}",
                 nodes=[node],
                 slots=[slot, executed_in],
+            )
+
+    def _judge_order(self, slot: int, entry: Entry) -> None:
+        before = self._executed_last.get(entry.session, 0)
+        self._executed_last[entry.session] = entry.sequence
+        if before > entry.sequence:
+            raise Violation(
+                "the requests of a session are executed in their order",
+                f"slot {slot} executes request {entry.sequence} of {entry.session}, after request {before}",
+                slots=[slot],
             )
 
     def replay(self, slot: int, entry: Entry, node: str = "", too_much: bool = False) -> tuple[int, Seen]:
@@ -347,7 +365,8 @@ class Oracle:
             # What became of it the log knows: as a search would have to try both, many of them would take for ever.
             executed_in, result = self.model.executed.get(request, (0, None))
             if executed_in and request not in self._costly:
-                self.history.append(operation._replace(returned=self.next_time(), result=(result,)))
+                known = operation._replace(returned=self.next_time(), result=(result,), slot=executed_in)
+                self.history.append(known)
         histories: dict[bytes, list[Operation[Command]]] = {}
         for operation in self.history:
             histories.setdefault(b"" if whole else _key(operation.request), []).append(operation)
@@ -355,7 +374,7 @@ class Oracle:
             self._explain(key, history)
 
     def _explain(self, key: bytes, history: list[Operation[Command]]) -> None:
-        verdict = check(history, EMPTY, step, is_read=is_read_only)
+        verdict = check(history, EMPTY, step, is_read=is_read_only, most=MOST_ORDERS)
         if verdict.linearizable:
             return
         stuck = "; ".join(

@@ -22,6 +22,7 @@ from kvstore.commands import (
     Command,
     Count,
     Done,
+    Early,
     Exists,
     Failed,
     Forgotten,
@@ -94,6 +95,7 @@ def _never() -> bool:
 
 _NO_OP_APPLIED = Applied("", 0, None)
 _FORGOTTEN = Forgotten()
+_EARLY = Early()
 _NO_COMMAND_APPLIED = Applied("", 0, NotACommand())
 
 
@@ -218,7 +220,10 @@ class StateMachine:
                         name = entry.session
                         session = self._sessions.use(name, entry.since) if name else None
                     recorded = session.recorded(entry.sequence) if session else _FORGOTTEN if name else None
-                    if recorded is None:
+                    if recorded is None and session and session.is_early(entry.sequence, entry.acknowledged):
+                        session.last_slot = slot
+                        recorded = _EARLY
+                    elif recorded is None:
                         context.slot, context.clock = slot, self.clock
                         recorded = _result(command, context)
                         if session:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import msgspec
@@ -68,7 +68,8 @@ class Session:
     ``last_slot`` is the slot of its last request, even of one that was not executed again: it tells, after a restart as
     before it, which session was used longest ago.
 
-    The last sequence alone would not suffice: with pipelining 6 may be applied before 5, and 5 must still be executed.
+    They are executed in the order of their sequences. A leader may be lost with 5 and not with 6, which then stands in
+    the log before 5 does: there it is not executed, but in the slot in which it comes again, behind 5.
     """
 
     __slots__ = ("acknowledged", "counted", "heavy", "heavy_bytes", "last_sequence", "last_slot", "results")
@@ -94,12 +95,14 @@ class Session:
             return Expired()
         return self.results.get(sequence)
 
-    def executed_upto(self, results: Container[int]) -> int:
-        """The sequence up to which all were executed; ``results`` holds those from ``acknowledged`` on."""
-        sequence = max(self.acknowledged, 1)
-        while sequence in results:
-            sequence += 1
-        return sequence - 1
+    def is_early(self, sequence: int, acknowledged: int) -> bool:
+        """Whether a new request comes before one that it is to follow, which the client has not given up."""
+        return sequence > self.last_sequence + 1 and sequence > acknowledged
+
+    @property
+    def executed_upto(self) -> int:
+        """The sequence up to which all were executed, or given up."""
+        return max(self.last_sequence, self.acknowledged - 1)
 
     def record(self, sequence: int, acknowledged: int, slot: int, result: Result) -> None:
         """Keep a result, and drop those that the client has acknowledged."""
@@ -268,12 +271,9 @@ class Sessions:
         kind.forgotten = max(kind.forgotten, session.last_slot)
 
     def executed_upto(self, name: str) -> int:
-        """The sequence of this session up to which all were executed: one before the first gap. 0 for a new session."""
+        """The sequence of this session up to which all were executed, or given up. 0 for a new session."""
         session = self._kinds[_kind(name)].sessions.get(name)
-        if session is None:
-            return 0
-        packed = self._packed.get(name)
-        return session.executed_upto(session.results if packed is None else _unpack(packed))
+        return 0 if session is None else session.executed_upto
 
     def take(self) -> dict[str, SessionRow | None]:
         """The sessions that changed since the last ``take``, as rows; None for those that were dropped."""

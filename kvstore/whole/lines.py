@@ -86,7 +86,7 @@ class Line(asyncio.Protocol):
         data = _encoded(request)
         self._sent += len(data)
         self._unanswered.append((request, self._sent))
-        self._lines.asked(self, request)
+        self._lines.asked(request)
         self._transport.write(data)
         self._lines.meddle(self, self._transport)
 
@@ -130,7 +130,7 @@ class ClientLines:
         machine: VirtualMachine,
         rng: random.Random,
         counts: Counter[str],
-        asked: Callable[[Line, NodeRequest], None],
+        asked: Callable[[NodeRequest], None],
         refused: Callable[[ClientRequest], None],
         receive: Callable[[str, ClientReply | SlotVerdict], None],
         unanswered: list[Unanswered],

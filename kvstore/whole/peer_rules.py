@@ -20,6 +20,7 @@ from consensus.messages import (
 )
 from consensus.replica import Replica, Role
 from kvstore.addresses import Address
+from kvstore.limits import NODE_SESSIONS
 from kvstore.node.peer_messages import Forward, LeftOut, PeerMessage
 from kvstore.node.proposals import FORWARD_PATIENCE
 from kvstore.server.host import Host
@@ -218,6 +219,12 @@ class PeerRules:
         ballot, since = self._left_out
         if forward.anew:
             self._left_out = NEVER, 0
+            own = [request.sequence for request in forward.requests if request.session.startswith(NODE_SESSIONS)]
+            if own != sorted(own):
+                self._fail(
+                    "a node hands on its clients' requests in the order in which they came",
+                    f"{self._replica.node} sends its requests {own} in one message",
+                )
         elif forward.ballot == ballot and self._replica.now > since + FORWARD_PATIENCE + 2 * SLACK:
             self._fail(
                 "a node hands on again what a leader left out",

@@ -144,4 +144,5 @@ class StoreProgram:
         self.told.append(told)
         returned = self._oracle.returned(told)
         if not fades(command):
-            self._oracle.history.append(Operation(self.name, called, returned, command, (told.result,)))
+            operation = Operation(self.name, called, returned, command, (told.result,), told.slot)
+            self._oracle.history.append(operation)

@@ -14,7 +14,6 @@ from kvstore.commands import Append, Command, Delete, Entry, Expired, Incr, Inte
 from kvstore.simulated.model import DONE, FAILED, NOT_MET, ModelCell, Seen
 from kvstore.simulated.oracle import Oracle
 from kvstore.store import Reply
-from kvstore.whole.order import ELECTED
 from kvstore.whole.replies import NodeError, ReplyValue
 
 AskKind: TypeAlias = Literal["", "write", "count", "read", "local", "watch"]
@@ -34,8 +33,7 @@ class Ask(msgspec.Struct, eq=False):
     ``watch``: the first WATCH of these keys: EXEC does nothing only if one of them has changed since.
     ``expected``: how the reply may begin, where that is known beforehand. ``line``: the number of its connection.
     ``session``: the name and the sequence that it is sent under; ``again``: not for the first time. ``called`` and
-    ``returned`` are in the order of all calls and returns. ``elections``: how many leaders there had been when it was
-    called; ``one_leader``: no other was elected until it was answered.
+    ``returned`` are in the order of all calls and returns.
     """
 
     arguments: tuple[bytes | str | int, ...]
@@ -53,8 +51,6 @@ class Ask(msgspec.Struct, eq=False):
     line: int = 0
     called: int = 0
     returned: int = NOTHING_KNOWN
-    elections: int = 0
-    one_leader: bool = True
     reply: ReplyValue = None
     slot: int = 0
     """Where the judge places it in the log."""
@@ -101,7 +97,7 @@ class Promises:
     def call(self, ask: Ask, line: int) -> None:
         """A client sends a request."""
         self._time += 1
-        ask.called, ask.line, ask.elections = self._time, line, self.counts[ELECTED]
+        ask.called, ask.line = self._time, line
         self.asks.append(ask)
         if ask.session[0]:
             self._oracle.asked(*ask.session)
@@ -109,7 +105,7 @@ class Promises:
     def answer(self, ask: Ask, reply: ReplyValue) -> str:
         """A client has its reply; returns what is wrong with it, "" if nothing."""
         self._time += 1
-        ask.returned, ask.reply, ask.one_leader = self._time, reply, self.counts[ELECTED] == ask.elections
+        ask.returned, ask.reply = self._time, reply
         if ask.session[0] and isinstance(reply, bytes):
             result = _unpack(reply).result
             if isinstance(result, Integer):
@@ -317,10 +313,7 @@ class Promises:
                 )
 
     def _judge_order(self) -> None:
-        """Each request takes place after what had returned before it, and after those before it on its connection.
-
-        But a new leader may find the later of two writes and not the earlier, which comes again then.
-        """
+        """Each request takes place after what had returned before it, and after those before it on its connection."""
         asks = [ask for ask in self.asks if ask.kind and ask.done]
         by_return = sorted(asks, key=lambda ask: ask.returned)
         floor, returned = 0, 0
@@ -335,7 +328,7 @@ class Promises:
                 ask.slot = self._place(ask, before)
             elif ask.kind in ("read", "watch"):
                 ask.slot = self._place(ask, max(floor, before))
-            elif ask.slot <= (max(floor, before) if ask.one_leader else floor) and not ask.again:
+            elif ask.slot <= max(floor, before) and not ask.again:
                 raise Violation(
                     "a write takes place after all that was answered before",
                     f"{ask.arguments[:3]} of {ask.tag!r} took place in slot {ask.slot}; before it was sent slot"

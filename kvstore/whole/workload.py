@@ -24,7 +24,6 @@ from kvstore.storage.log_store import SqliteLog
 from kvstore.whole.faults import has_readers
 from kvstore.whole.lines import ClientLines, NodeRequest
 from kvstore.whole.machine import VirtualMachine
-from kvstore.whole.order import ELECTED, SessionOrder
 from kvstore.whole.programs import StoreProgram
 from kvstore.whole.promises import Promises
 from kvstore.whole.redis_clients import RedisClient, poll, redis_client_count
@@ -88,7 +87,6 @@ class Workload:
         self._scenario = scenario
         self._whole = scenario.random("history").random() < 0.3
         self._oracle = Oracle(world.counts, 1)
-        self._order = SessionOrder(lambda: world.counts[ELECTED])
         self._claims: list[tuple[str, SlotVerdict]] = []
         self._lines: list[ClientLines] = []
         self._others = [other for new in others if (other := new(scenario, world, self._oracle)) is not None]
@@ -185,8 +183,6 @@ class Workload:
                 world.trace.received(world.timeline.now, node, name, answer)
             if isinstance(answer, ClientReply):
                 world.chosen_upto = max(world.chosen_upto, answer.slot)
-                if answer.result is not None:
-                    self._order.answered(name, answer.sequence)
             client.receive(node, answer)
 
         rng = self._scenario.random(f"lines {name}")
@@ -202,9 +198,8 @@ class Workload:
         self._lines.append(lines)
         world.lines[name] = lambda node, request: machine.act(lambda: lines.request(node, request))
 
-    def _asked(self, client: str, line: object, request: NodeRequest) -> None:
+    def _asked(self, client: str, request: NodeRequest) -> None:
         if isinstance(request, ClientRequest):
-            self._order.sent(line, request)
             self._oracle.asked(request.session or client, request.sequence)
 
     def _refused(self, client: str, request: ClientRequest) -> None:
@@ -275,7 +270,6 @@ class Workload:
         self._replay(chosen)
         told = [told for worker in [*self._workers, *self._others, *self._probes.values()] for told in worker.told]
         self._oracle.judge(told, self._whole)
-        self._order.judge(self._oracle.model.executed)
         self._promises.judge()
         for other in self._others:
             other.judge()

@@ -77,6 +77,7 @@ session: a duplicate chosen in a second slot
 session: a duplicate executed: its result is no longer kept
 session: a duplicate executed: its result was too large to be kept
 session: a duplicate executed: the result is recalled
+session: a request before its turn
 session: forgotten, and its request not executed
 slot by name: another value was chosen
 slot by name: chosen

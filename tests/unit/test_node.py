@@ -9,9 +9,9 @@ import pytest
 
 from consensus import journal
 from consensus.ballot import Ballot
-from consensus.messages import Accept, Chosen, Fetch, Learn
+from consensus.messages import Accept, Chosen, Fetch, Heartbeat, Learn
 from consensus.replica import Role
-from kvstore.commands import Count, Entry, Found, Get, Integer, Set, SetRange, Txn, Value
+from kvstore.commands import Append, Count, Entry, Found, Get, Incr, Integer, Set, SetRange, Txn, Value
 from kvstore.errors import CommandError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.limits import NODE_SESSIONS
 from kvstore.node import node as nodes
@@ -474,7 +474,7 @@ def test_nothing_overtakes_a_refused_request_of_its_session(monkeypatch: pytest.
             send(2)
     with pytest.raises(UnavailableError, match="request 2 of this session was refused: send it again"):
         send(3)
-    send(3, session="another")
+    send(3, acknowledged=3, session="another")
     for sequence in (2, 3):  # it begins anew
         send(sequence)
     run(node, 1)
@@ -485,6 +485,60 @@ def test_nothing_overtakes_a_refused_request_of_its_session(monkeypatch: pytest.
         with pytest.raises(UnavailableError):
             send(4)
     send(5, acknowledged=5)  # the client has given 4 up
+
+
+def test_a_request_that_a_client_sends_before_its_turn_is_answered_at_once() -> None:
+    node = new_node("n1")
+    run(node, 0)
+    heard: list[Reply | Refusal] = []
+    node.execute(Incr(b"k", 1), heard.append, 10_000, session="s", sequence=3, acknowledged=1)
+    run(node, 1)
+    assert [type(outcome) for outcome in heard] == [UnknownOutcomeError]
+    assert "a request before it in its session was not executed" in str(heard[0])
+    for sequence in (1, 2, 3):
+        node.execute(Incr(b"k", 1), heard.append, 10_000, session="s", sequence=sequence, acknowledged=1)
+    run(node, 2)
+    assert [outcome.result for outcome in heard if isinstance(outcome, Reply)] == [Integer(1), Integer(2), Integer(3)]
+
+
+@pytest.mark.parametrize("session", ["", "s"])
+def test_what_a_lost_leader_left_of_a_pipeline_is_executed_in_order(session: str) -> None:
+    """It was lost with all but the last request, which the next leader finds."""
+    node = new_node("n1", "n2", "n3")
+    heard: list[Reply | Refusal] = []
+    lost, later = Ballot(1, "n2"), Ballot(2, "n3")
+    node.receive("n2", Heartbeat(lost, 1, 0, []))
+    run(node, 0)
+    for number in range(1, 4):
+        command = Append(b"k", b"%d" % number)
+        node.execute(command, heard.append, 10_000, session=session, sequence=number, acknowledged=1)
+    requests = sent(node, 1)
+    assert len(requests) == 3
+    waiting, slot = requests[-1:], 1
+    for now in range(2, 8):
+        values = [entries.encode(Entry(r.session, r.sequence, r.acknowledged, 1, r.command, r.since)) for r in waiting]
+        node.receive("n3", Accept(later, slot, values, slot - 1))
+        slot += len(values)
+        node.receive("n3", Heartbeat(later, now, slot - 1, []))
+        waiting = sent(node, now) or waiting[:0]
+        if not waiting:
+            break
+    results = [outcome.result for outcome in heard if isinstance(outcome, Reply)]
+    assert results == [Integer(1), Integer(2), Integer(3)]
+
+
+def sent(node: Node, now: int) -> list[Request]:
+    """The requests that it hands to a leader, once it has stored what came."""
+    node.tick(now, now)
+    requests: list[Request] = []
+    while True:
+        turn = node.turn()
+        requests += [r for _, message in turn.messages if isinstance(message, Forward) for r in message.requests]
+        node.apply()
+        if not turn.records and not node.has_more:
+            return requests
+        node.append(turn.records)
+        node.persisted()
 
 
 def test_nothing_overtakes_a_request_that_cost_too_much() -> None:

@@ -9,7 +9,6 @@ import pytest
 from consensus.simulation.violation import Violation
 from kvstore.commands import Append, Command, Entry, Incr, Set, Txn, Value
 from kvstore.simulated.oracle import Oracle
-from kvstore.whole.order import ELECTED
 from kvstore.whole.promises import OWN, Ask, Promises
 from kvstore.whole.replies import NodeError, ReplyReader, ReplyValue
 
@@ -112,16 +111,6 @@ def test_writes_of_one_connection_out_of_order() -> None:
     run.promises.answer(second, 2)
     run.log(B, A)
     assert run.broken() == "a write takes place after all that was answered before"
-
-
-def test_writes_of_one_connection_out_of_order_when_another_leads() -> None:
-    run = Run()
-    first, second = run.call(append(b"a")), run.call(append(b"b"))
-    run.promises.counts[ELECTED] += 1
-    run.promises.answer(first, 4)
-    run.promises.answer(second, 2)
-    run.log(B, A)
-    run.promises.judge()
 
 
 @pytest.mark.parametrize("line", [1, 2])

@@ -305,11 +305,11 @@ EXECUTION = [
         ("kvstore.state.machine:StateMachine.apply", "if recorded is None:", "if True:"),
     ),
     mutant(
-        "only a session's last sequence is remembered",
+        "a request is executed before those that it is to follow",
         (
-            "kvstore.state.sessions:Session.recorded",
-            "if sequence < self.acknowledged:",
-            "if sequence < self.last_sequence and sequence not in self.results:",
+            "kvstore.state.sessions:Session.is_early",
+            "return sequence > self.last_sequence + 1 and",
+            "return False and sequence > self.last_sequence + 1 and",
         ),
     ),
     mutant(
