@@ -15,8 +15,12 @@ from collections.abc import Iterator
 from types import FrameType
 
 import pytest
+from hypothesis import settings
 
 from kvstore.version import is_compiled
+
+settings.register_profile("unhurried", deadline=None)  # how long an example takes says more of the machine than of us
+settings.load_profile("unhurried")
 
 OWN = ("KVSTORE_LONG", "KVSTORE_SEEDS", "KVSTORE_SIMULATED_SEEDS", "KVSTORE_WHOLE_SEEDS", "KVSTORE_REWRITE")
 """What people set for the tests themselves; all other variables of the store would change what its processes do."""

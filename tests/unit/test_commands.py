@@ -60,7 +60,7 @@ def test_the_strategies_of_the_tests_know_every_command() -> None:
     assert set(simple_by_type) == EVERY
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(colliding_commands, max_size=12))
 def test_commands_change_and_fail_only_as_declared(commands: list[Command]) -> None:
     state = StateMachine(None)

@@ -183,7 +183,7 @@ def _bytes(result: Result | None) -> int:
 simple = commands.filter(lambda command: not isinstance(command, Txn) and type(command).__name__ != "Tick")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(commands, max_size=6), st.lists(simple, min_size=1, max_size=8), st.booleans())
 def test_an_estimate_is_never_below_what_is_used(before: list[Command], batch: list[Command], partial: bool) -> None:
     slots = Slots()

@@ -122,7 +122,7 @@ def test_the_directory_is_open_once_and_can_be_looked_at_meanwhile(store: Embedd
         assert looked.status().last_slot == 1
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(commands, min_size=1, max_size=30))
 def test_the_log_replayed_into_a_fresh_state_gives_the_same_database(
     tmp_path_factory: pytest.TempPathFactory, script: list[Command]

@@ -185,7 +185,7 @@ def small_gaps() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("small_gaps")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(st.sampled_from(STEPS), st.sampled_from(KEYS), st.integers(0, 9)), max_size=60))
 def test_any_order_of_changes_and_commits(steps: list[tuple[str, bytes, int]]) -> None:
     with tables() as (reader, writer):

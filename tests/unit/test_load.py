@@ -289,7 +289,7 @@ def test_keep_going_reports_bad_lines_and_executes_the_rest(
     assert [error.removeprefix(f"kvstore: {path}:")[:1] for error in errors] == ["2", "3"]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(colliding_commands.map(canonical), max_size=20))
 @example(["set a text", "incrbyfloat a 1", "set b 1"])
 @example(["push a 1", "setrange a 0 x", "set b 1"])
@@ -340,7 +340,7 @@ def fits(shape: Shape, value: Value | None) -> bool:
     return bool(is_of_kind) and number is not None and abs(number) <= shape.bound
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(st.lists(colliding_commands, max_size=6), max_size=6))
 def test_what_is_foreseen_is_what_happens(batches: list[list[Command]]) -> None:
     """A command that fails was not called certain, and after each batch keys hold what is remembered of them."""
@@ -490,7 +490,7 @@ def test_a_gap_left_in_a_batch_is_loaded_by_the_next_load(tmp_path: Path, store:
 # -- each line once ---------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(st.lists(st.integers(0, 1500), max_size=4))
 def test_a_load_that_broke_off_executes_each_line_once(
     tmp_path_factory: pytest.TempPathFactory, breaks: list[int]

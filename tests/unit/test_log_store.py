@@ -57,7 +57,7 @@ runs = st.builds(Run, st.integers(1, 25), ballots, st.lists(st.binary(max_size=6
 records = st.one_of(st.builds(Promised, ballots), st.builds(Stored, runs, st.integers(0, 30)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.lists(records, max_size=4), max_size=6), st.integers(1, 30), st.integers(0, 30))
 def test_log_holds_the_last_record_of_each_slot(batches: list[list[Record]], first: int, length: int) -> None:
     model: Content = {}

@@ -222,7 +222,7 @@ names = st.sampled_from(
 
 
 @given(st.lists(st.tuples(names, st.lists(some_arguments, max_size=6)), max_size=12), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_every_request_has_one_answer_and_none_ends_the_node(
     sent: list[tuple[bytes, list[bytes]]], at_once: bool
 ) -> None:

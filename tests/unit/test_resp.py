@@ -495,7 +495,7 @@ arguments = st.one_of(
 
 
 @given(st.lists(st.tuples(st.sampled_from(sorted(TABLE)), st.lists(arguments, max_size=6)), min_size=1, max_size=6))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_no_request_ends_the_node(sent: list[tuple[bytes, list[bytes]]]) -> None:
     """A wrong request gets an error as its reply; an exception that nobody catches would stop the whole node."""
     client = Client()

@@ -69,7 +69,7 @@ STEPS = ["blocked", "taken", "lost", "other kills", "turn", "answer one", "flush
 
 
 @given(st.lists(st.sampled_from(STEPS), max_size=30), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_connection_moves_as_the_table_says(steps: list[str], has_little_time: bool) -> None:
     """Nothing raises, the transport is paused only while the connection is open, and it is closed once at the end."""
     hub, node = Hub(), Node()

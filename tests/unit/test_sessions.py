@@ -104,7 +104,7 @@ def test_a_result_larger_than_the_bound_is_kept_as_done(machine: StateMachine) -
     assert machine.query(Get(b"x"), 0) == Found(Value(b"1"), 2, 2, 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.sampled_from("abcde"), st.integers(1, 4), st.integers(1, 3), st.sampled_from([0, 0, 900, 2_000])),

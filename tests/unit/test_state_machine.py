@@ -225,7 +225,6 @@ claims = st.builds(Value, rubbish, st.booleans())
         max_size=6,
     )
 )
-@settings(deadline=None)
 def test_whatever_a_client_says_is_json_no_replica_fails(given: list[Command]) -> None:
     """A client of KV.EXECUTE may say so of any bytes. What makes one replica fail ends all, at every start again."""
     machine = Machine()
@@ -332,7 +331,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(steps, st.sets(st.integers(1, 25)), st.sets(st.integers(1, 25)))
 def test_the_same_log_gives_the_same_state_however_often_it_was_interrupted(
     tmp_path_factory: pytest.TempPathFactory,
@@ -674,7 +673,7 @@ def test_a_range_shows_what_a_commit_without_room_held(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.tuples(st.text(st.characters(exclude_categories=["Cs"])), st.binary(max_size=20)), min_size=250))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_large_batches_are_written_as_small_ones(pairs: list[tuple[str, bytes]]) -> None:
     """Many rows go to SQLite as one JSON text, with whatever characters there are."""
     machine = Machine()

@@ -72,7 +72,7 @@ slots = st.builds(
 ) | st.binary(max_size=30)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(slots, min_size=1, max_size=8), st.booleans())
 def test_any_slot_can_be_applied_and_committed(values: list[bytes], one_by_one: bool) -> None:
     state = StateMachine(None)
