@@ -195,7 +195,7 @@ def test_tables_fit_the_terminal(tmp_path: Path, columns: int) -> None:
             assert all(len(line) <= columns for line in table)
             assert sum(line.count("…") for line in table) >= 2
         terminal.type("\x0cstatus\r")
-        terminal.expect(r"data_dir +/")
+        terminal.expect(r"data_dir\s+/")
         assert re.search(r"state_bytes +\d+\ndata_dir", terminal.shown())
     finally:
         terminal.close()
