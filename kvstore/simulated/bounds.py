@@ -51,6 +51,9 @@ BOUNDS = (
 )
 BELOW = {"MAX_HELD_BYTES": Bound("KEEP_BYTES", (node,), (500,))}
 """Bounds that have to be below another one, and are drawn with it."""
+FLIGHTS = "MAX_IN_FLIGHT"
+MESSAGES = {"MAX_ACCEPT_SLOTS", "MAX_ACCEPT_BYTES"}
+"""With all of these small and slow links ten slots a second are chosen, fewer than clients try again."""
 
 
 def _set(name: str, modules: Sequence[ModuleType], bound: int) -> None:
@@ -59,14 +62,19 @@ def _set(name: str, modules: Sequence[ModuleType], bound: int) -> None:
 
 
 @contextmanager
-def drawn(rng: random.Random) -> Iterator[None]:
-    """Within this context some bounds, none in every second run, are as small as they are drawn."""
+def drawn(rng: random.Random, *, slow: bool) -> Iterator[None]:
+    """Within this context some bounds, none in every second run, are as small as they are drawn.
+
+    ``slow``: a message takes about a tenth of a second.
+    """
     share = rng.choice([0.0, 0.0, 0.2, 0.5])
     kept: list[tuple[ModuleType, str, int]] = []
+    small: set[str] = set()
     try:
         for name, modules, choices in BOUNDS:
             smaller = rng.choice(choices)
-            if rng.random() < share:
+            if rng.random() < share and not (slow and name == FLIGHTS and small & MESSAGES):
+                small.add(name)
                 kept += [(module, name, getattr(module, name)) for module in modules]
                 _set(name, modules, smaller)
                 if name in BELOW:

@@ -48,7 +48,7 @@ def simulate(scenario: Scenario, trace: Trace | None = None) -> Outcome:
     """Run a scenario; the same one gives the same outcome and the same trace, whenever and wherever."""
     world = World(scenario, trace)
     violation: Violation | None = None
-    with bounds.drawn(scenario.random("bounds")):
+    with bounds.drawn(scenario.random("bounds"), slow=scenario.dials().delay[1] > 30):
         store = SimulatedStore(scenario, world)
         try:
             world.run(store)
