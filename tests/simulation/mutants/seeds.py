@@ -32,7 +32,7 @@ CORE: dict[str, int] = {
     "a leader proposes a second value for a slot that is taken": 0,
     "a deposed leader goes on as if nothing had happened": 3,
     "a leader serves reads without asking a quorum": 11,
-    "a read is confirmed by a round that began before it arrived": 376,
+    "a read is confirmed by a round that began before it arrived": 643,
     "a leader, stale or not, answers a follower's read index at once": 10,
     "an answer to reads of the process before a restart is taken for one to its own": 129,
     "a new leader serves reads before what it recovered is chosen": 10,
