@@ -305,6 +305,7 @@ def status_lines(status: Status, output: str, width: int = 0) -> Iterator[str]:
         "state_bytes": status.state_bytes,
         "data_dir": status.data_dir,
         "writes_refused": status.writes_refused,
+        "trouble": status.trouble,
     }
     if output == "json":
         yield _json(fields)

@@ -67,6 +67,9 @@ class Status(msgspec.Struct, frozen=True):
     data_dir: str | None
     writes_refused: str = ""
     """Why writes are refused for want of room on the disk, "" if they are not."""
+    trouble: str = ""
+    """Why the node takes no part or serves nobody: its data directory is not the one that others know, it has not met
+    all of them yet, or its state differs from theirs. "" if nothing is wrong."""
 
 
 class Store(Protocol):

@@ -20,6 +20,12 @@ def _setting(option: str, metavar: str, help: str) -> object:
 def serve(
     node_id: Annotated[str | None, _setting("--node-id", "ID", "This node's name in the cluster.")] = None,
     data_dir: Annotated[str | None, _setting("--data-dir", "DIR", "Where its log and state are.")] = None,
+    existing_data_dir: Annotated[
+        bool | None,
+        typer.Option(
+            "--existing-data-dir/--no-existing-data-dir", help="Start only if DIR is there: its disk is mounted (no)."
+        ),
+    ] = None,
     client_listen: Annotated[
         str | None, _setting("--client-listen", "HOST:PORT", "For Redis clients (127.0.0.1:6401).")
     ] = None,
@@ -70,6 +76,7 @@ def serve(
     options = {
         "node_id": node_id,
         "data_dir": data_dir,
+        "existing_data_dir": None if existing_data_dir is None else str(existing_data_dir).lower(),
         "client_listen": client_listen,
         "peer_listen": peer_listen,
         "initial_cluster": initial_cluster,

@@ -59,6 +59,7 @@ def as_status(fields: Fields) -> Status:
         state_bytes=int(fields["state_bytes"] or 0),
         data_dir=str(fields["data_dir"]),
         writes_refused=str(fields["writes_refused"]),
+        trouble=str(fields.get("trouble", "")),
     )
 
 

@@ -43,8 +43,9 @@ def open_node(
     background: Callable[[Batch], None] | None = None,
     is_late: Callable[[], bool] | None = None,
     read_later: ReadLater | None = None,
+    takes_part: bool = True,
 ) -> Node:
-    """A node with its stores in ``data_dir``, or in memory without one; the callbacks as for :class:`Node`.
+    """A node with its stores in ``data_dir``, or in memory without one; the rest as for :class:`Node`.
 
     Raises DataDirError when the stores cannot be opened, and ValueError for a cluster of an impossible size.
     """
@@ -62,6 +63,7 @@ def open_node(
             background=background,
             is_late=is_late,
             read_later=read_later,
+            takes_part=takes_part,
         )
     must_exist = data_dir.is_claimed or data_dir.is_named
     log_store = SqliteLog(data_dir.log_path, node_id=node_id, nodes=nodes, must_exist=must_exist)
@@ -82,6 +84,7 @@ def open_node(
                 background=background,
                 is_late=is_late,
                 read_later=read_later,
+                takes_part=takes_part,
             )
         except BaseException:
             state.close()

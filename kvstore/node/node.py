@@ -19,12 +19,12 @@ from consensus.election import Timing
 from consensus.log import NO_END
 from consensus.messages import Record, Run
 from consensus.replica import Replica, Role
-from kvstore.commands import Command, Found, Get, Query, Result, Slots
+from kvstore.commands import Command, Configure, Found, Get, Query, Result, Slots
 from kvstore.errors import DamagedError, KvstoreError, Refusal, StateDamagedError, StorageFullError, UnavailableError
 from kvstore.node.fading import FadingReads
 from kvstore.node.faults import failed
 from kvstore.node.log_rows import log_rows
-from kvstore.node.peer_messages import Forward, ForwardSlot, ForwardSlotReply, LeftOut, PeerMessage
+from kvstore.node.peer_messages import Forward, ForwardSlot, ForwardSlotReply, LeftOut, PeerMessage, Presence
 from kvstore.node.pending import PendingRead, ReadyReads, RecordQueue
 from kvstore.node.proposals import MAX_PENDING, Proposals
 from kvstore.state import entries
@@ -94,7 +94,8 @@ class Node:
     that returns. Without ``background`` the node writes the state itself. ``is_late`` tells within ``apply`` that the
     turn has lasted long enough: what is left comes in the next one (``has_more``). ``read_later`` is given the reads
     that look at too much for one turn; without it they are executed like any other. ``apply`` is called in place of
-    ``state.apply``, by a simulator that looks at every slot.
+    ``state.apply``, by a simulator that looks at every slot. Without ``takes_part`` the node neither votes nor leads
+    until it is told to.
     """
 
     def __init__(
@@ -114,7 +115,10 @@ class Node:
         is_late: Callable[[], bool] | None = None,
         read_later: ReadLater | None = None,
         apply: ApplySlots | None = None,
+        takes_part: bool = True,
     ) -> None:
+        self.trouble = ""
+        """Why this node takes no requests, "" if it does."""
         self._apply_slots: ApplySlots = apply or state.apply
         recover(log, state, self._apply_slots)
         self._log = log
@@ -128,6 +132,7 @@ class Node:
             chosen_upto=state.applied_upto,
             accepted=log.tail(state.applied_upto),
             timing=timing,
+            takes_part=takes_part,
         )
         # Only those who forwarded a request wait to hear that it is chosen, and those whose reads need it.
         self.replica.urgent_upto = 0
@@ -173,10 +178,12 @@ class Node:
         ``size``: about how many bytes it has. ``since``: a slot that was applied before the session began. Raises
         CommandError, StorageFullError or UnavailableError when it is not taken.
         """
+        self._require_no_trouble()
         self._proposals.add_command(command, done, deadline, session, sequence, acknowledged, size, since)
 
     def propose_at(self, slot: int, json: bytes, done: Callable[[SlotReply | Refusal], None], deadline: int) -> None:
         """Propose a JSON value for a slot by name. Raises CommandError when the slot is out of range."""
+        self._require_no_trouble()
         self._proposals.add_slot(slot, json, done, deadline)
 
     def query(self, query: Query, done: Callable[[Reply | Refusal], None], deadline: int) -> None:
@@ -184,10 +191,26 @@ class Node:
 
         Raises UnavailableError when it is not taken.
         """
+        self._require_no_trouble()
         if self._reading + len(self._fading) >= MAX_PENDING:
             raise UnavailableError(f"more than {MAX_PENDING} reads are waiting: send them more slowly")
         self._reading += 1
         self._reads.setdefault(self.replica.read(), []).append(PendingRead(query, done, deadline))
+
+    def _require_no_trouble(self) -> None:
+        if self.trouble:
+            raise UnavailableError(self.trouble)
+
+    def refuse_requests(self, reason: str) -> None:
+        """Take no requests from now on, and answer those that wait; with "" take them again."""
+        self.trouble = reason
+        if reason:
+            self._proposals.refuse_all(reason)
+            reads = [read for waiting in self._reads.values() for read in waiting]
+            self._reads.clear()
+            self._reading = 0
+            for read in reads:
+                read.done(UnavailableError(reason))
 
     @property
     def has_pending(self) -> bool:
@@ -203,6 +226,19 @@ class Node:
     def is_alone(self) -> bool:
         """Whether the cluster has no other node."""
         return len(self.replica.configuration.nodes) == 1
+
+    def take_part(self) -> None:
+        """From now on this node votes and may lead."""
+        self.replica.take_part()
+
+    def stand_aside(self) -> None:
+        """From now on this node neither votes nor leads."""
+        self.replica.stand_aside()
+
+    @property
+    def log_store(self) -> LogStore:
+        """Where its log is kept."""
+        return self._log
 
     def campaign(self) -> None:
         """Ask to lead, unless a leader is at work."""
@@ -241,6 +277,20 @@ class Node:
         return self.replica.ballot
 
     @property
+    def marks(self) -> dict[int, int]:
+        """Checksums of what was applied here, by slot."""
+        return self._state.marks
+
+    @property
+    def configuration(self) -> Configure | None:
+        """The last configuration that was applied here."""
+        return self._state.configuration
+
+    def propose_configuration(self, configuration: Configure) -> bool:
+        """On a leader: put it into the log. Returns whether it was proposed, since one is under way at a time."""
+        return self._proposals.propose_configuration(configuration)
+
+    @property
     def applied_upto(self) -> int:
         """The last slot that was applied here."""
         return self._state.applied_upto
@@ -269,6 +319,7 @@ class Node:
             state_bytes=state.bytes(),
             data_dir=data_dir,
             writes_refused=self._proposals.writes_refused,
+            trouble=self.trouble,
         )
 
     def heard_chosen(self, peer: str) -> int:
@@ -334,6 +385,8 @@ class Node:
                 self._proposals.on_forward_slot(sender, message)
             case ForwardSlotReply():
                 self._proposals.on_forward_slot_reply(message)
+            case Presence():
+                pass  # it is for whoever knows the other nodes' data directories
             case _:
                 self.replica.receive(sender, message)
 
@@ -589,6 +642,9 @@ class Node:
         """Execute a read; returns whether it was surely little work, a Get of a short value or of none."""
         outcome: Reply | Refusal
         was_little = False
+        if self.trouble:
+            read.done(UnavailableError(self.trouble))
+            return False
         try:
             result = self._state.query(read.query, self._wall, bounded=self._read_later is not None)
             outcome = Reply(result)

@@ -56,4 +56,17 @@ class ForwardSlotReply(msgspec.Struct, frozen=True, tag="forward_slot_reply"):
     phase1_skipped: bool
 
 
-PeerMessage = Message | Forward | LeftOut | ForwardSlot | ForwardSlotReply
+class Presence(msgspec.Struct, frozen=True, tag="presence"):
+    """What every node tells every other about once a second.
+
+    ``promised`` and ``end`` as in :class:`kvstore.storage.peer_records.Standing`; ``members``: the data directories
+    that the sender knows, by node; ``marks``: checksums of all that it has applied up to some slots, by slot.
+    """
+
+    promised: Ballot
+    end: Number
+    members: dict[str, str]
+    marks: dict[int, int] = {}
+
+
+PeerMessage = Message | Forward | LeftOut | ForwardSlot | ForwardSlotReply | Presence

@@ -62,6 +62,11 @@ async def serve(settings: Settings, new_threads: Callable[[str, int], Executor],
     ``new_threads`` gives as many threads as are wanted under a name, for what may take long; ``long_turns`` is told of
     what took too long all the same. Raises DataDirError when it cannot start.
     """
+    if settings.existing_data_dir and not settings.data_dir.is_dir():
+        raise DataDirError(
+            f"data directory {settings.data_dir} does not exist, though existing_data_dir demands it:"
+            " mount its disk, or make the directory if this node is new"
+        )
     with DataDir.open(settings.data_dir, f"kvstore serve, node {settings.node_id}") as data_dir:
         data_dir.check_cluster(settings.cluster_name)
         return await _serve(settings, data_dir, new_threads, long_turns)

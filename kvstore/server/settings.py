@@ -38,6 +38,7 @@ class Settings(msgspec.Struct, frozen=True):
     client_listen: Address
     peer_listen: Address
     peers: dict[str, Address]
+    existing_data_dir: bool = False
     cluster_name: str = "kvstore"
     request_timeout_ms: int = 5_000
     max_clients: int = 10_000
@@ -50,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True):
 NAMES = (
     "node_id",
     "data_dir",
+    "existing_data_dir",
     "client_listen",
     "peer_listen",
     "initial_cluster",
@@ -129,6 +131,7 @@ def load(options: Mapping[str, str | None], environment: Mapping[str, str], file
     return Settings(
         node_id=node_id,
         data_dir=_data_dir(given),
+        existing_data_dir=_is_on(given, "existing_data_dir"),
         client_listen=_address(given, "client_listen", given.text("client_listen", "127.0.0.1:6401")),
         peer_listen=peer_listen,
         peers=_cluster(given, node_id) if given.has("initial_cluster") else {node_id: peer_listen},
@@ -161,7 +164,7 @@ def _read(file: Path) -> dict[str, str]:
             raise SettingsError(f"{name} in {file} is not a setting{f': did you mean {near[0]}?' if near else ''}")
         if name == "initial_cluster" and isinstance(value, dict):
             value = ",".join(f"{node}={address}" for node, address in value.items())
-        if name == "read_lease" and isinstance(value, bool):
+        if name in ("read_lease", "existing_data_dir") and isinstance(value, bool):
             value = str(value).lower()
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             remedy = "text, or a table of nodes" if name == "initial_cluster" else "text or a number"

@@ -101,6 +101,11 @@ class DataDir:
         """Whether damage was found in state.db while it was in use."""
         return rebuild_mark(self.state_path).exists()
 
+    def condemn_state(self) -> None:
+        """Note that state.db is wrong, so that the next start makes it again from the log."""
+        with contextlib.suppress(OSError):
+            rebuild_mark(self.state_path).touch()
+
     def set_state_aside(self) -> Path:
         """Move state.db away, with its WAL, so that a new one is made; returns where to. Only the last one is kept.
 

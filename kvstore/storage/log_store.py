@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import sqlite3
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -21,6 +22,7 @@ from consensus.messages import Record, Run, Stored
 from kvstore.errors import DamagedError, DataDirError, KvstoreError, StorageFullError
 from kvstore.storage.database import Schema, connect, storage_errors
 from kvstore.storage.files import files
+from kvstore.storage.peer_records import create_records
 from kvstore.storage.wal_check import check_wal, sync_wal
 
 if TYPE_CHECKING:
@@ -125,7 +127,8 @@ def _name_directory(database: Database) -> None:
     database.execute("INSERT INTO directory VALUES (?, ?, ?)", (*columns, _checksum(columns)))
 
 
-LOG_SCHEMA = Schema(migrations=(_create, _name_directory))
+_NAMED_SINCE = 2
+LOG_SCHEMA = Schema(migrations=(_create, _name_directory, create_records))
 
 
 class SqliteLog:
@@ -153,6 +156,8 @@ class SqliteLog:
         self._lock = threading.Lock()
         self._failure: DataDirError | None = None
         self.promised = NEVER
+        self.durable_promised = NEVER
+        """As of now, while ``promised`` stays as of opening."""
         self.chosen_upto = 0
         self.last = 0
         self._next_id = 1
@@ -266,7 +271,7 @@ class SqliteLog:
         """The random name of this data directory, made with its log; "" in a log of an earlier version, read only."""
         with storage_errors(self._path):
             (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-            if version < len(LOG_SCHEMA.migrations):
+            if version < _NAMED_SINCE:
                 return ""
             found = self._connection.execute("SELECT id, name, checksum FROM directory").fetchone()
         if found is None or _checksum(found[:2]) != found[2]:
@@ -285,6 +290,7 @@ class SqliteLog:
                 self.promised = max(self.promised, Ballot(number, node))
                 self.chosen_upto = max(self.chosen_upto, chosen_upto)
                 self.last = max(self.last, last)
+        self.durable_promised = self.promised
 
     def _intact(self, row: tuple[object, ...]) -> _Columns:
         """A row's columns without the checksum, which also proves that they still have the types that were written."""
@@ -311,13 +317,14 @@ class SqliteLog:
         """
         rows = []
         identity = self._next_id
-        highest = self.last
+        highest, promised = self.last, self.durable_promised
         for record in records:
             for first, last, ballot, chosen_upto, slots in _rows(record):
                 columns = (identity, first, last, ballot.round, ballot.node, chosen_upto, slots)
                 rows.append((*columns, _checksum(columns)))
                 identity += 1
                 highest = max(highest, last)
+                promised = max(promised, ballot)
         with self._lock:
             if self._failure is not None:
                 raise self._failure
@@ -331,7 +338,30 @@ class SqliteLog:
             except DataDirError as error:
                 self._failure = error
                 raise
-            self._next_id, self.last = identity, highest
+            self._next_id, self.last, self.durable_promised = identity, highest, promised
+
+    def write_records(self, write: Callable[[sqlite3.Connection], None]) -> None:
+        """Have something else in this file written durably; see :class:`kvstore.storage.peer_records.DurableLog`."""
+        with self._lock:
+            if self._failure is not None:
+                raise self._failure
+            try:
+                with storage_errors(self._path), self._connection:
+                    self._connection.execute("BEGIN")
+                    write(self._connection)
+                if not self._is_named:
+                    self._name_durably()
+            except DataDirError as error:
+                self._failure = error
+                raise
+
+    def read_records(self, query: str) -> list[tuple[object, ...]]:
+        """The rows of a query of what was written so."""
+        with storage_errors(self._path):
+            return list(self._connection.execute(query).fetchall())
+
+    def path_of_records(self) -> Path:
+        return self._path
 
     def _name_durably(self) -> None:
         """Sync the directory, which has a WAL since the first append: SQLite does, and ignores whether that failed."""

@@ -41,6 +41,8 @@ LINKS: dict[tuple[str, ...], Sequence[float]] = {
     names: values for names, values in SMALL.items() if names[0].startswith("kvstore.server.peers.")
 }
 """What bounds a link between nodes: only where all are small do values wait, overtake each other and get lost."""
+MARKS: dict[tuple[str, ...], Sequence[float]] = {("kvstore.state.machine.MARK_SLOTS",): (5, 20)}
+"""After how many slots nodes compare what they have applied: no run has thousands."""
 TURNS: dict[tuple[str, ...], Sequence[float]] = {
     ("kvstore.resp.shares.SHARE_SECONDS",): (0.0, 0.000_01),
     ("kvstore.resp.shares.TURN_SECONDS",): (0.0, 0.000_03),
@@ -69,7 +71,7 @@ def _small(
     rng: random.Random, further: random.Random, certain: Mapping[tuple[str, ...], Sequence[float]]
 ) -> Iterator[tuple[tuple[str, ...], float]]:
     share = rng.choice([0.0, 0.0, 0.3, 0.6])
-    shares = [(SMALL, share), (LINKS, rng.choice([0.0, 0.0, 1.0])), (TURNS, rng.choice([0.0, 0.0, 0.7]))]
+    shares = [(SMALL, share), (LINKS, rng.choice([0.0, 0.0, 1.0])), (TURNS, rng.choice([0.0, 0.0, 0.7])), (MARKS, 1.0)]
     for bounds, share in shares:
         for names, values in bounds.items():
             if rng.random() < share:

@@ -27,6 +27,7 @@ from kvstore.server.settings import TIMING, Settings
 from kvstore.simulated.requests import ClientRequest, SlotClaim
 from kvstore.state.entries import UNREADABLE
 from kvstore.whole.blocking import BlockingThread
+from kvstore.whole.directories import Directories
 from kvstore.whole.disk import SimulatedDisk
 from kvstore.whole.faults import FailingDisk
 from kvstore.whole.lines import PORT, Unanswered
@@ -137,6 +138,10 @@ class WholeWorld:
         self.lines: dict[str, Callable[[str, ClientRequest | SlotClaim], None]] = {}
         self.threads: list[BlockingThread] = []
         """Programs of clients that block; they end with the world."""
+        self.directories = Directories(self, self.names, self.timeline.after)
+        self.empty_directories = self.directories.empty
+        self.bring_older_copy = self.directories.bring_older_copy
+        self.mount_again = self.directories.mount_again
         self._weather: dict[int, list[Weather]] = {}
 
     def _server(self, name: str, directory: Path) -> ServerMachine:
@@ -184,6 +189,12 @@ class WholeWorld:
             self.hear_role(server, leads=fields.get("role") == "leader")
         elif event in ("bug", "request_failed"):
             self.fail("no node logs a bug", f"{server.machine.name}: {event}: {fields}", server.machine.name)
+        elif event in ("diverged", "in_doubt"):
+            self.fail("all nodes apply the same", f"{server.machine.name}: {fields.get('reason')}", server.machine.name)
+        elif event == "peer_joined" and fields.get("peer") == self.directories.older_copy:
+            self.fail("nobody who knows better lets an older copy in", f"{server.machine.name}: {fields}")
+        elif event == "condemned" and not self.directories.is_strange(server.machine.name):
+            self.fail("no node is condemned that lost nothing", f"{server.machine.name}: {fields}", server.machine.name)
         elif event == "peer_rubbish":
             self.fail("nodes understand each other", f"{server.machine.name}: {fields}", server.machine.name)
         elif event == "state_rebuilt" and not server.has_failed:
@@ -341,6 +352,13 @@ class WholeWorld:
         server.leads = False
         server.machine.lose_power()
         server.disk.lose_power(torn=torn)
+
+    def stop_for(self, name: str) -> SimulatedDisk:
+        server = self.servers[name]
+        server.leads = False
+        server.machine.kill()
+        server.disk.kill()
+        return server.disk
 
     def lose_power_again(self, name: str, gaps: Sequence[int], until: int) -> None:
         server = self.servers[name]

@@ -50,6 +50,7 @@ def test_the_command_line_goes_before_the_environment_and_that_before_the_file(f
 
 def test_all_settings_can_be_in_the_file(file: Path) -> None:
     values = {
+        "existing_data_dir": "true",
         "client_listen": '"[::]:1"',
         "peer_listen": '"h:2"',
         "initial_cluster": '{n1 = "a:1", n2 = "b:2"}',
@@ -71,6 +72,7 @@ def test_all_settings_can_be_in_the_file(file: Path) -> None:
         client_listen=("::", 1),
         peer_listen=("h", 2),
         peers={"n1": ("a", 1), "n2": ("b", 2)},
+        existing_data_dir=True,
         cluster_name="c",
         request_timeout_ms=2_000,
         max_clients=500,

@@ -367,6 +367,68 @@ FACES = [
     ),
 ]
 
+MEMBERS = "kvstore.node.members:Members."
+DIRECTORIES = [
+    mutant(
+        "a node takes part before all have noted its directory",
+        (MEMBERS + "takes_part", "self.settled and ", ""),
+    ),
+    mutant(
+        "a node that takes no part votes",
+        (REPLICA + "receive", " or not self.takes_part", ""),
+        (REPLICA + "effects", "effects if self.takes_part else effects", "effects if True else effects"),
+    ),
+    mutant(
+        "another data directory is believed",
+        (MEMBERS + "judge", "if known and known != directory:", "if False:"),
+        (MEMBERS + "judge", "known_of = self.noted.get(name)", "known_of = None"),
+    ),
+    mutant(
+        "an older copy of a data directory is believed",
+        (MEMBERS + "judge", "known_of = self.noted.get(name)", "known_of = None"),
+    ),
+    mutant(
+        "what is noted of others is forgotten in a restart",
+        ("kvstore.storage.peer_records:PeerRecords.note", "self._log.write_records(write)", "pass"),
+    ),
+    mutant(
+        "starts are not counted",
+        ("kvstore.storage.peer_records:PeerRecords.count_start", "self.starts + 1", "self.starts"),
+    ),
+    mutant(
+        "two replicas apply different values",
+        (
+            "kvstore.node.node:Node._apply_chosen",
+            "self._apply_slots(run.first, run.values, self._is_late)",
+            "self._apply_slots(\n"
+            "                run.first,\n"
+            "                run.values if self.node_id != 'n2' or run.first % 9 else [b''] * len(run.values),\n"
+            "                self._is_late,\n"
+            "            )",
+        ),
+    ),
+    mutant(
+        "the checksum of what was applied is not committed with it",
+        (STATE + "__init__", "= progress.trail", "= (0, 0)"),
+    ),
+    mutant(
+        "the checksum depends on how slots are portioned",
+        (
+            STATE + "_follow_on",
+            'zlib.crc32(b"".join(values), self._trail_of_entries)',
+            'zlib.crc32(b"".join(values)) ^ self._trail_of_entries',
+        ),
+    ),
+    mutant(
+        "checksums of different slots are compared",
+        (
+            "kvstore.node.divergence:Divergence.compare",
+            "votes.setdefault(told[slot], [])",
+            "votes.setdefault(told[max(told)], [])",
+        ),
+    ),
+]
+
 CLIENTS = [
     mutant(
         "a second WATCH replaces the first's slot",
@@ -460,4 +522,4 @@ CLIENTS = [
     ),
 ]
 
-WHOLE: list[Mutant] = [*CLIENTS, *HOSTS, *LINKS, *CUTS, *STORES, *REQUESTS, *FACES]
+WHOLE: list[Mutant] = [*DIRECTORIES, *CLIENTS, *HOSTS, *LINKS, *CUTS, *STORES, *REQUESTS, *FACES]
