@@ -40,6 +40,12 @@ def serve(
         str | None, _setting("--request-timeout", "SECONDS", "Until a request is given up (5).")
     ] = None,
     max_clients: Annotated[str | None, _setting("--max-clients", "NUMBER", "Connections at once (10000).")] = None,
+    keep_slots: Annotated[
+        str | None, _setting("--keep-slots", "NUMBER", "Of the log, once the state has them (100000).")
+    ] = None,
+    keep_mib: Annotated[
+        str | None, _setting("--keep-mib", "MIB", "Of the log: fewer slots, if they have so many (64).")
+    ] = None,
     password_file: Annotated[str | None, _setting("--password-file", "FILE", "Clients must AUTH with it.")] = None,
     heartbeat_ms: Annotated[
         str | None, _setting("--heartbeat-ms", "MS", "Between a leader's heartbeats (100).")
@@ -83,6 +89,8 @@ def serve(
         "cluster_name": cluster_name,
         "request_timeout": request_timeout,
         "max_clients": max_clients,
+        "keep_slots": keep_slots,
+        "keep_mib": keep_mib,
         "password_file": password_file,
         "heartbeat_ms": heartbeat_ms,
         "election_ms": election_ms,

@@ -47,8 +47,7 @@ class Divergence:
             if any(len(names) >= self._quorum for names in votes.values()):
                 self.diverged = (
                     f"up to slot {slot} this node has not applied the same as {', '.join(others)}: its state is wrong."
-                    " Start it again, which makes its state anew from its log; if that does not help, replace it with"
-                    f" `kvstore member replace {self._node}`"
+                    " Start it again, which makes its state anew from its log"
                 )
                 return
             if len(agree) >= self._quorum:

@@ -39,8 +39,7 @@ from msgspec.structs import replace
 from consensus.ballot import Ballot
 from kvstore.storage.peer_records import Standing
 
-REPLACE = "kvstore member replace"
-"""The command that lets a new directory in."""
+REMEDY = 'docs/operations.md, "A lost data directory", says what to do if it is lost'
 SHOWN = 8
 """So many characters of a directory's name are enough for people."""
 
@@ -141,7 +140,7 @@ class Members:
             return ""
         return (
             f"the data directory of {name} is an older copy (it {came}), which has forgotten what it promised:"
-            f" put the newest one back, or replace the node with `{REPLACE} {name}`"
+            f" put the newest one back ({REMEDY})"
         )
 
     def _directory_of(self, name: str) -> str:
@@ -151,12 +150,12 @@ class Members:
         if other == name:
             return (
                 f"{name} comes with another data directory ({directory[:SHOWN]}, not {known[:SHOWN]}): the old one was"
-                f" lost, emptied or not mounted. Put it back, or replace the node with `{REPLACE} {name}`"
+                f" lost, emptied or not mounted. Put it back ({REMEDY})"
             )
         whose = "this node" if other == self.node else other
         return (
             f"{name} knows another data directory of {whose} ({directory[:SHOWN]}, not {known[:SHOWN]}):"
-            f" replace {other} or {name}, whichever has lost its own, with `{REPLACE}`"
+            f" {other} or {name} has lost its own: put that back ({REMEDY})"
         )
 
     def note(self, name: str, standing: Standing) -> None:

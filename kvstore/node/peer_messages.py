@@ -7,6 +7,7 @@ import msgspec
 from consensus.ballot import Ballot, Number
 from consensus.messages import Message
 from kvstore.commands import Command
+from kvstore.state.snapshots import Snapshot
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -69,4 +70,29 @@ class Presence(msgspec.Struct, frozen=True, tag="presence"):
     marks: dict[int, int] = {}
 
 
-PeerMessage = Message | Forward | LeftOut | ForwardSlot | ForwardSlotReply | Presence
+class Behind(msgspec.Struct, frozen=True, tag="behind"):
+    """The sender's log begins at slot ``start``, behind what it was asked for: a snapshot can be had instead."""
+
+    start: Number
+
+
+class AskSnapshot(msgspec.Struct, frozen=True, tag="ask_snapshot"):
+    """Please send some parts of this snapshot, from ``offset`` on; of whichever there is where ``name`` is empty."""
+
+    name: str
+    offset: Number
+
+
+class SnapshotPart(msgspec.Struct, frozen=True, tag="snapshot_part"):
+    """A part of a snapshot, beginning at ``offset``, with its CRC-32. ``is_last``: of those that answer a question."""
+
+    snapshot: Snapshot
+    offset: Number
+    data: bytes
+    checksum: int
+    is_last: bool
+
+
+PeerMessage = (
+    Message | Forward | LeftOut | ForwardSlot | ForwardSlotReply | Presence | Behind | AskSnapshot | SnapshotPart
+)

@@ -511,13 +511,21 @@ class Proposals:
         if gaps:
             self._drop(gaps, "a request before it in its session was not executed")
 
-    def complete_slots(self, chosen: Callable[[int], bytes]) -> None:
-        """Answer the proposals for slots that are known as chosen by now; ``chosen`` gives the value of one."""
+    def complete_slots(self, chosen: Callable[[int], bytes | None]) -> None:
+        """Answer the proposals for slots that are known as chosen by now.
+
+        ``chosen`` gives the value of one, None where that is not kept any more.
+        """
         for proposal in list(self._slots.values()):
             if self._replica.is_chosen(proposal.slot):
                 del self._slots[proposal.number]
                 self._close(proposal)
-                proposal.done(SlotReply(proposal.slot, entries.as_json(chosen(proposal.slot)), proposal.phase1_skipped))
+                value = chosen(proposal.slot)
+                if value is None:
+                    why = f"slot {proposal.slot} was chosen long ago, and the log does not keep its value any more"
+                    proposal.done(proposal.refusal(why))
+                else:
+                    proposal.done(SlotReply(proposal.slot, entries.as_json(value), proposal.phase1_skipped))
 
     def give_up(self) -> None:
         """Answer the requests whose time is over, and hand on again what a leader may never have received."""

@@ -25,6 +25,7 @@ from kvstore.node.hosting import Appends, failure, open_node
 from kvstore.node.peer_messages import PeerMessage, Presence
 from kvstore.node.registration import register
 from kvstore.node.service import OnReply, PeerInfo, ServerStatus
+from kvstore.node.snapshot_disk import BEGINS_ANEW, SnapshotDisk
 from kvstore.server import process_memory
 from kvstore.server.door import GuardedDoor
 from kvstore.server.latencies import Latencies
@@ -32,12 +33,14 @@ from kvstore.server.long_turns import LONG_NS, LongTurns
 from kvstore.server.peers import Identity, Peers
 from kvstore.server.settings import Settings
 from kvstore.server.time_spent import TimeSpent
+from kvstore.state.identity import Owner
 from kvstore.state.keyspace import free
 from kvstore.state.long_reads import MAX_AT_ONCE, LongReads
 from kvstore.state.machine import Batch
 from kvstore.state.queries import Queries
+from kvstore.state.snapshots import Snapshot
 from kvstore.state.sql import Table
-from kvstore.storage.data_dir import DataDir
+from kvstore.storage.data_dir import RESERVE_BYTES, DataDir
 from kvstore.storage.log_store import SqliteLog
 from kvstore.store import LogRow, Reply, SlotReply
 
@@ -88,7 +91,7 @@ class Host:
         data_dir: DataDir,
         clients: Clients,
         long_turns: LongTurns,
-        on_failure: Callable[[int], None],
+        on_end: Callable[[], object],
         new_threads: Callable[[str, int], Executor],
     ) -> None:
         self.settings = settings
@@ -96,7 +99,7 @@ class Host:
         self._flush = clients.flush
         self.peer_address = address_text(settings.peer_listen)
         self._data_dir = data_dir
-        self._on_failure = on_failure
+        self._on_end = on_end
         self._failed = False
         self.failed_with = 0
         """The exit status of a node that can do nothing any more, and answers nobody; 0 while it can."""
@@ -135,7 +138,11 @@ class Host:
             is_late=self._is_late,
             read_later=self._read_later,
             takes_part=len(settings.peers) == 1,
+            snapshots=partial(self._open_snapshots, new_threads("snapshots", 1)),
+            keep=settings.keep,
         )
+        self.wants_anew = False
+        """Whether the node is to be opened anew, since a snapshot is to take the place of its state."""
         self._appends = Appends(self.node, _tell_of_disk, settings.timing.election[0])
         identity = Identity(_cluster(settings), settings.node_id, random.getrandbits(62) + 1)
         store = self.node.log_store
@@ -154,6 +161,22 @@ class Host:
         self._divergence = Divergence(settings.node_id, settings.peers)
         self.peers.clients_at = clients.address
         self._known: tuple[Role, str | None] = (self.node.role, None)
+
+    def _open_snapshots(self, thread: Executor, directory: str) -> SnapshotDisk:
+        owner = Owner(directory, self.settings.node_id)
+        self._snapshots = SnapshotDisk(self._data_dir.state_path, owner, thread, RESERVE_BYTES, self._adopted)
+        return self._snapshots
+
+    def _adopted(self, snapshot: Snapshot, is_right: bool) -> None:
+        """All of a snapshot has come."""
+        if self._stopped:
+            return
+        self.node.adopted(snapshot, is_right)
+        if self.node.snapshot is not None:
+            self.wants_anew = True
+            self.node.refuse_requests(BEGINS_ANEW)
+            self._flush()
+            self._on_end()
 
     async def start(self) -> None:
         """Listen for the other nodes, and begin to take part. Raises OSError if the address cannot be used."""
@@ -385,7 +408,7 @@ class Host:
         self.door.close()
         self.failed_with = status
         log.error("cannot_go_on", reason=why)
-        self._on_failure(status)
+        self._on_end()
 
     def _unforeseen(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """A callback raised an error that nobody caught, possibly half-way through a turn."""
@@ -430,6 +453,7 @@ class Host:
         await self.peers.close()
         self._queries.close()
         self._long_reads.close()
+        self._snapshots.close()
         self._disk.shutdown()
         self._state_disk.shutdown()
         await asyncio.sleep(0)  # lets the reports of the threads come in
@@ -437,7 +461,10 @@ class Host:
             self._stored(self._append)
         if not self._failed:
             self._failed = True
-            self.node.close()
+            if self.node.snapshot is not None:
+                self.node.install(self.node.snapshot)
+            else:
+                self.node.close()
 
     # -- the service --------------------------------------------------------------------------------------------------
 

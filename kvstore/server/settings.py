@@ -17,8 +17,10 @@ from consensus.membership import MAX_NODES
 from kvstore.addresses import Address, is_host
 from kvstore.errors import KvstoreError
 from kvstore.logs import Format, Level
+from kvstore.storage.log_tail import KEEP, Keep
 
 MAX_ID = 64
+MIB = 1_048_576
 PREFIX = "KVSTORE_"
 TIMING = Timing(heartbeat=100, election=(600, 1_000), resend=200)
 """Machines do other things as well: a pause of half a second should not change the leader."""
@@ -42,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True):
     cluster_name: str = "kvstore"
     request_timeout_ms: int = 5_000
     max_clients: int = 10_000
+    keep: Keep = KEEP
     password: str | None = None
     timing: Timing = TIMING
     log_format: Format = "auto"
@@ -58,6 +61,8 @@ NAMES = (
     "cluster_name",
     "request_timeout",
     "max_clients",
+    "keep_slots",
+    "keep_mib",
     "password",
     "password_file",
     "heartbeat_ms",
@@ -138,6 +143,10 @@ def load(options: Mapping[str, str | None], environment: Mapping[str, str], file
         cluster_name=_name(given, "cluster_name", "kvstore"),
         request_timeout_ms=round(_number(given, "request_timeout", "5", 0.1, 600) * 1_000),
         max_clients=int(_number(given, "max_clients", "10000", 1, 100_000)),
+        keep=Keep(
+            int(_number(given, "keep_slots", str(KEEP.slots), 100, 1_000_000_000)),
+            int(_number(given, "keep_mib", str(KEEP.bytes // MIB), 1, 1_000_000) * MIB),
+        ),
         password=_password(given),
         timing=_timing(given),
         log_format=_one_of(given, "log_format", "auto", get_args(Format)),

@@ -47,7 +47,7 @@ from kvstore.commands import (
     Txn,
     Walk,
 )
-from kvstore.errors import CommandError, KvstoreError, StateDamagedError
+from kvstore.errors import CommandError, DataDirError, KvstoreError, StateDamagedError
 from kvstore.state.context import Context
 from kvstore.state.cost import changed_bytes, of_read, of_slot, pass_over_ranges
 from kvstore.state.entries import UNREADABLE, Applied, decode
@@ -57,7 +57,9 @@ from kvstore.state.keyspace import Changes, Keyspace, ManyGoneError
 from kvstore.state.rows import Overlay
 from kvstore.state.sessions import SessionRow, Sessions, result_bytes, write_sessions
 from kvstore.state.sql import Table, run
-from kvstore.storage.database import OnDamage, connect, damaged_row, storage_errors
+from kvstore.storage.database import OnDamage, connect, damaged_row, reason, storage_errors
+from kvstore.storage.files import files
+from kvstore.storage.wal_check import sync_wal
 
 KEEP_RESULTS = 1_000
 MAX_KEPT_BYTES = 4_096
@@ -71,6 +73,8 @@ some microseconds for each."""
 _IN_WORDS = bytes([*range(48, 58), *range(65, 91), *range(97, 123), *range(128, 192)])
 READ_AT_ONCE = 1_048_576
 """Once values of more bytes were read from the table for slots that are quick otherwise, the time is looked at."""
+SYNC_SLOTS = 8_192
+"""After so many slots what was committed is made durable, so that the log need not keep them."""
 MAX_RESULTS_BYTES = 1_048_576
 """Once the results of slots have more bytes than this, they are told before further slots are executed."""
 MARK_SLOTS = 4_096
@@ -78,6 +82,8 @@ MARK_SLOTS = 4_096
 MARKS = 16
 CHECKPOINT_PAGES = 4_096
 """The WAL is copied into the database when it holds this many pages, and not at every large commit."""
+WAL_BYTES = 67_108_864
+"""The WAL's file is cut to this once it has been copied; a single commit may need as much as the database has."""
 
 
 class Batch(NamedTuple):
@@ -162,6 +168,7 @@ class StateMachine:
                 self._reader.execute(f"PRAGMA cache_size = -{READER_CACHE_KB}")
                 self._writer.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KB}")
                 self._writer.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+                self._writer.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
                 if path is not None and not read_only:
                     # A page in the wrong place could hide keys. It takes far less time than the log's rows do.
                     (found,) = self._writer.execute("PRAGMA integrity_check(1)").fetchone()
@@ -183,6 +190,7 @@ class StateMachine:
         self._begins_trail = False
         self.marks: dict[int, int] = {}
         """The trail after some of the last slots whose numbers are multiples of MARK_SLOTS, in one configuration."""
+        self._durable_upto = 0
         self._recent: deque[tuple[int, Result | None]] = deque(maxlen=KEEP_RESULTS)
 
     def _note_damage(self, damage: StateDamagedError) -> None:
@@ -370,6 +378,11 @@ class StateMachine:
         return int(self._committed_upto)
 
     @property
+    def durable_upto(self) -> int:
+        """What the slots up to this one did is on the disk for good; the database may show more. Read on any thread."""
+        return int(self._durable_upto)
+
+    @property
     def uncommitted_bytes(self) -> int:
         """About how many bytes the keys and values have that were changed since the last commit began."""
         return self._keys.dirty_bytes
@@ -423,7 +436,20 @@ class StateMachine:
                     raise
         finally:
             self._writer_is_free.set()
+        if batch.upto >= self._durable_upto + SYNC_SLOTS:
+            self._sync(batch.upto)
         return new
+
+    def _sync(self, upto: int) -> None:
+        """Make durable what was committed up to this slot: SQLite does so only when it copies the WAL."""
+        if self._reader is not self._writer:
+            try:
+                sync_wal(self._path)
+                if not self._durable_upto:
+                    files().sync(self._path.parent)  # the WAL may be new
+            except OSError as error:
+                raise DataDirError(f"{self._path} cannot be synced ({reason(error)}): look at its disk") from error
+        self._durable_upto = upto
 
     def _wait_for_writer(self) -> None:
         """Wait until no batch is being written. A batch that could not be written is then among the changes again."""

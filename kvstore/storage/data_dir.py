@@ -126,6 +126,29 @@ class DataDir:
             raise DataDirError(_why_not(self.path, error)) from error
         return aside
 
+    @property
+    def snapshot_path(self) -> Path:
+        """The snapshot that came from another node, once it was adopted."""
+        return self.path / "incoming.db"
+
+    def install_snapshot(self) -> None:
+        """Put that in the place of state.db, which nobody has open; again, if that was cut short. Raises DataDirError.
+
+        The log has noted before that the snapshot counts, so that state.db no longer does.
+        """
+        state, copy = self.state_path, self.snapshot_path
+        try:
+            if copy.exists():
+                for path in _beside(state):
+                    files().remove(path)
+                files().rename(copy, state)
+                for path in _beside(copy):
+                    files().remove(path)
+            files().remove(copy.with_suffix(".json"))
+            files().sync(self.path)
+        except OSError as error:
+            raise DataDirError(_why_not(self.path, error)) from error
+
     def claim(self, cluster: str) -> None:
         """Note the name of the cluster whose node lives here, once its log is durable. Raises DataDirError."""
         self.check_cluster(cluster)
@@ -168,6 +191,10 @@ class DataDir:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _beside(database: Path) -> list[Path]:
+    return [database.with_name(database.name + end) for end in ("-wal", "-shm")]
 
 
 def _has_content(file: Path) -> bool:

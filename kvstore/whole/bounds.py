@@ -49,6 +49,17 @@ TURNS: dict[tuple[str, ...], Sequence[float]] = {
 }
 """How long clients' requests may take: here only to look at the clock takes any time, a microsecond."""
 
+CUTS: dict[tuple[str, ...], Sequence[float]] = {
+    ("kvstore.state.machine.SYNC_SLOTS",): (1, 5, 20),
+    ("kvstore.storage.log_tail.BLOCK_ROWS",): (1, 3, 8),
+    ("kvstore.storage.log_tail.BLOCK_BYTES",): (1, 200),
+    ("kvstore.state.snapshots.PART_BYTES",): (20_000, 50_000),
+    ("kvstore.state.snapshots.PAGES_AT_ONCE",): (1,),
+    ("kvstore.node.snapshots.PARTS_AT_ONCE",): (1, 2),
+    ("kvstore.node.snapshots.KEPT",): (10_000,),
+}
+"""What decides how soon a log is cut, and in what parts a state goes to others."""
+
 
 @contextmanager
 def small_bounds(scenario: Scenario, certain: Mapping[tuple[str, ...], Sequence[float]]) -> Iterator[None]:
@@ -72,6 +83,7 @@ def _small(
 ) -> Iterator[tuple[tuple[str, ...], float]]:
     share = rng.choice([0.0, 0.0, 0.3, 0.6])
     shares = [(SMALL, share), (LINKS, rng.choice([0.0, 0.0, 1.0])), (TURNS, rng.choice([0.0, 0.0, 0.7])), (MARKS, 1.0)]
+    shares.append((CUTS, 0.8))
     for bounds, share in shares:
         for names, values in bounds.items():
             if rng.random() < share:

@@ -314,7 +314,7 @@ def _lost_directories(scenario: Scenario) -> list[tuple[int, Action]]:
     if len(names) < 2 or (rng.random() < 0.5 and not _loses_directories_only(scenario)):
         return actions
     at = rng.randint(300, 700)
-    for number in range(400_000, 400_004):
+    for number in range(500_000, 500_004):
         what, after = rng.choice(["one", "all but one", "all but one", "copy", "copy"]), rng.choice([150, 300, 500])
         until = at + after + rng.choice([400, 700, 1_200])
         if what == "copy":

@@ -37,7 +37,7 @@ def test_an_empty_directory_under_an_old_name_has_no_vote(tmp_path: Path) -> Non
         servers.kill("n1", "n2")
         shutil.rmtree(tmp_path / "n2")
         servers.start("n2", "n3")
-        says(servers, "n3", "peer_refused", "n2 comes with another data directory", "kvstore member replace n2")
+        says(servers, "n3", "peer_refused", "n2 comes with another data directory", "docs/operations.md")
         says(servers, "n2", "peer_refuses", "n2 comes with another data directory")
         time.sleep(2)
         assert not serves(servers, "n2")
@@ -83,7 +83,7 @@ def test_an_older_copy_of_a_directory_has_no_vote(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "n2")
         (tmp_path / "n2.copy").rename(tmp_path / "n2")
         servers.start("n2")
-        says(servers, "n1", "the data directory of n2 is an older copy", "kvstore member replace n2")
+        says(servers, "n1", "the data directory of n2 is an older copy", "docs/operations.md")
         says(servers, "n2", "condemned", "is an older copy")
         assert "is an older copy" in servers.status("n2")["trouble"]
         assert not serves(servers, "n2")

@@ -26,7 +26,7 @@ def test_another_directory_is_not_believed() -> None:
     known = members({"n2": FAR})
     reason = known.judge("n2", Standing("other", 9, 9, Ballot(9, "n1"), 99), {})
     assert "another data directory" in reason
-    assert "kvstore member replace n2" in reason
+    assert "Put it back (docs/operations.md" in reason
     assert known.judge("n2", FAR, {}) == ""
     assert "has not told" in known.judge("n2", Standing("", 9, 9), {})
 

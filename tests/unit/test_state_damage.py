@@ -263,7 +263,7 @@ def test_a_store_of_an_earlier_version_opens_and_learns_its_name(whole: Path, tm
         "PRAGMA user_version = 2",
     )
     log = sqlite3.connect(directory / "log.db")
-    for table in ("directory", "peers", "starts"):
+    for table in ("directory", "peers", "starts", "cut"):
         log.execute(f"DROP TABLE {table}")
     log.execute("PRAGMA user_version = 1")
     log.close()
