@@ -35,12 +35,14 @@ class Operation(NamedTuple, Generic[RequestT]):
 class Verdict(NamedTuple, Generic[RequestT]):
     """``longest``: an order that explains as many answers as any order can, all of them if it is linearizable.
 
-    ``stuck``: the operations of which one would have to come after ``longest``, and of which none fits.
+    ``stuck``: the operations of which one would have to come after ``longest``, and of which none fits. ``given_up``:
+    not all orders were tried, so that all of this is said of those that were.
     """
 
     linearizable: bool
     longest: list[Operation[RequestT]]
     stuck: list[Operation[RequestT]]
+    given_up: bool = False
 
 
 def check(
@@ -49,7 +51,7 @@ def check(
     step: Callable[[StateT, RequestT, object], Iterable[StateT]],
     *,
     is_read: Callable[[RequestT], bool] = lambda _: False,
-    most: float = PENDING,
+    most: int | None = None,
 ) -> Verdict[RequestT]:
     """Look for an order of the operations, each between its call and its return, that explains every result.
 
@@ -63,12 +65,12 @@ def check(
     In the worst case the time is exponential in the number of writes under way at once, and in the number of writes
     with an unknown outcome, as far as each choice of them leads to another state. It is linear in the history's length,
     and where the slots of a log explain the history, in the number of operations. After ``most`` beginnings of orders
-    the search is given up, as if there were none.
+    the search is given up, as if there were no further ones.
     """
     search = _Search(history, initial, step, is_read)
     best = search.stack[0]
     tried = 0
-    while search.stack and tried < most:
+    while search.stack and tried != most:
         tried += 1
         prefix = search.stack.pop()
         if prefix.done > best.done:
@@ -76,7 +78,8 @@ def check(
         if prefix.done == len(search.certain):
             return Verdict(True, search.order(prefix), [])
         search.expand(prefix)
-    return Verdict(False, search.order(best), [search.certain[index] for index in best.candidates])
+    stuck = [search.certain[index] for index in best.candidates]
+    return Verdict(False, search.order(best), stuck, given_up=bool(search.stack))
 
 
 _Trail: TypeAlias = "tuple[_Trail, int] | None"

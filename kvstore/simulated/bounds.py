@@ -53,7 +53,8 @@ BELOW = {"MAX_HELD_BYTES": Bound("KEEP_BYTES", (node,), (500,))}
 """Bounds that have to be below another one, and are drawn with it."""
 FLIGHTS = "MAX_IN_FLIGHT"
 MESSAGES = {"MAX_ACCEPT_SLOTS", "MAX_ACCEPT_BYTES"}
-"""With all of these small and slow links ten slots a second are chosen, fewer than clients try again."""
+"""With one of these small, few messages under way and slow links, ten slots a second are chosen, fewer than clients try
+again. They are drawn before FLIGHTS."""
 
 
 def _set(name: str, modules: Sequence[ModuleType], bound: int) -> None:

@@ -382,10 +382,12 @@ class Oracle:
             f" between {op.called} and {op.returned}"
             for op in verdict.stuck[:4]
         )
+        where = f"key {key.decode()}" if key else "the whole history"
+        if verdict.given_up:
+            where += f", of which {MOST_ORDERS} orders were tried"
         raise Violation(
             "every client's history is linearizable",
-            f"{'key ' + key.decode() if key else 'the whole history'}: after {len(verdict.longest)} of {len(history)}"
-            f" operations none of these can come next: {stuck}",
+            f"{where}: after {len(verdict.longest)} of {len(history)} operations none of these can come next: {stuck}",
         )
 
 
