@@ -606,12 +606,12 @@ class Node:
         return was_little
 
     def _answer_later(self, read: PendingRead, refused: UnavailableError | None) -> None:
-        """Execute a long read, now that all is committed that it must see; or not, because of a full disk."""
+        """Execute a long read, now that all is committed that it must see; or not, because of a full disk.
+
+        Without a commit it could only be executed here, in which time nothing else would be.
+        """
         if refused is None and self._read_later is not None:
             self._read_later(read.query, self._wall, read.deadline, partial(self._answered_later, read))
-            return
-        if isinstance(refused, StorageFullError):  # reads go on, though at the cost of all others
-            self._answered_later(read, self._state.query(read.query, self._wall))
             return
         self._long_reads -= 1
         read.done(refused or UnavailableError("nothing was read"))
