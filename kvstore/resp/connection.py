@@ -198,6 +198,7 @@ class Connection:
         self._performing: PipelinedReply | None = None
         self._is_delayed = False
         self._is_plain = self._finds_plain()
+        self._unread: list[bytes] = []  # what the parser was not given yet
         self._out: list[bytes] = []
         self._unsent = 0
         self._expected = MAX_VALUE_BYTES
@@ -222,14 +223,16 @@ class Connection:
         if self._state not in OPEN:
             return
         self.client.heard_at = now = clocks.seconds()
-        self._parser.feed(data)
         shares = self._shares
-        if self._state is READING and shares.is_over:
+        if (self._state is READING and shares.is_over) or self._unread:
+            self._unread.append(data)  # even to look for the requests in it takes time: a thousand others may do so too
             self._yield()
-        else:
-            self._turn_ends = now + shares.share_seconds
-            self._is_heavy = False
-            self._read_requests()
+            self._tell_held()
+            return
+        self._parser.feed(data)
+        self._turn_ends = now + shares.share_seconds
+        self._is_heavy = False
+        self._read_requests()
         if self._order.waiting:
             if self._kept.received(len(data), self._order.waiting) and self._state is READING:
                 self._move(MANY_PENDING)
@@ -254,7 +257,7 @@ class Connection:
         """Count what is in memory because the client has not sent the rest, or waits, or does not take its replies."""
         if self._state is BLOCKED and not untaken:
             untaken = self._untaken()
-        beside = self._parser.unfinished + self._transaction.held + untaken
+        beside = self._parser.unfinished + sum(map(len, self._unread)) + self._transaction.held + untaken
         self.held = self._kept.tell(beside, self._order.waiting)
 
     def flush(self) -> None:
@@ -321,7 +324,7 @@ class Connection:
         """Drop what is kept for the client."""
         self.hub.leave(self.client.number)
         self._order.forget()
-        self._out = []
+        self._unread, self._out = [], []
         self._parser, self._transaction = Parser(), Transaction()
         self._kept.forget()
         self.held = 0
@@ -331,6 +334,9 @@ class Connection:
     def _read_requests(self) -> None:
         order = self._order
         reading = READING
+        if self._unread:
+            self._parser.feed(self._unread[0] if len(self._unread) == 1 else b"".join(self._unread))
+            self._unread = []
         while self._state is reading:
             try:
                 request = self._parser.next()

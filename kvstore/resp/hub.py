@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
+from heapq import nlargest
 from itertools import count
 from typing import Protocol
 
@@ -17,6 +18,11 @@ MAX_HELD = 256 * 1_048_576
 not executed, large reads that run, and replies that wait or are not taken. When it is more, the one that has most of it
 is disconnected."""
 
+ENDED_AT_ONCE = 64
+"""Of those that have most, so many are found at a time: to look at all clients for each of them would take long."""
+FLUSHED_AT_ONCE = 32
+FLUSHED_BYTES = 4 * 1_048_576
+"""After so many clients were sent replies, or so many bytes, it is looked whether there is time for more."""
 COUNTED_BYTES = 32 * 1_048_576
 """Each time that so many bytes of replies were written, those that clients have not taken are counted."""
 MAX_CLIENTS = 10_000
@@ -155,6 +161,8 @@ class Hub:
         """Bytes of replies since it was last counted what clients have not taken."""
         self._numbers = count(1)
         self._to_flush: list[ClientConnection] = []
+        self._largest: list[Client] = []
+        self._large = 0
 
     def join(self, client: Client) -> int:
         """Add a client and return its number."""
@@ -180,33 +188,53 @@ class Hub:
     def hold(self, more: int) -> None:
         """A connection keeps this many bytes more, or less. When all keep too much, the one with most is ended."""
         self.held += more
-        if more > 0 and self.held > MAX_HELD:
-            largest = max(self.clients.values(), key=_held, default=None)
-            if largest is not None:
-                log.limited(
-                    "client_ended",
-                    largest.peer,
-                    level="warning",
-                    client=largest.peer,
-                    reason=f"clients left {self.held:,} bytes of requests and replies unfinished, {MAX_HELD:,} are"
-                    f" kept at most, and it has most of them, {largest.connection.held:,}",
-                )
-                largest.connection.kill(at_once=True)
+        if more <= 0 or self.held <= MAX_HELD:
+            return
+        if (largest := self._find_largest()) is not None:
+            log.limited(
+                "client_ended",
+                largest.peer,
+                level="warning",
+                client=largest.peer,
+                reason=f"clients left {self.held:,} bytes of requests and replies unfinished, {MAX_HELD:,} are"
+                f" kept at most, and it has most of them, {largest.connection.held:,}",
+            )
+            largest.connection.kill(at_once=True)
+
+    def _find_largest(self) -> Client | None:
+        """The client that keeps most, or one of the ``ENDED_AT_ONCE`` that did when it was first asked in this turn."""
+        while self._largest:
+            client = self._largest.pop()
+            if client.connection.held >= self._large:
+                return client
+        self._largest = nlargest(ENDED_AT_ONCE, self.clients.values(), _held)[::-1]
+        self._large = _held(self._largest[0]) if self._largest else 0
+        return self._largest.pop() if self._largest else None
 
     def wants_flush(self, connection: ClientConnection) -> None:
         """Note that a connection has something to send. Each asks once until its next ``flush``."""
         self._to_flush.append(connection)
 
     def flush(self) -> None:
-        """Send what the turn brought, in one write for each connection."""
-        self.shares.spent = 0.0
+        """Send what the turn brought, in one write for each connection; if it is much, the rest in the next turn."""
+        shares = self.shares
+        shares.spent = 0.0
+        self._largest = []
         if self.written > COUNTED_BYTES:
             self.written = 0
             for client in list(self.clients.values()):
                 client.connection.count_held()
         connections, self._to_flush = self._to_flush, []
-        for connection in connections:
+        until = clocks.seconds() + shares.turn_seconds
+        looked_at = self.written
+        for number, connection in enumerate(connections, 1):
             connection.flush()
+            if not number % FLUSHED_AT_ONCE or self.written - looked_at > FLUSHED_BYTES:
+                looked_at = self.written
+                if clocks.seconds() > until and number < len(connections):
+                    self._to_flush = connections[number:] + self._to_flush
+                    shares.ask()
+                    return
 
     def is_password(self, given: bytes) -> bool:
         """Whether it is the password; compared in constant time."""

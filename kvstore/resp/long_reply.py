@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 
+from kvstore import clocks
 from kvstore.resp.encoding import Array, Bulk, RespValue, SimpleString, encode
 from kvstore.resp.errors import problem
 from kvstore.resp.shares import Shares
@@ -39,10 +39,10 @@ class LongReply:
 
     def carry_on(self) -> None:
         """Encode as much as there is time for in a share of a turn."""
-        ends = time.monotonic() + self._shares.share_seconds
+        ends = clocks.seconds() + self._shares.share_seconds
         try:
             for _ in self._portions:
-                if time.monotonic() > ends:
+                if clocks.seconds() > ends:
                     if self._is_wanted():
                         self._shares.wait(self)
                         return

@@ -80,7 +80,7 @@ class Shares:
         """Let a client carry on in a later turn; to be called once until then."""
         self.deferred += 1
         self._waiting.append(client)
-        self._ask()
+        self.ask()
 
     def next_turn(self) -> None:
         """Let those that wait carry on, one after the other, while there is time in this turn."""
@@ -98,14 +98,15 @@ class Shares:
         self.turn_done()
         self.spent = now - began
         if self._waiting:
-            self._ask()
+            self.ask()
 
     def note(self, client: Sharer, seconds: float) -> None:
         """A client's requests took so long."""
         if seconds > SHARE_SECONDS and self._took is not None:
             self._took("requests", int(seconds * 1_000_000_000), client.last_command)
 
-    def _ask(self) -> None:
+    def ask(self) -> None:
+        """Have ``next_turn`` called in the next turn of the event loop."""
         if not self._is_asked_for and self._soon is not None:
             self._is_asked_for = True
             self._soon(self.next_turn)
@@ -126,7 +127,7 @@ class Shares:
         for _ in range(min(_WOKEN, len(self._for_room))):
             self._waiting.append(self._for_room.popleft())
         if self._waiting:
-            self._ask()
+            self.ask()
 
     def wait_for_room(self, client: Sharer) -> None:
         """Let a client carry on when there may be room; to be called once until then."""

@@ -160,6 +160,61 @@ def test_the_client_with_most_unfinished_is_ended(monkeypatch: pytest.MonkeyPatc
     assert hub.held == 0
 
 
+class Holder:
+    """A connection that keeps as much as it is told to, and counts how often it is asked."""
+
+    asked = 0
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.kept = 0
+        self.client = hubs.Client(hub, self, "1.2.3.4:5", "")
+        self.ended = False
+
+    def keep(self, more: int) -> None:
+        self.kept += more
+        self.hub.hold(more)
+
+    @property
+    def held(self) -> int:
+        Holder.asked += 1
+        return self.kept
+
+    def kill(self, *, at_once: bool = False) -> None:
+        assert at_once
+        self.ended = True
+        self.hub.leave(self.client.number)
+        self.hub.hold(-self.kept)
+        self.kept = 0
+
+    def flush(self) -> None: ...
+    def count_held(self) -> None: ...
+    def leave(self) -> None: ...
+    def reset(self) -> None: ...
+    def set_reply_mode(self, mode: bytes) -> None: ...
+    def transaction_counts(self) -> tuple[int, int]:
+        return -1, 0
+
+
+def test_many_that_are_ended_in_one_turn_are_not_each_looked_for_among_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hubs, "MAX_HELD", 1_000_000)
+    hub = Hub()
+    clients = [Holder(hub) for _ in range(1_000)]
+    for client in clients:
+        client.keep(1_000)
+    Holder.asked = 0
+    for client in clients:
+        if not client.ended:
+            client.keep(1_000)
+    ended = sum(client.ended for client in clients)
+    assert hub.held <= 1_000_000 and 400 < ended < 800
+    assert Holder.asked < 20 * len(clients), "ten million comparisons with ten thousand clients, otherwise"
+    hub.flush()
+    hog = next(client for client in clients if not client.ended)
+    hog.keep(900_000)
+    assert hog.ended, "what was found in an earlier turn says nothing of this one"
+
+
 @pytest.mark.parametrize("what", ["queued", "watched", "not taken"])
 def test_all_that_a_client_keeps_counts(what: str) -> None:
     client = Client()

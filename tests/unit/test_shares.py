@@ -9,7 +9,7 @@ import pytest
 from kvstore.errors import UnavailableError
 from kvstore.resp import parser
 from kvstore.resp.connection import MAX_BACKLOG
-from kvstore.resp.hub import Hub
+from kvstore.resp.hub import FLUSHED_AT_ONCE, Hub
 from kvstore.resp.shares import MAX_LARGE_BYTES, MAX_LARGE_BYTES_EACH, Shares
 from tests.unit.resp_client import Client, Node, packed
 
@@ -137,6 +137,42 @@ def test_a_turn_ends_for_all_clients_together() -> None:
         loop.turn()
         assert sum(bool(client.said) for client in clients) == number
     assert not loop.ready and not any(client.paused for client in clients)
+
+
+def test_what_arrives_when_the_turn_is_over_is_not_even_parsed() -> None:
+    """A thousand values of stars, 200 KB each, took 1.4 s of one turn."""
+    loop = Loop()
+    hub = Hub(shares=Shares(loop.soon))
+    client = Client(hub=hub)
+    hub.shares.turn_seconds = -1.0
+    first, second = packed("PING") + b"*2\r\n$4\r\nEC", b"HO\r\n$1\r\nx\r\n"
+    client.connection.received(first)
+    client.connection.received(second)  # the transport may have read it already
+    assert client.connection._parser.unfinished == 0 and not client.connection._parser.has_rest
+    assert client.connection.held == hub.held == len(first + second)
+    loop.turn()
+    assert client.said == b"+PONG\r\n$1\r\nx\r\n" and hub.held == 0 and not client.paused
+    client.connection.received(first)
+    client.connection.lost()
+    loop.turn()
+    assert hub.held == 0 and client.said.count(b"PONG") == 1
+
+
+def test_replies_to_many_clients_leave_in_several_turns() -> None:
+    """1,000 replies of a megabyte took 108 ms of one."""
+    loop = Loop()
+    node, hub = Node(), Hub(shares=Shares(loop.soon))
+    clients = [Client(node, hub=hub) for _ in range(3 * FLUSHED_AT_ONCE)]
+    for client in clients:
+        client.connection.received(packed("SET a 1"))
+    while node.waiting:
+        node.waiting.pop(0)()
+    hub.shares.turn_seconds = -1.0  # as if it had taken all of a turn
+    hub.flush()
+    for part in (1, 2, 3):
+        assert [client.said for client in clients].count(b"+OK\r\n") == part * FLUSHED_AT_ONCE
+        loop.turn()
+    assert not loop.ready
 
 
 def test_a_client_that_leaves_is_not_served_any_further() -> None:
