@@ -45,6 +45,8 @@ LONG = (
     "tests/simulation/test_whole_mutants.py::test_a_bug_is_shown_by_its_seed",
 )
 """Tests that are worth more minutes than a look at a change has; CI runs them with KVSTORE_LONG=1."""
+LONG_CASES = {"tests/system/hostile/": "[three nodes", "tests/differential/": "-1]"}
+"""And such cases of tests of which others always run."""
 _PREFIXES = ("KVSTORE_", "LC_", "XDG_")
 _NAMES = ("LANGUAGE", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "PYTHONIOENCODING", "PYTHONUTF8")
 _ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -92,7 +94,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if reason := SOURCES_ONLY.get(item.nodeid.partition("[")[0]):
             item.add_marker(pytest.mark.skip(reason=f"not on compiled modules: {reason}"))
     for item in () if os.environ.get("KVSTORE_LONG") else items:
-        if item.nodeid.startswith(LONG):
+        if item.nodeid.startswith(LONG) or any(
+            item.nodeid.startswith(folder) and case in item.nodeid for folder, case in LONG_CASES.items()
+        ):
             item.add_marker(pytest.mark.skip(reason="takes long: set KVSTORE_LONG=1"))
 
 

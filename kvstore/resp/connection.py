@@ -20,7 +20,8 @@ from kvstore.resp.kv_commands import perform
 from kvstore.resp.long_reply import LongReply
 from kvstore.resp.parser import Parser, ProtocolError
 from kvstore.resp.requests import Requests
-from kvstore.resp.shares import LARGE_BYTES, MAX_LARGE_BYTES_EACH, SHARE_SECONDS
+from kvstore.resp.room import LARGE_BYTES, MAX_LARGE_BYTES_EACH
+from kvstore.resp.shares import SHARE_SECONDS
 from kvstore.resp.spec import NEITHER, READS, Effect, InMulti, OnClient, OnData, OnNode, OnServer, OnWalk, Spec
 from kvstore.resp.states import (
     ALL_SENT,
@@ -143,14 +144,18 @@ class PipelinedReply(PendingReply[ReplyBytes]):
 
 
 class LargeReply(PipelinedReply):
-    """The reply to a large request, which gives its room to others then. ``size``: how many bytes it takes."""
+    """The reply to a large request, which gives its room to others then. ``size``: how many bytes it takes.
 
-    __slots__ = ("reads", "size")
+    ``began``: when, by ``clocks.seconds``.
+    """
+
+    __slots__ = ("began", "reads", "size")
 
     def __init__(self, connection: Connection, size: int, reads: bool) -> None:
         super().__init__(connection)
         self.size = size
         self.reads = reads
+        self.began = clocks.seconds()
 
     def reply(self, reply: RespValue) -> None:
         if not self.is_made:
@@ -213,7 +218,7 @@ class Connection:
     def _move(self, event: ConnectionEvent) -> None:
         """Follow the table of states; stop reading from the client when the state is no longer READING."""
         was, self._state = self._state, after(self._state, event)
-        if was is READING and self._state in OPEN:
+        if was is READING and self._state is not READING and self._state in OPEN:
             self._pause(True)
 
     # -- the host's side ----------------------------------------------------------------------------------------------
@@ -408,11 +413,11 @@ class Connection:
     def _has_room(self, size: int) -> bool:
         """Whether a large request may run now. If not, nothing more is read, and the client carries on when it may."""
         if not self._large_bytes or self._large_bytes + size <= MAX_LARGE_BYTES_EACH:
-            if self._shares.has_room(size):
+            if self._shares.room.has(size, self):
                 return True
             if not self._waits_for_room:
                 self._waits_for_room = True
-                self._shares.wait_for_room(self)
+                self._shares.room.wait(size, self)
         if self._state is READING:
             self._move(MANY_PENDING)
         return False
@@ -425,7 +430,7 @@ class Connection:
                 self._tell_held()
         else:
             self._large_bytes -= reply.size
-            self._shares.give_room(reply.size)
+            self._shares.room.give(reply.size, reply.began)
 
     def _take_room(self, size: int, reads: bool) -> None:
         if reads:
@@ -433,7 +438,7 @@ class Connection:
             self._tell_held()
         else:
             self._large_bytes += size
-            self._shares.take_room(size)
+            self._shares.room.take(size, self)
 
     def _start_any(self, request: list[bytes]) -> bool:
         if request is _RUBBISH:

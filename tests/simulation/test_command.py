@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cli import simulate as simulate_command
+from cli.app import main
 from cli.exits import INTERRUPTED
 from cli.simulate import SimulateOptions, Tally, progress_text, run
 from consensus.simulation.scenario import Scenario
@@ -67,11 +68,16 @@ def test_one_seed_and_its_trace(tmp_path: Path) -> None:
         (["--nodes", "8"], "--nodes"),
     ],
 )
-def test_wrong_usage_is_explained(arguments: list[str], message: str) -> None:
-    done = kvstore(*arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stdout == ""
+def test_wrong_usage_is_explained(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["kvstore", "simulate", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    assert ended.value.code == 2
+    assert message in said.err
+    assert said.out == ""
 
 
 def test_a_failure_explains_itself_and_can_be_repeated(capsys: pytest.CaptureFixture[str]) -> None:

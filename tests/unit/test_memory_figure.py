@@ -9,7 +9,7 @@ from consensus.leader import MAX_ACCEPT_BYTES
 from consensus.membership import MAX_NODES
 from kvstore.commands import MAX_KEY_BYTES
 from kvstore.node import proposals
-from kvstore.resp import connection, cursors, hub, kept, parser, shares
+from kvstore.resp import connection, cursors, hub, kept, parser, room
 from kvstore.server import peers, settings
 from kvstore.state import commit_schedule, cost, keyspace, machine, sessions, sql
 
@@ -42,7 +42,7 @@ BOUNDS = {
 }
 EACH = {
     "requests unfinished or waiting, transactions, large reads that run, replies not taken": parser.MAX_REQUEST_BYTES,
-    "writes that wait for their outcome": shares.MAX_LARGE_BYTES_EACH,
+    "writes that wait for their outcome": room.MAX_LARGE_BYTES_EACH,
     "results kept for sessions": sessions.MAX_SESSION_BYTES,
 }
 

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
+from kvstore import clocks
 from kvstore.errors import UnavailableError
 from kvstore.resp import parser
 from kvstore.resp.connection import MAX_BACKLOG
 from kvstore.resp.hub import FLUSHED_AT_ONCE, Hub
-from kvstore.resp.shares import MAX_LARGE_BYTES, MAX_LARGE_BYTES_EACH, Shares
+from kvstore.resp.room import MAX_LARGE_BYTES, MAX_LARGE_BYTES_EACH, MIN_LARGE_BYTES
+from kvstore.resp.shares import Shares
 from tests.unit.resp_client import Client, Node, packed
 
 MIB = 1_048_576
@@ -207,8 +209,8 @@ def test_large_writes_of_all_clients_have_a_bound_too() -> None:
     clients = [Client(node, hub=hub) for _ in range(20)]
     for client in clients:
         client.connection.received(packed("SET a " + "x" * (MIB - 200)) * 4)
-    most = MAX_LARGE_BYTES // MIB
-    assert len(node.started) == most
+    most = hub.shares.room.limit // MIB
+    assert len(node.started) == most < 20
     small = Client(node, hub=hub)
     small.connection.received(packed("SET b 1"))  # is not held up
     assert len(node.started) == most + 1
@@ -216,10 +218,108 @@ def test_large_writes_of_all_clients_have_a_bound_too() -> None:
     while node.waiting:
         node.waiting.pop(0)()
         loop.turn()
-        assert len(node.waiting) <= most + 1
+        assert len(node.waiting) <= hub.shares.room.limit // MIB + 1
     hub.flush()
     assert all(client.said == b"+OK\r\n" * 4 for client in clients[1:])
-    assert hub.shares.has_room(MAX_LARGE_BYTES)
+    assert hub.shares.room.has(hub.shares.room.limit, clients[0].connection)
+
+
+class Writer:
+    """A client with large writes to do, one after the other."""
+
+    last_command = "set"
+
+    def __init__(self, shares: Shares, name: str, said: list[str]) -> None:
+        self.shares, self.name, self.said = shares, name, said
+        self.left = 0
+        self.waits = False
+        self.under_way: list[float] = []
+
+    def carry_on(self) -> None:
+        self.waits = False
+        while self.left and not self.waits:
+            if self.shares.room.has(MIB, self):
+                self.shares.room.take(MIB, self)
+                self.left -= 1
+                self.said.append(self.name)
+                self.under_way.append(clocks.seconds())
+            else:
+                self.waits = True
+                self.shares.room.wait(MIB, self)
+
+    def answered(self) -> None:
+        self.shares.room.give(MIB, self.under_way.pop(0))
+        if not self.waits:
+            self.carry_on()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1_000.0]
+    monkeypatch.setattr(clocks, "seconds", lambda: now[0])
+    return now
+
+
+def test_room_is_given_in_the_order_in_which_it_was_asked_for(clock: list[float]) -> None:
+    """Whoever had some would otherwise take it again and again, since its next write is there first."""
+    loop = Loop()
+    shares = Shares(loop.soon)
+    shares.room.limit = 2 * MIB
+    said: list[str] = []
+    first, second, third, gone = (Writer(shares, name, said) for name in "abcd")
+    first.left = second.left = third.left = 6
+    for writer in (first, second, gone, third):
+        writer.carry_on()
+    shares.room.wait(MIB, gone)  # it will not need any
+    while first.left or second.left or third.left:
+        for writer in (first, second, third):
+            for _ in range(len(writer.under_way)):
+                writer.answered()
+        loop.turn()
+    so_far = [[said[:end].count(name) for name in "abc"] for end in range(len(said) + 1)]
+    assert all(max(counts) - min(counts) <= 3 for counts in so_far), said
+    for writer in (second, third):
+        writer.answered()
+    assert shares.room.has(2 * MIB, gone) and not loop.ready
+
+
+def test_a_client_that_reads_on_before_its_turn_comes_is_read_from() -> None:
+    """It waited for room, and its own earlier write was answered first: from then on nobody read from it."""
+    client = Client()
+    large = packed("SET a " + "x" * (MIB - 200))
+    client.connection.received(large * 3)
+    client.connection.carry_on()
+    assert not client.paused and len(client.node.started) == 3
+
+
+def test_there_is_as_much_room_as_is_answered_soon(clock: list[float]) -> None:
+    """Small writes wait behind large ones, 5 s on a slow disk while there was room for 32 MiB of these."""
+    loop = Loop()
+    shares = Shares(loop.soon)
+    writers = [Writer(shares, str(number), []) for number in range(50)]
+
+    def write(seconds_a_megabyte: float) -> float:
+        """All of them write; returns how long the last ones took."""
+        for writer in writers:
+            writer.left += 20
+            writer.carry_on()
+        took = 0.0
+        while any(writer.under_way or writer.left for writer in writers):
+            for writer in sorted(writers, key=lambda writer: writer.under_way[:1] or [clock[0]]):
+                if writer.under_way:
+                    clock[0] += seconds_a_megabyte
+                    took = clock[0] - writer.under_way[0]
+                    writer.answered()
+            loop.turn()
+        return took
+
+    write(0.08)
+    assert shares.room.limit < 8 * MIB
+    assert write(0.08) < 1.0
+    write(0.001)
+    assert shares.room.limit == MAX_LARGE_BYTES
+    write(5.0)
+    assert shares.room.limit == MIN_LARGE_BYTES
 
 
 def test_a_transaction_counts_with_all_that_it_has_queued() -> None:
