@@ -22,7 +22,7 @@ ENDED_AT_ONCE = 64
 """Of those that have most, so many are found at a time: to look at all clients for each of them would take long."""
 FLUSHED_AT_ONCE = 32
 FLUSHED_BYTES = 4 * 1_048_576
-"""After so many clients were sent replies, or so many bytes, it is looked whether there is time for more."""
+"""So many clients, a power of two, or so many bytes are sent before it is looked whether there is time for more."""
 COUNTED_BYTES = 32 * 1_048_576
 """Each time that so many bytes of replies were written, those that clients have not taken are counted."""
 MAX_CLIENTS = 10_000
@@ -217,23 +217,25 @@ class Hub:
 
     def flush(self) -> None:
         """Send what the turn brought, in one write for each connection; if it is much, the rest in the next turn."""
-        shares = self.shares
-        shares.spent = 0.0
-        self._largest = []
+        self.shares.spent = 0.0
+        if self._largest:
+            self._largest = []
         if self.written > COUNTED_BYTES:
             self.written = 0
             for client in list(self.clients.values()):
                 client.connection.count_held()
         connections, self._to_flush = self._to_flush, []
-        until = clocks.seconds() + shares.turn_seconds
-        looked_at = self.written
-        for number, connection in enumerate(connections, 1):
+        number, looked_at, until = 0, self.written, -1.0
+        for connection in connections:
             connection.flush()
-            if not number % FLUSHED_AT_ONCE or self.written - looked_at > FLUSHED_BYTES:
-                looked_at = self.written
-                if clocks.seconds() > until and number < len(connections):
+            number += 1
+            if not number & (FLUSHED_AT_ONCE - 1) or self.written - looked_at > FLUSHED_BYTES:
+                looked_at, now = self.written, clocks.seconds()
+                if until < 0:
+                    until = now + self.shares.turn_seconds
+                if now > until and number < len(connections):
                     self._to_flush = connections[number:] + self._to_flush
-                    shares.ask()
+                    self.shares.ask()
                     return
 
     def is_password(self, given: bytes) -> bool:
