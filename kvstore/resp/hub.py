@@ -225,10 +225,9 @@ class Hub:
             for client in list(self.clients.values()):
                 client.connection.count_held()
         connections, self._to_flush = self._to_flush, []
-        number, looked_at, until = 0, self.written, -1.0
-        for connection in connections:
+        looked_at, until = self.written, -1.0
+        for number, connection in enumerate(connections, 1):
             connection.flush()
-            number += 1
             if not number & (FLUSHED_AT_ONCE - 1) or self.written - looked_at > FLUSHED_BYTES:
                 looked_at, now = self.written, clocks.seconds()
                 if until < 0:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 ENOUGH = 200
-"""With so many seeds every situation is reached. CI runs them; by default there are fewer, which only keep every rule."""
+"""So many seeds reach every situation. CI runs them; by default there are fewer, which only have to keep the rules."""
 SEEDS = int(os.environ.get("KVSTORE_SIMULATED_SEEDS", "60"))
 
 SITUATIONS = """\
@@ -97,6 +97,7 @@ def test_every_rule_holds_and_with_enough_seeds_every_situation_is_reached() -> 
     assert report["failures"] == []
     assert (done.returncode, report["seeds"]) == (0, SEEDS)
     missing = [situation for situation in SITUATIONS if situation not in report["exercised"]]
-    assert not missing or SEEDS < ENOUGH, "the seeds no longer reach these situations: make them more likely, or the runs prove less"
+    if SEEDS >= ENOUGH:
+        assert not missing, "the seeds no longer reach these situations: make them more likely, or the runs prove less"
     unlisted = [situation for situation in report["exercised"] if situation not in SITUATIONS]
     assert not unlisted, "add what is new to SITUATIONS"

@@ -14,7 +14,7 @@ from kvstore.simulated.run import Outcome, new_trace
 from kvstore.whole.run import simulate_whole
 
 ENOUGH = 60
-"""With so many seeds every situation is reached. CI runs them; by default there are fewer, which only keep every rule."""
+"""So many seeds reach every situation. CI runs them; by default there are fewer, which only have to keep the rules."""
 SEEDS = int(os.environ.get("KVSTORE_WHOLE_SEEDS", "20"))
 SITUATIONS = """\
 calm: a client goes on asking
