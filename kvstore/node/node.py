@@ -280,6 +280,16 @@ class Node:
         self._answer(PendingRead(query, done, deadline))
 
     @property
+    def changed(self) -> int:
+        """About how many bytes all requests together change that were taken so far."""
+        return self._proposals.changed
+
+    @property
+    def commits_are_behind(self) -> bool:
+        """Whether so much waits for a commit of the state that who changes much should wait."""
+        return self._commits.are_behind
+
+    @property
     def about_size(self) -> int:
         """About how many keys there are."""
         return self._state.count()

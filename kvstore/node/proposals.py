@@ -79,6 +79,8 @@ class Proposals:
         self._commands: dict[tuple[str, int], CommandProposal] = {}
         self._slots: dict[int, SlotProposal] = {}
         self._pending_bytes = 0
+        self.changed = 0
+        """About how many bytes all requests together change that were taken so far."""
         self._repeats = 0
         """How many callers wait for a request that somebody else waits for too."""
         self._broken: OrderedDict[str, tuple[int, int]] = OrderedDict()
@@ -141,6 +143,7 @@ class Proposals:
             self._admit_in_order(session, sequence, acknowledged, size, changed)
         else:
             self._admit(size, changed)
+        self.changed += changed
         if changed > size:
             size = changed  # it will take so much memory
         if not session:
@@ -209,6 +212,7 @@ class Proposals:
             )
         changed = self._state.changed_bytes_of_json(json)
         self._admit(len(json), changed)
+        self.changed += changed
         self._slot_request += 1
         proposal = SlotProposal(
             deadline=deadline, size=max(len(json), changed), number=self._slot_request, slot=slot, json=json, done=done

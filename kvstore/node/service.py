@@ -113,6 +113,14 @@ class Service(Protocol):
         """The highest sequence of this session that was executed here, 0 if none."""
         ...
 
+    def changed(self) -> int:
+        """About how many bytes all requests together change at most that were taken so far."""
+        ...
+
+    def is_behind(self) -> bool:
+        """Whether changes wait for the disk, so that those who change much should wait before everybody has to."""
+        ...
+
     def about_size(self) -> int:
         """About how many keys there are, as applied here."""
         ...

@@ -158,7 +158,7 @@ class LargeReply(PipelinedReply):
         self.began = clocks.seconds()
 
     def reply(self, reply: RespValue) -> None:
-        if not self.is_made:
+        if not self.is_made and self.size:
             self.connection.give_room(self)
         super().reply(reply)
 
@@ -212,7 +212,7 @@ class Connection:
         self._turn_ends = 0.0  # by clocks.seconds()
         self._is_heavy = False  # there was a request that was not a plain one
         self._large_bytes = 0
-        self._waits_for_room = False
+        self._changes = 0  # bytes that its last write changed, if these are many more than its request had
         self._wrong = ""
 
     def _move(self, event: ConnectionEvent) -> None:
@@ -311,7 +311,6 @@ class Connection:
 
     def carry_on(self) -> None:
         """It is this client's turn again, or there may be room for its request."""
-        self._waits_for_room = False
         self._move(NEXT_TURN)
         self._resume()
         if self._out:
@@ -415,9 +414,7 @@ class Connection:
         if not self._large_bytes or self._large_bytes + size <= MAX_LARGE_BYTES_EACH:
             if self._shares.room.has(size, self):
                 return True
-            if not self._waits_for_room:
-                self._waits_for_room = True
-                self._shares.room.wait(size, self)
+            self._shares.room.wait(size, self)
         if self._state is READING:
             self._move(MANY_PENDING)
         return False
@@ -442,9 +439,9 @@ class Connection:
 
     def _start_any(self, request: list[bytes]) -> bool:
         if request is _RUBBISH:
-            reply = PipelinedReply(self)
-            self._order.begin(reply, None)
-            reply.reply(Error(f"ERR Protocol error: {self._wrong}"))
+            last = PipelinedReply(self)
+            self._order.begin(last, None)
+            last.reply(Error(f"ERR Protocol error: {self._wrong}"))
             self._move(LEAVE)
             return True
         spec = find(request[0])
@@ -462,13 +459,23 @@ class Connection:
             queued = spec is not None and spec.effect is Effect.AS_QUEUED
             size = self._transaction.held if queued else bytes_of(request)
             is_large = size > (SMALL_READ_BYTES if reads else LARGE_BYTES)
-            if is_large and (self._order.unsent if reads else not self._has_room(size)):
+            if reads:
+                if is_large and self._order.unsent:
+                    return False
+            # It is taken to change as much as the one before it.
+            elif (is_large or self._changes) and not self._has_room(max(size, self._changes)):
                 return False
-        reply = LargeReply(self, size, reads is True) if is_large else PipelinedReply(self)
+        reply: PipelinedReply
+        writing: LargeReply | None = None
+        if reads is False:
+            reply = writing = LargeReply(self, size if is_large else 0, False)
+        else:
+            reply = LargeReply(self, size, True) if is_large else PipelinedReply(self)
         if not self._order.begin(reply, reads, alone and effect is READS):
             return False
         if is_large:
             self._take_room(size, reads is True)
+        changed = self.service.changed() if writing is not None else 0
         if self._mode is not ON:
             reply.silent = True
             self._mode = mode_after(self._mode, ModeEvent.REQUEST_BEGINS)
@@ -482,10 +489,22 @@ class Connection:
                 self._delay(reply, refused, self.hub.later)
             else:
                 reply.reply(refused)
+        if writing is not None:
+            self._changes = self._count_changes(writing, self.service.changed() - changed)
         self._performing = None
         self._is_plain = self._finds_plain()
         self._look_at_clock()
         return True
+
+    def _count_changes(self, reply: LargeReply, changed: int) -> int:
+        """A write was taken that changes so many bytes: take room for those that its request does not have."""
+        more = changed - reply.size
+        if more <= LARGE_BYTES:
+            return 0
+        if not reply.is_made:
+            reply.size += more
+            self._take_room(more, False)
+        return more
 
     def _delay(
         self, reply: PipelinedReply, refused: RespValue, later: Callable[[float, Callable[[], None]], object]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
@@ -19,6 +19,10 @@ GOAL_SECONDS = 0.25
 """So long may a large write take without there being less room for them: what is small waits behind it in the log."""
 _GROWS_BY = 8
 """The room grows by this part of each write that was quicker than that while others waited."""
+
+
+def _never() -> bool:
+    return False
 
 
 class Sharer(Protocol):
@@ -41,13 +45,17 @@ class Room:
     their disks and links get done in a moment is not known beforehand, and is found as TCP finds it: there is more room
     while writes are quick, and half as much when one was slow. ``wake`` lets a client carry on, for which room is kept
     until ``was_served``.
+
+    What a write of few bytes changes (COPY, SETRANGE) is found out when it is taken, and takes room then.
     """
 
     def __init__(self, wake: Callable[[Sharer], None]) -> None:
         self.limit = MAX_LARGE_BYTES // 4
+        self.is_closed: Callable[[], bool] = _never
+        """Whether no large write is to begin now, though there is room."""
         self._wake = wake
         self._taken = 0
-        self._waiting: deque[tuple[Sharer, int]] = deque()
+        self._waiting: OrderedDict[Sharer, int] = OrderedDict()
         self._kept: dict[Sharer, int] = {}
         self._cut_at = 0.0
 
@@ -73,8 +81,13 @@ class Room:
         self._let()
 
     def wait(self, size: int, client: Sharer) -> None:
-        """Let a client carry on when there is room for so many bytes; to be called once until then."""
-        self._waiting.append((client, size))
+        """Let a client carry on when there is room for so many bytes."""
+        self._waiting.setdefault(client, size)
+
+    def look(self) -> None:
+        """Let those who wait carry on if that which closed it is over."""
+        if self._waiting:
+            self._let()
 
     def was_served(self, client: Sharer) -> None:
         """A client has carried on: what room was kept for it and not taken is free again."""
@@ -83,11 +96,11 @@ class Room:
             self._let()
 
     def _fits(self, size: int) -> bool:
-        return not self._taken or self._taken + size <= self.limit
+        return (not self._taken or self._taken + size <= self.limit) and not self.is_closed()
 
     def _let(self) -> None:
-        while self._waiting and self._fits(self._waiting[0][1]):
-            client, size = self._waiting.popleft()
+        while self._waiting and self._fits(self._waiting[next(iter(self._waiting))]):
+            client, size = self._waiting.popitem(last=False)
             self._taken += size
             self._kept[client] = size
             self._wake(client)

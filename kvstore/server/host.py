@@ -466,6 +466,12 @@ class Host:
     def executed_upto(self, session: str) -> int:
         return self.node.executed_upto(session)
 
+    def changed(self) -> int:
+        return self.node.changed
+
+    def is_behind(self) -> bool:
+        return self.node.commits_are_behind
+
     def about_size(self) -> int:
         return self.node.about_size
 

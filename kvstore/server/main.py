@@ -143,6 +143,7 @@ class ClientListener:
         loop = asyncio.get_running_loop()
         self._hub.later = loop.call_later
         self._hub.leads = leads
+        self._hub.shares.room.is_closed = service.is_behind
         self._listener = await listen(
             lambda: ClientProtocol(service, self._hub, self._open),
             self._listen,

@@ -18,6 +18,8 @@ COMMIT_BYTES = 112 * 1_048_576
 A large commit costs less for each slot than a small one: the interval grows by this many ms with each slot."""
 COMMIT_REMOVALS = 20_000
 """So many removed keys are a reason too: until they are gone from the table, whoever walks has to pass over them."""
+BEHIND_BYTES = 32 * 1_048_576
+"""While a commit is under way and changes of this many bytes more wait, who changes much has to wait."""
 MAX_UNCOMMITTED_BYTES = 256 * 1_048_576
 """While changes of this many bytes wait for a commit no slot is applied."""
 
@@ -49,6 +51,11 @@ class Commits:
         self._under_way = False
         self._last_at = now
         self._awaited: list[AwaitedCommit] = []
+
+    @property
+    def are_behind(self) -> bool:
+        """Whether so much waits for a commit that what changes much should wait: otherwise everything would soon."""
+        return self._under_way and self._state.uncommitted_bytes >= BEHIND_BYTES
 
     def tidy(self, now: int) -> None:
         """Commit if it is time for it."""

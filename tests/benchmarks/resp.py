@@ -105,6 +105,12 @@ class Service:
     def executed_upto(self, session: str) -> int:
         return 0
 
+    def changed(self) -> int:
+        return 0
+
+    def is_behind(self) -> bool:
+        return False
+
     def about_size(self) -> int:
         return 0
 

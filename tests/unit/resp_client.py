@@ -24,6 +24,8 @@ class Node:
         self.waiting: list[Callable[[], None]] = []
         self.refusal: Refusal | None = None
         self.started: list[str] = []
+        self.changes = 0
+        self.behind = False
 
     def execute(
         self,
@@ -39,6 +41,7 @@ class Node:
         if session:
             check_session(session, sequence, acknowledged, since)
         self.started.append(entries.as_text(Entry("", 0, 0, 0, command), 0))
+        self.changes += self.state.changed_bytes(command, size)
 
         def answer() -> None:
             entry = entries.encode(Entry(session, sequence, acknowledged, 1_000, command, since))
@@ -78,6 +81,12 @@ class Node:
 
     def executed_upto(self, session: str) -> int:
         return self.state.executed_upto(session)
+
+    def changed(self) -> int:
+        return self.changes
+
+    def is_behind(self) -> bool:
+        return self.behind
 
     def about_size(self) -> int:
         return self.state.count()
