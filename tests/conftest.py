@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -18,6 +19,7 @@ import pytest
 from hypothesis import settings
 
 from kvstore.version import is_compiled
+from tests.examples import LONG as WITH_LONG
 
 settings.register_profile("unhurried", deadline=None)  # how long an example takes says more of the machine than of us
 settings.load_profile("unhurried")
@@ -39,14 +41,18 @@ SOURCES_ONLY = {
     "tests/simulation/test_runs.py::test_a_failure_is_made_smaller_and_still_is_the_same": PLANTED,
 }
 """The tests that cannot run on compiled modules, each with the reason that ``pytest -rs`` shows."""
-LONG = (
-    "tests/exploration/",
-    "tests/simulation/test_mutants.py::test_a_bug_is_found",
-    "tests/simulation/test_whole_mutants.py::test_a_bug_is_shown_by_its_seed",
+LONG = re.compile(
+    r"""
+      tests/exploration/
+    | tests/simulation/test_mutants\.py::test_a_bug_is_found
+    | tests/simulation/test_whole_mutants\.py::test_a_bug_is_shown_by_its_seed
+    | tests/system/hostile/ .* \[three\ nodes
+    | tests/system/hostile/test_memory\.py::test_the_figure_is_not_exceeded\[ (?!unfinished\+)
+    | tests/differential/ .* -1\]
+    """,
+    re.VERBOSE,
 )
 """Tests that are worth more minutes than a look at a change has; CI runs them with KVSTORE_LONG=1."""
-LONG_CASES = {"tests/system/hostile/": "[three nodes", "tests/differential/": "-1]"}
-"""And such cases of tests of which others always run."""
 _PREFIXES = ("KVSTORE_", "LC_", "XDG_")
 _NAMES = ("LANGUAGE", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "PYTHONIOENCODING", "PYTHONUTF8")
 _ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -93,10 +99,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items if is_compiled() else ():
         if reason := SOURCES_ONLY.get(item.nodeid.partition("[")[0]):
             item.add_marker(pytest.mark.skip(reason=f"not on compiled modules: {reason}"))
-    for item in () if os.environ.get("KVSTORE_LONG") else items:
-        if item.nodeid.startswith(LONG) or any(
-            item.nodeid.startswith(folder) and case in item.nodeid for folder, case in LONG_CASES.items()
-        ):
+    for item in () if WITH_LONG else items:
+        if LONG.match(item.nodeid):
             item.add_marker(pytest.mark.skip(reason="takes long: set KVSTORE_LONG=1"))
 
 

@@ -8,11 +8,12 @@ from itertools import permutations
 from typing import TypeAlias
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from consensus.simulation.linearizability import PENDING, check
 from consensus.simulation.linearizability import Operation as AnyOperation
+from tests.examples import examples
 from tests.system import register
 from tests.system.register import Operation, Request, Saw, Value
 
@@ -271,7 +272,7 @@ def by_brute_force(history: list[Operation]) -> bool:
     return any(explains(order) for happened in subsets(unknown) for order in permutations(certain + happened))
 
 
-@settings(max_examples=400)
+@examples(400)
 @given(histories())
 @example([write(1, 0, 5), write(2, 0, 5), read(2, 1, 2), read(1, 3, 4), read(2, 6, 7)])
 def test_agrees_with_trying_every_order(history: list[Operation]) -> None:
@@ -287,7 +288,7 @@ def test_agrees_with_trying_every_order(history: list[Operation]) -> None:
         assert not any(explains([*verdict.longest, operation]) for operation in verdict.stuck)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(histories())
 def test_knowing_what_reads_makes_no_difference(history: list[Operation]) -> None:
     initial: Value = None

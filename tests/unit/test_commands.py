@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -30,6 +30,7 @@ from kvstore.language.parser import parse
 from kvstore.state import entries
 from kvstore.state.machine import StateMachine
 from kvstore.store import Status
+from tests.examples import examples
 from tests.unit.strategies import colliding_commands, simple_by_type
 
 EVERY = set(get_args(Simple))
@@ -60,7 +61,7 @@ def test_the_strategies_of_the_tests_know_every_command() -> None:
     assert set(simple_by_type) == EVERY
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.lists(colliding_commands, max_size=12))
 def test_commands_change_and_fail_only_as_declared(commands: list[Command]) -> None:
     state = StateMachine(None)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore.commands import (
@@ -45,6 +45,7 @@ from kvstore.commands import (
 from kvstore.language.canonical import format as canonical
 from kvstore.state import cost, entries
 from kvstore.state.machine import StateMachine
+from tests.examples import examples
 from tests.unit.strategies import commands
 
 BIG = Value(b"x" * MAX_VALUE_BYTES)
@@ -183,7 +184,7 @@ def _bytes(result: Result | None) -> int:
 simple = commands.filter(lambda command: not isinstance(command, Txn) and type(command).__name__ != "Tick")
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(st.lists(commands, max_size=6), st.lists(simple, min_size=1, max_size=8), st.booleans())
 def test_an_estimate_is_never_below_what_is_used(before: list[Command], batch: list[Command], partial: bool) -> None:
     slots = Slots()

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kvstore.commands import (
@@ -45,6 +45,7 @@ from kvstore.state import due, entries
 from kvstore.state.machine import Batch, StateMachine
 from kvstore.storage.log_store import MemoryLog
 from kvstore.store import Reply
+from tests.examples import examples
 
 KEYS = [b"a", b"b", b"c", b"\xff", b"nul\0"]
 READS: list[Command] = [
@@ -138,7 +139,7 @@ ONE_AGAIN = [(b"a", b"b", 0, 0, passed) for passed in (1, 0, 1)]
 
 @given(st.lists(STEPS, max_size=60), st.integers(0, 2**32), st.sampled_from([1, 1, 2, 3]))
 @example([(b"a", b"b", 0, 0, 0)] * 10 + [(b"b", b"a", 0, 0, 0), *ONE_AGAIN], 0, 1)
-@settings(max_examples=300)
+@examples(300)
 def test_replicas_agree_and_nobody_sees_what_is_due(
     steps: list[tuple[bytes, bytes, int, int, int]], seed: int, limit: int
 ) -> None:

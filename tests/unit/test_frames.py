@@ -9,7 +9,7 @@ from itertools import pairwise
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from consensus.ballot import Ballot
@@ -33,6 +33,7 @@ from kvstore.server.frames import (
 from kvstore.server.latencies import WINDOW_US, Latencies
 from kvstore.server.peers import Identity, InboundConnection, Peers
 from kvstore.state.entries import UNREADABLE
+from tests.examples import examples
 
 BALLOT = Ballot(3, "n1")
 messages: st.SearchStrategy[PeerMessage] = st.one_of(
@@ -106,7 +107,7 @@ def test_rubbish_is_refused_or_waited_on(pieces: list[bytes]) -> None:
     messages | st.just(Hello("c", "n1", "n2", PROTOCOL_VERSION, 5)),
     st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1),
 )
-@settings(max_examples=300)
+@examples(300)
 def test_messages_with_rubbish_in_them_are_refused_or_others(
     message: PeerMessage | Hello, changes: list[tuple[int, int]]
 ) -> None:

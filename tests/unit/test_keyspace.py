@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore.commands import Value
@@ -19,6 +19,7 @@ from kvstore.state.identity import STATE_SCHEMA
 from kvstore.state.keyspace import Changes, Keyspace, ManyGoneError
 from kvstore.state.rows import read_row, write_rows
 from kvstore.storage.database import connect
+from tests.examples import examples
 
 KEYS = [b"a", b"b", b"\xff", b"nul\0"]
 STEPS = [
@@ -185,7 +186,7 @@ def small_gaps() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("small_gaps")
-@settings(max_examples=300)
+@examples(300)
 @given(st.lists(st.tuples(st.sampled_from(STEPS), st.sampled_from(KEYS), st.integers(0, 9)), max_size=60))
 def test_any_order_of_changes_and_commits(steps: list[tuple[str, bytes, int]]) -> None:
     with tables() as (reader, writer):

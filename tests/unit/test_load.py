@@ -33,6 +33,7 @@ from kvstore.language.parser import parse
 from kvstore.state import entries
 from kvstore.state.machine import StateMachine
 from kvstore.store import LogRow, Reply, Status
+from tests.examples import examples
 from tests.unit.strategies import colliding_commands
 
 
@@ -289,7 +290,7 @@ def test_keep_going_reports_bad_lines_and_executes_the_rest(
     assert [error.removeprefix(f"kvstore: {path}:")[:1] for error in errors] == ["2", "3"]
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.lists(colliding_commands.map(canonical), max_size=20))
 @example(["set a text", "incrbyfloat a 1", "set b 1"])
 @example(["push a 1", "setrange a 0 x", "set b 1"])
@@ -340,7 +341,7 @@ def fits(shape: Shape, value: Value | None) -> bool:
     return bool(is_of_kind) and number is not None and abs(number) <= shape.bound
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.lists(st.lists(colliding_commands, max_size=6), max_size=6))
 def test_what_is_foreseen_is_what_happens(batches: list[list[Command]]) -> None:
     """A command that fails was not called certain, and after each batch keys hold what is remembered of them."""

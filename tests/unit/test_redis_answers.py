@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hiredis
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore.resp.hub import Hub
 from kvstore.resp.table import TABLE
+from tests.examples import examples
 from tests.unit.resp_client import Client
 
 NOT_INTEGER = b"-ERR value is not an integer or out of range\r\n"
@@ -222,7 +223,7 @@ names = st.sampled_from(
 
 
 @given(st.lists(st.tuples(names, st.lists(some_arguments, max_size=6)), max_size=12), st.booleans())
-@settings(max_examples=300)
+@examples(300)
 def test_every_request_has_one_answer_and_none_ends_the_node(
     sent: list[tuple[bytes, list[bytes]]], at_once: bool
 ) -> None:

@@ -9,7 +9,7 @@ from typing import cast
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from consensus.ballot import Ballot
@@ -41,6 +41,7 @@ from kvstore.state import entries
 from kvstore.state.machine import StateMachine
 from kvstore.storage.log_store import MemoryLog
 from kvstore.store import LogRow
+from tests.examples import examples
 from tests.unit.resp_client import Client, packed
 
 # -- parsing ----------------------------------------------------------------------------------------------------------
@@ -98,7 +99,7 @@ def test_values_that_look_like_huge_headers_are_values(places: list[int]) -> Non
         max_size=20,
     )
 )
-@settings(max_examples=500)
+@examples(500)
 def test_rubbish_is_a_protocol_error_or_waits_for_more(pieces: list[bytes]) -> None:
     try:
         for request in parse(pieces):
@@ -495,7 +496,7 @@ arguments = st.one_of(
 
 
 @given(st.lists(st.tuples(st.sampled_from(sorted(TABLE)), st.lists(arguments, max_size=6)), min_size=1, max_size=6))
-@settings(max_examples=500)
+@examples(500)
 def test_no_request_ends_the_node(sent: list[tuple[bytes, list[bytes]]]) -> None:
     """A wrong request gets an error as its reply; an exception that nobody catches would stop the whole node."""
     client = Client()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore.resp.connection import MAX_BACKLOG
@@ -25,6 +25,7 @@ from kvstore.resp.states import (
     after,
     mode_after,
 )
+from tests.examples import examples
 from tests.unit.resp_client import Client, Node, packed
 
 
@@ -69,7 +70,7 @@ STEPS = ["blocked", "taken", "lost", "other kills", "turn", "answer one", "flush
 
 
 @given(st.lists(st.sampled_from(STEPS), max_size=30), st.booleans())
-@settings(max_examples=300)
+@examples(300)
 def test_a_connection_moves_as_the_table_says(steps: list[str], has_little_time: bool) -> None:
     """Nothing raises, the transport is paused only while the connection is open, and it is closed once at the end."""
     hub, node = Hub(), Node()

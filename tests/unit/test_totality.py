@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from consensus.messages import NO_OP
@@ -12,6 +12,7 @@ from kvstore import commands
 from kvstore.commands import Command, Condition, Entry, Failed, Opaque, Set, Simple, Txn, Value
 from kvstore.state import entries
 from kvstore.state.machine import StateMachine
+from tests.examples import examples
 
 numbers = st.integers(-(2**63), 2**64 - 1) | st.sampled_from([0, 1, -1, 2**62, 2**63 - 1, 2**63, 2**53])
 raw = st.binary(max_size=40) | st.sampled_from([b"", b"a", b"b", b"x" * 2_000, b"[1, 2", b"[1]", b'{"a":1}', b"\xff"])
@@ -72,7 +73,7 @@ slots = st.builds(
 ) | st.binary(max_size=30)
 
 
-@settings(max_examples=400)
+@examples(400)
 @given(st.lists(slots, min_size=1, max_size=8), st.booleans())
 def test_any_slot_can_be_applied_and_committed(values: list[bytes], one_by_one: bool) -> None:
     state = StateMachine(None)
