@@ -21,7 +21,7 @@ is disconnected."""
 ENDED_AT_ONCE = 64
 """Of those that have most, so many are found at a time: to look at all clients for each of them would take long."""
 FLUSHED_AT_ONCE = 32
-FLUSHED_BYTES = 4 * 1_048_576
+FLUSHED_BYTES = 1_048_576
 """So many clients, a power of two, or so many bytes are sent before it is looked whether there is time for more."""
 COUNTED_BYTES = 32 * 1_048_576
 """Each time that so many bytes of replies were written, those that clients have not taken are counted."""
@@ -232,7 +232,7 @@ class Hub:
             if not number & (FLUSHED_AT_ONCE - 1) or self.written - looked_at > FLUSHED_BYTES:
                 looked_at, now = self.written, clocks.seconds()
                 if until < 0:
-                    until = now + self.shares.turn_seconds
+                    until = now + self.shares.turn_seconds / 2  # the node's own part of this turn may have been long
                 if now > until and number < len(connections):
                     self._to_flush = connections[number:] + self._to_flush
                     self.shares.ask()
