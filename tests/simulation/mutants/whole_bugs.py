@@ -437,9 +437,9 @@ CLIENTS = [
         "after a protocol error the error is told before what came before it is answered",
         (
             CONNECTION + "_start_any",
-            'reply.reply(Error(f"ERR Protocol error: {self._wrong}"))',
+            'last.reply(Error(f"ERR Protocol error: {self._wrong}"))',
             'self._out.append(encode(Error(f"ERR Protocol error: {self._wrong}"), 2))\n'
-            "        self.answered(reply, b'')",
+            "        self.answered(last, b'')",
         ),
     ),
     mutant(
