@@ -343,7 +343,7 @@ FACES = [
     ),
     mutant(
         "only the first connection's replies leave at the end of a turn",
-        ("kvstore.resp.hub:Hub.flush", "for connection in connections:", "for connection in connections[:1]:"),
+        ("kvstore.resp.hub:Hub.flush", "enumerate(connections, 1)", "enumerate(connections[:1], 1)"),
     ),
     mutant(
         "a client that had too many requests under way is not read from again",
