@@ -47,6 +47,8 @@ MAX_TTL = 100 * 366 * 24 * 3_600_000
 """The longest time to live: a hundred years in ms."""
 MAX_TIME = 2**53 - 1
 """The latest time of an expiry, in ms since 1970: the largest integer that every JSON reader reads exactly."""
+MAX_JSON_BYTES = MAX_VALUE_BYTES
+"""The most that all JSON values of one command may have together: to read them takes fifty times as long as to copy."""
 MAX_COMMAND_BYTES = 16 * 1_048_576
 """The most that a transaction, or an mset, may take in its slot."""
 
@@ -63,7 +65,41 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def check(command: Command) -> None:
-    """Raise CommandError, naming the field and the bound, when a command is over a limit."""
+    """Raise CommandError, naming the field and the bound, when a command is over a limit or has what is no JSON."""
+    check_bounds(command)
+    if type(command) is Set and not command.value.json and command.ifeq is None:
+        return
+    if type(command) is not Get and (values := [value for value in _values(command) if value.json]):
+        # A client of KV.EXECUTE may claim so of any bytes, and every replica has to parse them later.
+        size = sum([len(value.data) for value in values])
+        if size > MAX_JSON_BYTES:
+            raise CommandError(
+                f"the command has {size:,} bytes of JSON in all, at most {MAX_JSON_BYTES:,} are allowed: split it"
+            )
+        for value in values:
+            from_json(value.data)
+
+
+def _values(command: Command) -> list[Value]:
+    """The values that a command compares or writes."""
+    match command:
+        case Set():
+            return [command.value] if command.ifeq is None else [command.value, command.ifeq]
+        case SetMany():
+            return command.values
+        case Cas(_, old, new):
+            return [old, new]
+        case Push(_, item):
+            return [item]
+        case Txn():
+            compared = [condition.operand for condition in command.conditions if condition.operand is not None]
+            return compared + [value for part in (*command.then, *command.otherwise) for value in _values(part)]
+        case _:
+            return []
+
+
+def check_bounds(command: Command) -> None:
+    """The same, without a look at what is said to be JSON: that takes long, and is done before it is proposed."""
     # As in the executor, comparing types is the quickest way to the most frequent commands.
     if type(command) is Set:
         _check_key(command.key)
@@ -199,7 +235,7 @@ def _check_txn(txn: Txn) -> None:
     if not txn.then:
         raise CommandError("a transaction needs at least one command")
     for command in (*txn.then, *txn.otherwise):
-        check(command)
+        check_bounds(command)
     _check_total(txn)
     for condition in txn.conditions:
         _check_key(condition.key)
@@ -220,9 +256,6 @@ def _check_key(key: bytes) -> None:
 
 def _check_value(name: str, value: Value) -> None:
     _check_size(name, value.data, MAX_VALUE_BYTES)
-    if value.json:
-        # A client of KV.EXECUTE may claim so of any bytes, and every replica has to parse them later.
-        from_json(value.data)
 
 
 def _check_size(name: str, data: bytes, most: int) -> None:

@@ -18,7 +18,13 @@ MAX_NUMBER_BYTES = 640
 """Longer texts do not count as numbers, and JSON must not hold a longer whole one. How many digits Python reads depends
 on its version and on its environment, which must not decide what a slot does."""
 
-_LONG = re.compile(rb"(?<!\d)\d{%d}" % MAX_NUMBER_BYTES)
+MAX_CONTAINERS = 200_000
+"""Lists and objects in one value: to look how deeply more of them are nested would take the turn of all others."""
+
+_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+_LONG = b"0" * MAX_NUMBER_BYTES
+_OTHER = bytes(set(range(256)) - set(b"[]{}"))
+_ALIKE = bytes.maketrans(b"{}", b"[]")
 _NUMBER = re.compile(rb"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
 
@@ -31,11 +37,11 @@ def from_json(text: bytes) -> Value:
     text = text.strip(b" \t\r\n")
     try:
         # Given bytes, json would also accept UTF-16 and UTF-32, which no other reader here does.
-        parsed = (_read_carefully if _LONG.search(text) else _read)(text.decode())
+        parsed = (_read_carefully if _LONG in text.translate(_ZEROS) else _read)(text.decode())
     except (ValueError, RecursionError) as error:
         raise CommandError(f"the value is not valid JSON ({error})") from error
     if text.count(b"[") + text.count(b"{") > MAX_NESTING:
-        _check_nesting(parsed)
+        _check_nesting(text)
     if _is_number(text):
         return Value(text)
     if isinstance(parsed, str):
@@ -76,16 +82,22 @@ def _is_number(text: bytes) -> bool:
     return len(text) <= MAX_NUMBER_BYTES and _NUMBER.fullmatch(text) is not None
 
 
-def _check_nesting(parsed: object) -> None:
-    level = [parsed]
-    for _ in range(MAX_NESTING + 1):
-        level = [
-            child
-            for item in level
-            if isinstance(item, list | dict)
-            for child in (item.values() if isinstance(item, dict) else item)
-        ]
-        if not level:
+def _check_nesting(text: bytes) -> None:
+    """Raise CommandError where JSON has too many lists and objects, or nests them too deeply.
+
+    Only the brackets are looked at, without the innermost ones in each round.
+    """
+    unescaped = text.replace(rb"\\", b"").replace(rb"\"", b"")
+    outside_strings = b"".join(unescaped.split(b'"')[::2])
+    brackets = outside_strings.translate(_ALIKE, _OTHER)
+    if len(brackets) > 2 * MAX_CONTAINERS:
+        raise CommandError(
+            f"the value is JSON with {len(brackets) // 2:,} lists and objects, at most {MAX_CONTAINERS:,} are allowed:"
+            " split it over keys"
+        )
+    for _ in range(MAX_NESTING):
+        brackets = brackets.replace(b"[]", b"")
+        if not brackets:
             return
     raise CommandError(f"the value is JSON nested more than {MAX_NESTING} levels deep")
 
@@ -115,8 +127,9 @@ def _fraction(digits: str) -> tuple[float]:
     return (float(digits),)
 
 
-_read = json.JSONDecoder(parse_constant=_no_constant).decode
-_read_carefully = json.JSONDecoder(parse_int=_whole_within_bound, parse_constant=_no_constant).decode
+# What a fraction is worth is not asked when it comes in, and to find out takes longest of all.
+_read = json.JSONDecoder(parse_float=len, parse_constant=_no_constant).decode
+_read_carefully = json.JSONDecoder(parse_int=_whole_within_bound, parse_float=len, parse_constant=_no_constant).decode
 _read_apart = json.JSONDecoder(parse_int=_whole, parse_float=_fraction, parse_constant=_no_constant).decode
 
 

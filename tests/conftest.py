@@ -17,6 +17,8 @@ from types import FrameType
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import WorkStealingScheduling
 
 from kvstore.version import is_compiled
 from tests.examples import LONG as WITH_LONG
@@ -93,6 +95,12 @@ def _logs_as_before() -> Iterator[None]:
     root.handlers, level, root.propagate = before
     root.setLevel(level)  # which forgets what is remembered of levels
     logging.raiseExceptions = raises
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> WorkStealingScheduling:
+    """Of some hundreds of slow tests in a row one process would otherwise get all, and run them alone at the end."""
+    return WorkStealingScheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

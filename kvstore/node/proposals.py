@@ -132,7 +132,7 @@ class Proposals:
         if session:
             check_session(session, sequence, acknowledged, since)
         changed = size
-        if type(command) is not Set:
+        if type(command) is not Set or command.ifeq is not None:
             try:
                 changed = self._state.changed_bytes(command, size)
             except CommandError:

@@ -70,8 +70,8 @@ CLEARED_WORK = 20
 COUNTED_WORK = 8
 WORK_PER_BYTES = 10
 """Shift of bytes to work: a value is read or copied at about a KiB in a unit."""
-JSON_WORK_PER_BYTES = 3
-"""Shift of bytes to work where JSON is parsed: about eight bytes in a unit."""
+JSON_WORK_PER_BYTES = 2
+"""Shift of bytes to work where JSON is parsed: about four bytes in a unit."""
 _NUMBER_BYTES = 400
 _PUSHED = 6
 """A byte of an item may become this many in JSON."""
@@ -99,7 +99,10 @@ def of_read() -> Bounds:
 
 def too_much_work(most: int) -> str:
     """The reason to refuse what would be more than so many units of work."""
-    return f"this would be more than {most:,} units of work: name fewer keys or commands at a time, or walk by scan"
+    return (
+        f"this would be more than {most:,} units of work: name fewer keys or commands at a time, walk by scan, or"
+        " compare large JSON by its version"
+    )
 
 
 def too_large(most: int) -> str:
@@ -135,9 +138,14 @@ def may_be_refused(command: Command) -> bool:
             if _Estimate(None, of_slot(), not command.partial).of(command.conditions, branch):
                 return True
         return False
-    if isinstance(command, SetMany | Delete | Exists):
-        return _Estimate(None, of_slot(), False).of((), (command,)) != ""
-    return False
+    return is_weighed_alone(command) and _Estimate(None, of_slot(), False).of((), (command,)) != ""  # type: ignore[arg-type]
+
+
+def is_weighed_alone(command: Command) -> bool:
+    """Whether a command that is not part of a transaction may name many keys, or compare JSON."""
+    return isinstance(command, SetMany | Delete | Exists | Cas) or (
+        isinstance(command, Set) and command.ifeq is not None
+    )
 
 
 def pass_over_ranges(command: Command, keys: Keyspace) -> None:
@@ -163,7 +171,7 @@ def changed_bytes(command: Command, size: int, keys: Keyspace) -> int:
     Raises CommandError when it costs more than a slot may: then it must not be proposed.
     """
     if not isinstance(command, Txn):
-        if isinstance(command, SetMany | Delete) and (reason := refused_alone(command, keys, of_slot())):
+        if is_weighed_alone(command) and (reason := refused_alone(command, keys, of_slot())):  # type: ignore[arg-type]
             raise CommandError(f"{reason}; nothing was proposed")
         if type(command) not in _REWRITES:
             return size

@@ -113,8 +113,7 @@ def execute(command: Command, context: Context) -> Result:
 
 def execute_alone(command: Command, context: Context) -> Result:
     """Execute what a slot or a read holds. It is Failed, and has changed nothing, if it costs more than the bounds."""
-    kind = type(command)
-    if kind is SetMany or kind is Delete or kind is Exists:
+    if cost.is_weighed_alone(command):
         reason = cost.refused_alone(command, context.keys, context.bounds)  # type: ignore[arg-type]
         if reason:
             return Failed(reason)

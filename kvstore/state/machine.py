@@ -550,13 +550,15 @@ def _looks_at_ranges(command: Command | Opaque) -> bool:
 
 def _result(command: Command | Opaque, context: Context) -> Result:
     """The result of executing a command, or what a proposed JSON value says."""
-    if type(command) is Incr or (type(command) is Set and not (command.ttl or command.expires)):
+    if type(command) is Incr or (
+        type(command) is Set and not (command.ttl or command.expires) and command.ifeq is None
+    ):
         return execute(command, context)  # bounded, as they are one key's
     if isinstance(command, Opaque):
         parsed = _parsed(command)
         return NotACommand() if parsed is None else execute_alone(parsed, context)
     try:
-        limits.check(command)  # as every door has done; what came past them all must not end the replicas
+        limits.check_bounds(command)  # as every door has done; what came past them all must not end the replicas
     except CommandError as error:
         return Failed(str(error))
     return execute_alone(command, context)

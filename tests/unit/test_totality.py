@@ -96,7 +96,7 @@ def test_any_slot_can_be_applied_and_committed(values: list[bytes], one_by_one: 
         commands.Walk(b"", -1),
         Set(b"a", Value(b"1"), ttl=2**63),
         Txn([commands.Expire(b"a", 2**63)]),
-        Txn([Set(b"a", Value(b"[1", True))]),
+        Txn([Set(b"a", Value(b"1"), ttl=2**63)]),
     ],
 )
 def test_what_is_beyond_the_bounds_is_a_recorded_failure(command: Command) -> None:
@@ -105,4 +105,17 @@ def test_what_is_beyond_the_bounds_is_a_recorded_failure(command: Command) -> No
     assert isinstance(done.result, Failed)
     assert state.apply(2, [entries.encode(Entry("s", 1, 1, 0, command))])[0].result == done.result
     assert state.count() == 0
+    state.close()
+
+
+def test_what_was_said_to_be_json_is_not_looked_at_again_and_may_be_anything() -> None:
+    """The doors look at it, which takes long; only other programs than this one could let it past them."""
+    broken, other = Value(b"[1", True), Value(b"[1,", True)
+    state = StateMachine(None)
+    slots = [Txn([Set(b"a", broken)]), commands.Cas(b"a", other, other), commands.Push(b"a", broken)]
+    slots += [commands.Cas(b"a", broken, other), Set(b"a", broken, ifeq=broken)]
+    state.apply(1, [entries.encode(Entry("s", number, 1, 0, command)) for number, command in enumerate(slots, 1)])
+    assert state.applied_upto == len(slots)
+    found = state.query(commands.Get(b"a"), 0)
+    assert isinstance(found, commands.Found) and found.value == other
     state.close()

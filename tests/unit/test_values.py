@@ -7,9 +7,12 @@ import json
 import pytest
 from hypothesis import given
 
-from kvstore.commands import Value
+from kvstore.commands import Cas, Command, Condition, Entry, Failed, Set, SetMany, Txn, Value
 from kvstore.errors import CommandError
-from kvstore.values import MAX_NESTING, MAX_NUMBER_BYTES, from_json, items_of, same, to_json
+from kvstore.limits import check
+from kvstore.state.entries import encode
+from kvstore.state.machine import StateMachine
+from kvstore.values import MAX_CONTAINERS, MAX_NESTING, MAX_NUMBER_BYTES, from_json, items_of, same, to_json
 from tests.unit.strategies import json_texts
 
 
@@ -89,3 +92,64 @@ def test_nesting_is_bounded_before_it_reaches_the_log() -> None:
             with pytest.raises(CommandError, match="nested"):
                 from_json(text)
     assert from_json(b"[" + b"[]," * 1_000 + b"[]]").json
+
+
+def test_brackets_in_strings_are_no_levels() -> None:
+    texts = [rb'["[[]]", "\"[", "\\", {"]": "}\\"}]', rb'[[["\\\"[[[["]]]', rb'["]]]]", [["]]]]", ["]]"]]]]']
+    for text in texts:
+        many = b"[" + b",".join([text] * (MAX_NESTING + 1)) + b"]"
+        assert from_json(many).json
+    deep = b"[" * (MAX_NESTING + 1) + rb'"]]]]]]]]", "\"]]"' + b"]" * (MAX_NESTING + 1)
+    with pytest.raises(CommandError, match="nested"):
+        from_json(deep)
+
+
+def test_the_lists_and_objects_of_a_value_are_bounded() -> None:
+    """To walk through 300,000 lists took the turn of all others for 60 ms."""
+    most = b"[" + b",".join([b'{"[":"]"}'] * 1_000 + [b"[]"] * (MAX_CONTAINERS - 1_001)) + b"]"
+    assert from_json(most).json
+    with pytest.raises(CommandError, match=f"with {MAX_CONTAINERS + 1:,} lists and objects, .*split it over keys"):
+        from_json(b"[[]," + most[1:])
+
+
+def test_fractions_are_numbers_whatever_they_are_worth() -> None:
+    assert from_json(b"1.5e-7") == Value(b"1.5e-7") and from_json(b"[1e999, -0.0]").json
+    with pytest.raises(CommandError, match="not valid JSON"):
+        from_json(b"[1., 2]")
+
+
+def test_the_json_of_one_command_is_bounded_in_all() -> None:
+    """Three changes of a list of a megabyte took 270 ms to look at, and as long again on every replica."""
+    large = Value(b"[" + b",".join([b"1"] * 200_000) + b"]", True)
+    plain = Value(large.data)
+    check(Cas(b"a", large, large))
+    check(SetMany([b"a", b"b", b"c", b"d"], [plain] * 4))
+    compared = Condition("value", b"a", "=", large)
+    commands: list[Command] = [
+        Txn([Cas(b"a", large, large)], [compared]),
+        Txn([Set(b"a", large)] * 2, otherwise=[Set(b"a", large)]),
+        SetMany([b"a", b"b", b"c"], [large] * 3),
+        Set(b"a", Value(b"[%b]" % large.data, True), ifeq=Value(b"[%b, %b]" % (large.data, large.data), True)),
+    ]
+    for command in commands:
+        with pytest.raises(CommandError, match="bytes of JSON in all, at most 1,048,576 are allowed: split it"):
+            check(command)
+
+
+def test_a_comparison_of_much_json_is_refused_also_where_it_is_alone() -> None:
+    state = StateMachine(None)
+    large = Value(b"[" + b",".join([b"1"] * 200_000) + b"]", True)
+    small = Value(b"[1]", True)
+    for command in (Cas(b"a", large, small), Set(b"a", small, ifeq=large)):
+        state.apply(state.applied_upto + 1, [encode(Entry("", 0, 0, 0, Set(b"a", large)))])
+        with pytest.raises(
+            CommandError, match=r"units of work.*compare large JSON by its version; nothing was proposed"
+        ):
+            state.changed_bytes(command, 0)
+        (done,) = state.apply(state.applied_upto + 1, [encode(Entry("", 0, 0, 0, command))])
+        assert isinstance(done.result, Failed)
+    state.apply(
+        state.applied_upto + 1, [encode(Entry("", 0, 0, 0, Set(b"a", Value(large.data[:200_000] + b"1]", True))))]
+    )
+    assert state.changed_bytes(Cas(b"a", small, large), 7) == 7
+    state.close()
