@@ -10,7 +10,7 @@ from typing import TypeAlias
 from kvstore.state.rows import as_bytes, stored
 from kvstore.storage.database import damaged_row
 
-EXPIRED_AT_ONCE = 1_000
+EXPIRED_AT_ONCE = 700
 """At most this many keys are removed in a slot because they are due; the others follow in later slots, and count as
 gone until then. All nodes must agree on it."""
 PASSED_AT_ONCE = 1_000
