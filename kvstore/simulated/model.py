@@ -15,6 +15,7 @@ from kvstore.commands import (
     Append,
     Cas,
     Command,
+    Configure,
     Delete,
     Done,
     Early,
@@ -163,7 +164,9 @@ class Model:
         kind = name.startswith(NODE_SESSIONS)
         self.forgotten[kind] = max(self.forgotten[kind], self.sessions.pop(name).slot)
 
-    def _execute(self, slot: int, command: Command | Opaque) -> Seen:
+    def _execute(self, slot: int, command: Command | Opaque | Configure) -> Seen:
+        if isinstance(command, Configure):
+            return DONE
         if isinstance(command, Opaque):
             text = msgspec.json.decode(command.json)
             try:

@@ -145,7 +145,9 @@ class PipeWorld(WholeWorld):
         self._streams[name] = streams
         # Messages of other nodes may come first.
         self.timeline.after(self._dice.choice([0, 0, 30]), self._initialise, name, streams)
-        host = PipeHost(server.settings.data_dir, streams, lambda purpose: new_threads(purpose, 1))
+        host = PipeHost(
+            server.settings.data_dir, streams, lambda purpose: new_threads(purpose, 1), server.settings.keep
+        )
         await host.serve()
         return host.status
 

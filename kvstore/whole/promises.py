@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from consensus.simulation.violation import Violation
-from kvstore.commands import Append, Command, Delete, Entry, Expired, Incr, Integer, Opaque, Set, Txn
+from kvstore.commands import Append, Command, Configure, Delete, Entry, Expired, Incr, Integer, Opaque, Set, Txn
 from kvstore.simulated.model import DONE, FAILED, NOT_MET, ModelCell, Seen
 from kvstore.simulated.oracle import Oracle
 from kvstore.store import Reply
@@ -145,7 +145,7 @@ class Promises:
         """A slot of the log, in order: what it executed, and what is stored after it."""
         self._last = slot
         command = entry.command
-        if isinstance(command, Opaque):
+        if isinstance(command, Opaque | Configure):
             return
         parts: Sequence[Command] = command.then if isinstance(command, Txn) else [command]
         tags: dict[bytes, None] = {}

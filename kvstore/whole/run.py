@@ -16,10 +16,15 @@ from consensus.simulation.scenario import Scenario
 from consensus.simulation.trace import Trace
 from consensus.simulation.violation import Violation
 from kvstore import clocks, logs
+from kvstore.node import hosting
+from kvstore.node.node import Node
 from kvstore.server import host
 from kvstore.server.peers import Peers
 from kvstore.simulated.run import Outcome
 from kvstore.state import machine as state_machine
+from kvstore.state.entries import Applied
+from kvstore.state.machine import StateMachine
+from kvstore.storage.log_store import LogStore
 from kvstore.whole.blocking import sleep
 from kvstore.whole.bounds import small_bounds
 from kvstore.whole.calm import end_one_in_calm, judge_elections
@@ -121,6 +126,20 @@ class _Watcher(logging.Handler):
         self._world.logged(record.getMessage(), record.levelno, getattr(record, "fields", {}))
 
 
+def _new_node(
+    world: WholeWorld, node: str, nodes: Sequence[str], log: LogStore, state: StateMachine, **more: object
+) -> Node:
+    """A node whose slots the world sees when they are applied: its log does not keep them for ever."""
+
+    def apply(first: int, values: Sequence[bytes], is_late: Callable[[], bool]) -> list[Applied]:
+        done = state.apply(first, values, is_late)
+        world.applied(node, first, values[: len(done)])
+        return done
+
+    new: Callable[..., Node] = Node
+    return new(node, nodes, log, state, apply=apply, **more)
+
+
 @contextmanager
 def _watched(world: WholeWorld) -> Iterator[None]:
     logger, watcher = logging.getLogger("kvstore"), _Watcher(world)
@@ -134,10 +153,12 @@ def _watched(world: WholeWorld) -> Iterator[None]:
     state_machine.Event = lambda: ThreadEvent(world.acting)  # type: ignore[attr-defined,assignment]
     links = LinkRules(world.fail, world.count)
     host.Peers = partial(WatchedPeers, world, PromisedBallots(), links)  # type: ignore[attr-defined,assignment]
+    hosting.Node = partial(_new_node, world)  # type: ignore[attr-defined,assignment]
     try:
         yield
     finally:
         host.Peers = Peers  # type: ignore[attr-defined]
+        hosting.Node = Node  # type: ignore[attr-defined]
         clocks.show_real()
         state_machine.Event = event  # type: ignore[attr-defined]
         logger.removeHandler(watcher)

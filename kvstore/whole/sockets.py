@@ -340,7 +340,8 @@ class VirtualNetwork:
         """The port of connections which a firewall watches: it drops what belongs to none that it has seen begin."""
         self._listening: dict[Address, VirtualServer] = {}
         self._machines: dict[str, LoopMachine] = {}
-        self._port = 30_000
+        self.last_port = 30_000
+        """The highest port that a client's side has had: ports are not used twice."""
         self.listener: Callable[[Side, bytes], None] | None = None
         """Told of every piece that a side sends."""
 
@@ -418,8 +419,8 @@ class VirtualNetwork:
         if address[0] not in self._machines:
             raise socket.gaierror(socket.EAI_NONAME, "name or service not known")
         connected: asyncio.Future[Side] = loop.create_future()
-        self._port += 1
-        own = (loop.machine.name, self._port)
+        self.last_port += 1
+        own = (loop.machine.name, self.last_port)
         self._knock(connected, loop, own, address, 0)
         try:
             side = await connected

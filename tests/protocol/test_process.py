@@ -513,10 +513,10 @@ def test_a_vote_that_becomes_durable_after_a_failure_is_not_cast(tmp_path: Path,
     slow = """
 import time
 append = log_store.SqliteLog.append
-def slowly(self, records):
+def slowly(self, *arguments):
     print("slowly", file=sys.stderr, flush=True)
     time.sleep(0.5)
-    append(self, records)
+    append(self, *arguments)
 log_store.SqliteLog.append = slowly"""
     code = slow + PATIENT + FAILING.format(error="InvariantViolation('rule')", place="node.Node.slot_rows")
     with started(tmp_path / "d", INIT_OF_THREE, changed(code)) as process:
@@ -538,10 +538,10 @@ def test_a_full_disk_is_reported_once(tmp_path: Path) -> None:
     code = """
 from kvstore.errors import StorageFullError
 append = log_store.SqliteLog.append
-def full(self, records):
+def full(self, *arguments):
     if self._path.with_name("full").exists():
         raise StorageFullError("the disk is full")
-    append(self, records)
+    append(self, *arguments)
 log_store.SqliteLog.append = full"""
     with started(tmp_path / "d", command=changed(code)) as process:
         assert process.stdin is not None

@@ -63,6 +63,9 @@ pipe: init_ok
 pipe: multi_paxos_log_ok
 pipe: multi_paxos_propose_ok
 pipe: read_ok
+directory: all but one are empty
+directory: an older copy is put back
+directory: one is empty
 process: ended because of its disk
 process: ended with status 0
 process: killed
