@@ -28,7 +28,7 @@ from kvstore.node.snapshot_disk import BEGINS_ANEW, SnapshotDisk
 from kvstore.state.identity import Owner
 from kvstore.state.snapshots import Snapshot
 from kvstore.storage.data_dir import RESERVE_BYTES, DataDir
-from kvstore.storage.log_tail import KEEP, Keep
+from kvstore.storage.log_tail import WHOLE, Keep
 from kvstore.store import Reply, SlotReply
 from kvstore.values import from_json
 
@@ -56,14 +56,17 @@ def run(data_dir: Path | None) -> int:
 
 
 class PipeHost:
-    """Carries lines between the pipes and one node, and the node's records to its disk."""
+    """Carries lines between the pipes and one node, and the node's records to its disk.
+
+    The log stays whole, unless ``keep`` says otherwise: clients may ask for it, or for any of its slots, at any time.
+    """
 
     def __init__(
         self,
         data_dir: Path | None,
         streams: StandardStreams | None = None,
         new_thread: Callable[[str], Executor] = lambda name: ThreadPoolExecutor(1, name),
-        keep: Keep = KEEP,
+        keep: Keep = WHOLE,
     ) -> None:
         self.status = 0
         self._streams = streams or StandardStreams()

@@ -60,7 +60,7 @@ def open_node(
         return Node(
             node_id,
             nodes,
-            MemoryLog(),
+            MemoryLog(keep),
             StateMachine(None),
             rng=random.Random(random.getrandbits(64)),
             now=clocks.now(),

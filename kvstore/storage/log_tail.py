@@ -26,6 +26,8 @@ class Keep(NamedTuple):
 
 
 KEEP = Keep(100_000, 64 * 1_048_576)
+WHOLE = Keep(1 << 62, 1 << 62)
+"""Nothing goes."""
 
 
 class Block(msgspec.Struct):
