@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.system.servers import Servers, eventually, running
 
@@ -18,7 +20,7 @@ def put(servers: Servers, name: str, key: str, value: str) -> None:
 
 def serves(servers: Servers, name: str) -> bool:
     try:
-        with servers.client(name, socket_timeout=3) as client:
+        with servers.client(name, socket_timeout=3, retry=Retry(NoBackoff(), 0)) as client:
             return bool(client.execute_command("KV.SERVING"))
     except redis.RedisError:
         return False

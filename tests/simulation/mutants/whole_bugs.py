@@ -168,7 +168,7 @@ CUTS = [
     mutant(
         "frames of nodes are bounded as those of strangers",
         (
-            "kvstore.server.peers:InboundConnection.received",
+            "kvstore.server.peers:InboundConnection._judged",
             "self._reader.limit = MAX_FRAME_BYTES",
             "pass",
         ),
@@ -234,7 +234,7 @@ STORES = [
     ),
     mutant(
         "a batch of records is not one transaction",
-        (LOG + "append", "if len(rows) > 1:", "if False:"),
+        (LOG + "append", "if cut or len(rows) > 1:", "if cut:"),
     ),
     mutant(
         "an append that found no room uses up its numbers",
