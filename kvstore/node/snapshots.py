@@ -142,7 +142,7 @@ class Snapshots:
         self._here = self._store.add(part.offset, part.data)
         self._heard_at = self._now
         self._tries = 0
-        if self._here == part.snapshot.size:
+        if self._here >= part.snapshot.size:
             self._adopting = True
             self._store.adopt(part.snapshot)
         elif part.is_last:

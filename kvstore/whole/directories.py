@@ -45,13 +45,16 @@ class Directories:
         self.older_copy = ""
         """The node that has one."""
 
+    @property
+    def all_met(self) -> bool:
+        """Whether every node's last process takes part, and knows that all others do."""
+        return len(self.doors) == len(self._names) and all(door.members.settled for door in self.doors.values())
+
     def _is_free(self, again: Callable[[], None]) -> bool:
         """Whether a fault may happen now; otherwise, where nodes do not take part yet, it is tried ``again``."""
         if self._is_busy:
             return False
-        self._is_busy = len(self.doors) == len(self._names) and all(
-            door.members.settled for door in self.doors.values()
-        )
+        self._is_busy = self.all_met
         if not self._is_busy:
             turn = self._turn
             self._later(50, lambda: again() if turn == self._turn else None)

@@ -40,6 +40,9 @@ from kvstore.whole.world import CHECK_INTERVAL, PATIENCE, WholeWorld
 SHARED_MEMORY = Path("/dev/shm")
 """Where there is a file system in memory, real files cost no time; nothing here needs them to be durable."""
 
+MEETING_TIME = 3_000
+"""Nodes that have not met after so many ms go on to do so under faults."""
+
 
 def simulate_whole(scenario: Scenario, trace: Trace | None = None, others: Sequence[NewWorker] = ()) -> Outcome:
     """Run a scenario; the same one gives the same outcome. ``others``: further clients, from above this package."""
@@ -84,12 +87,13 @@ def _run(scenario: Scenario, world: WholeWorld, others: Sequence[NewWorker]) -> 
     for name in scenario.names:
         world.start(name)
     actions = all_actions(scenario)
+    begin = _meet(scenario, world)
     for _, action in actions:
-        world.timeline.at(action.at, world.note, "", str(action))
-        world.timeline.at(action.at, action.begin, world)
-        world.timeline.at(action.until, action.end, world)
+        world.timeline.at(begin + action.at, world.note, "", str(action))
+        world.timeline.at(begin + action.at, action.begin, world)
+        world.timeline.at(begin + action.until, action.end, world)
     workload.begin()
-    world.run(scenario.time)
+    world.run(begin + scenario.time)
     world.heal()
     workload.stop()
     _settle(world, workload.unfinished)
@@ -105,6 +109,16 @@ def _run(scenario: Scenario, world: WholeWorld, others: Sequence[NewWorker]) -> 
         end_one_in_calm(world)
     world.end_nodes()
     workload.judge()
+
+
+def _meet(scenario: Scenario, world: WholeWorld) -> int:
+    """The time of the first fault: in most runs the nodes of a new cluster have met by then."""
+    if isinstance(world, PipeWorld) or len(scenario.names) == 1 or scenario.random("meeting").random() < 0.15:
+        return 0
+    while not world.directories.all_met and world.timeline.now < MEETING_TIME:
+        world.run(world.timeline.now + CHECK_INTERVAL)
+    world.count("process: all nodes met before the first fault" if world.directories.all_met else "process: not yet met")
+    return world.timeline.now
 
 
 def _settle(world: WholeWorld, unfinished: Callable[[], str]) -> None:
