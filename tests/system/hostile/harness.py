@@ -16,11 +16,17 @@ from tests.fuzz.sender import packed
 from tests.system.servers import HOST, Servers, patience
 
 
-def say(servers: Servers, name: str, *requests: tuple[object, ...], seconds: float = 30) -> list[object]:
-    """Send these as one pipeline while taking the answers. Raises OSError when the node hangs up or takes longer."""
+def say(
+    servers: Servers, name: str, *requests: tuple[object, ...], seconds: float = 30, source: str = HOST
+) -> list[object]:
+    """Send these as one pipeline while taking the answers. Raises OSError when the node hangs up or takes longer.
+
+    ``source``: the address from which they come.
+    """
     parts = [[part if isinstance(part, bytes) else str(part).encode() for part in request] for request in requests]
     data, reader, answers = b"".join(map(packed, parts)), hiredis.Reader(), list[object]()
-    with socket.create_connection((HOST, servers.ports[name]), timeout=patience(seconds)) as wire:
+    address, own = (HOST, servers.ports[name]), (source, 0)
+    with socket.create_connection(address, timeout=patience(seconds), source_address=own) as wire:
         sending = threading.Thread(target=wire.sendall, args=(data,), daemon=True)
         sending.start()
         deadline = time.monotonic() + patience(seconds)
