@@ -9,7 +9,7 @@ logs that exist already do.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, assert_never
+from typing import NamedTuple, TypeGuard, assert_never
 
 from kvstore.commands import (
     MAX_VALUE_BYTES,
@@ -138,10 +138,10 @@ def may_be_refused(command: Command) -> bool:
             if _Estimate(None, of_slot(), not command.partial).of(command.conditions, branch):
                 return True
         return False
-    return is_weighed_alone(command) and _Estimate(None, of_slot(), False).of((), (command,)) != ""  # type: ignore[arg-type]
+    return is_weighed_alone(command) and _Estimate(None, of_slot(), False).of((), (command,)) != ""
 
 
-def is_weighed_alone(command: Command) -> bool:
+def is_weighed_alone(command: Command) -> TypeGuard[SetMany | Delete | Exists | Cas | Set]:
     """Whether a command that is not part of a transaction may name many keys, or compare JSON."""
     return isinstance(command, SetMany | Delete | Exists | Cas) or (
         isinstance(command, Set) and command.ifeq is not None
@@ -171,7 +171,7 @@ def changed_bytes(command: Command, size: int, keys: Keyspace) -> int:
     Raises CommandError when it costs more than a slot may: then it must not be proposed.
     """
     if not isinstance(command, Txn):
-        if is_weighed_alone(command) and (reason := refused_alone(command, keys, of_slot())):  # type: ignore[arg-type]
+        if is_weighed_alone(command) and (reason := refused_alone(command, keys, of_slot())):
             raise CommandError(f"{reason}; nothing was proposed")
         if type(command) not in _REWRITES:
             return size

@@ -114,7 +114,7 @@ def execute(command: Command, context: Context) -> Result:
 def execute_alone(command: Command, context: Context) -> Result:
     """Execute what a slot or a read holds. It is Failed, and has changed nothing, if it costs more than the bounds."""
     if cost.is_weighed_alone(command):
-        reason = cost.refused_alone(command, context.keys, context.bounds)  # type: ignore[arg-type]
+        reason = cost.refused_alone(command, context.keys, context.bounds)
         if reason:
             return Failed(reason)
     return execute(command, context)
