@@ -74,7 +74,12 @@ def same(one: Value, other: Value) -> bool:
 
 def items_of(value: Value) -> int | None:
     """How many items a JSON list has; None if the value is anything else."""
-    parsed = _look(value) if value.json else None
+    if not value.json:
+        return None
+    try:
+        parsed = _read_form(value.data.decode())
+    except ValueError:
+        return None
     return len(parsed) if isinstance(parsed, list) else None
 
 
@@ -127,7 +132,8 @@ def _fraction(digits: str) -> tuple[float]:
     return (float(digits),)
 
 
-# What a fraction is worth is not asked when it comes in, and to find out takes longest of all.
+# What a fraction is worth is asked only where values are compared: to find out takes longest of all.
+_read_form = json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=_no_constant).decode
 _read = json.JSONDecoder(parse_float=len, parse_constant=_no_constant).decode
 _read_carefully = json.JSONDecoder(parse_int=_whole_within_bound, parse_float=len, parse_constant=_no_constant).decode
 _read_apart = json.JSONDecoder(parse_int=_whole, parse_float=_fraction, parse_constant=_no_constant).decode

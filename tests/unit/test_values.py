@@ -153,3 +153,13 @@ def test_a_comparison_of_much_json_is_refused_also_where_it_is_alone() -> None:
     )
     assert state.changed_bytes(Cas(b"a", small, large), 7) == 7
     state.close()
+
+
+def test_the_items_of_a_list_are_counted_whatever_they_are() -> None:
+    """To find out what a megabyte of fractions is worth took 100 ms of every push."""
+    assert items_of(Value(b'[1.5, -2e9, "x", [1, 2], {"a": [1]}, null, %b]' % (b"7" * 5_000), True)) == 7
+    assert [items_of(Value(text, True)) for text in (b"[]", b"{}", b"[1", b"[NaN]", b"\xff", b'"[1]"')] == [
+        0,
+        *[None] * 5,
+    ]
+    assert items_of(Value(b"[1]")) is None
