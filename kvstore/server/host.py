@@ -43,8 +43,9 @@ QUICK_US = 3_000
 """Records of at most this many slots and bytes are written on the event loop's own thread, as long as an fsync takes no
 longer than this many microseconds."""
 TURN_MS = 10
-"""After so long the host lets the event loop look for what else has come in, though the node has more to do. Applying
-slots and serving reads stops after as long a time too."""
+"""After so long the host lets the event loop look for what else has come in, though the node has more to do."""
+APPLY_US = 5_000
+"""After so many microseconds no further slot is applied and no further read is served in a turn."""
 SWITCH_SECONDS = 0.0005
 """How soon the disk's thread gets the interpreter back after an fsync; Python's default of 5 ms would be most of
 the time that a write takes."""
@@ -208,7 +209,7 @@ class Host:
                 self._write(turn.records)
                 self._time_spent.mark("log")
             if answers_first or not self._woken:
-                self._late_at = clocks.now_us() + TURN_MS * 1_000
+                self._late_at = clocks.now_us() + APPLY_US
                 node.apply()
                 self._woken |= node.has_more
                 self._time_spent.mark("apply")

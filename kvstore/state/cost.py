@@ -51,7 +51,7 @@ MAX_READ_BYTES = 64 * 1_048_576
 """The same for a read, which takes no slot."""
 MAX_CHANGED_BYTES = 64 * 1_048_576
 """The most bytes that one slot writes, or keeps while it may have to be undone."""
-MAX_WORK = 100_000
+MAX_WORK = 60_000
 """The most work that one slot may be, in units of at most half a microsecond: nobody else is served meanwhile."""
 MAX_READ_WORK = 1_000_000
 """The same for a read: one that takes long is left to a thread."""
