@@ -52,4 +52,6 @@ class LongTurns:
         self.count += 1
         if ms > self.longest_ms:
             self.longest_ms, self.longest = ms, f"{what}: {detail}" if detail else what
-        log.limited("long_turn", what, level="warning", what=what, ms=ms, detail=detail)
+        # What the program did for so long is a kind of its own, which what the machine had others do must not hide.
+        kind = f"{what}, busy" if processor > LONG_NS else what
+        log.limited("long_turn", kind, level="warning", what=what, ms=ms, detail=detail)

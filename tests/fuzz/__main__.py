@@ -15,11 +15,14 @@ from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
 
+from kvstore.server.long_turns import LONG_MS
 from tests.fuzz.judge import memory_figure
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.run import Plan, fuzz, shrink
 from tests.system.servers import running
 
+SHOWN = 5
+"""So many of the turns that were too long are printed."""
 SLICE_SECONDS = 120.0
 """A new cluster and the next seed after so long: each seed can be repeated alone."""
 
@@ -61,6 +64,10 @@ def _run(plan: Plan, options: argparse.Namespace) -> int:
         f" {outcome.longest_turn}, pipelines {outcome.pipelines}",
         flush=True,
     )
+    over = sorted((turn for turn in outcome.busy_turns if turn[0] > LONG_MS), reverse=True)
+    print(f"seed {plan.seed}: {len(over)} turns had a processor for more than {LONG_MS} ms", flush=True)
+    for _, line in over[:SHOWN]:
+        print(f"    {line}", flush=True)
     for complaint in outcome.complaints:
         print(f"seed {plan.seed} FOUND (store and logs in {root}): {complaint}", flush=True)
     if not outcome.complaints:

@@ -16,6 +16,7 @@ from tests.system.servers import SOURCES, Servers, eventually
 SETTLING_SECONDS = 120.0
 _FAULT = re.compile(r"^\S+ \w+\s+(bug|request_failed)\b|^Traceback", re.MULTILINE)
 """In a node's log: a fault of the program, whether or not it ended anything."""
+_LONG_TURN = re.compile(r"^.*\blong_turn\b.*\b(\d+) ms on a processor.*$", re.MULTILINE)
 
 
 def memory_figure() -> int:
@@ -59,6 +60,11 @@ def faults(log: str) -> str:
     return log[found.start() : found.start() + 3_000] if found else ""
 
 
+def long_turns(log: str) -> list[tuple[int, str]]:
+    """The long turns that a node's log tells of: the ms that each had a processor, and its line."""
+    return [(int(found[1]), found[0]) for found in _LONG_TURN.finditer(log)]
+
+
 def judge(servers: Servers, outcome: Outcome) -> None:
     """Add to the complaints whatever is wrong with the cluster, which serves again afterwards if nothing is."""
     dead = [name for name in servers.names if not servers.is_running(name)]
@@ -72,6 +78,7 @@ def judge(servers: Servers, outcome: Outcome) -> None:
     for name in servers.names:
         if fault := faults(servers.log(name)):
             outcome.complain(f"the log of {name} tells of a fault: {fault}")
+        outcome.busy_turns += long_turns(servers.log(name))
 
 
 def _settle_and_compare(servers: Servers, outcome: Outcome) -> None:

@@ -30,6 +30,8 @@ class Outcome:
     long_turns: int = 0
     longest_turn: tuple[int, str, str] = (0, "", "")
     """How long, at which node, and what it was."""
+    busy_turns: list[tuple[int, str]] = field(default_factory=list)
+    """The long turns that the logs tell of: how many ms each had a processor, and its line."""
     paused: set[str] = field(default_factory=set)
     """Nodes whose process stood still on purpose: its turns say nothing."""
     complaints: list[str] = field(default_factory=list)
