@@ -42,7 +42,7 @@ PREPARED_KEYS = 1_000
 """So many are prepared at once for a look at a range."""
 LOOK_WORK = 10_000
 """How much a read may look at that is done at once, in units of about a microsecond."""
-LOOK_SECONDS = 0.02
+LOOK_SECONDS = 0.01
 LOOKS = 32
 """How long it may take, which is looked at every so many keys."""
 _FOUND_WORK = 8
