@@ -630,16 +630,20 @@ class Keyspace:
         self._looked_at = self._new_in_flight = 0
         self._due.clear()
 
-    def expire(self, clock: int) -> bool:
-        """Time has come to ``clock``: remove the keys that are due, the earliest first, as many as one slot may.
+    def come_to(self, clock: int) -> bool:
+        """Time has come to ``clock``, if no key is due by then; otherwise ``expire`` lets it."""
+        if self._is_due_by(clock):
+            return False
+        self._clock = self._log_clock = clock
+        return True
 
-        Returns whether any may have been due, since to look for them takes time.
-        """
+    def expire(self, clock: int) -> None:
+        """Time has come to ``clock``: remove the keys that are due, the earliest first, as many as one slot may."""
         while not self.prepare_expiry(clock):
             continue
+        if self.come_to(clock):
+            return
         self._clock = self._log_clock = clock
-        if not self._is_due_by(clock):
-            return False
         due, self.is_overdue = self._due.take(clock)
         # Without a look at what they hold, which may be large.
         doubtful = {key: self._doubtful.pop(key) for key in due if key in self._doubtful}
@@ -647,7 +651,6 @@ class Keyspace:
             self._size += self._count_new(doubtful, first)
         for key in due:
             self._remove(key, None)
-        return True
 
     def prepare_expiry(self, clock: int) -> bool:
         """Do a part of the search for what ``expire`` will remove; whether all of it is found."""

@@ -206,16 +206,17 @@ class StateMachine:
                     except UNREADABLE:
                         applied.append(_NO_OP_APPLIED if value == NO_OP else _NO_COMMAND_APPLIED)
                         continue
-                    command = entry.command
-                    is_quick = type(command) is Incr or (type(command) is Set and command.ifeq is None)
+                    command, stamp = entry.command, entry.stamp
+                    is_quick = is_short = type(command) is Incr or (type(command) is Set and command.ifeq is None)
                     if not (is_quick or self._is_prepared(command, is_late)):
                         break
-                    if entry.stamp > self.clock:
-                        if not self._is_expiry_prepared(entry.stamp, is_late):
-                            break
-                        self.clock = entry.stamp
-                        if keys.expire(self.clock):
+                    if stamp > self.clock:
+                        if not keys.come_to(stamp):
+                            if not self._is_expiry_prepared(stamp, is_late):
+                                break
+                            keys.expire(stamp)
                             is_quick = False
+                        self.clock = stamp
                     if session is None or entry.session != name:
                         name = entry.session
                         session = self._sessions.use(name, entry.since) if name else None
@@ -225,7 +226,7 @@ class StateMachine:
                         recorded = _EARLY
                     elif recorded is None:
                         context.slot, context.clock = slot, self.clock
-                        recorded = _result(command, context)
+                        recorded = _result(command, context, is_short)
                         if session:
                             session.record(entry.sequence, entry.acknowledged, slot, recorded)
                     elif session:
@@ -548,15 +549,16 @@ def _looks_at_ranges(command: Command | Opaque) -> bool:
     return isinstance(command, Opaque) or type(command) in _RANGES  # that may be read as any command
 
 
-def _result(command: Command | Opaque, context: Context) -> Result:
-    """The result of executing a command, or what a proposed JSON value says."""
-    if type(command) is Incr or (
-        type(command) is Set and not (command.ttl or command.expires) and command.ifeq is None
-    ):
-        return execute(command, context)  # bounded, as they are one key's
+def _result(command: Command | Opaque, context: Context, is_short: bool) -> Result:
+    """The result of executing a command, or what a proposed JSON value says.
+
+    ``is_short``: it is an Incr, or a Set that compares nothing, whose cost one key's bounds bound.
+    """
     if isinstance(command, Opaque):
         parsed = _parsed(command)
         return NotACommand() if parsed is None else execute_alone(parsed, context)
+    if is_short and not (type(command) is Set and (command.ttl or command.expires)):
+        return execute(command, context)
     try:
         limits.check_bounds(command)  # as every door has done; what came past them all must not end the replicas
     except CommandError as error:
