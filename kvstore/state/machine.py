@@ -220,18 +220,19 @@ class StateMachine:
                     if session is None or entry.session != name:
                         name = entry.session
                         session = self._sessions.use(name, entry.since) if name else None
-                    recorded = session.recorded(entry.sequence) if session else _FORGOTTEN if name else None
-                    if recorded is None and session and session.is_early(entry.sequence, entry.acknowledged):
+                    sequence, acknowledged = entry.sequence, entry.acknowledged
+                    recorded = session.recorded(sequence) if session else _FORGOTTEN if name else None
+                    if recorded is None and session and session.is_early(sequence, acknowledged):
                         session.last_slot = slot
                         recorded = _EARLY
                     elif recorded is None:
                         context.slot, context.clock = slot, self.clock
                         recorded = _result(command, context, is_short)
                         if session:
-                            session.record(entry.sequence, entry.acknowledged, slot, recorded)
+                            session.record(sequence, acknowledged, slot, recorded)
                     elif session:
                         session.last_slot = slot
-                    applied.append(Applied(name, entry.sequence, recorded))
+                    applied.append(Applied(name, sequence, recorded))
                     if not (is_quick and type(recorded) in _SHORT and keys.read_bytes <= READ_AT_ONCE):
                         size += 0 if type(recorded) in _SHORT else result_bytes(recorded)
                         keys.read_bytes = 0

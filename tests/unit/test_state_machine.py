@@ -761,8 +761,8 @@ def test_a_slot_that_looks_at_ranges_waits_while_many_keys_are_passed_over(tmp_p
     names = [b"key %05d" % number for number in range(40_000)]
     for change in (lambda keys: SetMany(keys, [Value(b"x")] * len(keys)), Delete):
         state.commit()
-        for at in range(0, len(names), 4_000):
-            state.apply(state.applied_upto + 1, [entry(change(names[at : at + 4_000]))])
+        for at in range(0, len(names), 2_500):
+            state.apply(state.applied_upto + 1, [entry(change(names[at : at + 2_500]))])
     txn = Txn([Set(b"a", Value(b"1")), *[Walk(b"", 5)] * 4, Scan(b"key", 5), Count(b"key 2")], partial=True)
     waited = []
     for command in (txn, txn, Count(b"key 2"), Walk(b"key 2", 0)):
