@@ -70,7 +70,7 @@ def a2_a_session_with_many_results(servers: Servers, name: str) -> None:
 def a3_a_transaction_with_many_changes(servers: Servers, name: str) -> None:
     writes = [("SETRANGE", f"s{n}", MIB - 1, "x") for n in range(9_000)]
     *_, executed, there = say(servers, name, ("MULTI",), *writes, ("EXEC",), ("EXISTS", "s0"))
-    error(executed, "bytes")
+    error(executed, "units of work")
     assert there == 0
 
 
