@@ -509,7 +509,7 @@ class Connection:
     def _delay(
         self, reply: PipelinedReply, refused: RespValue, later: Callable[[float, Callable[[], None]], object]
     ) -> None:
-        """ReplyBytes a wrong password after a while, in which this client gets nothing else done."""
+        """Reply to a wrong password after a while, in which this client gets nothing else done."""
         self._is_delayed = True
         later(DELAY_SECONDS, partial(self._after_delay, reply, refused))
 

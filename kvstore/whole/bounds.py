@@ -46,6 +46,13 @@ TURNS: dict[tuple[str, ...], Sequence[float]] = {
     ("kvstore.resp.shares.TURN_SECONDS",): (0.0, 0.000_03),
 }
 """How long clients' requests may take: here only to look at the clock takes any time, a microsecond."""
+ROOM: dict[tuple[str, ...], Sequence[float]] = {
+    ("kvstore.resp.room.LARGE_BYTES", "kvstore.resp.connection.LARGE_BYTES"): (0, 30, 60),
+    ("kvstore.resp.room.MAX_LARGE_BYTES_EACH", "kvstore.resp.connection.MAX_LARGE_BYTES_EACH"): (1, 150),
+    ("kvstore.resp.room.MIN_LARGE_BYTES",): (1, 60),
+    ("kvstore.resp.room.MAX_LARGE_BYTES",): (60, 300),
+}
+"""Room for large writes: where all of it is small, nearly every write is a large one and waits for others."""
 
 
 @contextmanager
@@ -53,7 +60,10 @@ def small_bounds(scenario: Scenario, certain: Mapping[tuple[str, ...], Sequence[
     """Inside this context some bounds are small, or none but those that are ``certain`` to be."""
     before: list[tuple[ModuleType, str, object]] = []
     try:
-        for names, value in _small(scenario.random("bounds"), scenario.random("certain bounds"), certain):
+        drawn = [*_small(scenario.random("bounds")), *_all_of(ROOM, scenario.random("room"))]
+        further = scenario.random("certain bounds")
+        drawn += [(names, further.choice(values)) for names, values in certain.items()]
+        for names, value in drawn:
             for name in names:
                 path, _, constant = name.rpartition(".")
                 module = importlib.import_module(path)
@@ -65,14 +75,19 @@ def small_bounds(scenario: Scenario, certain: Mapping[tuple[str, ...], Sequence[
             setattr(module, constant, usual)
 
 
-def _small(
-    rng: random.Random, further: random.Random, certain: Mapping[tuple[str, ...], Sequence[float]]
-) -> Iterator[tuple[tuple[str, ...], float]]:
+def _small(rng: random.Random) -> Iterator[tuple[tuple[str, ...], float]]:
     share = rng.choice([0.0, 0.0, 0.3, 0.6])
     shares = [(SMALL, share), (LINKS, rng.choice([0.0, 0.0, 1.0])), (TURNS, rng.choice([0.0, 0.0, 0.7]))]
     for bounds, share in shares:
         for names, values in bounds.items():
             if rng.random() < share:
                 yield names, rng.choice(values)
-    for names, values in certain.items():
-        yield names, further.choice(values)
+
+
+def _all_of(
+    bounds: Mapping[tuple[str, ...], Sequence[float]], rng: random.Random
+) -> Iterator[tuple[tuple[str, ...], float]]:
+    """In one run of four all of these bounds, otherwise none."""
+    if rng.random() < 0.25:
+        for names, values in bounds.items():
+            yield names, rng.choice(values)
