@@ -11,6 +11,9 @@ from kvstore.state import entries
 from kvstore.state.machine import StateMachine
 from kvstore.store import LogRow
 
+RESULTS_AT_ONCE = 100
+"""The results of so many slots are looked up together: to write down all of a long run takes tens of milliseconds."""
+
 
 def log_rows(
     accepted: Callable[[int, int], Iterator[Run]],
@@ -25,10 +28,14 @@ def log_rows(
     No more of them than have ``most_bytes`` of values, and one in any case.
     """
     for run in accepted(max(first, 1), NO_END if last is None else last):
-        results = state.results(run.first, run.last)
+        results: dict[int, str] = {}
+        known_upto = run.first - 1
         for slot, value in enumerate(run.values, run.first):
             if most_bytes < 0:
                 return
+            if slot > known_upto:
+                known_upto = min(slot + RESULTS_AT_ONCE - 1, run.last)
+                results = state.results(slot, known_upto)
             most_bytes -= len(value)
             status: Literal["chosen", "accepted"] = "chosen" if is_chosen(slot) else "accepted"
             if value == NO_OP:

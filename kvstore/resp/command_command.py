@@ -8,7 +8,7 @@ from kvstore.glob import matcher
 from kvstore.resp.encoding import Error, RespValue, Unordered
 from kvstore.resp.errors import SYNTAX, RequestError, quoted
 from kvstore.resp.hub import Client
-from kvstore.resp.spec import NEITHER, OnClient, Spec, usage
+from kvstore.resp.spec import NEITHER, OnClient, Spec, check_patterns, usage
 
 _SUBCOMMANDS = {
     "COUNT": (2, "-- the number of commands"),
@@ -93,6 +93,7 @@ def _passes(spec: Spec, filters: list[bytes]) -> bool:
         return True
     if len(filters) != 3 or filters[0].upper() != b"FILTERBY":
         raise RequestError(SYNTAX)
+    check_patterns(filters[2:])
     match filters[1].upper():
         case b"ACLCAT":
             return "@" + filters[2].decode(errors="replace").lower() in _categories(spec)

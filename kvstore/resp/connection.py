@@ -351,7 +351,10 @@ class Connection:
                     self._move(MANY_PENDING)  # nothing more is read
                 return
             if request is None:
-                return
+                if not self._parser.is_interrupted:
+                    return
+                self._look_at_clock()
+                continue
             if not request:
                 self._look_at_clock()
                 continue

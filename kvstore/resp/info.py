@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from kvstore.glob import matcher
 from kvstore.node.service import ServerStatus
 from kvstore.resp.encoding import RespValue, Verbatim
 from kvstore.resp.errors import quoted
 from kvstore.resp.hub import Hub
+from kvstore.resp.spec import check_patterns
 from kvstore.version import is_compiled, own_version
 
 REDIS_VERSION = "7.2.0"
@@ -30,8 +31,12 @@ CONFIG = {
 }
 
 
-def config(patterns: Iterable[bytes], hub: Hub) -> dict[str, RespValue]:
-    """The settings whose names match one of the glob patterns; one that is named has its name as it was asked for."""
+def config(patterns: Sequence[bytes], hub: Hub) -> dict[str, RespValue]:
+    """The settings whose names match one of the glob patterns; one that is named has its name as it was asked for.
+
+    Raises RequestError when the patterns are too long.
+    """
+    check_patterns(patterns)
     settings = CONFIG | {"maxclients": str(hub.max_clients)}
     found: dict[str, RespValue] = {}
     for pattern in patterns:

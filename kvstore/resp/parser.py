@@ -15,6 +15,8 @@ MAX_STRANGER_BYTES = 16_384
 """As many arguments, and as long ones, may a request have while the client has not given the password."""
 UNFINISHED_BYTES = 65_536
 """With this much of a request still unfinished, it is parsed step by step as it arrives."""
+ARGUMENTS_AT_ONCE = 1_000
+"""So many arguments of such a request are looked at, each some microsecond, before others may have their turn."""
 ARGUMENT_OVERHEAD = 50
 """What an argument takes in memory beside its bytes, about."""
 REBASE_BYTES = 1_048_576
@@ -75,7 +77,10 @@ class Parser:
         self._reader.feed(data)
 
     def next(self) -> list[bytes] | None:
-        """The next request, empty for one without arguments, None while it is incomplete. Raises ProtocolError."""
+        """The next request, empty for one without arguments, None while it is incomplete or ``is_interrupted``.
+
+        Raises ProtocolError.
+        """
         while self._careful is None:
             if self._taken >= MAX_TAKEN:
                 self._rebase()
@@ -114,6 +119,11 @@ class Parser:
         return found
 
     @property
+    def is_interrupted(self) -> bool:
+        """Whether ``next`` has looked at a part of a long request, and is to be called again when there is time."""
+        return self._careful is not None and self._careful.is_interrupted
+
+    @property
     def unfinished(self) -> int:
         """About how many bytes are kept of requests that were not returned yet."""
         return self._given_bytes - self._taken_bytes if self._careful is None else self._careful.held
@@ -145,14 +155,14 @@ class Parser:
         careful = _CarefulParser()
         careful.feed(b"".join(self._given))
         for _ in range(self._taken):
-            careful.next()
+            careful.next(most=MAX_ELEMENTS)
         return careful.rest()
 
     def _be_careful(self) -> None:
         careful = _CarefulParser()
         careful.feed(b"".join(self._given))
         for _ in range(self._taken):
-            careful.next()
+            careful.next(most=MAX_ELEMENTS)
         self._careful = careful
         self._reader = hiredis.Reader()
         self._given, self._given_bytes, self._taken, self._taken_bytes, self._tail = [], 0, 0, 0, b""
@@ -168,6 +178,7 @@ class _CarefulParser:
         self._passed = 0  # bytes of it that are no longer there
         self._arguments: list[bytes] = []
         self._missing = 0
+        self.is_interrupted = False
 
     def feed(self, data: bytes) -> None:
         self._passed += self._at - self._begun_at
@@ -188,8 +199,13 @@ class _CarefulParser:
         """The bytes that are not a complete request yet, if they came in one piece."""
         return bytes(self._buffer[self._begun_at :])
 
-    def next(self, trusted: bool = True) -> list[bytes] | None:
-        """The next request, which may be empty; None while it is incomplete. Raises ProtocolError."""
+    def next(self, trusted: bool = True, most: int = 0) -> list[bytes] | None:
+        """The next request, which may be empty; None while it is incomplete, or after ``most`` arguments (0 = few).
+
+        Raises ProtocolError.
+        """
+        most = most or ARGUMENTS_AT_ONCE
+        self.is_interrupted = False
         if not self._missing:
             if self._at == len(self._buffer):
                 return None
@@ -205,6 +221,9 @@ class _CarefulParser:
                 raise ProtocolError("unauthenticated multibulk length")
             self._missing, self._arguments = number, []
         while self._missing:
+            if not most:
+                self.is_interrupted = True
+                return None
             argument = self._bulk(trusted)
             if argument is None:
                 if self._passed + len(self._buffer) - self._begun_at > MAX_REQUEST_BYTES:
@@ -212,6 +231,7 @@ class _CarefulParser:
                 return None
             self._arguments.append(argument)
             self._missing -= 1
+            most -= 1
         request, self._arguments = self._arguments, []
         self._end()
         return request

@@ -19,6 +19,12 @@ Render: TypeAlias = Callable[[Sequence[SimpleResult]], RespValue]
 """Is called while slots are applied; what it raises is its own request's failure, see :func:`rendered`."""
 
 
+MAX_WORDS = 256
+"""As many words, its name included, may a request have, unless it names as many keys as its client likes: to look at a
+million options takes a while, and much longer in some ways than in others."""
+MAX_PATTERN_BYTES = 256
+"""As many bytes may patterns have that are compared with the names of commands or settings, all of a request together:
+longer ones take milliseconds."""
 MANY_VALUES = 8
 """A request that may be answered with more values than this begins only when all replies before it are on their way."""
 
@@ -162,6 +168,8 @@ class Spec(NamedTuple):
         """What is wrong with the number of arguments or the subcommand, "" if nothing."""
         if not self.takes(len(request)):
             return f"wrong number of arguments for '{self.name}' command"
+        if len(request) > MAX_WORDS and self.keys[1] >= 0:
+            return f"too many arguments for '{self.name}' command: at most {MAX_WORDS - 1} are allowed"
         if self.subcommands is None or len(request) < 2:
             return ""
         asked = quoted(request[1])
@@ -178,6 +186,13 @@ class Spec(NamedTuple):
         if not first:
             return []
         return arguments[first : (last if last >= 0 else len(arguments) + last) + 1 : step]
+
+
+def check_patterns(patterns: Sequence[bytes]) -> None:
+    """Raise RequestError when patterns for the names of settings or commands are too long."""
+    size = sum(map(len, patterns))
+    if size > MAX_PATTERN_BYTES:
+        raise RequestError(f"ERR the patterns have {size:,} bytes, at most {MAX_PATTERN_BYTES} are allowed")
 
 
 def _takes(arity: int, count: int) -> bool:

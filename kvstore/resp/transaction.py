@@ -45,6 +45,9 @@ from kvstore.store import Reply
 QUEUED_OVERHEAD = 1_024
 WATCHED_OVERHEAD = 160
 """What a queued request and a watched key take in memory beside their bytes, about."""
+MAX_TALK = 3
+"""A transaction may have so many requests that the store has no part in: EXEC performs them all in one turn, and a list
+of all clients, say, has thousands of lines."""
 MAX_SLOW = 16
 """A transaction may have so many requests that can take long: their replies are all made at once."""
 _QUEUED = SimpleString("QUEUED")
@@ -74,7 +77,7 @@ class Transaction:
         self._broken = False
         self._watched = _Watched()
         self._asking = 0  # WATCHes that are not answered yet
-        self._size = self._slow = 0
+        self._size = self._slow = self._talk = 0
 
     @property
     def is_open(self) -> bool:
@@ -131,6 +134,7 @@ class Transaction:
         meaning: Compiled | OnClient | OnServer | OnTransaction | Error
         if isinstance(spec.performer, OnClient | OnServer | OnTransaction):
             meaning = spec.performer
+            self._talk += 1
         else:
             try:
                 meaning = requests.compile(spec.performer, request)
@@ -140,6 +144,11 @@ class Transaction:
             return _QUEUED  # none of it will be executed, so there is nothing to keep
         self._size += sum(map(len, request))
         self._slow += spec.is_slow
+        if self._talk > MAX_TALK:
+            raise RequestError(
+                f"ERR a transaction has at most {MAX_TALK} requests such as {spec.name.upper()}, in which the store has"
+                " no part: send them outside of it"
+            )
         if self._slow > MAX_SLOW:
             raise RequestError(
                 f"ERR a transaction has at most {MAX_SLOW} of {spec.name.upper()} and its like: split it"
@@ -166,7 +175,8 @@ class Transaction:
                 if self._queue is not None:
                     answer(Error("ERR MULTI calls can not be nested"))
                     return
-                self._queue, self._broken, self._size, self._slow = [], False, 0, 0
+                self._queue, self._broken = [], False
+                self._size = self._slow = self._talk = 0
                 answer(OK)
             case OnTransaction.DISCARD:
                 self._close("DISCARD")

@@ -166,8 +166,9 @@ class Keyspace:
 
     @property
     def known_size(self) -> int:
-        """The number of keys without those that may be new."""
-        return self._size
+        """The number of keys without those that may be new. It may be less than that for as long as some of these were
+        removed while it was still open whether they are new."""
+        return max(self._size, 0)
 
     @property
     def size_at_most(self) -> int:
@@ -184,7 +185,8 @@ class Keyspace:
         some = list(islice(self._doubtful or self._doubtful_in_flight, SAMPLE))
         slot = min(next(iter(layer.values()), _LAST_SLOT) for layer in (self._doubtful, self._doubtful_in_flight))
         new = len(some) - count_present(self._reader, some, slot)
-        return self._size + doubtful * new // len(some)
+        # Some of those in flight may have been removed since: they are taken off already, and not yet counted.
+        return max(self._size + doubtful * new // len(some), 0)
 
     def prepare(self) -> bool:
         """Do a part of what a look at a range, or at the number of keys, needs first; whether nothing much is left.

@@ -53,6 +53,8 @@ ROOM: dict[tuple[str, ...], Sequence[float]] = {
     ("kvstore.resp.room.MAX_LARGE_BYTES",): (60, 300),
 }
 """Room for large writes: where all of it is small, nearly every write is a large one and waits for others."""
+PARTS: dict[tuple[str, ...], Sequence[float]] = {("kvstore.resp.parser.ARGUMENTS_AT_ONCE",): (1, 2)}
+"""In what parts long requests are parsed."""
 
 
 @contextmanager
@@ -61,6 +63,7 @@ def small_bounds(scenario: Scenario, certain: Mapping[tuple[str, ...], Sequence[
     before: list[tuple[ModuleType, str, object]] = []
     try:
         drawn = [*_small(scenario.random("bounds")), *_all_of(ROOM, scenario.random("room"))]
+        drawn += _all_of(PARTS, scenario.random("parts"))
         further = scenario.random("certain bounds")
         drawn += [(names, further.choice(values)) for names, values in certain.items()]
         for names, value in drawn:

@@ -247,6 +247,26 @@ def test_a_look_at_a_range_is_prepared_a_little_at_a_time(monkeypatch: pytest.Mo
         assert keys.walk(b"", 0, 0) == sorted(b"a%d" % number for number in range(2_000))
 
 
+def test_no_estimate_of_the_number_of_keys_is_below_zero() -> None:
+    """RANDOMKEY failed: keys in flight had been removed, of which it was open whether they had been new."""
+    with tables() as (reader, writer):
+        keys = Keyspace(reader, writer, 0)
+        for number in range(100):
+            keys.overwrite(b"c%d" % number, Value(b"x"), number + 1)
+        keys.committed(keys.take().write(writer))
+        writer.commit()
+        for number in range(2_000):
+            keys.overwrite(b"a%d" % number, Value(b"x"), number + 200)
+        changes = keys.take()
+        for number in range(2_000):
+            keys.delete(b"a%d" % number)
+        for number in range(100):
+            keys.overwrite(b"c%d" % number, Value(b"y"), number + 5_000)
+        assert keys.about_size == 0 and keys.known_size == 0
+        keys.committed(changes.write(writer))
+        assert keys.size == 100
+
+
 def test_a_key_that_is_written_often_takes_the_memory_of_one() -> None:
     """Or a commit would come as early as if all of them had been different keys."""
     with tables() as (reader, writer):

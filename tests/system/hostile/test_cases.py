@@ -145,6 +145,24 @@ def b1_many_requests_without_data(servers: Servers, name: str) -> None:
     assert len(say(servers, name, *([("COMMAND",)] * 150), seconds=60)) == 150
 
 
+def b1_a_transaction_of_requests_without_data(servers: Servers, name: str) -> None:
+    """Each took some milliseconds, and EXEC performed all of them in one turn: for minutes."""
+    for request in (("COMMAND", "DOCS"), ("INFO",), ("CLIENT", "LIST"), ("HELLO", 3)):
+        error(say(servers, name, ("MULTI",), *([request] * 16_000), ("EXEC",), seconds=60)[-1], "EXECABORT")
+
+
+def b1_many_options(servers: Servers, name: str) -> None:
+    """Each took forty seconds in one turn."""
+    for request in (("SET", "k", "v", *["NX"] * 1_000_000), ("LCS", "a", "b", *["IDX"] * 1_000_000)):
+        error(say(servers, name, request, seconds=60)[0], "too many arguments")
+
+
+def b1_many_patterns_for_names(servers: Servers, name: str) -> None:
+    """It took 24 seconds in one turn."""
+    error(say(servers, name, ("CONFIG", "GET", *(["[^b]" * 200] * 16_000)), seconds=60)[0], "too many arguments")
+    error(say(servers, name, ("COMMAND", "LIST", "FILTERBY", "PATTERN", "*[a-z]" * 2_000))[0], "bytes")
+
+
 def b1_many_that_send_much_in_one_moment(servers: Servers, name: str) -> None:
     """The node stands still until all of it is there. Before the turn had a bound for that it took 1.4 s of 1,000."""
     stars = packed([b"SET", b"stars", b"*1" * 100_000])
