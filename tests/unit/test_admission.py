@@ -135,10 +135,9 @@ def test_requests_without_the_store_in_a_transaction_are_few(spec: Spec) -> None
 @pytest.mark.parametrize("spec", TABLE.values(), ids=lambda spec: spec.name)
 def test_only_keys_may_be_many(spec: Spec) -> None:
     """CONFIG GET with 16,000 patterns took 24 seconds in one turn, and SET with a million options forty."""
-    if spec.keys[1] < 0:
-        return
+    number = 66_000 if spec.keys[1] < 0 else 300
     asked = [next(iter(spec.subcommands))] if spec.subcommands else []
-    told = Client().ask(" ".join([spec.name, *asked, *["NX"] * 300]))
+    told = Client().ask(" ".join([spec.name, *asked, *["NX"] * number]))
     assert b"arguments for" in told, told
 
 

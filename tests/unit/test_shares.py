@@ -424,10 +424,10 @@ def test_what_was_parsed_is_parsed_again_some_at_a_time(one: bytes, monkeypatch:
     again = 0
     real = parser._CarefulParser.next
 
-    def counting(self: parser._CarefulParser, *given: bool) -> list[bytes] | None:
+    def counting(self: parser._CarefulParser, trusted: bool = True, most: int = 0) -> list[bytes] | None:
         nonlocal again
         again += 1
-        return real(self, *given)
+        return real(self, trusted, most)
 
     monkeypatch.setattr(parser._CarefulParser, "next", counting)
     found = parser.Parser()
