@@ -8,12 +8,13 @@ from itertools import chain, islice
 import msgspec
 from msgspec.structs import replace
 
-from kvstore.commands import MAX_VALUE_BYTES, Command, Exists, Keys, Names, Outcomes, Rows, is_read_only
+from kvstore.commands import MAX_VALUE_BYTES, Exists, Keys, Names, Outcomes, Rows, is_read_only
 from kvstore.errors import KvstoreError, Refusal
 from kvstore.limits import MAX_COMMAND_BYTES, check, shown_session
 from kvstore.node.service import ServerStatus, Service
 from kvstore.resp.encoding import OK, Array, Bulk, OnAnswer, RespValue
 from kvstore.resp.errors import RequestError, problem, refusal
+from kvstore.resp.packed_commands import unpack
 from kvstore.resp.spec import NEITHER, READS, WRITES, Effect, InMulti, OnNode, Spec, answering, integer
 from kvstore.state.entries import UNREADABLE
 from kvstore.state.sessions import result_bytes
@@ -31,7 +32,6 @@ is too long to be shown is read too."""
 _LONG = (Rows, Keys, Outcomes)
 _MARK = b"\xc1 what is many \xc1"
 """No MessagePack has the byte C1."""
-_decode = msgspec.msgpack.Decoder(Command).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -128,7 +128,7 @@ def _execute(service: Service, arguments: list[bytes], answer: OnAnswer) -> None
             f"ERR the command has {len(packed):,} bytes in all, at most {MAX_COMMAND_BYTES:,} are allowed: split it"
         )
     try:
-        command = _decode(packed)
+        command = unpack(packed)
     except UNREADABLE as error:
         raise RequestError(f"ERR this node does not know the command: {error}") from error
     check(command)

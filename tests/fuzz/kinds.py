@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from kvstore.commands import Cas, Count, Delete, Get, Incr, Push, Scan, Set, SetMany, Simple, Txn, Value
+from kvstore.commands import Cas, Count, Delete, Exists, Get, Incr, Push, Scan, Set, SetMany, Simple, Txn, Value
 from tests.fuzz.shapes import Request, anything
 from tests.fuzz.values import key, number, size, value
 
@@ -273,6 +273,32 @@ def _flood_of_values(random: Random) -> list[Request]:
     return [[b"SET", b"large%d" % (i % 4), bytes(MIB)] for i in range(random.randrange(50, 300))]
 
 
+def _many_words(random: Random) -> list[Request]:
+    """Any request with one of its arguments many times more."""
+    request = anything(random)
+    word = random.choice(request[1:] or [b"x"])[:8]
+    return [[*request, *[word] * random.choice([300, 10_000, 100_000, 500_000])]]
+
+
+def _talk_in_a_transaction(random: Random) -> list[Request]:
+    request = random.choice(_talk(random))
+    return [[b"MULTI"], *[request] * random.choice([3, 4, 16_000]), [b"EXEC"]]
+
+
+def _many_parts(random: Random) -> list[Request]:
+    """In one command as MessagePack."""
+    number = random.choice([1_000, 10_000, 100_000, 500_000])
+    names, v = [b"k%d" % (at % 9) for at in range(number)], Value(b"v")
+    commands: list[Simple | Txn] = [
+        Delete(names),
+        Exists(names),
+        SetMany(names, [v] * number),
+        Txn([Get(b"k1")] * number),
+        Txn([SetMany(names[:500], [v] * 500)] * (number // 500)),
+    ]
+    return [[b"KV.EXECUTE", b"parts", b"1", b"0", _pack(random.choice(commands))]]
+
+
 def _far_proposals(random: Random) -> list[Request]:
     return [[b"KV.PROPOSE", b"%d" % random.randrange(10_000, 1_000_000), b"1"]]
 
@@ -307,6 +333,9 @@ KINDS: dict[str, Kind] = {
     "flood of values": Kind(_flood_of_values, 1),
     "due together": Kind(_due_together, 1),
     "far proposals": Kind(_far_proposals, 1),
+    "many words": Kind(_many_words, 1),
+    "talk in a transaction": Kind(_talk_in_a_transaction, 1),
+    "many parts": Kind(_many_parts, 1),
     "far sequences": Kind(_far_sequences, 1),
 }
 """All kinds by name; how often each is drawn beside the others."""
