@@ -100,7 +100,10 @@ def _of_type(name: bytes) -> _Filter:
 
 
 def _kill(client: Client, arguments: list[bytes]) -> RespValue:
-    """End the connections for which all filters hold; this one only with SKIPME no, or by its address."""
+    """End the connections for which all filters hold; this one only with SKIPME no, or by its address.
+
+    Of filters of one kind the last one counts, as in Redis.
+    """
     if len(arguments) == 1:
         address = quoted(arguments[0])
         if not _end(client, [lambda one: one.peer == address]):
@@ -109,13 +112,13 @@ def _kill(client: Client, arguments: list[bytes]) -> RespValue:
     if len(arguments) % 2:
         raise RequestError(SYNTAX)
     skips_me = True
-    filters: list[_Filter] = []
+    filters: dict[bytes, _Filter] = {}
     for kind, value in zip(arguments[::2], arguments[1::2], strict=True):
         if kind.upper() == b"SKIPME":
             skips_me = _one_of(value, b"YES", b"NO") == b"YES"
         else:
-            filters.append(_filter(kind.upper(), value))
-    return _end(client, [*filters, *([lambda one: one is not client] if skips_me else [])])
+            filters[kind.upper()] = _filter(kind.upper(), value)
+    return _end(client, [*filters.values(), *([lambda one: one is not client] if skips_me else [])])
 
 
 def _filter(kind: bytes, value: bytes) -> _Filter:
