@@ -459,16 +459,8 @@ CLIENTS = [
         (CONNECTION + "carry_on", "self._resume()", "pass"),
     ),
     mutant(
-        "a client that is given room while it is read from is never read from again",
-        (CONNECTION + "_move", "was is READING and self._state is not READING", "was is READING"),
-    ),
-    mutant(
         "room that was kept for a client and not taken is never free again",
         ("kvstore.resp.room:Room.was_served", "self._taken -= unused", "pass"),
-    ),
-    mutant(
-        "a write that is answered lets nobody on who waits for its room",
-        ("kvstore.resp.room:Room.give", "self._let()", "pass"),
     ),
 ]
 
