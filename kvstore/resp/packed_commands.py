@@ -15,15 +15,15 @@ import msgspec
 
 from kvstore.commands import MAX_TXN_COMMANDS, Command, Condition, Delete, Exists, SetMany, Simple, Tick, Txn, Value
 from kvstore.errors import CommandError
-from kvstore.resp.spec import MAX_KEY_WORDS
+from kvstore.resp.spec import MAX_KEY_ARGUMENTS
 
-_Names: TypeAlias = Annotated[list[bytes], msgspec.Meta(max_length=MAX_KEY_WORDS)]
+_Names: TypeAlias = Annotated[list[bytes], msgspec.Meta(max_length=MAX_KEY_ARGUMENTS)]
 _Parts: TypeAlias = Annotated[list[msgspec.Raw], msgspec.Meta(max_length=MAX_TXN_COMMANDS)]
 
 
 class _SetMany(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="mset"):
     keys: _Names
-    values: Annotated[list[Value], msgspec.Meta(max_length=MAX_KEY_WORDS)]
+    values: Annotated[list[Value], msgspec.Meta(max_length=MAX_KEY_ARGUMENTS)]
     nx: bool = False
 
 
@@ -65,19 +65,29 @@ def unpack(packed: bytes) -> Command:
         return found
     if not isinstance(found, _Txn):
         return _whole(found)
-    left = MAX_KEY_WORDS
+    left = MAX_KEY_ARGUMENTS
     branches: list[list[Simple]] = []
     for raws in (found.then, found.otherwise):
         branch: list[Simple] = []
         for raw in raws:
             part = _whole(_decode_part(raw))
-            left -= len(part.keys) if isinstance(part, SetMany | Delete | Exists) else 1
+            left -= _length(part)
             if left < 0:
-                raise CommandError(f"a transaction names at most {MAX_KEY_WORDS:,} keys: split it")
+                raise CommandError(f"a transaction names at most {MAX_KEY_ARGUMENTS:,} keys: split it")
             branch.append(part)
         branches.append(branch)
     conditions = [_decode_condition(raw) for raw in found.conditions]
     return Txn(branches[0], conditions, branches[1], found.partial)
+
+
+def _length(part: Simple) -> int:
+    match part:
+        case SetMany(keys, values):
+            return max(len(keys), len(values))  # they may be of different lengths, which is found later
+        case Delete(keys) | Exists(keys):
+            return len(keys)
+        case _:
+            return 1
 
 
 def _whole(part: _Part) -> Simple:

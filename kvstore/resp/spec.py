@@ -19,10 +19,10 @@ Render: TypeAlias = Callable[[Sequence[SimpleResult]], RespValue]
 """Is called while slots are applied; what it raises is its own request's failure, see :func:`rendered`."""
 
 
-MAX_WORDS = 256
+MAX_ARGUMENTS = 256
 """As many words, its name included, may a request have, unless it names as many keys as its client likes: to look at a
 million options takes a while, and much longer in some ways than in others."""
-MAX_KEY_WORDS = 65_536
+MAX_KEY_ARGUMENTS = 65_536
 """As many may it have if it does: more keys than that cost too much in any case."""
 MAX_PATTERN_BYTES = 256
 """As many bytes may patterns have that are compared with the names of commands or settings, all of a request together:
@@ -170,8 +170,8 @@ class Spec(NamedTuple):
         """What is wrong with the number of arguments or the subcommand, "" if nothing."""
         if not self.takes(len(request)):
             return f"wrong number of arguments for '{self.name}' command"
-        if len(request) > MAX_WORDS:
-            most = MAX_KEY_WORDS if self.keys[1] < 0 else MAX_WORDS
+        if len(request) > MAX_ARGUMENTS:
+            most = MAX_KEY_ARGUMENTS if self.keys[1] < 0 else MAX_ARGUMENTS
             if len(request) > most:
                 return f"too many arguments for '{self.name}' command: at most {most - 1:,} are allowed"
         if self.subcommands is None or len(request) < 2:

@@ -52,7 +52,8 @@ def test_the_parts_of_a_transaction_are_read_until_they_name_too_much(monkeypatc
 
     monkeypatch.setattr(packed_commands, "_decode_part", counting)
     some = SetMany([b"k"] * 1_000, [V] * 1_000)
-    for command in (Txn([some] * 200), Txn([some] * 40, [], [some] * 160)):
+    values = SetMany([], [V] * 1_000)
+    for command in (Txn([some] * 200), Txn([some] * 40, [], [some] * 160), Txn([values] * 200)):
         read = 0
         with pytest.raises(CommandError, match="names at most 65,536 keys"):
             unpack(_pack(command))
