@@ -130,7 +130,7 @@ def _execute(service: Service, arguments: list[bytes], answer: OnAnswer) -> None
     try:
         command = unpack(packed)
     except UNREADABLE as error:
-        raise RequestError(f"ERR this node does not know the command: {error}") from error
+        raise RequestError(f"ERR this node cannot read the command: {error}") from error
     check(command)
 
     def made(outcome: Reply | Refusal) -> RespValue:

@@ -377,7 +377,7 @@ def test_what_is_not_a_command_is_refused() -> None:
         client.said = b""
         client.connection.received(wire(request))
         client.turn()
-        assert client.said.startswith(b"-ERR this node does not know the command"), rubbish[:9]
+        assert client.said.startswith(b"-ERR this node cannot read the command"), rubbish[:9]
 
 
 def test_a_command_that_is_too_large_is_refused_before_it_is_read() -> None:
