@@ -51,11 +51,19 @@ class FileFormat(StrEnum):
     tsv = "tsv"
 
 
+def directory(text: str) -> Path:
+    """What ``--data-dir`` names. Raises CommandError for nothing: a script's variable that is not set names none."""
+    if not text:
+        raise CommandError("--data-dir is empty: name a directory")
+    return Path(text)
+
+
 DataDirOption = Annotated[
     Path | None,
     typer.Option(
         "--data-dir",
         "-d",
+        parser=directory,
         envvar="KVSTORE_DATA_DIR",
         metavar="DIR",
         help="Where the store is.",
@@ -77,17 +85,21 @@ OutputOption = Annotated[OutputForm | None, typer.Option("--output", "-o", help=
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY")]
 KeysArgument = Annotated[list[str], typer.Argument(metavar="KEY...")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Values are JSON texts; they keep their type.")]
-NEGATIVE_NUMBERS = {"ignore_unknown_options": True}
-"""With this, -5 in ``incr k -5`` does not count as an option."""
 
 
 class TakesNumbers(TyperCommand):
     """A command whose values may be negative numbers: -5 in ``set k -5`` is no option."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]  # typer's own base
-        left = super().parse_args(ctx, [_mark(argument) for argument in args])
-        ctx.params = {name: _unmark(value) for name, value in ctx.params.items()}
-        return left
+    def make_parser(self, ctx: typer.Context) -> object:  # type: ignore[override]  # typer's own types
+        parser = super().make_parser(ctx)
+        parse = parser.parse_args
+
+        def parse_marked(args: list[str]) -> tuple[dict[str, object], list[str], list[object]]:
+            options, left, order = parse([_mark(argument) for argument in args])
+            return {name: _unmark(value) for name, value in options.items()}, left, order  # type: ignore[return-value]
+
+        parser.parse_args = parse_marked  # type: ignore[assignment, method-assign]
+        return parser
 
 
 _NEGATIVE = re.compile(r"-[0-9.][0-9.eE+-]*")
@@ -101,7 +113,7 @@ def _mark(argument: str) -> str:
 def _unmark(value: object) -> object:
     if type(value) is str:
         return value.removeprefix(_MARK)
-    return [_unmark(part) for part in value] if isinstance(value, list) else value
+    return [_unmark(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _print_version(wanted: bool) -> None:
@@ -256,7 +268,7 @@ def cas(
 NumberArgument = Annotated[int, typer.Argument(metavar="[N]", show_default=False)]
 
 
-@app.command("incr", context_settings=NEGATIVE_NUMBERS)
+@app.command("incr", cls=TakesNumbers)
 def incr(
     key: KeyArgument,
     by: NumberArgument = 1,
@@ -271,7 +283,7 @@ def incr(
     return oneshot.execute(Incr(oneshot.literal(key), by), _at(data_dir, connect), _name(output))
 
 
-@app.command("decr", context_settings=NEGATIVE_NUMBERS)
+@app.command("decr", cls=TakesNumbers)
 def decr(
     key: KeyArgument,
     by: NumberArgument = 1,
@@ -320,7 +332,7 @@ def push(
 PrefixArgument = Annotated[str, typer.Argument(metavar="[PREFIX]", show_default=False)]
 
 
-@app.command("scan")
+@app.command("scan", cls=TakesNumbers)
 def scan(
     prefix: PrefixArgument = "",
     limit: Annotated[int, typer.Argument(metavar="[LIMIT]", min=0, show_default=False)] = 0,
@@ -340,7 +352,7 @@ def scan(
     return oneshot.execute(Scan(oneshot.literal(prefix), limit), _at(data_dir, connect), _name(output))
 
 
-@app.command("count")
+@app.command("count", cls=TakesNumbers)
 def count(
     prefix: PrefixArgument = "",
     data_dir: DataDirOption = None,
@@ -354,7 +366,7 @@ def count(
     return oneshot.execute(Count(oneshot.literal(prefix)), _at(data_dir, connect), _name(output))
 
 
-@app.command("expire", context_settings=NEGATIVE_NUMBERS)
+@app.command("expire", cls=TakesNumbers)
 def expire(
     key: KeyArgument,
     time: Annotated[int, typer.Argument(metavar="SECONDS")],
@@ -372,7 +384,7 @@ def expire(
     )
 
 
-@app.command("ttl")
+@app.command("ttl", cls=TakesNumbers)
 def ttl(
     key: KeyArgument, data_dir: DataDirOption = None, connect: ConnectOption = None, output: OutputOption = None
 ) -> int:
@@ -383,7 +395,7 @@ def ttl(
     return oneshot.execute(Ttl(oneshot.literal(key)), _at(data_dir, connect), _name(output))
 
 
-@app.command("persist")
+@app.command("persist", cls=TakesNumbers)
 def persist(
     key: KeyArgument, data_dir: DataDirOption = None, connect: ConnectOption = None, output: OutputOption = None
 ) -> int:
@@ -394,7 +406,7 @@ def persist(
     return oneshot.execute(Persist(oneshot.literal(key)), _at(data_dir, connect), _name(output))
 
 
-@app.command("exec")
+@app.command("exec", cls=TakesNumbers)
 def exec_(
     command: Annotated[list[str], typer.Argument(metavar="COMMAND")],
     data_dir: DataDirOption = None,
@@ -558,7 +570,10 @@ def simulate(
 def node(
     # KVSTORE_DATA_DIR does not count here: several nodes started from one shell would fight over one directory.
     data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", "-d", metavar="DIR", help="Survive restarts.", show_default="in memory")
+        Path | None,
+        typer.Option(
+            "--data-dir", "-d", parser=directory, metavar="DIR", help="Survive restarts.", show_default="in memory"
+        ),
     ] = None,
 ) -> int:
     """A node on standard input and output. It talks JSON lines, as Maelstrom's servers do."""

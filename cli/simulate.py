@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
+import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, as_completed, wait
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +42,8 @@ WHOLE_SHARE: Final = 25
 MAX_FAILURES: Final = 10
 """After so many failures no further seeds are begun: they hardly tell more."""
 PICTURED: Final = 40
+LAST_SECONDS: Final = 20
+"""How long an interrupted run waits for the seeds under way at most."""
 
 
 class SimulateOptions(msgspec.Struct, frozen=True):
@@ -104,6 +110,10 @@ class Tally:
         if outcome.failed:
             self.failures.append(outcome)
 
+    def add_all(self, outcomes: Iterable[Outcome]) -> None:
+        for outcome in outcomes:
+            self.add(outcome)
+
     @property
     def seconds(self) -> float:
         return max(time.monotonic() - self._started, 0.001)
@@ -165,19 +175,47 @@ def _range(text: str) -> tuple[int, int]:
 # -- running ----------------------------------------------------------------------------------------------------------
 
 
+_is_interrupted = False
+
+
+def _begin_process() -> None:
+    """Let Ctrl-C end a process between two seeds: within one a callback of SQLite's might have swallowed it."""
+    signal.signal(signal.SIGINT, _interrupt)
+
+
+def _interrupt(*_: object) -> None:
+    global _is_interrupted
+    _is_interrupted = True
+
+
 def _share(base: Scenario, seeds: Sequence[int]) -> list[Outcome]:
-    """What one process does at a time."""
-    return [_simulate(msgspec.structs.replace(base, seed=seed)) for seed in seeds]
+    """What one process does at a time, or as much of it as there is time for."""
+    outcomes: list[Outcome] = []
+    for seed in seeds:
+        if _is_interrupted:
+            break
+        outcomes.append(_simulate(msgspec.structs.replace(base, seed=seed)))
+    return outcomes
 
 
 def _pool(base: Scenario, jobs: int) -> ProcessPoolExecutor:
     """Processes for runs of this kind.
 
     In a run of the whole program a node that was killed leaves circles that the collector does not see: what they hold
-    goes with their process, after one task. With more of them, pools of Python 3.11 to 3.14 may wait for ever (cpython
-    issue 115634).
+    goes with their process, after one task. A pool that replaces its processes may wait for ever (cpython issue
+    115634), so that each task has a pool of its own, and its process begins anew: others have threads by then.
     """
-    return ProcessPoolExecutor(jobs, max_tasks_per_child=1 if base.whole else None)
+    if base.whole:
+        return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin_process)
+    return ProcessPoolExecutor(jobs, initializer=_begin_process)
+
+
+def _simulate_apart(scenario: Scenario) -> Outcome:
+    """Run a scenario, in a process of its own if that would leave something behind."""
+    if not scenario.whole:
+        return _simulate(scenario)
+    with _pool(scenario, 1) as pool:
+        return pool.submit(_simulate, scenario).result()
 
 
 def _many(base: Scenario, seeds: range, jobs: int) -> Tally:
@@ -185,29 +223,49 @@ def _many(base: Scenario, seeds: range, jobs: int) -> Tally:
     line, tally = StatusLine(True), Tally()
     size = min(WHOLE_SHARE, -(-len(seeds) // jobs)) if base.whole else SHARE
     shares = iter([seeds[at : at + size] for at in range(0, len(seeds), size)])
-    pool = _pool(base, jobs)
+    shared = None if base.whole else _pool(base, jobs)
+    pools: dict[Future[list[Outcome]], ProcessPoolExecutor] = {}
+
+    def begin(share: Sequence[int]) -> None:
+        pool = shared or _pool(base, 1)
+        pools[pool.submit(_share, base, share)] = pool
+
     try:
-        running = {pool.submit(_share, base, share) for _, share in zip(range(2 * jobs), shares, strict=False)}
-        while running:
-            done, running = wait(running, 0.1, FIRST_COMPLETED)
-            for future in done:
-                for outcome in future.result():
-                    tally.add(outcome)
-                share = next(shares, None)
-                if share is not None and len(tally.failures) < MAX_FAILURES:
-                    running.add(pool.submit(_share, base, share))
+        for share in islice(shares, jobs if base.whole else 2 * jobs):
+            begin(share)
+        while pools:
+            for future in wait(pools, 0.1, FIRST_COMPLETED).done:
+                tally.add_all(future.result())
+                pool = pools.pop(future)
+                if pool is not shared:
+                    pool.shutdown()
+                if len(tally.failures) < MAX_FAILURES and (next_share := next(shares, None)) is not None:
+                    begin(next_share)
             line.draw(lambda: progress_text(tally, len(seeds)))
     except KeyboardInterrupt:
-        pool.shutdown(wait=False, cancel_futures=True)
         tally.interrupted = True  # what is known by now is worth showing
-        return tally
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
+        _finish_soon(pools, jobs, tally)
     finally:
         line.clear()
-    pool.shutdown()
+        for pool in {*pools.values(), *filter(None, [shared])}:
+            pool.shutdown(cancel_futures=True)
     return tally
+
+
+def _finish_soon(pools: Mapping[Future[list[Outcome]], object], jobs: int, tally: Tally) -> None:
+    """Take what the processes have found; a second Ctrl-C does not even wait for the seeds under way."""
+    try:
+        under_way = {future for future in pools if not future.cancel()}
+        for child in multiprocessing.active_children():
+            with suppress(ProcessLookupError):
+                os.kill(child.pid or 0, signal.SIGINT)  # if only this process was told
+        for future in islice(as_completed(under_way, LAST_SECONDS), jobs):  # the others have not begun
+            tally.add_all(future.result())
+    except (KeyboardInterrupt, TimeoutError, BrokenExecutor):
+        pass
+    finally:
+        for child in multiprocessing.active_children():
+            child.kill()
 
 
 def progress_text(tally: Tally, total: int) -> str:
@@ -287,13 +345,7 @@ def _explained(outcome: Outcome) -> Iterator[str]:
     yield from _headline(outcome)
     actions = _actions(outcome.scenario)
     clients = _client_count(outcome.scenario)
-    with _pool(outcome.scenario, 1) as pool:
-        small = smallest(
-            outcome,
-            [number for number, _ in actions],
-            clients,
-            lambda scenario: pool.submit(_simulate, scenario).result(),
-        )
+    small = smallest(outcome, [number for number, _ in actions], clients, _simulate_apart)
     faults, kept = len(actions), _actions(small.scenario)
     yield ""
     yield (

@@ -80,19 +80,11 @@ def target(data_dir: Path | None, connect: str | None, arguments: list[str]) -> 
     names_dir, names_cluster = _names(arguments, "--data-dir", "-d"), _names(arguments, "--connect", "-c")
     if names_dir and names_cluster:
         raise CommandError("--connect and --data-dir exclude each other: the data is in a cluster or in a directory")
-    if names_dir and _is_empty(arguments, "--data-dir", "-d"):
-        raise CommandError("--data-dir is empty: name a directory")
     if names_cluster and not connect:
         raise CommandError("--connect is empty: name the nodes, HOST:PORT,...")
     if names_dir:
         connect = None
     return Target(data_dir or DEFAULT_DATA_DIR, connect or "")
-
-
-def _is_empty(arguments: Sequence[str], long: str, short: str) -> bool:
-    return f"{long}=" in arguments or any(
-        before in (long, short) and not value for before, value in zip(arguments, [*arguments[1:], "-"], strict=False)
-    )
 
 
 def _names(arguments: list[str], long: str, short: str) -> bool:

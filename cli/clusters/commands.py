@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import ConnectOption, OutputOption, app
+from cli.commands import ConnectOption, OutputOption, app, directory
 from kvstore.errors import CommandError
 
 
@@ -91,7 +91,10 @@ def cluster(
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="How many.")] = 3,
     # Not KVSTORE_DATA_DIR: that is one store's directory, and this one holds a directory for each node.
     data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", "-d", metavar="DIR", help="Keep the data.", show_default="temporary")
+        Path | None,
+        typer.Option(
+            "--data-dir", "-d", parser=directory, metavar="DIR", help="Keep the data.", show_default="temporary"
+        ),
     ] = None,
     base_port: Annotated[
         int, typer.Option("--base-port", metavar="PORT", min=1, help="The first node's, for clients.")

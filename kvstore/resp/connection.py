@@ -328,6 +328,7 @@ class Connection:
         """Drop what is kept for the client."""
         self.hub.leave(self.client.number)
         self._order.forget()
+        self._requests.forget()
         self._unread, self._out = [], []
         self._parser, self._transaction = Parser(), Transaction()
         self._kept.forget()

@@ -33,6 +33,10 @@ class Requests:
         self._service = service
         self._cursors = OwnCursors(hub.cursors)
 
+    def forget(self) -> None:
+        """The client is gone."""
+        self._cursors.lose()
+
     def compile(self, performer: OnData | OnWalk, request: list[bytes]) -> Compiled:
         """A request as commands of the store. Raises RequestError or CommandError."""
         if isinstance(performer, OnData):

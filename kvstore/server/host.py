@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import random
 import sys
 import time
@@ -21,7 +20,7 @@ from kvstore.errors import KvstoreError, Refusal, StorageFullError, UnavailableE
 from kvstore.node.hosting import Appends, failure, open_node
 from kvstore.node.peer_messages import PeerMessage
 from kvstore.node.service import OnReply, PeerInfo, ServerStatus
-from kvstore.server import process_memory
+from kvstore.server import open_files, process_memory
 from kvstore.server.latencies import Latencies
 from kvstore.server.long_turns import LONG_NS, LongTurns
 from kvstore.server.peers import Identity, Peers
@@ -177,6 +176,7 @@ class Host:
         self._tick_due = now + interval * 1_000_000
         self._long_at_tick = self._long_turns.count
         self._timer = self._loop.call_later(interval / 1_000, self._tick)
+        open_files.look()
         now = clocks.now()
         self._appends.tick(now)
         if now - self._ticked_at > interval >> 1:  # otherwise a turn has just done so
@@ -325,10 +325,8 @@ class Host:
             return
         error = context.get("exception")
         match error:
-            case OSError(errno=errno.EMFILE | errno.ENFILE):
-                log.limited(
-                    "too_many_files", "", level="error", reason=f"{error.strerror}: raise the limit (ulimit -n)"
-                )
+            case OSError() if open_files.is_shortage(error):
+                open_files.tell(error)
             case BaseException():
                 why = failure(error)
                 if why.trace:

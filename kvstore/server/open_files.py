@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
 from contextlib import suppress
 
@@ -35,3 +37,23 @@ def room_for_clients(wanted: int) -> int:
         f" raise the limit to {needed:,} (ulimit -n, LimitNOFILE)",
     )
     return room
+
+
+def is_shortage(error: BaseException | None) -> bool:
+    """Whether it says that this process, or the system, has no file left."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+
+
+def look() -> None:
+    """Tell people if no file is left: the event loop refuses a client for that without a word."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        if is_shortage(error):
+            tell(error)
+
+
+def tell(error: BaseException) -> None:
+    """No file is left."""
+    reason = f"{getattr(error, 'strerror', error)}: raise the limit (ulimit -n)"
+    log.limited("too_many_files", "", level="error", reason=reason)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shlex
+import signal
 import subprocess
 import sys
-from concurrent import futures
+import time
 from pathlib import Path
 
 import pytest
 
-from cli import simulate as simulate_command
 from cli.app import main
 from cli.exits import INTERRUPTED
 from cli.simulate import SimulateOptions, Tally, progress_text, run
@@ -21,6 +23,7 @@ from kvstore.simulated.run import simulate
 from tests.simulation.mutants.bugs import ALL
 from tests.simulation.mutants.hunt import hunt
 from tests.simulation.mutants.patching import patched
+from tests.system.servers import patience
 
 DEFAULT = SimulateOptions("0..3", None, 0, "all", 5.0, 1, None, None, None)
 BUG = next(bug for bug in ALL if bug.bug == "a node teaches everything it has accepted, chosen or not")
@@ -106,22 +109,31 @@ def test_nothing_begins_that_cannot_be_understood() -> None:
         run(SimulateOptions(None, 1, 0, "all", 5.0, 1, None, None, "one"), "")
 
 
-def test_what_an_interrupted_run_has_found_is_shown(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    waited: list[object] = []
-
-    def interrupted(running: set[futures.Future[object]], timeout: float, when: str) -> object:
-        if waited:
-            raise KeyboardInterrupt
-        waited.append(futures.wait(running, 100, when))
-        return waited[0]
-
-    monkeypatch.setattr(simulate_command, "wait", interrupted)
-    options = SimulateOptions("0..99", None, 3, "none", 1.0, 1, None, None, None)
-    assert run(options, "table") == INTERRUPTED
-    printed = capsys.readouterr().out
-    assert "interrupted after 5 of 100 seeds" in printed and "election: won" in printed
+@pytest.mark.parametrize("whole", [[], ["--whole"]], ids=["the core", "the whole program"])
+@pytest.mark.parametrize("to_all", [True, False], ids=["Ctrl-C", "a signal to the command alone"])
+def test_what_an_interrupted_run_has_found_is_shown(whole: list[str], to_all: bool) -> None:
+    command = [sys.executable, "-m", "kvstore", "simulate", *whole, "--seeds", "0..9999", "--time", "0.2", "-j", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    try:
+        assert process.stdout is not None
+        time.sleep(patience(6))
+        if to_all:
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.send_signal(signal.SIGINT)
+        printed, complaints = process.communicate(timeout=patience(30))
+    finally:
+        process.kill()
+    assert (process.returncode, complaints) == (INTERRUPTED, b"")
+    found = re.search(rb"interrupted after ([1-9][\d,]*) of 10,000 seeds\n$", printed)
+    assert found and b"process: start" in printed, printed
+    for _ in range(1_000):  # nobody is left behind
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.01)
+    pytest.fail("processes of an interrupted command go on")
 
 
 def test_progress_says_how_far_it_is_and_how_fast() -> None:

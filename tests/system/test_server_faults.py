@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import shutil
 import sqlite3
 import statistics
@@ -384,6 +385,25 @@ def test_files_are_kept_back_for_the_node_itself(tmp_path: Path) -> None:
         servers.wait_until_serving("n2")
         for client in clients:
             client.close()
+    finally:
+        servers.close()
+
+
+def test_a_node_that_has_no_file_left_says_so_and_goes_on(tmp_path: Path) -> None:
+    servers = Servers(tmp_path, count=1)
+    try:
+        servers.start()
+        servers.wait_until_serving()
+        process = servers.pid("n1")
+        before = resource.prlimit(process, resource.RLIMIT_NOFILE)
+        with servers.client("n1") as client:
+            assert client.set("k", 1)
+            resource.prlimit(process, resource.RLIMIT_NOFILE, (4, before[1]))
+            eventually(lambda: "too_many_files" in servers.log("n1"), "it says that no file is left")
+            assert client.incr("k") == 2
+            resource.prlimit(process, resource.RLIMIT_NOFILE, before)
+        with servers.client("n1") as client:
+            assert client.get("k") == b"2"
     finally:
         servers.close()
 

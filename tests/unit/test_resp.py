@@ -33,6 +33,7 @@ from kvstore.resp import cursors
 from kvstore.resp.connection import MAX_BACKLOG, MAX_UNSENT
 from kvstore.resp.cursors import Cursors, OwnCursors
 from kvstore.resp.encoding import encode
+from kvstore.resp.errors import RequestError
 from kvstore.resp.kv_commands import LOG_VALUE_BYTES, MAX_LOG_BYTES, MAX_LOG_ROWS
 from kvstore.resp.lcs import lcs
 from kvstore.resp.parser import MAX_LINE_BYTES, Parser, ProtocolError, split_line
@@ -578,3 +579,50 @@ def test_no_client_pushes_out_the_cursors_of_others(monkeypatch: pytest.MonkeyPa
     assert other.key(last) == b"199"  # any connection may go on with it
     assert other.key(other.add(b"x")) == b"x"
     assert [own.key(cursor) for own, cursor in kept] == 3 * [b"0", b"1", b"2", b"3", b"4"]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 120])
+@pytest.mark.parametrize("stay", [True, False])
+def test_a_scan_goes_on_however_many_there_were_before(
+    monkeypatch: pytest.MonkeyPatch, steps: int, stay: bool
+) -> None:
+    monkeypatch.setattr(cursors, "MAX_CURSORS", 150)
+    shared = Cursors()
+    lives = OwnCursors(shared)
+    kept = [lives.add(b"%d" % number) for number in range(10)]
+    for _ in range(300):
+        own = OwnCursors(shared)
+        for number in range(steps):
+            assert own.key(own.add(b"%d" % number)) == b"%d" % number
+        if not stay:
+            own.lose()
+            own.lose()
+            assert own.key(own.add(b"late")) == b"late"  # a scan that was under way
+    if not stay:
+        assert [lives.key(cursor) for cursor in kept] == [b"%d" % number for number in range(10)]
+
+
+def test_what_lost_connections_have_left_is_forgotten_first_and_the_oldest_before_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cursors, "MAX_CURSORS", 500)
+    shared = Cursors()
+    lives, first, second = OwnCursors(shared), OwnCursors(shared), OwnCursors(shared)
+    kept = [lives.add(b"lives") for _ in range(200)]
+    many = [first.add(b"first") for _ in range(150)]
+    few = [second.add(b"second") for _ in range(50)]
+    first.lose()
+    second.lose()
+    for _ in range(200):
+        lives.add(b"more")
+    with pytest.raises(RequestError, match="too old"):
+        lives.key(many[99])
+    assert {lives.key(cursor) for cursor in [*many[100:], *few, *kept]} == {b"first", b"second", b"lives"}
+    for _ in range(100):
+        lives.add(b"more")
+    with pytest.raises(RequestError, match="too old"):
+        lives.key(few[-1])
+    assert lives.key(kept[0]) == b"lives"
+    lives.add(b"one too many")
+    with pytest.raises(RequestError, match="too old"):
+        lives.key(kept[0])
