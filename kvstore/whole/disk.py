@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple, TypeAlias
 
 from kvstore.storage.files import Files, use
 from kvstore.storage.log_store import abandon_logs
@@ -25,6 +25,9 @@ from kvstore.whole.disk_names import DiskNames, NamedThing
 from kvstore.whole.platter import Platter
 from kvstore.whole.vfs import OK, WatchingVfs
 from kvstore.whole.wal_indexes import WalIndexes
+
+DiskContent: TypeAlias = Mapping[str, bytes | None]
+"""What files hold by their names; None: a directory."""
 
 
 class Spent(NamedTuple):
@@ -66,7 +69,6 @@ class SimulatedDisk:
         self._number = 0
         self._names = DiskNames({})
         self._indexes = WalIndexes(rng, self.seen)
-        self._saved: list[dict[str, bytes | None]] = []
         self._is_dying = False
         _vfs().watch(self._root, self)
         self._adopt()
@@ -148,10 +150,10 @@ class SimulatedDisk:
         """Nothing goes wrong any more."""
         self._faults.clear()
 
-    def flip_bits(self, count: int) -> list[tuple[str, int]]:
-        """Rot: the names of the files and the offsets of the bytes where it struck."""
+    def flip_bits(self, count: int, among: str = "") -> list[tuple[str, int]]:
+        """Rot in files whose names begin so: their names, and the offsets of the bytes where it struck."""
         flipped = []
-        held = [(name, platter) for name, platter in self._names.platters if platter.size]
+        held = [(name, platter) for name, platter in self._names.platters if platter.size and name.startswith(among)]
         for _ in range(count if held else 0):
             ((name, platter),) = self._rng.choices(held, [platter.size for _, platter in held])
             offset = self._rng.randrange(platter.size)
@@ -161,24 +163,20 @@ class SimulatedDisk:
             self.seen["a bit flipped"] += 1
         return flipped
 
-    def save(self) -> int:
-        """Keep a copy of the directory as it is; the number of the copy."""
-        self._saved.append(
-            {name: None if path.is_dir() else path.read_bytes() for name, path in sorted(self._walk().items())}
-        )
-        return len(self._saved) - 1
+    def copy(self, among: str = "") -> DiskContent:
+        """The files whose names begin so, and the directories (None), as they are."""
+        return {
+            name: None if path.is_dir() else path.read_bytes()
+            for name, path in sorted(self._walk().items())
+            if name.startswith(among)
+        }
 
-    def restore_older(self, copy: int) -> None:
-        """Someone has put a copy back in place of the directory, after its process ended."""
+    def replace(self, content: DiskContent, among: str = "") -> None:
+        """Someone has put these in place of all whose names begin so, after the process ended, and synced the disk."""
         self._require_down()
-        self.seen["an older copy restored"] += 1
-        self._replace_all(self._saved[copy])
-
-    def wipe(self) -> None:
-        """The directory is empty: a new disk. Its process must have ended."""
-        self._require_down()
-        self.seen["wiped"] += 1
-        self._replace_all({})
+        self.seen["something else is in its place"] += 1
+        own = {name: data for name, data in self.copy().items() if not name.startswith(among)}
+        self._replace_all({**own, **content})
 
     def take_spent(self) -> int:
         """How long (in microseconds) was spent since this was last asked."""
@@ -371,7 +369,7 @@ class SimulatedDisk:
         )
         self._indexes = WalIndexes(self._rng, self.seen)
 
-    def _replace_all(self, content: Mapping[str, bytes | None]) -> None:
+    def _replace_all(self, content: DiskContent) -> None:
         """The directory has these files, and directories (None), from now on."""
         for path in self.directory.iterdir():
             if path.is_dir():

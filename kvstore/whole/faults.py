@@ -34,6 +34,23 @@ class WholeTarget(FaultTarget, Protocol):
         """A node's process is killed now, and is started again at ``restart``."""
         ...
 
+    def keep_state(self, name: str) -> None:
+        """Somebody copies a node's state.db, and may put it back later."""
+        ...
+
+    def replace_state(self, name: str, other: str | None) -> None:
+        """A node's process is killed and started again, with the state.db of ``other``; None: with none.
+
+        Its own one: as it was when it was copied.
+        """
+        ...
+
+    def forget_name(self, name: str) -> None:
+        """A node's host name is unknown to whoever asks, until ``know_name``."""
+        ...
+
+    def know_name(self, name: str) -> None: ...
+
     def lose_power_again(self, name: str, gaps: Sequence[int], until: int) -> None:
         """A node's machine loses its power, and soon after each start again, after so many ms each time."""
         ...
@@ -92,6 +109,43 @@ class FailingDisk(WholeAction, frozen=True, kw_only=True):
         return f"{self.node}: {self.operation} of {self.file or 'any file'} gives {self.trouble}"
 
 
+class AnotherState(WholeAction, frozen=True, kw_only=True):
+    """A node is started again without its state.db, with an older copy of it, or with that of another node."""
+
+    node: str
+    other: str | None
+
+    def happen(self, world: WholeTarget) -> None:
+        world.keep_state(self.node)
+
+    def end(self, world: FaultTarget) -> None:
+        assert isinstance(world, WholeTarget)
+        which = "none" if self.other is None else "an older copy" if self.other == self.node else "another node's"
+        world.count(f"disk: state.db is {which}")
+        world.replace_state(self.node, self.other)
+
+    @property
+    def title(self) -> str:
+        return f"{self.node} is started again with {self.other or 'no'} state.db"
+
+
+class UnknownName(WholeAction, frozen=True, kw_only=True):
+    """Whoever looks up a node's host name hears that there is none, or hears nothing for a while."""
+
+    node: str
+
+    def happen(self, world: WholeTarget) -> None:
+        world.forget_name(self.node)
+
+    def end(self, world: FaultTarget) -> None:
+        assert isinstance(world, WholeTarget)
+        world.know_name(self.node)
+
+    @property
+    def title(self) -> str:
+        return f"{self.node}: its name cannot be resolved"
+
+
 class PowerLosses(WholeAction, frozen=True, kw_only=True):
     """A node's machine loses its power again and again, each time soon after its node was started."""
 
@@ -107,7 +161,7 @@ class PowerLosses(WholeAction, frozen=True, kw_only=True):
 
 
 class ToldToEnd(WholeAction, frozen=True, kw_only=True):
-    """A node gets SIGTERM, and is started again a while after it has ended."""
+    """A node gets SIGTERM or SIGINT, and is started again a while after it has ended."""
 
     node: str
 
@@ -234,7 +288,40 @@ def whole_actions(scenario: Scenario) -> list[tuple[int, Action]]:
         actions += [(number, action) for number, action in further if kept is None or number in kept]
     if scenario.preset in ("all", "processes", "disks"):
         actions += _power_losses(scenario)
+    for number, draw, presets in _RARE:
+        if scenario.preset in presets:
+            actions += _rare(scenario, number, draw)
     return actions
+
+
+def _rare(scenario: Scenario, number: int, draw: WholeDraw) -> list[tuple[int, Action]]:
+    """A few faults of a kind, in some of the runs."""
+    rng = scenario.random(f"rare faults {number}")
+    actions: list[tuple[int, Action]] = []
+    if rng.random() < 0.2:
+        for each in range(number, number + rng.randint(1, 3)):
+            at = rng.randint(0, scenario.time)
+            until = min(scenario.time, at + rng.choice([20, 200, 1_000]))
+            action = draw(rng, scenario.names, at, until)
+            if scenario.faults is None or each in scenario.faults:
+                actions.append((each, action))
+    return actions
+
+
+def _another_state(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
+    node = rng.choice(names)
+    return AnotherState(at=at, until=until, node=node, other=rng.choice([None, node, rng.choice(names)]))
+
+
+def _unknown_name(rng: random.Random, names: Sequence[str], at: int, until: int) -> Action:
+    return UnknownName(at=at, until=until, node=rng.choice(names))
+
+
+_RARE: list[tuple[int, WholeDraw, Sequence[str]]] = [
+    (500_000, _another_state, ("all", "disks")),
+    (600_000, _unknown_name, ("all", "network")),
+]
+"""With the number that the first of its kind has in a run, and the presets that have it."""
 
 
 def _power_losses(scenario: Scenario) -> list[tuple[int, Action]]:

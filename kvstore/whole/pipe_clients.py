@@ -206,7 +206,9 @@ class PipeWorkload(Workload):
         super()._replay(chosen)
 
     def probe(self, *, read_only: bool) -> None:
-        for number, client in enumerate(self._probing.values()):
+        for number, (name, client) in enumerate(self._probing.items()):
+            if self.pipes.servers[name].gone:
+                continue
             key = f"probe {number}"
             self._value += 1
             client.probe([_read(key)] if read_only else [_write(key, self._value), _read(key)])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 from kvstore.server.settings import Settings
-from kvstore.whole.disk import SimulatedDisk
+from kvstore.whole.disk import DiskContent, SimulatedDisk
 from kvstore.whole.disk_faults import DiskFault
 from kvstore.whole.machine import VirtualMachine
 
@@ -26,8 +27,14 @@ class ServerMachine:
         self.told_to_end_at = 0.0
         self.restart_at = 0
         self.gone = False
+        """Whether it is never started again, since its log has rotted."""
+        self.is_rotten = False
+        """Whether bits of its log have changed by themselves."""
+        self.when_rotting: Callable[[], bool] = lambda: False
         self.troubles: dict[int, DiskFault] = {}
         """What goes wrong with the disk now, by the action that began it."""
+        self.kept_state: DiskContent = {}
+        """A copy of its state.db that somebody has made."""
         self.failed_for = 0
         """For how many ms the process has gone on since a sync of its log failed."""
         self.room = random.Random()
@@ -53,7 +60,8 @@ class ServerMachine:
         return 0
 
     def rot(self, slot: int) -> bool:
-        return False
+        """Let some bits of the log rot, anywhere in it, while no process runs; False if they cannot."""
+        return self.when_rotting()
 
     def took(self) -> int:
         """How long the disk was busy since this was last asked."""

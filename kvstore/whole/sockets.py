@@ -338,6 +338,8 @@ class VirtualNetwork:
         """How much may wait in a transport before its program is told to stop, whatever the program wishes."""
         self.walled_port = 0
         """The port of connections which a firewall watches: it drops what belongs to none that it has seen begin."""
+        self.unknown: Counter[str] = Counter()
+        """How many faults make a name unknown now."""
         self._listening: dict[Address, VirtualServer] = {}
         self._machines: dict[str, LoopMachine] = {}
         self._port = 30_000
@@ -415,8 +417,7 @@ class VirtualNetwork:
         self, loop: VirtualLoop, factory: Callable[[], ProtocolT], address: Address
     ) -> tuple[asyncio.Transport, ProtocolT]:
         """Connect to an address, as a loop's ``create_connection`` does. Raises OSError."""
-        if address[0] not in self._machines:
-            raise socket.gaierror(socket.EAI_NONAME, "name or service not known")
+        await self._look_up(loop, address[0])
         connected: asyncio.Future[Side] = loop.create_future()
         self._port += 1
         own = (loop.machine.name, self._port)
@@ -431,12 +432,25 @@ class VirtualNetwork:
         side.begin(protocol)
         return side, protocol
 
+    async def _look_up(self, loop: VirtualLoop, name: str) -> None:
+        """Ask for the address of a machine. Raises OSError where nobody knows its name."""
+        if name in self._machines and not self.unknown[name]:
+            return
+        if self._random.random() < 0.5:
+            self.counts["network: who knows a name is silent"] += 1
+            await asyncio.sleep(self._random.choice([0.02, 0.5, 5.0]))
+            if name in self._machines and not self.unknown[name]:
+                return
+        self.counts["network: a name is unknown"] += 1
+        raise socket.gaierror(socket.EAI_NONAME, "name or service not known")
+
     def _knock(
         self, connected: asyncio.Future[Side], loop: VirtualLoop, own: Address, address: Address, tried: int
     ) -> None:
         if connected.done() or not loop.machine.runs(loop):
             return
         if tried == DIALS:
+            self.counts["socket: a dial hears nothing"] += 1
             connected.set_exception(TimeoutError(errno.ETIMEDOUT, "connection timed out"))
             return
         times = self._links.arrivals(own[0], address[0], self._timeline.now // 1_000)
@@ -450,6 +464,7 @@ class VirtualNetwork:
             return
         server = self._listening.get(address)
         if server is None:
+            self.counts["socket: a dial is refused"] += 1
             refused = ConnectionRefusedError(errno.ECONNREFUSED, "connection refused")
             self._reply(connected, loop, address[0], lambda: connected.set_exception(refused))
             return

@@ -226,6 +226,8 @@ class Workload:
     def probe(self, *, read_only: bool) -> None:
         """Have each node serve a read, or a write and a read."""
         for name, client in self._probes.items():
+            if self._world.servers[name].gone:
+                continue
             client.go_on(probe(name.encode(), read_only=read_only))
 
     def unfinished(self) -> str:
@@ -243,6 +245,8 @@ class Workload:
         held: Counter[tuple[int, bytes]] = Counter()
         digests: dict[int, tuple[str, str]] = {}
         for name, server in self._world.servers.items():
+            if server.is_rotten:
+                continue  # it may be unreadable, and may still have looked sound when it was last opened
             server.disk.start()
             try:
                 log = SqliteLog(server.settings.data_dir / "log.db", node_id=name, nodes=self._scenario.names)

@@ -7,6 +7,7 @@ import signal
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -19,7 +20,7 @@ from consensus.simulation.timeline import Timeline, Ts
 from consensus.simulation.trace import Trace
 from consensus.simulation.violation import Violation
 from kvstore import exit_status
-from kvstore.errors import KvstoreError
+from kvstore.errors import DataDirError, KvstoreError
 from kvstore.server.frames import MAX_FRAME_BYTES, FrameReader, decode_message
 from kvstore.server.long_turns import LongTurns
 from kvstore.server.main import serve
@@ -27,8 +28,8 @@ from kvstore.server.settings import TIMING, Settings
 from kvstore.simulated.requests import ClientRequest, SlotClaim
 from kvstore.state.entries import UNREADABLE
 from kvstore.whole.blocking import BlockingThread
-from kvstore.whole.disk import SimulatedDisk
-from kvstore.whole.faults import FailingDisk
+from kvstore.whole.disk import DiskContent, SimulatedDisk
+from kvstore.whole.faults import FailingDisk, has_readers
 from kvstore.whole.lines import PORT, Unanswered
 from kvstore.whole.machine import VirtualMachine
 from kvstore.whole.server_machine import ServerMachine
@@ -156,6 +157,7 @@ class WholeWorld:
         )
         server = ServerMachine(machine, SimulatedDisk(directory, self.scenario.random(f"disk {name}")), settings)
         server.room = self.scenario.random(f"room {name}")
+        server.when_rotting = partial(self._rot, server)
         return server
 
     def client_machine(self, name: str) -> VirtualMachine:
@@ -263,6 +265,9 @@ class WholeWorld:
             self.drained[machine.name, machine.incarnation] = self._own_time(server) - server.told_to_end_at
             self.micro.at(server.restart_at, self._start_again, machine.name)
             return
+        if server.is_rotten and status == exit_status.UNAVAILABLE:
+            self._refused(server)
+            return
         if status == exit_status.UNAVAILABLE and server.had_failure:
             self.count("process: ended because of its disk")
             what_next = server.room.random()
@@ -288,6 +293,9 @@ class WholeWorld:
 
     def failed(self, machine: VirtualMachine, error: BaseException) -> None:
         server = self.servers.get(machine.name)
+        if server is not None and server.is_rotten and isinstance(error, DataDirError):
+            self._refused(server)
+            return
         if server is not None and (server.full or server.had_trouble) and isinstance(error, KvstoreError):
             self.count("process: cannot start because of its disk")
             server.disk.kill()
@@ -295,6 +303,12 @@ class WholeWorld:
             return
         trace = "".join(traceback.format_exception(error))
         self.fail("nothing fails in a way that nobody foresaw", f"{machine.name}: {trace}", machine.name)
+
+    def _refused(self, server: ServerMachine) -> None:
+        """A process has noticed that its log has rotted: nobody starts it again."""
+        self.count("process: refuses a rotten log")
+        server.disk.kill()
+        server.gone = True
 
     def _start_again(self, name: str) -> None:
         if not self.servers[name].draining or self.servers[name].machine.is_up:
@@ -397,6 +411,36 @@ class WholeWorld:
         server.has_failed |= action.trouble == "EIO"
         if action.loses_power:
             server.takes_power = fault
+
+    def _rot(self, server: ServerMachine) -> bool:
+        if server.gone or has_readers(self.scenario):  # who asks this node and no other would wait for ever
+            return False
+        name = server.machine.name
+        self.kill(name, self.timeline.now + RESTART)
+        server.disk.kill()
+        server.is_rotten = bool(server.disk.flip_bits(server.room.choice([1, 4, 30]), "log.db")) or server.is_rotten
+        self.note(name, "has a log in which bits have changed")
+        return server.is_rotten
+
+    def keep_state(self, name: str) -> None:
+        server = self.servers[name]
+        server.kept_state = server.disk.copy("state.db")
+
+    def replace_state(self, name: str, other: str | None) -> None:
+        server = self.servers[name]
+        content: DiskContent = {}
+        if other is not None:
+            content = server.kept_state if other == name else self.servers[other].disk.copy("state.db")
+        self.kill(name, self.timeline.now + RESTART)
+        server.disk.kill()
+        server.has_failed = True  # it may make its state anew, and has to if this is another node's
+        server.disk.replace({file: data for file, data in content.items() if not file.endswith("-shm")}, "state.db")
+
+    def forget_name(self, name: str) -> None:
+        self.network.unknown[name] += 1
+
+    def know_name(self, name: str) -> None:
+        self.network.unknown[name] -= 1
 
     def leave_room(self, name: str, room: int | None) -> None:
         self.servers[name].disk.free = room

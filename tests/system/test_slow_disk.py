@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -214,6 +215,8 @@ def test_a_node_that_is_told_to_end_while_a_write_is_under_way_finishes_it(tmp_p
         assert "ended" in log
         assert "bug" not in log
         assert "cannot_go_on" not in log
+        with closing(sqlite3.connect(disks.servers.root / "n1" / "state.db")) as state:
+            assert state.execute("SELECT applied_upto FROM progress").fetchone() == (2,), "its last commit was made"
         disks.servers.start("n1")
         disks.servers.wait_until_serving()
         with disks.servers.client("n1") as again:

@@ -7,10 +7,12 @@ import gzip
 import io
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -23,6 +25,7 @@ from cli.loading.formats import READERS, Content, Lines, format_of
 from cli.loading.load import Load, LoadOptions, run
 from cli.loading.progress import progress_text
 from cli.loading.source import Source
+from cli.loading.summary import summary_lines
 from cli.target import Target
 from kvstore.commands import Command, Entry, Failed, Found, Get, Set, Txn, Value
 from kvstore.decimal_text import INTEGER, decimal_of
@@ -30,7 +33,7 @@ from kvstore.errors import CommandError, UnavailableError, UnknownOutcomeError
 from kvstore.handles.embedded import EmbeddedStore
 from kvstore.language.canonical import format as canonical
 from kvstore.language.parser import parse
-from kvstore.state import entries
+from kvstore.state import entries, sessions
 from kvstore.state.machine import StateMachine
 from kvstore.store import LogRow, Reply, Status
 from tests.examples import examples
@@ -555,6 +558,46 @@ def test_a_loaded_file_is_loaded_again_on_demand_only(tmp_path: Path, store: Mem
     assert load(store, path)[1].summary.state == "loaded before"
     load(store, path, again=True)
     assert store.value(b"a") == b"6"
+
+
+def test_what_is_said_of_a_file_counts_its_lines_and_what_became_of_them(tmp_path: Path, store: MemoryStore) -> None:
+    path = written(tmp_path, "set a x\nbad\nincr a\nget none\nset a 1 NX\nset d 4\n")
+    said = [next(summary_lines([load(store, path, keep_going=True)[1].summary], "")) for _ in range(2)]
+    first = re.sub(r"in [0-9.]+ s, [0-9,]+/s", "in T", said[0])
+    assert first == (f"{path}: 4 commands executed in T, slots 1 to 5, 1 condition not met, 1 missing key, 2 bad lines")
+    assert said[1] == f"{path}: already loaded (6 lines); --again loads it once more"
+
+
+def test_a_file_that_changes_while_it_is_loaded_is_said_to_have_changed(
+    tmp_path: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, "incr a\n")
+    execute = store.execute_batch
+
+    def execute_and_write(commands: Sequence[Command], **options: Any) -> list[Reply]:
+        path.write_bytes(b"incr b\n")
+        os.utime(path, ns=(1, 1))
+        return execute(commands, **options)
+
+    monkeypatch.setattr(store, "execute_batch", execute_and_write)
+    status, one = load(store, path)
+    assert (status, one.summary.commands) == (1, 1)
+    assert "was changed while it was loaded: check what was executed" in capsys.readouterr().err
+
+
+def test_a_file_whose_session_was_dropped_is_refused_and_nothing_runs_twice(
+    tmp_path: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", 3)
+    path = written(tmp_path, "incr a\nincr a\n")
+    load(store, path)
+    for number in range(4):
+        load(store, written(tmp_path, f"incr b{number}\n", f"{number}.kv"))
+    status, one = load(store, path)
+    assert (status, one.summary.state, store.value(b"a")) == (1, "stopped", b"2")
+    assert "no longer knows whether this file was loaded" in capsys.readouterr().err
+    assert load(store, path, again=True)[0] == 0
+    assert store.value(b"a") == b"4"
 
 
 def test_the_same_bytes_in_another_format_are_another_load(tmp_path: Path, store: MemoryStore) -> None:

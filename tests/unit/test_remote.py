@@ -13,7 +13,7 @@ import pytest
 
 from consensus.ballot import Ballot
 from kvstore.addresses import Address, address_text, addresses
-from kvstore.commands import Done, Exists, Get, Incr, Txn
+from kvstore.commands import Done, Exists, Forgotten, Get, Incr, Txn
 from kvstore.errors import CommandError, KvstoreError, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.handles import remote
 from kvstore.handles.remote import RemoteStore
@@ -21,6 +21,7 @@ from kvstore.store import Reply
 
 Answer = Callable[[list[bytes]], bytes | None]
 FAR_TOO_LONG = 30.0
+FORGOTTEN = msgspec.msgpack.encode(Reply(Forgotten(), 9, Ballot(1, "n1"), True))
 DONE = msgspec.msgpack.encode(Reply(Done(), 1, Ballot(1, "n1"), True))
 
 
@@ -198,3 +199,32 @@ def test_addresses_are_read_and_shown() -> None:
     for wrong in ("a..b:1", "a" * 64 + ":1"):
         with pytest.raises(CommandError, match=r"^--connect: .* is not a host name"):
             addresses(wrong)
+
+
+def test_a_session_that_was_dropped_begins_anew() -> None:
+    sent: list[tuple[bytes, bytes]] = []
+    replies = [DONE, FORGOTTEN, DONE, DONE]
+
+    def answer(words: list[bytes]) -> bytes:
+        if words[0] != b"KV.EXECUTE":
+            return healthy(words)
+        sent.append((words[1], words[2]))
+        reply = replies[len(sent) - 1]
+        return b"$%d\r\n%b\r\n" % (len(reply), reply)
+
+    with node(answer) as address, RemoteStore([address]) as store:
+        for _ in range(3):
+            assert store.execute(Incr(b"k", 1)).result == Done()
+    first, again = sent[0][0], sent[2][0]
+    assert first != again
+    assert sent == [(first, b"1"), (first, b"2"), (again, b"1"), (again, b"2")]
+
+
+def test_nobody_knows_what_became_of_a_request_that_was_sent_before_its_session_was_dropped() -> None:
+    with (
+        node(lambda words: None if words[0] == b"KV.EXECUTE" else healthy(words)) as frozen,
+        node(only(b"$%d\r\n%b\r\n" % (len(FORGOTTEN), FORGOTTEN))) as other,
+        RemoteStore([frozen, other], patience=FAR_TOO_LONG) as store,
+        pytest.raises(UnknownOutcomeError, match="dropped the session of this request: it may have happened"),
+    ):
+        store.execute(Incr(b"k", 1))

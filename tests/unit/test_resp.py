@@ -583,9 +583,7 @@ def test_no_client_pushes_out_the_cursors_of_others(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("steps", [1, 3, 120])
 @pytest.mark.parametrize("stay", [True, False])
-def test_a_scan_goes_on_however_many_there_were_before(
-    monkeypatch: pytest.MonkeyPatch, steps: int, stay: bool
-) -> None:
+def test_a_scan_goes_on_however_many_there_were_before(monkeypatch: pytest.MonkeyPatch, steps: int, stay: bool) -> None:
     monkeypatch.setattr(cursors, "MAX_CURSORS", 150)
     shared = Cursors()
     lives = OwnCursors(shared)

@@ -412,7 +412,7 @@ def test_a_fault_while_opening_is_named(
         disk.kill()
         process.close()
         if name == "data":
-            disk.wipe()
+            disk.replace({})
         disk.start()
         fault = disk.fail(operation, trouble, times=None, name=name)
         with pytest.raises(kind, match=says):
@@ -519,18 +519,18 @@ def test_an_older_copy_and_an_empty_disk(directory: Path) -> None:
     with disk_in(directory) as disk:
         process = Process(disk)
         process.log.append([Promised(Ballot(1, "n1"))])
-        copy = disk.save()
+        copy = disk.copy()
         process.log.append([Promised(Ballot(2, "n1"))])
         with pytest.raises(ValueError, match="kill it first"):
-            disk.restore_older(copy)
+            disk.replace(copy)
         disk.kill()
         process.close()
-        disk.restore_older(copy)
+        disk.replace(copy)
         disk.start()
         with closing(Process(disk)) as older:
             assert older.log.promised == Ballot(1, "n1")
         disk.kill()
-        disk.wipe()
+        disk.replace({})
         disk.start()
         with closing(Process(disk)) as new:
             assert new.log.promised == NEVER and disk.generation == 3
