@@ -181,11 +181,7 @@ THEMES: list[Theme] = [
     ),
     Theme("little room", _little_room, (large_values,), {("kvstore.server.host.QUICK_US",): (0,)}, _late_appends),
     Theme("transactions that read", acts=(read_behind_watch,)),
-    Theme(
-        "values that look like requests",
-        acts=(lookalikes,),
-        bounds={("kvstore.resp.parser.MAX_TAKEN",): (2, 3, 5), ("kvstore.resp.parser.REBASE_BYTES",): (20, 200)},
-    ),
+    Theme("values that look like requests", acts=(lookalikes,)),
 ]
 NO_THEME = Theme("")
 CLIENTS = 2

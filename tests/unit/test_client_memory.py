@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gc
+import tracemalloc
 import weakref
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kvstore.resp import hub as hubs
 from kvstore.resp.client_command import MAX_NAME_BYTES
 from kvstore.resp.connection import Connection
 from kvstore.resp.hub import Hub
 from kvstore.resp.parser import MAX_REQUEST_BYTES, Parser, ProtocolError
+from tests.examples import examples
 from tests.unit.resp_client import Client, Node, packed
 
 KIB = 1_024
@@ -118,6 +122,64 @@ def test_what_never_becomes_a_request_is_refused_early(begin: bytes, filler: byt
             parser.feed(data)
             given += len(data)
             assert parser.next() is None
+
+
+TOKENS = [b"*", b"$", b"%", b"~", b">", b"|", b"+", b"-", b":", b"(", b"=", b"_", b"#", b",", b"!", b"\r\n", b"\n"]
+NUMBERS = [b"0", b"1", b"2", b"9999", b"4294967294", b"99999999999", b"-1", b"+1", b"00", b"x", b"ab"]
+
+
+def fed(pieces: list[bytes]) -> tuple[list[list[bytes]], str]:
+    """The requests in these pieces, and what is wrong with what follows them, if anything is."""
+    parser, found = Parser(), list[list[bytes]]()
+    try:
+        for piece in pieces:
+            parser.feed(piece)
+            while (request := parser.next()) is not None or parser.is_interrupted:
+                found.append(request or [])
+            assert parser.has_rest or not parser.unfinished
+    except ProtocolError as error:
+        return found, str(error)
+    return found, ""
+
+
+@examples(2_000)
+@given(st.lists(st.sampled_from([*TOKENS, *NUMBERS, b"$1\r\nx\r\n", b"*1\r\n"]), max_size=25), st.integers(1, 9))
+def test_rubbish_is_refused_however_it_arrives_and_never_fails_in_another_way(tokens: list[bytes], size: int) -> None:
+    """A map whose key is a list, 17 bytes, ended a node: hiredis reads RESP3, and raised TypeError."""
+    data = b"*2\r\n" + b"".join(tokens)
+    requests, wrong = fed([data])
+    again, wrong_again = fed([data[at : at + size] for at in range(0, len(data), size)])
+    assert (requests, wrong) == (again, wrong_again)
+
+
+@pytest.mark.parametrize("kind", [b"*", b"%", b"~", b">", b"|", b"+", b"-", b":", b"(", b"=", b"_", b"#", b",", b"!"])
+@pytest.mark.parametrize("number", [b"0", b"1", b"9999", b"100000000", b"4294967294"])
+def test_an_argument_of_another_kind_is_refused_before_anything_is_made_of_it(kind: bytes, number: bytes) -> None:
+    client = Client()
+    tracemalloc.start()
+    try:
+        client.connection.received(b"*2\r\n" + kind + number + b"\r\n*0\r\n+x\r\n")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    client.turn()
+    assert client.said == b"-ERR Protocol error: expected '$', got '" + kind + b"'\r\n" and client.closed
+    assert most < 100_000
+
+
+def test_what_is_kept_of_many_small_arguments_is_counted() -> None:
+    tracemalloc.start()
+    try:
+        parser = Parser()
+        for number in range(4_000):
+            parser.feed((b"" if number else b"*9999\r\n") + b"$2\r\n")
+            assert parser.next() is None
+            parser.feed(b"%02d\r\n" % (number % 100))
+            assert parser.next() is None
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert parser.unfinished > 0.8 * held
 
 
 def test_a_large_request_is_kept_once() -> None:

@@ -8,7 +8,6 @@ import pytest
 
 from kvstore import clocks
 from kvstore.errors import UnavailableError
-from kvstore.resp import parser
 from kvstore.resp.connection import MAX_BACKLOG
 from kvstore.resp.hub import FLUSHED_AT_ONCE, Hub
 from kvstore.resp.room import MAX_LARGE_BYTES, MAX_LARGE_BYTES_EACH, MIN_LARGE_BYTES
@@ -416,31 +415,3 @@ def test_names_for_completion_are_found_without_what_the_keys_hold() -> None:
     node.state.commit()
     client.ask("DEL ab", "SET abd 1")
     assert node.state.keys(b"ab", 10) == [b"abc", b"abd"] and node.state.keys(b"", 2) == [b"a", b"abc"]
-
-
-@pytest.mark.parametrize("one", [b"*1\r\n$4\r\nPING\r\n", b"*1\r\n$04\r\nPING\r\n", b"*0\r\n"])
-def test_what_was_parsed_is_parsed_again_some_at_a_time(one: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To find the end of what hiredis took; all of a megabyte at once was a turn of 180 ms."""
-    again = 0
-    real = parser._CarefulParser.next
-
-    def counting(self: parser._CarefulParser, trusted: bool = True, most: int = 0) -> list[bytes] | None:
-        nonlocal again
-        again += 1
-        return real(self, trusted, most)
-
-    monkeypatch.setattr(parser._CarefulParser, "next", counting)
-    found = parser.Parser()
-    found.feed(one[:3])
-    asked = most = 0
-    for _ in range(10):
-        found.feed((one * 3_000)[3:] + one[:3])
-        while True:
-            again = 0
-            request = found.next()
-            most = max(most, again)
-            if request is None:
-                break
-            asked += request == [b"PING"]
-    assert most <= (parser.MAX_TAKEN + 1)
-    assert asked == (0 if one == b"*0\r\n" else 30_000)

@@ -354,16 +354,17 @@ FACES = [
         (CONNECTION + "writable", "self._move(TAKES_AGAIN)\n    self._tell_held()\n    self._resume()", "pass"),
     ),
     mutant(
-        "what was parsed is parsed again when the parser becomes careful",
-        ("kvstore.resp.parser:Parser._be_careful", "range(self._taken)", "range(0)"),
+        "an argument whose last byte is missing is taken",
+        ("kvstore.resp.parser:Parser.next", "if end + 2 > size:", "if end + 1 > size:"),
+        ("kvstore.resp.parser:Parser.next", "if data[end] != _CR or data[end + 1] != _LF:", "if data[end] != _CR:"),
     ),
     mutant(
-        "a request is lost when what was parsed is forgotten",
-        ("kvstore.resp.parser:Parser._rest", "range(self._taken)", "range(self._taken + 1)"),
+        "arguments that have come before the others are forgotten",
+        ("kvstore.resp.parser:Parser._keep", "arguments, missing, taken", "[], missing, taken"),
     ),
     mutant(
         "a request that arrives in pieces begins anew with each",
-        ("kvstore.resp.parser:_CarefulParser.feed", "self._buffer += data", "self._buffer = bytearray(data)"),
+        ("kvstore.resp.parser:Parser.feed", "self._part += data", "self._part = bytearray(data)"),
     ),
 ]
 
