@@ -186,7 +186,10 @@ class Hub:
         return b"-ERR max number of clients reached\r\n"
 
     def hold(self, more: int) -> None:
-        """A connection keeps this many bytes more, or less. When all keep too much, the one with most is ended."""
+        """A connection keeps this many bytes more, or less. When all keep too much, the one with most is ended.
+
+        Whoever has not given the password goes before those who have.
+        """
         self.held += more
         if more <= 0 or self.held <= MAX_HELD:
             return
@@ -205,10 +208,10 @@ class Hub:
         """The client that keeps most, or one of the ``ENDED_AT_ONCE`` that did when it was first asked in this turn."""
         while self._largest:
             client = self._largest.pop()
-            if client.connection.held >= self._large:
+            if _burden(client) >= self._large:
                 return client
-        self._largest = nlargest(ENDED_AT_ONCE, self.clients.values(), _held)[::-1]
-        self._large = _held(self._largest[0]) if self._largest else 0
+        self._largest = nlargest(ENDED_AT_ONCE, self.clients.values(), _burden)[::-1]
+        self._large = _burden(self._largest[0]) if self._largest else 0
         return self._largest.pop() if self._largest else None
 
     def wants_flush(self, connection: ClientConnection) -> None:
@@ -247,5 +250,7 @@ def _always() -> bool:
     return True
 
 
-def _held(client: Client) -> int:
-    return client.connection.held
+def _burden(client: Client) -> int:
+    """How much a client keeps; more than any with the password can, if it keeps anything and has not given it."""
+    held = client.connection.held
+    return held if client.authenticated or not held else held + MAX_HELD

@@ -455,3 +455,20 @@ def test_what_is_answered_after_a_client_has_gone_counts_for_nobody() -> None:
     client.connection.lost()
     client.turn()
     assert client.hub.held == 0
+
+
+def test_a_stranger_is_ended_before_anybody_who_has_given_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hubs, "MAX_HELD", 1_000_000)
+    hub, node = Hub("secret"), Node()
+    known = Client(node, hub=hub)
+    known.ask("AUTH secret")
+    known.connection.received(b"*2\r\n$4\r\nECHO\r\n$200000\r\n" + 150_000 * b"x")
+    strangers = [Client(node, hub=hub, peer=f"1.2.3.4:{number}") for number in range(100)]
+    for stranger in strangers:
+        stranger.connection.received(b"*2\r\n$4\r\nAUTH\r\n$16000\r\n" + 15_000 * b"x")
+    hub.flush()
+    assert hub.held <= 1_000_000
+    assert not known.closed and any(stranger.closed for stranger in strangers)
+    known.connection.received(50_000 * b"x" + b"\r\n")
+    known.turn()
+    assert known.said.endswith(200_000 * b"x" + b"\r\n")
