@@ -127,6 +127,8 @@ class VirtualStreams(StandardStreams):
 class PipeWorld(WholeWorld):
     """The nodes speak through pipes, and a router delays, reorders, repeats and loses what they say to each other."""
 
+    has_patience = False
+
     def __init__(self, scenario: Scenario, directory: Path, trace: Trace | None = None) -> None:
         super().__init__(scenario, directory, trace)
         self._dice = scenario.random("router")

@@ -30,7 +30,15 @@ REGISTERS = (OWN + b"reg:a", OWN + b"reg:b", OWN + b"reg:c")
 WATCHED = (OWN + b"watch:a", OWN + b"watch:b")
 STREAMED = (*REGISTERS, *WATCHED)
 SHARED = (*LISTS, *COUNTERS, *REGISTERS, *WATCHED)
-RUBBISH = (b"*x\r\n", b"*1\r\n$x\r\n", b"*1\r\n:1\r\n", b"*99999999999\r\n", b"*2\r\n$3\r\nGET\r\n$-7\r\n")
+RUBBISH = (
+    b"*x\r\n",
+    b"*1\r\n$x\r\n",
+    b"*1\r\n:1\r\n",
+    b"*99999999999\r\n",
+    b"*2\r\n$3\r\nGET\r\n$-7\r\n",
+    b"*1\r\n%1\r\n*0\r\n+x\r\n",
+    b"*2\r\n~4294967294\r\n",
+)
 
 Act: TypeAlias = "Callable[[RedisClient, RedisLine], Awaitable[None]]"
 _pack = msgspec.msgpack.Encoder().encode
@@ -166,7 +174,7 @@ def _local(*keys: bytes) -> Ask:
     return Ask(("GET" if len(keys) == 1 else "MGET", *keys), "local", keys=keys)
 
 
-def _echo(client: RedisClient) -> Ask:
+def echo(client: RedisClient) -> Ask:
     tag = client.tag()
     return Ask((client.rng.choice(["ECHO", "PING"]), tag), expected=(tag,))
 
@@ -193,7 +201,7 @@ def _any(client: RedisClient) -> Ask:
         return _delete(client, rng.choice(REGISTERS))
     if dice < 0.9:
         return read_request(rng.choice(SHARED))
-    return read_request(*rng.sample(SHARED, rng.choice([2, 3]))) if dice < 0.97 else _echo(client)
+    return read_request(*rng.sample(SHARED, rng.choice([2, 3]))) if dice < 0.97 else echo(client)
 
 
 # -- what clients do --------------------------------------------------------------------------------------------------
@@ -270,7 +278,7 @@ async def _transaction(client: RedisClient, line: RedisLine) -> None:
     elif dice < 0.5:
         asks.insert(0, _wrong("ERR MULTI calls can not be nested", "MULTI"))
         asks.insert(0, _wrong("ERR WATCH inside MULTI", "WATCH", text))
-    if await client.ask(line, _ok("MULTI"), *asks, ending, _echo(client)) and ending.done:
+    if await client.ask(line, _ok("MULTI"), *asks, ending, echo(client)) and ending.done:
         client.world.count("multi: executed")
         if ending.reply is None:
             client.fail(line, "a transaction is aborted only for what is watched", f"{tag!r} was aborted")
@@ -362,7 +370,7 @@ async def _local_reads(client: RedisClient, line: RedisLine) -> None:
         if dice < 0.8:
             asks.append(_local(*rng.sample(SHARED, rng.choice([1, 1, 3]))))
         else:
-            asks.append(_append(client, rng.choice(LISTS)) if dice < 0.95 else _echo(client))
+            asks.append(_append(client, rng.choice(LISTS)) if dice < 0.95 else echo(client))
     client.world.count("client: reads locally")
     await client.ask(line, *asks, _ok("READWRITE"), read_request(rng.choice(SHARED)))
 
@@ -477,7 +485,7 @@ async def _keys(client: RedisClient, line: RedisLine) -> None:
 
 
 async def _flood(client: RedisClient, line: RedisLine) -> None:
-    await client.ask(line, *(_echo(client) for _ in range(client.rng.choice([50, 300, 1_000]))))
+    await client.ask(line, *(echo(client) for _ in range(client.rng.choice([50, 300, 1_000]))))
 
 
 async def _rubbish(client: RedisClient, line: RedisLine) -> None:
@@ -517,7 +525,7 @@ async def _stranger(client: RedisClient, line: RedisLine) -> None:
         Ask(("HELLO", 2)),
         Ask(("HELLO", 3)),
     ]
-    asks = [_any(client), client.rng.choice(wrong), _any(client), _echo(client)]
+    asks = [_any(client), client.rng.choice(wrong), _any(client), echo(client)]
     client.world.count("client: wrong password or version")
     await client.ask(line, *asks)
 

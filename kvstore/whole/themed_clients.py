@@ -9,6 +9,7 @@ from kvstore.whole.redis_clients import (
     REGISTERS,
     WATCHED,
     RedisClient,
+    echo,
     read_at_once,
     read_request,
     set_request,
@@ -45,6 +46,18 @@ async def read_behind_watch(client: RedisClient, line: RedisLine) -> None:
         await read_at_once(client, line, watch, read_request(key), rng.random() * longest)
         client.world.count("watch: a transaction comes while the keys change")
     other.close()
+
+
+async def much_at_once(client: RedisClient, line: RedisLine) -> None:
+    """Send thousands of requests of one kind in one piece."""
+    rng = client.rng
+    if rng.random() < 0.5:
+        asks = [echo(client) for _ in range(3_000)]
+    else:
+        asks = [set_request(client, rng.choice(REGISTERS)) for _ in range(600)]
+    client.world.count("client: much at once")
+    await client.ask(line, *asks)
+    await asyncio.sleep(rng.random())
 
 
 async def lookalikes(client: RedisClient, line: RedisLine) -> None:

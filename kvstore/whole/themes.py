@@ -10,10 +10,11 @@ from consensus.simulation.action import LEADER, Action, FaultTarget
 from consensus.simulation.network import Weather
 from consensus.simulation.scenario import Scenario
 from kvstore.whole.bounds import LINKS
+from kvstore.whole.counted_work import CountedWork
 from kvstore.whole.faults import FailingDisk, WholeAction, WholeTarget, whole_actions
 from kvstore.whole.redis_clients import Act
 from kvstore.whole.sockets import NARROW
-from kvstore.whole.themed_clients import large_values, lookalikes, read_behind_watch
+from kvstore.whole.themed_clients import large_values, lookalikes, much_at_once, read_behind_watch
 from kvstore.whole.world import WholeWorld
 
 SHARE = 0.4
@@ -96,6 +97,12 @@ def _kills(rng: random.Random, names: Sequence[str], time: int) -> list[Action]:
     return actions
 
 
+def _few_kills(rng: random.Random, names: Sequence[str], time: int) -> list[Action]:
+    """Far apart, so that whoever starts again has much to catch up with."""
+    node = rng.choice(names)
+    return [Killed(at=at, until=at + 700, node=node) for at in range(500, time - 700, 1_200)]
+
+
 def _torn_commits(rng: random.Random, names: Sequence[str], time: int) -> list[Action]:
     actions: list[Action] = []
     at = rng.randint(200, 400)
@@ -146,6 +153,13 @@ def _late_appends(world: WholeWorld) -> None:
         server.slower = 15
 
 
+def _counted(world: WholeWorld) -> None:
+    """Time passes where the program looks whether it has used up its share."""
+    world.work = CountedWork()
+    for server in world.servers.values():
+        server.machine.look_us = 100
+
+
 def _as_ever(world: WholeWorld) -> None:
     pass
 
@@ -183,6 +197,9 @@ THEMES: list[Theme] = [
     Theme("transactions that read", acts=(read_behind_watch,)),
     Theme("values that look like requests", acts=(lookalikes,)),
 ]
+MUCH_AT_ONCE = Theme("much at once", _few_kills, (much_at_once,), prepare=_counted)
+MUCH_SHARE = 0.06
+"""So many of the runs that have no other theme have this one, in which a run takes twice as long."""
 NO_THEME = Theme("")
 CLIENTS = 2
 
@@ -195,8 +212,10 @@ def speaks_through_pipes(scenario: Scenario) -> bool:
 def theme_of(scenario: Scenario) -> Theme:
     """The theme of a run."""
     rng = scenario.random("theme")
-    if scenario.preset != "all" or rng.random() >= SHARE or speaks_through_pipes(scenario):
+    if scenario.preset != "all" or speaks_through_pipes(scenario):
         return NO_THEME
+    if rng.random() >= SHARE:
+        return MUCH_AT_ONCE if scenario.random(MUCH_AT_ONCE.name).random() < MUCH_SHARE else NO_THEME
     return rng.choice([theme for theme in THEMES if theme.nodes <= len(scenario.names)])
 
 

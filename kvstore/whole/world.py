@@ -28,6 +28,7 @@ from kvstore.server.settings import TIMING, Settings
 from kvstore.simulated.requests import ClientRequest, SlotClaim
 from kvstore.state.entries import UNREADABLE
 from kvstore.whole.blocking import BlockingThread
+from kvstore.whole.counted_work import FIRST_TURNS, MAX_CALLS, CountedWork
 from kvstore.whole.disk import DiskContent, SimulatedDisk
 from kvstore.whole.faults import FailingDisk, has_readers
 from kvstore.whole.lines import PORT, Unanswered
@@ -46,6 +47,8 @@ SOON = 20
 """The same for one whose power was gone for a moment."""
 FAILED_MS = 3_000
 """How soon a node must end when a sync of its log has failed: its disk may stall for two seconds."""
+SIGNALS = ((signal.SIGTERM,), (signal.SIGINT,), (signal.SIGTERM, signal.SIGINT))
+"""What a process that is told to end gets, in turn."""
 GRACE = 30_000
 """In ms: how long a node that was told to end may take."""
 
@@ -102,6 +105,9 @@ class UncountedTurns(LongTurns):
 class WholeWorld:
     """Runs one scenario with the real program. Everything is drawn from its seed."""
 
+    has_patience = True
+    """Whether a second signal does not end a process that still has something to do."""
+
     def __init__(self, scenario: Scenario, directory: Path, trace: Trace | None = None) -> None:
         self.scenario = scenario
         self.names = scenario.names
@@ -133,6 +139,8 @@ class WholeWorld:
         self.unanswered: list[Unanswered] = []
         self.drained: dict[tuple[str, int], float] = {}
         """The processes that ended because they were told to, and how many ms that took by their own clocks."""
+        self.work: CountedWork | None = None
+        """What turns do, if that is counted."""
         self.state_waits = 0
         """In microseconds: how long a commit of a state waits for its turn at most, if others do not wait longer."""
         self.lines: dict[str, Callable[[str, ClientRequest | SlotClaim], None]] = {}
@@ -172,6 +180,14 @@ class WholeWorld:
 
     def wall(self) -> int:
         return self.timeline.now if self.acting is None else self.acting.wall()
+
+    def take_turn(self, machine: VirtualMachine, turn: Callable[[], object]) -> None:
+        """Have a turn of a machine's loop take place, and look at what it did if that is counted in this run."""
+        loop = machine.loop
+        if self.work is None or loop is None or machine.name not in self.servers:
+            machine.act(turn)
+        elif (calls := self.work.measure(partial(machine.act, turn))) > MAX_CALLS and loop.turns > FIRST_TURNS:
+            self.fail("no turn does more than its share", f"{machine.name} made {calls:,} calls", machine.name)
 
     def logged(self, event: str, level: int, fields: Mapping[str, object]) -> None:
         """The acting process logs something."""
@@ -388,7 +404,10 @@ class WholeWorld:
             server.draining = True
             server.told_to_end_at = self._own_time(server)
             server.restart_at = self.micro.now + self._random.randint(1, 500) * 1_000
-            server.machine.loop.signal(signal.SIGTERM)
+            first, *again = SIGNALS[self.counts["process: told to end"] % len(SIGNALS)]
+            server.machine.loop.signal(first)
+            for number in again if self.has_patience else ():
+                self.timeline.after(20, server.machine.loop.signal, number)
 
     def _own_time(self, server: ServerMachine) -> float:
         return server.machine.clocks.exact(self.micro.now / 1_000)
