@@ -124,7 +124,7 @@ class WholeWorld:
         self._random = scenario.random("world")
         self.links = Network(scenario.random("network"), dials.delay, dials.loss, 0.0)
         self.network = VirtualNetwork(scenario.random("sockets"), self.micro, self.links, self.counts)
-        if scenario.random("firewalls").random() < 0.3:
+        if scenario.random("firewalls").random() < 2:
             self.network.walled_port = PEER_PORT
         bounds = dials.clock_bounds
         self.clocks = {name: Clocks(rate, bounds) for name, rate in zip(self.names, dials.rates, strict=True)}
@@ -139,6 +139,8 @@ class WholeWorld:
         self.unanswered: list[Unanswered] = []
         self.drained: dict[tuple[str, int], float] = {}
         """The processes that ended because they were told to, and how many ms that took by their own clocks."""
+        self.waits_for_disks = scenario.random("disk time").random() < 0.3
+        """Whether a loop that writes a few records by itself stands still meanwhile."""
         self.work: CountedWork | None = None
         """What turns do, if that is counted."""
         self.state_waits = 0
@@ -183,11 +185,13 @@ class WholeWorld:
 
     def take_turn(self, machine: VirtualMachine, turn: Callable[[], object]) -> None:
         """Have a turn of a machine's loop take place, and look at what it did if that is counted in this run."""
-        loop = machine.loop
-        if self.work is None or loop is None or machine.name not in self.servers:
+        loop, server = machine.loop, self.servers.get(machine.name)
+        if self.work is None or loop is None or server is None:
             machine.act(turn)
         elif (calls := self.work.measure(partial(machine.act, turn))) > MAX_CALLS and loop.turns > FIRST_TURNS:
             self.fail("no turn does more than its share", f"{machine.name} made {calls:,} calls", machine.name)
+        if server is not None and self.waits_for_disks:
+            machine.spent += server.disk.take_spent()
 
     def logged(self, event: str, level: int, fields: Mapping[str, object]) -> None:
         """The acting process logs something."""

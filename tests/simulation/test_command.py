@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cli import simulate as simulate_command
 from cli.app import main
 from cli.exits import INTERRUPTED
 from cli.simulate import SimulateOptions, Tally, progress_text, run
@@ -23,6 +24,7 @@ from kvstore.simulated.run import simulate
 from tests.simulation.mutants.bugs import ALL
 from tests.simulation.mutants.hunt import hunt
 from tests.simulation.mutants.patching import patched
+from tests.simulation.mutants.whole_bugs import WHOLE
 from tests.system.servers import patience
 
 DEFAULT = SimulateOptions("0..3", None, 0, "all", 5.0, 1, None, None, None)
@@ -102,6 +104,27 @@ def test_a_failure_explains_itself_and_can_be_repeated(capsys: pytest.CaptureFix
     assert failure["rule"] in shown and failure["found"] in shown
     assert "It takes " in shown and "     ms  n1" in shown
     assert shlex.split(failure["repeat"]) == again[: again.index("--trace")]
+
+
+def test_a_failure_of_the_whole_program_is_made_smaller_and_drawn_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(simulate_command, "_simulate_apart", simulate_command._simulate)  # another process has no bug
+    bug = next(bug for bug in WHOLE if bug.bug == "a frame is cut at a buffer's end")
+    with patched(bug):
+        assert run(SimulateOptions(None, 0, 0, "all", 1.0, 1, None, None, None, True), "table") == 1
+        shown = capsys.readouterr().out
+        line = next(line for line in shown.splitlines() if line.startswith("All of it:"))
+        again = shlex.split(line.removeprefix("All of it:"))
+        assert again[:5] == ["kvstore", "simulate", "--seed", "0", "--whole"]
+        option = dict(zip(again[5::2], again[6::2], strict=True))
+        faults, clients = option["--keep-faults"], option["--keep-clients"]
+        assert run(SimulateOptions(None, 0, 0, "all", 1.0, 1, None, faults, clients, True), "json") == 1
+        (failure,) = json.loads(capsys.readouterr().out)["failures"]
+    assert failure["rule"] in shown and failure["found"] in shown
+    took = re.search(r"It takes (\d+) of (\d+) faults? and (\d+) of (\d+) clients?", shown)
+    assert took and (int(took[1]), int(took[3])) < (int(took[2]), int(took[4]))
+    assert "     ms  n1" in shown
 
 
 def test_nothing_begins_that_cannot_be_understood() -> None:
