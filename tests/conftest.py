@@ -26,7 +26,16 @@ from tests.examples import LONG as WITH_LONG
 settings.register_profile("unhurried", deadline=None)  # how long an example takes says more of the machine than of us
 settings.load_profile("unhurried")
 
-OWN = ("KVSTORE_LONG", "KVSTORE_SEEDS", "KVSTORE_SIMULATED_SEEDS", "KVSTORE_WHOLE_SEEDS", "KVSTORE_REWRITE")
+OWN = (
+    "KVSTORE_LONG",
+    "KVSTORE_SEEDS",
+    "KVSTORE_SIMULATED_SEEDS",
+    "KVSTORE_WHOLE_SEEDS",
+    "KVSTORE_REWRITE",
+    "KVSTORE_INSTALLED",
+    "KVSTORE_TESTED_BUILD",
+    "KVSTORE_PYTHON_3_",  # and a number
+)
 """What people set for the tests themselves; all other variables of the store would change what its processes do."""
 PLANTED = "bugs are planted in the text of functions, which compiled code no longer has"
 PICKLED = "states are copied by pickling them, which compiled objects do not allow"
@@ -78,7 +87,7 @@ def _with_default_signals() -> None:
 
 def _with_plain_surroundings() -> None:
     for name in list(os.environ):
-        if name not in OWN and (name.startswith(_PREFIXES) or name in _NAMES):
+        if not name.startswith(OWN) and (name.startswith(_PREFIXES) or name in _NAMES):
             del os.environ[name]
     home = tempfile.mkdtemp(prefix="kvstore-home-")
     atexit.register(shutil.rmtree, home, ignore_errors=True)

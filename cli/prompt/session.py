@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from cli import render
+from cli.interrupts import ended_by_repetition
 from cli.prompt.explain import explain
 from kvstore.commands import Failed
 from kvstore.errors import CommandError, IncompleteCommand
@@ -131,7 +132,8 @@ class ReplSession:
     def _sql(self, text: str) -> Iterator[str]:
         if not text:
             raise CommandError(f"the query is missing: {META['sql'].usage}", 0)
-        columns, rows = self._store.sql(text.rstrip(";"))
+        with ended_by_repetition():
+            columns, rows = self._store.sql(text.rstrip(";"))
         return render.table_lines(columns, rows, self.output or "table", self.width)
 
     def _set_timing(self, text: str) -> Iterator[str]:

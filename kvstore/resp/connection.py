@@ -394,6 +394,7 @@ class Connection:
                 reply = PipelinedReply(self)
                 if not self._order.begin(reply, False):
                     return False
+                self.client.last_command = "set"
                 try:
                     self.service.execute(Set(key, Value(value)), reply.stored, size=len(key) + len(value))
                 except Exception as refused:
@@ -406,6 +407,7 @@ class Connection:
         reply = PipelinedReply(self)
         if not self._order.begin(reply, True):
             return False
+        self.client.last_command = "get"
         try:
             self.service.query(Get(request[1]), reply.found)
         except Exception as error:

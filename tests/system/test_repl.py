@@ -251,6 +251,25 @@ def test_ctrl_c_ends_a_long_query_and_nothing_else(terminal: Terminal) -> None:
     terminal.expect(r"get x\n+1\n")
 
 
+def test_ctrl_c_pressed_again_ends_even_a_query_that_sqlite_does_not_let_go(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.type("set x=1\r")
+    terminal.expect("OK  slot 1")
+    terminal.type("sql SELECT instr(hex(zeroblob(10000000)), hex(zeroblob(5000000)) || '1')\r")
+    terminal.expect(r"\|\| '1'\)\n")
+    time.sleep(1)
+    for _ in range(2):
+        terminal.process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+    terminal.expect("Ctrl-C once more ends kvstore")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.process.wait(10) == 130
+    again = Terminal(tmp_path / "data")
+    again.expect("kvstore>")
+    again.type("get x\r")
+    again.expect(r"get x\n+1\n")
+    again.close()
+
+
 def test_keys_expire_while_nobody_types(terminal: Terminal) -> None:
     terminal.type("set lease=n1 PX 300\r")
     terminal.expect("OK  slot 1")

@@ -415,3 +415,10 @@ def test_names_for_completion_are_found_without_what_the_keys_hold() -> None:
     node.state.commit()
     client.ask("DEL ab", "SET abd 1")
     assert node.state.keys(b"ab", 10) == [b"abc", b"abd"] and node.state.keys(b"", 2) == [b"a", b"abc"]
+
+
+def test_the_list_of_clients_names_what_each_asked_for_last() -> None:
+    client = Client()
+    for line, name in (("PING", b"ping"), ("SET k v", b"set"), ("GET k", b"get"), ("SET k v PX 9", b"set")):
+        client.ask(line)
+        assert b" cmd=%b " % name in client.connection.client.describe().encode()

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+from tests.conftest import OWN
+
+READ = re.compile(r"""environ(?:\.get\(|\[)f?["'](KVSTORE_\w+?)(?:["']|\{)""")
 ROOT = Path(__file__).parents[2]
 CHILD = """
 import json, os, re
@@ -33,3 +37,9 @@ def test_children_see_default_signals_and_plain_variables() -> None:
     assert (ignored & ~python_itself, blocked, umask, has_home) == (0, 0, 0o022, True)
     assert {name for name in variables if name in hostile} == {"KVSTORE_SEEDS"}
     assert (variables["TERM"], variables["LANG"]) == ("dumb", "C.UTF-8")
+
+
+def test_what_the_tests_themselves_read_is_left_to_them() -> None:
+    read = {name for path in (ROOT / "tests").rglob("*.py") for name in READ.findall(path.read_text())}
+    assert {"KVSTORE_INSTALLED", "KVSTORE_PYTHON_3_"} < read
+    assert read == set(OWN)
