@@ -10,6 +10,7 @@ from kvstore import clocks
 from kvstore.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES, Done, Found, Get, Missing, Set, Value
 from kvstore.errors import Refusal
 from kvstore.node.client_order import ClientOrder, PendingReply
+from kvstore.node.faults import failed
 from kvstore.node.service import Service
 from kvstore.resp.encoding import NULL, OK_BYTES, Array, Bulk, Error, RespValue, encode
 from kvstore.resp.errors import RequestError, WrongPasswordError, problem, quoted, refusal
@@ -311,10 +312,18 @@ class Connection:
 
     def carry_on(self) -> None:
         """It is this client's turn again, or there may be room for its request."""
-        self._move(NEXT_TURN)
-        self._resume()
-        if self._out:
-            self.flush()
+        try:
+            self._move(NEXT_TURN)
+            self._resume()
+            if self._out:
+                self.flush()
+        except Exception as error:
+            self.give_up(error)
+
+    def give_up(self, error: Exception) -> None:
+        """Something failed that nobody foresaw: it costs this client its connection. Raises a broken invariant again."""
+        failed("connection", error)
+        self.kill(at_once=True)
 
     def lost(self) -> None:
         """The client went away. Its requests are finished all the same, but nobody hears of it."""
@@ -345,8 +354,8 @@ class Connection:
         while self._state is reading:
             try:
                 request = self._parser.next()
-            except ProtocolError as error:  # what came before it is answered first
-                self._wrong = str(error)
+            except Exception as error:  # what came before it is answered first
+                self._wrong = str(error if isinstance(error, ProtocolError) else problem("parser", error).text)
                 if order.waiting or not self._start(_RUBBISH):
                     order.waiting.append(_RUBBISH)
                     self._move(MANY_PENDING)  # nothing more is read

@@ -213,7 +213,10 @@ class ClientProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._connection is not None:
-            self._connection.received(data)
+            try:
+                self._connection.received(data)
+            except Exception as error:
+                self._connection.give_up(error)
 
     def pause_writing(self) -> None:
         if self._connection is not None:
@@ -221,7 +224,10 @@ class ClientProtocol(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         if self._connection is not None:
-            self._connection.writable(True)
+            try:
+                self._connection.writable(True)
+            except Exception as error:
+                self._connection.give_up(error)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._registry.pop(self, None)

@@ -6,7 +6,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import pytest
@@ -16,9 +16,11 @@ from kvstore.commands import Get, SimpleResult, Walk
 from kvstore.node import faults
 from kvstore.node import node as nodes
 from kvstore.resp import errors, hub
+from kvstore.resp.shares import Shares
 from kvstore.resp.spec import Compiled, OnClient, OnData, OnNode, OnServer, OnTransaction, OnWalk
 from kvstore.resp.table import TABLE
-from tests.unit.resp_client import Client, Node
+from kvstore.server.main import ClientProtocol
+from tests.unit.resp_client import Client, Node, packed
 from tests.unit.test_node import new_node, run
 
 ARGUMENTS = {"client": "client list", "config": "config get x", "hello": "hello", "reset": "reset", "quit": "quit"}
@@ -161,3 +163,45 @@ def test_the_node_on_standard_input_goes_on() -> None:
 
 def test_the_names_that_these_tests_patch() -> None:
     assert errors.failed is faults.failed is nodes.failed
+
+
+class FaultyConnection:
+    """Fails whatever it is told."""
+
+    def __init__(self) -> None:
+        self.given_up: list[Exception] = []
+
+    received = writable = fault
+
+    def give_up(self, error: Exception) -> None:
+        self.given_up.append(error)
+
+
+def test_what_fails_outside_a_request_costs_its_client_the_connection_and_nobody_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    connection = FaultyConnection()
+    protocol = ClientProtocol(Node(), hub.Hub(), {})  # type: ignore[arg-type]
+    protocol._connection = connection  # type: ignore[assignment]
+    protocol.data_received(b"x")
+    protocol.resume_writing()
+    assert [type(error) for error in connection.given_up] == [ZeroDivisionError, ZeroDivisionError]
+    client = Client()
+    client.connection.give_up(ZeroDivisionError("planted"))
+    assert client.closed and [record.getMessage() for record in caplog.records] == ["request_failed"]
+    with pytest.raises(InvariantViolation):
+        client.connection.give_up(InvariantViolation("planted"))
+
+
+def test_whoever_fails_in_a_later_turn_leaves_the_others_theirs(caplog: pytest.LogCaptureFixture) -> None:
+    loop: list[Callable[[], None]] = []
+    shares = Shares(loop.append)
+    failing, other = Client(hub=hub.Hub(shares=shares)), Client(hub=hub.Hub(shares=shares))
+    shares.spent = 1.0
+    for client in (failing, other):
+        client.connection.received(packed("PING"))
+    failing.connection._unread = [1]  # type: ignore[list-item]
+    while loop:
+        loop.pop(0)()
+    assert failing.closed and not other.closed and other.said == b"+PONG\r\n"
+    assert [record.getMessage() for record in caplog.records] == ["request_failed"]
