@@ -321,7 +321,7 @@ class Connection:
             self.give_up(error)
 
     def give_up(self, error: Exception) -> None:
-        """Something failed that nobody foresaw, and costs this client its connection. Raises a broken invariant again."""
+        """What nobody foresaw has failed, and costs this client its connection. Raises a broken invariant again."""
         failed("connection", error)
         self.kill(at_once=True)
 
