@@ -31,6 +31,7 @@ from kvstore.whole.blocking import BlockingThread
 from kvstore.whole.disk import DiskContent, SimulatedDisk
 from kvstore.whole.faults import FailingDisk, has_readers
 from kvstore.whole.lines import PORT, Unanswered
+from kvstore.whole.loop import VirtualLoop
 from kvstore.whole.machine import VirtualMachine
 from kvstore.whole.server_machine import ServerMachine
 from kvstore.whole.sockets import USUAL_WINDOW, Side, VirtualNetwork
@@ -388,7 +389,11 @@ class WholeWorld:
             server.draining = True
             server.told_to_end_at = self._own_time(server)
             server.restart_at = self.micro.now + self._random.randint(1, 500) * 1_000
-            server.machine.loop.signal(signal.SIGTERM)
+            self.tell_to_end(server.machine.loop, server)
+
+    def tell_to_end(self, loop: VirtualLoop, server: ServerMachine) -> None:
+        """Tell the process that runs now, as those do who run such nodes."""
+        loop.signal(signal.SIGTERM)
 
     def _own_time(self, server: ServerMachine) -> float:
         return server.machine.clocks.exact(self.micro.now / 1_000)
@@ -516,7 +521,7 @@ class WholeWorld:
             if server.machine.loop is not None:
                 server.draining = True
                 server.restart_at = 1 << 62
-                server.machine.loop.signal(signal.SIGTERM)
+                self.tell_to_end(server.machine.loop, server)
         until = self.timeline.now + GRACE
         while any(server.machine.is_up for server in self.servers.values()):
             if self.timeline.now >= until:
