@@ -162,9 +162,13 @@ class PipeHost:
         if self._node is None:
             return
         try:
-            self._node.receive(message.src, _decode_peer(message.body))
+            self._hear(self._node, message.src, _decode_peer(message.body))
         except (msgspec.DecodeError, RecursionError) as error:
             self._streams.report(f"line {number} skipped: not a message of a node: {error}")
+
+    def _hear(self, node: Node, sender: str, message: PeerMessage) -> None:
+        """Another node says something."""
+        node.receive(sender, message)
 
     def _request(self, message: wire.WireMessage) -> None:
         # A node alone answers everybody in one order, so that what it prints depends on what it read only.
@@ -334,9 +338,7 @@ class PipeHost:
             self._moved = False
             applied_upto = node.applied_upto
             turn = node.turn()
-            for receiver, message in turn.messages:
-                if not self._pipes.is_full:  # nodes repeat messages, endlessly if nobody reads them
-                    self._pipes.write(wire.encode_peer(node.node_id, receiver, _encode_peer(message)))
+            self._say(node, turn.messages)
             node.apply()
             moved = self._moved or node.applied_upto > applied_upto or node.has_more
             if turn.records and self._disk is None:
@@ -347,6 +349,12 @@ class PipeHost:
                 self._disk_write(node, turn.records)
         if self._closing and not (self._is_writing or node.has_pending):
             self._end()
+
+    def _say(self, node: Node, messages: Sequence[tuple[str, PeerMessage]]) -> None:
+        """To other nodes, at the end of a turn."""
+        for receiver, message in messages:
+            if not self._pipes.is_full:  # nodes repeat messages, endlessly if nobody reads them
+                self._pipes.write(wire.encode_peer(node.node_id, receiver, _encode_peer(message)))
 
     def _disk_write(self, node: Node, records: list[Record]) -> None:
         assert self._disk is not None

@@ -53,6 +53,9 @@ ROOM: dict[tuple[str, ...], Sequence[float]] = {
 PARTS: dict[tuple[str, ...], Sequence[float]] = {("kvstore.resp.parser.ARGUMENTS_AT_ONCE",): (1, 2)}
 """In what parts long requests are parsed."""
 
+PIPES: dict[tuple[str, ...], Sequence[float]] = {("kvstore.maelstrom.pipes.MAX_UNREAD",): (3_000, 20_000)}
+"""How much output of a node on pipes may wait before it reads no more, and repeats nothing to other nodes."""
+
 
 @contextmanager
 def small_bounds(scenario: Scenario, certain: Mapping[tuple[str, ...], Sequence[float]]) -> Iterator[None]:
@@ -60,7 +63,7 @@ def small_bounds(scenario: Scenario, certain: Mapping[tuple[str, ...], Sequence[
     before: list[tuple[ModuleType, str, object]] = []
     try:
         drawn = [*_small(scenario.random("bounds")), *_all_of(ROOM, scenario.random("room"))]
-        drawn += _all_of(PARTS, scenario.random("parts"))
+        drawn += [*_all_of(PARTS, scenario.random("parts")), *_all_of(PIPES, scenario.random("pipe bounds"))]
         further = scenario.random("certain bounds")
         drawn += [(names, further.choice(values)) for names, values in certain.items()]
         for names, value in drawn:

@@ -57,6 +57,8 @@ class PromisedBallots:
 class PeerRules:
     """Those of one process. ``fail`` is told the rule that is broken, and what was found.
 
+    ``patience``: the shortest election time-out.
+
     Times are those of the replica's ticks, which all its decisions rest on.
     """
 
@@ -66,8 +68,10 @@ class PeerRules:
         promised: PromisedBallots,
         fail: Callable[[str, str], None],
         count: Callable[[str], None],
+        patience: int = PATIENCE,
     ) -> None:
         self._replica = replica
+        self._patience = patience
         self._promised = promised
         self._fail = fail
         self._count = count
@@ -104,7 +108,7 @@ class PeerRules:
                 act(sender, message)
             case PreVote():
                 heard = self._leader_heard
-                is_led = heard is not None and replica.now - heard < PATIENCE
+                is_led = heard is not None and replica.now - heard < self._patience
                 self._asked.setdefault(sender, deque()).append(is_led)
                 act(sender, message)
             case Forward():
@@ -200,7 +204,7 @@ class PeerRules:
             self._heard = dict.fromkeys(replica.configuration.nodes, replica.now)
         self._heard[replica.node] = replica.now
         since = replica.now - replica.configuration.reached_by_quorum(self._heard)
-        if since >= PATIENCE + SLACK:
+        if since >= self._patience + SLACK:
             self._fail(
                 "a leader that hears no quorum steps down",
                 f"{replica.node} leads under {ballot}, and has heard no quorum for {since} ms",

@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 from consensus.messages import NO_OP
 from consensus.simulation.scenario import Scenario
 from consensus.simulation.violation import Violation
-from kvstore.errors import KvstoreError
+from kvstore.errors import KvstoreError, StateDamagedError
 from kvstore.server.main import DRAIN_SECONDS
 from kvstore.simulated.clients import PlainClient, SessionClient, SlotClient, draws, nothing, probe
 from kvstore.simulated.oracle import Oracle, Told
@@ -248,15 +248,20 @@ class Workload:
             if server.is_rotten:
                 continue  # it may be unreadable, and may still have looked sound when it was last opened
             server.disk.start()
+            log: SqliteLog | None = None
             try:
                 log = SqliteLog(server.settings.data_dir / "log.db", node_id=name, nodes=self._scenario.names)
                 state = StateMachine(server.settings.data_dir / "state.db")
             except KvstoreError as error:
+                if log is not None and isinstance(error, StateDamagedError) and server.has_failed:
+                    self._world.count("state: damaged on a disk that failed")  # its log would bring it back
+                    self._hold(log, 1, chosen, held)
+                    log.close()
+                    continue
                 raise Violation("a node can open what it has left", str(error), nodes=[name]) from error
             try:
                 self._compare(name, log, state, chosen)
-                for run in log.read(state.applied_upto + 1, log.last):
-                    held.update((slot, value) for slot, value in enumerate(run.values, run.first))
+                self._hold(log, state.applied_upto + 1, chosen, held)
                 first, known = digests.setdefault(state.applied_upto, (name, digest := state.digest()))
                 if digest != known:
                     raise Violation(
@@ -278,6 +283,15 @@ class Workload:
         for other in self._others:
             other.judge()
         self._judge_drains()
+
+    def _hold(self, log: SqliteLog, first: int, chosen: dict[int, bytes], held: Counter[tuple[int, bytes]]) -> None:
+        """Take in what a log holds from this slot on; what a node holds that is alone is chosen."""
+        alone = len(self._scenario.names) == 1
+        for run in log.read(first, log.last):
+            for slot, value in enumerate(run.values, run.first):
+                held[slot, value] += 1
+                if alone:
+                    chosen.setdefault(slot, value)
 
     def _judge_drains(self) -> None:
         """A node that is told to end answers what it has read before it closes, if it takes no longer than it may."""

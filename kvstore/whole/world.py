@@ -32,6 +32,7 @@ from kvstore.whole.counted_work import FIRST_TURNS, MAX_CALLS, CountedWork
 from kvstore.whole.disk import DiskContent, SimulatedDisk
 from kvstore.whole.faults import FailingDisk, has_readers
 from kvstore.whole.lines import PORT, Unanswered
+from kvstore.whole.loop import VirtualLoop
 from kvstore.whole.machine import VirtualMachine
 from kvstore.whole.server_machine import ServerMachine
 from kvstore.whole.sockets import USUAL_WINDOW, Side, VirtualNetwork
@@ -104,9 +105,6 @@ class UncountedTurns(LongTurns):
 
 class WholeWorld:
     """Runs one scenario with the real program. Everything is drawn from its seed."""
-
-    has_patience = True
-    """Whether a second signal does not end a process that still has something to do."""
 
     def __init__(self, scenario: Scenario, directory: Path, trace: Trace | None = None) -> None:
         self.scenario = scenario
@@ -408,10 +406,14 @@ class WholeWorld:
             server.draining = True
             server.told_to_end_at = self._own_time(server)
             server.restart_at = self.micro.now + self._random.randint(1, 500) * 1_000
-            first, *again = SIGNALS[self.counts["process: told to end"] % len(SIGNALS)]
-            server.machine.loop.signal(first)
-            for number in again if self.has_patience else ():
-                self.timeline.after(20, server.machine.loop.signal, number)
+            self.tell_to_end(server.machine.loop, server)
+
+    def tell_to_end(self, loop: VirtualLoop, server: ServerMachine) -> None:
+        """Tell the process that runs now, as those do who run such nodes."""
+        first, *again = SIGNALS[self.counts["process: told to end"] % len(SIGNALS)]
+        loop.signal(first)
+        for number in again:
+            self.timeline.after(20, loop.signal, number)
 
     def _own_time(self, server: ServerMachine) -> float:
         return server.machine.clocks.exact(self.micro.now / 1_000)
@@ -539,7 +541,7 @@ class WholeWorld:
             if server.machine.loop is not None:
                 server.draining = True
                 server.restart_at = 1 << 62
-                server.machine.loop.signal(signal.SIGTERM)
+                self.tell_to_end(server.machine.loop, server)
         until = self.timeline.now + GRACE
         while any(server.machine.is_up for server in self.servers.values()):
             if self.timeline.now >= until:
