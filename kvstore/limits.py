@@ -49,6 +49,8 @@ MAX_TIME = 2**53 - 1
 """The latest time of an expiry, in ms since 1970: the largest integer that every JSON reader reads exactly."""
 MAX_JSON_BYTES = MAX_VALUE_BYTES
 """The most that all JSON values of one command may have together: to read them takes fifty times as long as to copy."""
+MAX_JSON_VALUES = 16_384
+"""So many of them at most: to look at each takes a microsecond, and a slot writes no more in any case."""
 MAX_COMMAND_BYTES = 16 * 1_048_576
 """The most that a transaction, or an mset, may take in its slot."""
 
@@ -75,6 +77,10 @@ def check(command: Command) -> None:
         if size > MAX_JSON_BYTES:
             raise CommandError(
                 f"the command has {size:,} bytes of JSON in all, at most {MAX_JSON_BYTES:,} are allowed: split it"
+            )
+        if len(values) > MAX_JSON_VALUES:
+            raise CommandError(
+                f"the command has {len(values):,} JSON values, at most {MAX_JSON_VALUES:,} are allowed: split it"
             )
         for value in values:
             from_json(value.data)

@@ -72,6 +72,13 @@ WORK_PER_BYTES = 10
 """Shift of bytes to work: a value is read or copied at about a KiB in a unit."""
 JSON_WORK_PER_BYTES = 2
 """Shift of bytes to work where JSON is parsed: about four bytes in a unit."""
+_ITEMS_WORK = 3
+_ITEMS_PER_BYTES = 6
+"""Factor and shift of bytes to work where the items of a list are counted: some twenty bytes in a unit, so that a push
+onto the largest list is less than a slot may be."""
+_ASCII_PER_BYTES = 5
+_TEXT_PER_BYTES = 3
+"""Shifts of bytes to work where text becomes JSON: of ASCII, and of what may have bytes that are not UTF-8."""
 _NUMBER_BYTES = 400
 _PUSHED = 6
 """A byte of an item may become this many in JSON."""
@@ -348,7 +355,9 @@ class _Estimate:
             case SetRange(_, offset, data):
                 size = max(size, offset + len(data)) if data else size
             case Push(_, item):
-                self.work += size >> JSON_WORK_PER_BYTES
+                self.work += size * _ITEMS_WORK >> _ITEMS_PER_BYTES
+                if not item.json:
+                    self.work += len(item.data) >> (_ASCII_PER_BYTES if item.data.isascii() else _TEXT_PER_BYTES)
                 size += _PUSHED * len(item.data) + 4
             case _:
                 assert_never(command)

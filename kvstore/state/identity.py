@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from kvstore.state.sessions import weight_of
+from kvstore.state.sessions import unpack, weight_of
 from kvstore.storage.database import Schema, damaged_row
 
 if TYPE_CHECKING:
@@ -116,4 +116,27 @@ def _keep_values_apart(database: Database) -> None:
     database.execute("CREATE INDEX kv_expires ON kv(expires, key) WHERE expires IS NOT NULL")
 
 
-STATE_SCHEMA = Schema(migrations=(_create, _bound_sessions, _name_owner, _keep_values_apart), page_bytes=8_192)
+def _keep_results_apart(database: Database) -> None:
+    """A row for each result of a session, so that a commit writes no more than the new ones.
+
+    In which slots the sessions of earlier versions began is not known: they are given other numbers.
+    """
+    columns = "acknowledged INTEGER, last_sequence INTEGER, last_slot INTEGER, weight INTEGER"
+    database.execute("ALTER TABLE sessions RENAME TO old")
+    database.execute(f"CREATE TABLE sessions (session TEXT PRIMARY KEY, began INTEGER NOT NULL, {columns})")
+    database.execute(
+        "INSERT INTO sessions SELECT session, -rowid, acknowledged, last_sequence, last_slot, weight FROM old"
+    )
+    database.execute(
+        "CREATE TABLE session_results (began INTEGER NOT NULL, sequence INTEGER NOT NULL, result BLOB NOT NULL,"
+        " PRIMARY KEY (began, sequence))"
+    )
+    for began, packed in database.execute("SELECT -rowid, results FROM old").fetchall():
+        for sequence, result in unpack(packed).items():
+            database.execute("INSERT INTO session_results VALUES (?, ?, ?)", (began, sequence, _pack(result)))
+    database.execute("DROP TABLE old")
+
+
+STATE_SCHEMA = Schema(
+    migrations=(_create, _bound_sessions, _name_owner, _keep_values_apart, _keep_results_apart), page_bytes=8_192
+)

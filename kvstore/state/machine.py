@@ -52,7 +52,7 @@ from kvstore.state.executor import execute, execute_alone
 from kvstore.state.identity import STATE_SCHEMA, Owner, StateIdentity, entry_hash, read_progress, write_progress
 from kvstore.state.keyspace import Changes, Keyspace, ManyGoneError
 from kvstore.state.rows import Overlay
-from kvstore.state.sessions import SessionRow, Sessions, result_bytes, write_sessions
+from kvstore.state.sessions import SessionChanges, Sessions, result_bytes, stored_sessions, write_sessions
 from kvstore.state.sql import Table, run
 from kvstore.storage.database import OnDamage, connect, damaged_row, storage_errors
 
@@ -81,8 +81,7 @@ class Batch(NamedTuple):
     clock: int
     entry: bytes
     changes: Changes
-    sessions: dict[str, SessionRow | None]
-    forgotten: dict[str, int]
+    sessions: SessionChanges
     results: list[tuple[int, Result]]
 
 
@@ -219,7 +218,7 @@ class StateMachine:
                         self.clock = stamp
                     if session is None or entry.session != name:
                         name = entry.session
-                        session = self._sessions.use(name, entry.since) if name else None
+                        session = self._sessions.use(name, entry.since, slot) if name else None
                     sequence, acknowledged = entry.sequence, entry.acknowledged
                     recorded = session.recorded(sequence) if session else _FORGOTTEN if name else None
                     if recorded is None and session and session.is_early(sequence, acknowledged):
@@ -334,7 +333,6 @@ class StateMachine:
             self.entry,
             self._keys.take(),
             self._sessions.take(),
-            self._sessions.forgotten(),
             [(slot, result) for slot, result in self._recent if slot > self._committed_upto and result],
         )
 
@@ -368,7 +366,7 @@ class StateMachine:
 
     def _write(self, batch: Batch) -> int:
         new = batch.changes.write(self._writer)
-        write_sessions(self._writer, batch.sessions, batch.forgotten)
+        write_sessions(self._writer, batch.sessions)
         results = [(slot, _text(result)) for slot, result in batch.results]
         self._writer.executemany("INSERT OR REPLACE INTO results VALUES (?, ?)", results)
         self._writer.execute("DELETE FROM results WHERE slot <= ?", (batch.upto - KEEP_RESULTS,))
@@ -513,12 +511,15 @@ class StateMachine:
         """A hash of everything the log determines: equal on all replicas that applied the same slots."""
         with storage_errors(self._path, on_damage=self._on_damage):
             self._keys.settle()
-            write_sessions(self._writer, self._sessions.peek(), self._sessions.forgotten())
+            write_sessions(self._writer, self._sessions.peek())
             hashed = hashlib.sha256(f"{self.applied_upto} {self.clock}".encode())
             columns = "key, value, type, slot, created, version, expires"  # whatever their order in the table
-            for what in (f"{columns} FROM kv", "* FROM sessions", "* FROM forgotten"):
-                for row in self._writer.execute(f"SELECT {what} ORDER BY 1"):
-                    hashed.update(repr(row).encode())
+            for row in self._writer.execute(f"SELECT {columns} FROM kv ORDER BY 1"):
+                hashed.update(repr(row).encode())
+            for row in stored_sessions(self._writer):
+                hashed.update(repr(row).encode())
+            for row in self._writer.execute("SELECT * FROM forgotten ORDER BY 1"):
+                hashed.update(repr(row).encode())
         return hashed.hexdigest()
 
     def bytes(self) -> int:

@@ -36,7 +36,7 @@ from kvstore.commands import (
 from kvstore.decimal_text import INTEGER, add, decimal_of
 from kvstore.state.cell import Cell
 from kvstore.state.context import Context, let_expire, write
-from kvstore.values import items_of, same, to_json
+from kvstore.values import items_of, least_json_bytes, same, to_json
 
 _DONE = Done()
 
@@ -193,8 +193,10 @@ def push(command: Push, context: Context) -> Integer | Failed:
     if count is None:
         return Failed(NOT_A_LIST)
     # The new item is appended to the text of the list, so that every item keeps the form it was given in.
-    item = to_json(command.item)
     old = before.value.data.rstrip()[:-1].rstrip() if before else b"["
+    if len(old) + least_json_bytes(command.item) > MAX_VALUE_BYTES:
+        return Failed(TOO_LARGE)
+    item = to_json(command.item)
     data = old + (b", " if count else b"") + item + b"]"
     if len(data) > MAX_VALUE_BYTES:
         return Failed(TOO_LARGE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -213,6 +214,36 @@ def _rows(slots: Slots) -> list[Row]:
     result = slots.state.query(Scan(), 0)
     assert isinstance(result, Rows)
     return result.rows
+
+
+PUSHES: dict[str, Command] = {
+    "what is no text": Push(b"new", Value(b"\xff" * 1_040_000)),
+    "a little on many": Push(b"list", Value(b"1")),
+    "as little on deep ones": Push(b"deep", Value(b"1")),
+    "too much on many": Push(b"list", Value(b"\xff" * MAX_VALUE_BYTES)),
+    "a megabyte fifteen times": Txn([Push(b"w%d" % number, Value(b"\xff" * MAX_VALUE_BYTES)) for number in range(15)]),
+    "a thousand of a thousand": Txn([Push(b"z%d" % number, Value(b"\xff" * 1_000)) for number in range(1_400)]),
+}
+
+
+@pytest.mark.parametrize("push", PUSHES.values(), ids=PUSHES)
+def test_a_push_costs_what_it_is_taken_to_cost(slots: Slots, push: Command) -> None:
+    """To show a byte that is no text called a function: 15 pushes of a megabyte took two seconds of one slot."""
+    deep = b'{"":' * 126 + b"1" + b"}" * 126
+    slots.apply(Set(b"list", LIST))
+    slots.apply(Set(b"deep", Value(b"[" + b",".join([deep] * 1_500) + b"]", True)))
+    began = time.process_time()
+    slots.apply(push)
+    assert time.process_time() - began < 0.1
+
+
+def test_pushes_are_weighed_by_what_they_make_of_text(slots: Slots) -> None:
+    def pushes(item: bytes, number: int) -> Command:
+        return Txn([Push(b"%c%d" % (item[0], index), Value(item)) for index in range(number)], partial=True)
+
+    assert isinstance(slots.apply(pushes(b"\xff" * 1_000, 400)), Failed)
+    assert isinstance(slots.apply(pushes(b"\xff" * 1_000, 200)), Outcomes)
+    assert isinstance(slots.apply(pushes(b"x" * 1_000, 400)), Outcomes)
 
 
 def test_an_ordinary_transaction_is_weighed_without_a_look_at_the_store() -> None:

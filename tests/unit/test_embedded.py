@@ -139,8 +139,8 @@ def test_the_log_replayed_into_a_fresh_state_gives_the_same_database(
         fresh.apply(run.first, run.values)
     fresh.commit()
     assert fresh.digest() == kept.digest()
-    for table in ("kv", "sessions", "results", "progress"):
-        query = f"SELECT * FROM {table} ORDER BY 1"
+    for table in ("kv", "sessions", "session_results", "results", "progress"):
+        query = f"SELECT * FROM {table} ORDER BY 1, 2"
         assert fresh.sql(query) == kept.sql(query)
     for opened in (log, fresh, kept):
         opened.close()

@@ -135,7 +135,9 @@ def change(directory: Path, *statements: str) -> None:
         "UPDATE kv SET type = 'x'",
         "UPDATE kv SET expires = 'soon'",
         "UPDATE kv SET value = CAST(x'ff' AS TEXT)",
-        "UPDATE sessions SET results = x'c1'",
+        "UPDATE session_results SET result = x'c1'",
+        "UPDATE session_results SET result = 'x'",
+        "UPDATE session_results SET began = 77",
         "UPDATE results SET result = x'00'",
     ],
 )
@@ -259,6 +261,9 @@ def test_a_store_of_an_earlier_version_opens_and_learns_its_name(whole: Path, tm
     change(
         directory,
         *(f"ALTER TABLE progress DROP COLUMN {name}" for name in ("directory", "node", "entry", "checksum")),
+        "DROP TABLE session_results",
+        "DROP TABLE sessions",
+        "CREATE TABLE sessions (session TEXT PRIMARY KEY, acknowledged, last_sequence, last_slot, results, weight)",
         "PRAGMA user_version = 2",
     )
     log = sqlite3.connect(directory / "log.db")

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from kvstore.commands import Cas, Command, Condition, Entry, Failed, Set, SetMany, Txn, Value
+from kvstore.commands import MAX_VALUE_BYTES, Cas, Command, Condition, Entry, Failed, Set, SetMany, Txn, Value
 from kvstore.errors import CommandError
-from kvstore.limits import check
+from kvstore.limits import MAX_JSON_VALUES, check
 from kvstore.state.entries import encode
 from kvstore.state.machine import StateMachine
-from kvstore.values import MAX_CONTAINERS, MAX_NESTING, MAX_NUMBER_BYTES, from_json, items_of, same, to_json
+from kvstore.values import (
+    MAX_CONTAINERS,
+    MAX_NESTING,
+    MAX_NUMBER_BYTES,
+    from_json,
+    items_of,
+    least_json_bytes,
+    same,
+    to_json,
+)
 from tests.unit.strategies import json_texts
 
 
@@ -163,3 +174,84 @@ def test_the_items_of_a_list_are_counted_whatever_they_are() -> None:
         *[None] * 5,
     ]
     assert items_of(Value(b"[1]")) is None
+
+
+_DEEP = b'{"":' * (MAX_NESTING - 2) + b"1" + b"}" * (MAX_NESTING - 2)
+LARGE = {
+    "deep objects": b"[" + b",".join([_DEEP] * 1_500) + b"]",
+    "deep lists": b"[" + b",".join([b"[" * 127 + b"]" * 127] * 1_500) + b"]",
+    "objects": b"[" + b",".join([b'{"":1}'] * 149_000) + b"]",
+    "brackets in strings": b"[" + b'["["],' * 174_000 + b"1]",
+    "strings": b"[" + b'"",' * 349_000 + b"1]",
+    "a long number beside short ones": b'["' + b"1" * 641 + b'",' + b"1," * 523_000 + b"1]",
+}
+
+
+@pytest.mark.parametrize("text", LARGE.values(), ids=LARGE)
+def test_a_megabyte_of_json_does_not_take_the_turn_of_all_others(text: bytes) -> None:
+    """It took up to 180 ms: everything in it was made, and its brackets were looked at 128 times."""
+    items = len(json.loads(text))
+    began = time.process_time()
+    assert from_json(text).json
+    assert items_of(Value(text, True)) == items
+    assert time.process_time() - began < 0.15
+
+
+def test_the_json_values_of_one_command_are_bounded_in_number() -> None:
+    names = [b"%d" % number for number in range(MAX_JSON_VALUES + 1)]
+    check(SetMany(names[1:], [Value(b"[]", True)] * MAX_JSON_VALUES))
+    with pytest.raises(CommandError, match="16,385 JSON values, at most 16,384 are allowed: split it"):
+        check(SetMany(names, [Value(b"[]", True)] * len(names)))
+
+
+_LONG = b"1" * MAX_NUMBER_BYTES
+
+
+@pytest.mark.parametrize(
+    ("text", "is_too_long"),
+    [
+        (b"[%s]" % _LONG, False),
+        (b"[-%s]" % _LONG, True),
+        (b"[1%s]" % _LONG, True),
+        (b"[1%s.5, 0.1%s, 1.5e1%s, 1e-1%s, 2E+1%s]" % ((_LONG,) * 5), False),
+        (b'["1%s", "\\"1%s", "\\\\", {"1%s": "1%s"}]' % ((_LONG,) * 4), False),
+        (b'["1%s", "\\"1%s", 1%s]' % ((_LONG,) * 3), True),
+        (b'["\\\\", 1%s, "]"]' % _LONG, True),
+    ],
+)
+def test_only_whole_numbers_outside_of_strings_are_too_long(text: bytes, is_too_long: bool) -> None:
+    if is_too_long:
+        with pytest.raises(CommandError, match="a whole number in the value has 641 characters"):
+            from_json(text)
+    else:
+        assert from_json(text).json
+
+
+@pytest.mark.parametrize("text", [rb'["\ud800", "\uDFFF\ud800x"]', rb'{"\\\ud8ff": "\\ud8"}'])
+def test_halves_of_surrogate_pairs_are_json_within_lists_and_objects(text: bytes) -> None:
+    assert from_json(text) == Value(text, True)
+    with pytest.raises(CommandError, match="not valid JSON"):
+        from_json(rb'["\ud8", "' + text.strip(b"[{") + rb'"]')
+
+
+NO_TEXT = st.lists(
+    st.sampled_from(
+        [b"\\", b"\\x", b"\\u", b"udc", b"\\udcff", b"x5c", b"\xff", b"\xe2\x82", b"\xed\xb2\x80", b"a", b"\n"]
+    )
+).map(b"".join)
+
+
+@given(st.binary() | NO_TEXT)
+@example(b"\\\\udcff\xff")
+def test_bytes_that_are_no_text_are_shown_as_python_shows_them(data: bytes) -> None:
+    shown = to_json(Value(data))
+    if shown != data:  # no number
+        assert json.loads(shown) == data.decode(errors="backslashreplace")
+    assert least_json_bytes(Value(data)) <= len(shown)
+
+
+def test_a_megabyte_that_is_no_text_is_shown_in_little_time() -> None:
+    """A function was called for each such byte, which took 145 ms, and as long in each push of it."""
+    began = time.process_time()
+    assert len(to_json(Value(b"\xff" * MAX_VALUE_BYTES))) == 5 * MAX_VALUE_BYTES + 2
+    assert time.process_time() - began < 0.15

@@ -318,15 +318,12 @@ EXECUTION = [
     ),
     mutant(
         "sessions are not saved with the state",
+        ("kvstore.state.sessions:Sessions.take", "for name in self._dirty", "for name in ()"),
         ("kvstore.state.sessions:Sessions.peek", "for name in self._dirty", "for name in ()"),
     ),
     mutant(
         "the session table is not consulted after a restart",
-        (
-            "kvstore.state.sessions:Sessions.use",
-            "session.results = _unpack(self._packed.pop(name))",
-            "self._packed.pop(name)",
-        ),
+        ("kvstore.state.sessions:Sessions._load", "owner.stored[sequence] =", "_ ="),
     ),
     mutant(
         "applying looks at the wall clock",
@@ -438,11 +435,11 @@ BOUNDS = [
     ),
     mutant(
         "after a restart sessions weigh nothing",
-        ("kvstore.state.sessions:Sessions.__init__", "kind.weight += weight", "pass"),
+        ("kvstore.state.sessions:Sessions._load", "kind.weight += weight", "pass"),
     ),
     mutant(
         "which sessions were dropped is not saved with the state",
-        ("kvstore.state.sessions:write_sessions", "list(forgotten.items())", "[]"),
+        ("kvstore.state.sessions:write_sessions", "list(changes.forgotten.items())", "[]"),
     ),
     mutant(
         "a result is recorded however large it is",

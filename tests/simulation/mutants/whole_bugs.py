@@ -268,7 +268,7 @@ STORES = [
     ),
     mutant(
         "sessions are not committed with the state",
-        (STATE + "take", "self._sessions.take()", "{}"),
+        ("kvstore.state.sessions:Sessions.take", "for name in self._dirty", "for name in ()"),
     ),
     mutant(
         "the clock of the log is not committed",
