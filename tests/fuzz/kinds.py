@@ -1,4 +1,4 @@
-"""What a client of the fuzzer may send: kinds of valid requests, each drawn from a generator of random numbers."""
+"""What a client of the fuzzer may send: kinds of requests, nearly all valid, each drawn from a random generator."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 
 from kvstore.commands import Cas, Count, Delete, Exists, Get, Incr, Push, Scan, Set, SetMany, Simple, Txn, Value
-from tests.fuzz.shapes import Request, anything
+from tests.fuzz.shapes import RAW, Request, anything
 from tests.fuzz.values import key, number, size, value
 
 Draw: TypeAlias = Callable[[Random], list[Request]]
@@ -303,6 +303,67 @@ def _far_proposals(random: Random) -> list[Request]:
     return [[b"KV.PROPOSE", b"%d" % random.randrange(10_000, 1_000_000), b"1"]]
 
 
+def _long_words(random: Random) -> list[Request]:
+    """Any request with one of its arguments far longer than any command needs."""
+    request = anything(random)
+    request[random.randrange(len(request))] = random.choice([b"a", b"\xff", b"[", b"9", b'{"":']) * random.choice(
+        [1_000, 65_536, 262_144, MIB, 4 * MIB]
+    )
+    return [request] * random.choice([1, 1, 20])
+
+
+def _gaps(random: Random) -> list[Request]:
+    """Slots that are taken by name, every second one, and what comes behind them."""
+    first = random.choice([1, random.randrange(1_000, 200_000)])
+    taken = [[b"KV.PROPOSE", b"%d" % (first + 2 * at), b"1"] for at in range(random.choice([50, 1_000, 4_000]))]
+    return [*taken, *[_on_data(random) for _ in range(100)]]
+
+
+def _same_proposals(random: Random) -> list[Request]:
+    """Slots that are chosen already."""
+    slot = random.randrange(1, 5_000)
+    return [[b"KV.PROPOSE", b"%d" % (slot + at % 3), b"1"] for at in range(random.choice([10, 256, 2_000]))]
+
+
+def _wide_transaction(random: Random) -> list[Request]:
+    """Which waits behind writes, and whose requests name many keys."""
+    names = [b"k%d" % (at % 50) for at in range(random.choice([10, 1_000, 16_000, 65_000]))]
+    wide = [random.choice([b"MGET", b"EXISTS", b"DEL"]), *names]
+    writes = [[b"SET", key(random), b"v"] for _ in range(random.choice([0, 200]))]
+    return [*writes, [b"MULTI"], *[wide] * random.choice([1, 4, 30]), [b"EXEC"]]
+
+
+def _kept_results(random: Random) -> list[Request]:
+    """Results of a session that never says what it has got."""
+    session, first = b"kept%d" % random.randrange(3), random.randrange(1, 50_000)
+    command = _pack(random.choice([Incr(b"n", 1), Set(b"k1", Value(b"v"), get=True)]))
+    sequences = range(first, first + random.choice([100, 5_000]))
+    return [[b"KV.EXECUTE", session, b"%d" % sequence, b"1", command] for sequence in sequences]
+
+
+def _deep_values(random: Random) -> list[Request]:
+    """JSON that is large or deep, pushed, compared and replaced; and bytes that are no text."""
+    size = random.choice([1_000, 100_000, 1_000_000])
+    texts = [b"[%b]" % b",".join([b'{"":1}'] * (size // 7)), b"[" * 120 + b"]" * 120, b"[%b1]" % (b"1," * (size // 2))]
+    item, other = Value(random.choice(texts), True), Value(random.choice([b"\xff", b"a"]) * size)
+    commands = [Push(b"list", item), Push(b"list", other), Set(b"list", item), Cas(b"list", item, other)]
+    wide = Txn([Push(b"list", Value(b"\xff" * 1_000))] * random.choice([10, 1_400]))
+    drawn = [random.choice([*commands, wide]) for _ in range(random.randrange(1, 8))]
+    return [[b"KV.EXECUTE", b"", b"0", b"0", _pack(command)] for command in drawn]
+
+
+_RUBBISH = [b"*", b"$", b"%", b"~", b">", b"|", b"+", b"-", b":", b"(", b"=", b"_", b"#", b",", b"!"]
+
+
+def _rubbish(random: Random) -> list[Request]:
+    """Requests, and then what is none: a client that sends this is disconnected."""
+    numbers = [b"0", b"1", b"2", b"9999", b"100000000", b"4294967294", b"99999999999", b"-1"]
+    lines = (random.choice(_RUBBISH) + random.choice(numbers) + b"\r\n" for _ in range(random.randrange(1, 20)))
+    begun = random.choice([b"", b"*2\r\n", b"*2\r\n$4\r\nPING\r\n"])
+    wrong = begun + b"".join(lines) * random.choice([1, 1, 1_000]) + b"!\r\n" * 4_000  # the end of whatever is awaited
+    return [[b"PING"], [b"SET", key(random), b"v"], [RAW, wrong]]
+
+
 def _due_together(random: Random) -> list[Request]:
     pairs = [[b"SET", b"due%d" % i, b"", b"PXAT", b"9000000000000"] for i in range(10_000)]
     return [*pairs, *([b"PEXPIRE", b"due%d" % i, b"100"] for i in range(10_000))]
@@ -337,5 +398,12 @@ KINDS: dict[str, Kind] = {
     "talk in a transaction": Kind(_talk_in_a_transaction, 1),
     "many parts": Kind(_many_parts, 1),
     "far sequences": Kind(_far_sequences, 1),
+    "long words": Kind(_long_words, 2),
+    "gaps": Kind(_gaps, 1),
+    "same proposals": Kind(_same_proposals, 1),
+    "wide transaction": Kind(_wide_transaction, 2),
+    "kept results": Kind(_kept_results, 2),
+    "deep values": Kind(_deep_values, 2),
+    "rubbish": Kind(_rubbish, 1),
 }
 """All kinds by name; how often each is drawn beside the others."""

@@ -15,7 +15,7 @@ import hiredis
 
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.outcome import Outcome
-from tests.fuzz.shapes import Request
+from tests.fuzz.shapes import RAW, Request
 from tests.system.servers import HOST
 
 QUIET_SECONDS = 20.0
@@ -30,12 +30,14 @@ Stopped: TypeAlias = Callable[[], bool]
 
 
 def packed(request: Request) -> bytes:
+    if request[:1] == [RAW]:
+        return request[1]
     return b"*%d\r\n" % len(request) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in request)
 
 
 def typed(request: Request) -> bytes:
     """As a line that somebody types, if it is not too long for one."""
-    if 4 * sum(map(len, request)) > INLINE_BYTES or not all(request):
+    if 4 * sum(map(len, request)) > INLINE_BYTES or not all(request) or request[0] == RAW:
         return packed(request)
     return b" ".join(b'"' + b"".join(b"\\x%02x" % byte for byte in part) + b'"' for part in request) + b"\r\n"
 

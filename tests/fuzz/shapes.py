@@ -10,6 +10,8 @@ from kvstore.resp.table import TABLE
 from tests.fuzz.values import key, number, size, value
 
 Request: TypeAlias = list[bytes]
+RAW = b"\0raw"
+"""In the place of a name: what follows is sent as it is."""
 
 SELDOM = {b"flushdb", b"flushall", b"quit", b"auth", b"reset"}
 """Sent as often as others these would leave nothing to work on."""
