@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import sqlite3
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from itertools import dropwhile, islice, repeat, takewhile
@@ -49,7 +49,11 @@ _FOUND_WORK = 8
 _WORK_PER_BYTES = 10
 _SORTED_PER_WORK = 3
 _COUNTED_PER_WORK = 4
-"""Shifts: of bytes that are read, keys that are put in order and keys that are counted, to units of work."""
+"""Shifts: of bytes that are read, keys that are sorted together and keys that are counted, to units of work."""
+BLOCK_KEYS = 512
+"""Keys in order stand in blocks of so many, up to twice as many: to put one in its place moves no more than a block."""
+_FEW_NEW = 8
+"""Of keys that are new, each is put in its place where there are so many times as many; others are sorted with them."""
 
 MAX_COUNTED = 50_000
 MAX_COUNTED_CHANGES = 100
@@ -118,6 +122,7 @@ class Keyspace:
         self._size = size
         self._doubtful: dict[bytes, int] = {}
         self._doubtful_in_flight: dict[bytes, int] = {}
+        self._unlooked: Iterator[tuple[bytes, int]] = iter(())
         self._looked_at = self._new_in_flight = 0  # of those in flight
         self.dirty_bytes = 0
         """About how many bytes were changed since the last ``take``."""
@@ -197,14 +202,13 @@ class Keyspace:
         in_flight = self._doubtful_in_flight
         if len(in_flight) - self._looked_at > PREPARED_KEYS:
             # The writer may be at work with them: nothing is taken away before all are known.
-            self._new_in_flight += self._count_new(in_flight, self._looked_at)
+            self._new_in_flight += self._count_new(dict(islice(self._unlooked, PREPARED_KEYS)))
             self._looked_at += PREPARED_KEYS
             return False
         if len(self._doubtful) > PREPARED_KEYS:
-            some = list(islice(self._doubtful, PREPARED_KEYS))
-            self._size += self._count_new(self._doubtful, 0)
-            for key in some:
-                del self._doubtful[key]
+            # From the end: whoever takes from the front passes over all that was taken there before.
+            some = dict([self._doubtful.popitem() for _ in range(PREPARED_KEYS)])
+            self._size += self._count_new(some)
             return False
         for layer in self._layers()[0]:
             order = self._in_order(layer)
@@ -213,9 +217,8 @@ class Keyspace:
                 return False
         return True
 
-    def _count_new(self, doubtful: dict[bytes, int], first: int) -> int:
-        """How many of the next keys in doubt, from that number on, are new."""
-        some = dict(islice(doubtful.items(), first, first + PREPARED_KEYS))
+    def _count_new(self, some: dict[bytes, int]) -> int:
+        """How many of these keys in doubt are new."""
         self._read()
         # The commit under way may have ended by now: what it stored was created by its own slots.
         return len(some) - count_present(self._reader, some, min(some.values(), default=0))
@@ -370,11 +373,11 @@ class Keyspace:
     def _dispel_doubts(self) -> None:
         """Find out how many keys are new."""
         self._read()
-        for doubtful, looked_at in ((self._doubtful, 0), (self._doubtful_in_flight, self._looked_at)):
-            for first in range(looked_at, len(doubtful), PREPARED_KEYS):
-                self._size += self._count_new(doubtful, first)
+        for doubtful in (iter(self._doubtful.items()), self._unlooked):
+            while some := dict(islice(doubtful, PREPARED_KEYS)):
+                self._size += self._count_new(some)
         self._size += self._new_in_flight
-        self._doubtful, self._doubtful_in_flight = {}, {}
+        self._doubtful, self._doubtful_in_flight, self._unlooked = {}, {}, iter(())
         self._looked_at = self._new_in_flight = 0
 
     def release(self) -> None:
@@ -586,7 +589,7 @@ class Keyspace:
         """The same up to where keys are known to be gone; returns where they begin, None at the end."""
         layers, shows_table = self._layers()
         if self.is_bounded:
-            self.spend(sum(self._in_order(layer).unsorted for layer in layers if layer) >> _SORTED_PER_WORK)
+            self.spend(sum([self._in_order(layer).work for layer in layers if layer]))
         sources: list[Iterator[tuple[bytes, Cell | None]]] = [
             zip(self._in_order(layer).since(first), repeat(None)) for layer in layers if layer
         ]
@@ -628,7 +631,7 @@ class Keyspace:
             return
         self._discarded.append(self._dirty)
         self._dirty, self._is_cleared = {}, True
-        self._size, self._doubtful, self._doubtful_in_flight = 0, {}, {}
+        self._size, self._doubtful, self._doubtful_in_flight, self._unlooked = 0, {}, {}, iter(())
         self._looked_at = self._new_in_flight = 0
         self._due.clear()
 
@@ -649,8 +652,7 @@ class Keyspace:
         due, self.is_overdue = self._due.take(clock)
         # Without a look at what they hold, which may be large.
         doubtful = {key: self._doubtful.pop(key) for key in due if key in self._doubtful}
-        for first in range(0, len(doubtful), PREPARED_KEYS):
-            self._size += self._count_new(doubtful, first)
+        self._size += self._count_new(doubtful)
         for key in due:
             self._remove(key, None)
 
@@ -697,6 +699,7 @@ class Keyspace:
         self._removed_in_flight, self.removed = self.removed, 0
         self._due.taken()
         self._doubtful, self._doubtful_in_flight = {}, self._doubtful
+        self._unlooked = iter(self._doubtful_in_flight.items())
         self._looked_at = self._new_in_flight = 0
         return Changes(is_cleared, rows, self._size, self._doubtful_in_flight)
 
@@ -706,6 +709,7 @@ class Keyspace:
         if self._doubtful_in_flight:
             self._size += new
             self._doubtful_in_flight = {}
+        self._unlooked = iter(())
         self._looked_at = self._new_in_flight = 0
         # If nothing was changed meanwhile the node is idle, and the memory can be given back.
         self._discarded.append(self._clean)
@@ -752,24 +756,69 @@ class InOrder:
 
     def __init__(self, layer: Overlay) -> None:
         self.layer = layer
-        self._keys: list[bytes] = []
+        self._blocks: list[list[bytes]] = []
+        self._firsts: list[bytes] = []
+        """With which key each block begins."""
+        self._count = 0
+        """How many keys are in the blocks."""
+        self._waiting: list[bytes] = []
+        """Some of the others, the newest first."""
 
     @property
     def unsorted(self) -> int:
         """How many keys are still to be put in order."""
-        return len(self.layer) - len(self._keys)
+        return len(self.layer) - self._count
+
+    @property
+    def work(self) -> int:
+        """What it takes to do so, in units of about a microsecond."""
+        new = self.unsorted
+        return new if self._are_few(new) else (self._count + new) >> _SORTED_PER_WORK
+
+    def _are_few(self, new: int) -> bool:
+        return new * _FEW_NEW <= self._count
 
     def sort(self, most: int) -> None:
         """Put so many more in order."""
-        self._keys += islice(self.layer, len(self._keys), len(self._keys) + most)
-        self._keys.sort()
+        new = self.unsorted - len(self._waiting)
+        if new:
+            # From the end: whoever looks for the new ones from the front passes over all others.
+            self._waiting[:0] = islice(reversed(self.layer), new)
+        some = self._waiting[-most:]
+        del self._waiting[-most:]
+        some.sort()
+        if self._are_few(len(some)):
+            for key in some:
+                self._put(key)
+        else:
+            keys = [key for block in self._blocks for key in block]
+            keys += some
+            keys.sort()
+            self._blocks = [keys[start : start + BLOCK_KEYS] for start in range(0, len(keys), BLOCK_KEYS)]
+            self._firsts = [block[0] for block in self._blocks]
+        self._count += len(some)
+
+    def _put(self, key: bytes) -> None:
+        place = bisect_right(self._firsts, key) - 1
+        if place < 0:
+            place = 0
+            self._firsts[0] = key
+        block = self._blocks[place]
+        insort(block, key)
+        if len(block) > 2 * BLOCK_KEYS:
+            self._blocks.insert(place + 1, block[BLOCK_KEYS:])
+            del block[BLOCK_KEYS:]
+            self._firsts.insert(place + 1, self._blocks[place + 1][0])
 
     def since(self, first: bytes) -> Iterator[bytes]:
         """The keys from ``first`` on."""
         if self.unsorted:
             self.sort(self.unsorted)
-        for index in range(bisect_left(self._keys, first), len(self._keys)):
-            yield self._keys[index]
+        start = max(bisect_right(self._firsts, first) - 1, 0)
+        for place in range(start, len(self._blocks)):
+            block = self._blocks[place]
+            for index in range(bisect_left(block, first) if place == start else 0, len(block)):
+                yield block[index]
 
 
 def _begins_with(prefix: bytes, item: tuple[bytes, Cell | None]) -> bool:
