@@ -8,7 +8,7 @@ from typing import TypeAlias
 from kvstore.resp.encoding import OK, RespValue, Verbatim
 from kvstore.resp.errors import SYNTAX, RequestError, quoted
 from kvstore.resp.hub import Client
-from kvstore.resp.spec import NEITHER, OnClient, Spec, integer, usage
+from kvstore.resp.spec import NEITHER, OnClient, Spec, integer, usage, word
 
 _SUBCOMMANDS = {
     "GETNAME": (2, "-- this connection's name"),
@@ -32,7 +32,7 @@ _Filter: TypeAlias = Callable[[Client], bool]
 
 def _run(client: Client, arguments: list[bytes]) -> RespValue:
     rest = arguments[2:]
-    match arguments[1].upper():
+    match word(arguments[1]):
         case b"ID":
             return client.number
         case b"GETNAME":
@@ -74,18 +74,18 @@ def printable(text: bytes, what: str) -> bytes:
 
 
 def _one_of(text: bytes, *allowed: bytes) -> bytes:
-    if text.upper() not in allowed:
+    if word(text) not in allowed:
         raise RequestError(SYNTAX)
-    return text.upper()
+    return word(text)
 
 
 def _listed(filters: list[bytes]) -> _Filter:
     match filters:
         case []:
             return lambda one: True
-        case [kind, name] if kind.upper() == b"TYPE":
+        case [kind, name] if word(kind) == b"TYPE":
             return _of_type(name)
-        case [kind, *numbers] if kind.upper() == b"ID" and numbers:
+        case [kind, *numbers] if word(kind) == b"ID" and numbers:
             wanted = {integer(number, error="ERR Invalid client ID") for number in numbers}
             return lambda one: one.number in wanted
         case _:
@@ -94,9 +94,9 @@ def _listed(filters: list[bytes]) -> _Filter:
 
 def _of_type(name: bytes) -> _Filter:
     """Everybody who connects here is an ordinary client: nodes have a protocol and a port of their own."""
-    if name.lower() not in (b"normal", b"master", b"replica", b"slave", b"pubsub"):
+    if word(name) not in (b"NORMAL", b"MASTER", b"REPLICA", b"SLAVE", b"PUBSUB"):
         raise RequestError(f"ERR Unknown client type '{quoted(name)}'")
-    return lambda one: name.lower() == b"normal"
+    return lambda one: word(name) == b"NORMAL"
 
 
 def _kill(client: Client, arguments: list[bytes]) -> RespValue:
@@ -114,10 +114,10 @@ def _kill(client: Client, arguments: list[bytes]) -> RespValue:
     skips_me = True
     filters: dict[bytes, _Filter] = {}
     for kind, value in zip(arguments[::2], arguments[1::2], strict=True):
-        if kind.upper() == b"SKIPME":
+        if word(kind) == b"SKIPME":
             skips_me = _one_of(value, b"YES", b"NO") == b"YES"
         else:
-            filters[kind.upper()] = _filter(kind.upper(), value)
+            filters[word(kind)] = _filter(word(kind), value)
     return _end(client, [*filters.values(), *([lambda one: one is not client] if skips_me else [])])
 
 

@@ -7,6 +7,9 @@ from typing import TypeAlias
 
 import msgspec
 
+MAX_ERROR_LENGTH = 2_048
+"""An error is cut after so many characters: it may repeat something that was sent."""
+
 
 class SimpleString(msgspec.Struct, frozen=True):
     """A short text such as ``OK``, sent as a simple string."""
@@ -84,7 +87,7 @@ def _encode(reply: RespValue, version: int, parts: list[bytes]) -> None:
         case SimpleString(text):
             parts.append(b"+%b\r\n" % _line(text))
         case Error(text):
-            parts.append(b"-%b\r\n" % _line(text))
+            parts.append(b"-%b\r\n" % _line(text[:MAX_ERROR_LENGTH]))
         case None:
             parts.append(NULL[version])
         case NullArray():
