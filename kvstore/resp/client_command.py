@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from kvstore.resp.encoding import OK, RespValue, Verbatim
+from kvstore import clocks
+from kvstore.resp.encoding import OK, Bulk, RespValue, Verbatim
 from kvstore.resp.errors import SYNTAX, RequestError, quoted
 from kvstore.resp.hub import Client
 from kvstore.resp.spec import NEITHER, OnClient, Spec, integer, usage, word
@@ -26,7 +27,9 @@ _SUBCOMMANDS = {
     "SETINFO": (4, "LIB-NAME|LIB-VER <text> -- which library this is"),
     "SETNAME": (3, "<name> -- give this connection a name"),
 }
-MAX_NAME_BYTES = 1_024
+MAX_NAME_BYTES = 128
+LINE_BYTES = 1_024
+"""More than a line of CLIENT LIST has, so that the list of all clients is counted before it is made."""
 _Filter: TypeAlias = Callable[[Client], bool]
 
 
@@ -50,8 +53,9 @@ def _run(client: Client, arguments: list[bytes]) -> RespValue:
             return Verbatim(client.describe() + "\n")
         case b"LIST":
             wanted = _listed(rest)
-            every = client.hub.clients.values()
-            return Verbatim("".join(one.describe() + "\n" for one in every if wanted(one)))
+            found = [one for one in client.hub.clients.values() if wanted(one)]
+            lines = (f"{one.describe()}\n".encode() for one in found)
+            return Bulk(lines, LINE_BYTES * len(found), is_text=True)
         case b"KILL":
             return _kill(client, rest)
         case b"REPLY":
@@ -96,7 +100,8 @@ def _of_type(name: bytes) -> _Filter:
     """Everybody who connects here is an ordinary client: nodes have a protocol and a port of their own."""
     if word(name) not in (b"NORMAL", b"MASTER", b"REPLICA", b"SLAVE", b"PUBSUB"):
         raise RequestError(f"ERR Unknown client type '{quoted(name)}'")
-    return lambda one: word(name) == b"NORMAL"
+    is_normal = word(name) == b"NORMAL"
+    return lambda one: is_normal
 
 
 def _kill(client: Client, arguments: list[bytes]) -> RespValue:
@@ -143,12 +148,39 @@ def _filter(kind: bytes, value: bytes) -> _Filter:
 
 def _end(client: Client, filters: list[_Filter]) -> int:
     found = [one for one in client.hub.clients.values() if all(holds(one) for holds in filters)]
-    for one in found:
-        if one is client:
-            one.connection.leave()  # which answers this request first
-        else:
-            one.connection.kill()
+    if client in found:
+        client.connection.leave()  # which answers this request first
+    _Ending(client, [one for one in found if one is not client]).carry_on()
     return len(found)
 
 
-CLIENT = Spec("client", -2, NEITHER, (), "connection", "About connections.", OnClient(_run), subcommands=_SUBCOMMANDS)
+class _Ending:
+    """Ends clients, as many as there is time for in a share of a turn."""
+
+    last_command = "client|kill"
+
+    def __init__(self, client: Client, others: list[Client]) -> None:
+        self._shares = client.hub.shares
+        self._left = others[::-1]
+
+    def carry_on(self) -> None:
+        """End some more."""
+        ends = clocks.seconds() + self._shares.share_seconds
+        while self._left:
+            self._left.pop().connection.kill()
+            if self._left and clocks.seconds() > ends:
+                self._shares.wait(self)
+                return
+
+
+CLIENT = Spec(
+    "client",
+    -2,
+    NEITHER,
+    (),
+    "connection",
+    "About connections.",
+    OnClient(_run),
+    subcommands=_SUBCOMMANDS,
+    not_in_multi=("LIST",),
+)

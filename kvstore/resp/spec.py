@@ -119,7 +119,7 @@ class Spec(NamedTuple):
     long, and so runs with none of its client's earlier requests. Reads that were started together are executed in one
     turn of the event loop; this way other clients get their turn in between, and a leader sends its heartbeats.
     ``subcommands``: the arity of each, both names included, and its description. ``most_bytes``: as many may an
-    argument have.
+    argument have. ``not_in_multi``: subcommands that MULTI refuses though it takes the others.
     """
 
     name: str
@@ -135,6 +135,7 @@ class Spec(NamedTuple):
     in_multi: InMulti = InMulti.QUEUED
     subcommands: dict[str, tuple[int, str]] | None = None
     most_bytes: int = MAX_VALUE_BYTES
+    not_in_multi: tuple[str, ...] = ()
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -191,6 +192,12 @@ class Spec(NamedTuple):
         if not _takes(arity, len(request)):
             return f"wrong number of arguments for '{self.name}|{asked.lower()}' command"
         return ""
+
+    def is_refused_in_multi(self, request: list[bytes]) -> bool:
+        """Whether it cannot be a part of a transaction."""
+        if self.in_multi is InMulti.REFUSED:
+            return True
+        return bool(self.not_in_multi) and len(request) > 1 and quoted(request[1]).upper() in self.not_in_multi
 
     def keys_of(self, arguments: list[bytes]) -> list[bytes]:
         """The keys that a request names."""

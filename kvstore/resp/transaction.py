@@ -136,8 +136,9 @@ class Transaction:
     def queue(self, spec: Spec, request: list[bytes], requests: Requests) -> RespValue:
         """Keep a request until EXEC, and return the reply to it. Raises RequestError and CommandError."""
         assert self._queue is not None
-        if spec.in_multi is InMulti.REFUSED or isinstance(spec.performer, OnNode):
-            raise RequestError(f"ERR {spec.name.upper()} is not allowed within MULTI")
+        if spec.is_refused_in_multi(request) or isinstance(spec.performer, OnNode):
+            name = spec.full_name(request).replace("|", " ").upper()
+            raise RequestError(f"ERR {name} is not allowed within MULTI")
         meaning: Compiled | OnClient | OnServer | OnTransaction | Error
         if isinstance(spec.performer, OnClient | OnServer | OnTransaction):
             meaning = spec.performer
