@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from kvstore.resp.encoding import OK, RespValue, Verbatim
+from kvstore import clocks
+from kvstore.resp.encoding import OK, Bulk, RespValue, Verbatim
 from kvstore.resp.errors import SYNTAX, RequestError, quoted
 from kvstore.resp.hub import Client
-from kvstore.resp.spec import NEITHER, OnClient, Spec, integer, usage
+from kvstore.resp.spec import NEITHER, OnClient, Spec, integer, usage, word
 
 _SUBCOMMANDS = {
     "GETNAME": (2, "-- this connection's name"),
@@ -26,13 +27,15 @@ _SUBCOMMANDS = {
     "SETINFO": (4, "LIB-NAME|LIB-VER <text> -- which library this is"),
     "SETNAME": (3, "<name> -- give this connection a name"),
 }
-MAX_NAME_BYTES = 1_024
+MAX_NAME_BYTES = 128
+LINE_BYTES = 1_024
+"""More than a line of CLIENT LIST has, so that the list of all clients is counted before it is made."""
 _Filter: TypeAlias = Callable[[Client], bool]
 
 
 def _run(client: Client, arguments: list[bytes]) -> RespValue:
     rest = arguments[2:]
-    match arguments[1].upper():
+    match word(arguments[1]):
         case b"ID":
             return client.number
         case b"GETNAME":
@@ -50,8 +53,9 @@ def _run(client: Client, arguments: list[bytes]) -> RespValue:
             return Verbatim(client.describe() + "\n")
         case b"LIST":
             wanted = _listed(rest)
-            every = client.hub.clients.values()
-            return Verbatim("".join(one.describe() + "\n" for one in every if wanted(one)))
+            found = [one for one in client.hub.clients.values() if wanted(one)]
+            lines = (f"{one.describe()}\n".encode() for one in found)
+            return Bulk(lines, LINE_BYTES * len(found), is_text=True)
         case b"KILL":
             return _kill(client, rest)
         case b"REPLY":
@@ -74,18 +78,18 @@ def printable(text: bytes, what: str) -> bytes:
 
 
 def _one_of(text: bytes, *allowed: bytes) -> bytes:
-    if text.upper() not in allowed:
+    if word(text) not in allowed:
         raise RequestError(SYNTAX)
-    return text.upper()
+    return word(text)
 
 
 def _listed(filters: list[bytes]) -> _Filter:
     match filters:
         case []:
             return lambda one: True
-        case [kind, name] if kind.upper() == b"TYPE":
+        case [kind, name] if word(kind) == b"TYPE":
             return _of_type(name)
-        case [kind, *numbers] if kind.upper() == b"ID" and numbers:
+        case [kind, *numbers] if word(kind) == b"ID" and numbers:
             wanted = {integer(number, error="ERR Invalid client ID") for number in numbers}
             return lambda one: one.number in wanted
         case _:
@@ -94,9 +98,10 @@ def _listed(filters: list[bytes]) -> _Filter:
 
 def _of_type(name: bytes) -> _Filter:
     """Everybody who connects here is an ordinary client: nodes have a protocol and a port of their own."""
-    if name.lower() not in (b"normal", b"master", b"replica", b"slave", b"pubsub"):
+    if word(name) not in (b"NORMAL", b"MASTER", b"REPLICA", b"SLAVE", b"PUBSUB"):
         raise RequestError(f"ERR Unknown client type '{quoted(name)}'")
-    return lambda one: name.lower() == b"normal"
+    is_normal = word(name) == b"NORMAL"
+    return lambda one: is_normal
 
 
 def _kill(client: Client, arguments: list[bytes]) -> RespValue:
@@ -114,10 +119,10 @@ def _kill(client: Client, arguments: list[bytes]) -> RespValue:
     skips_me = True
     filters: dict[bytes, _Filter] = {}
     for kind, value in zip(arguments[::2], arguments[1::2], strict=True):
-        if kind.upper() == b"SKIPME":
+        if word(kind) == b"SKIPME":
             skips_me = _one_of(value, b"YES", b"NO") == b"YES"
         else:
-            filters[kind.upper()] = _filter(kind.upper(), value)
+            filters[word(kind)] = _filter(word(kind), value)
     return _end(client, [*filters.values(), *([lambda one: one is not client] if skips_me else [])])
 
 
@@ -143,12 +148,39 @@ def _filter(kind: bytes, value: bytes) -> _Filter:
 
 def _end(client: Client, filters: list[_Filter]) -> int:
     found = [one for one in client.hub.clients.values() if all(holds(one) for holds in filters)]
-    for one in found:
-        if one is client:
-            one.connection.leave()  # which answers this request first
-        else:
-            one.connection.kill()
+    if client in found:
+        client.connection.leave()  # which answers this request first
+    _Ending(client, [one for one in found if one is not client]).carry_on()
     return len(found)
 
 
-CLIENT = Spec("client", -2, NEITHER, (), "connection", "About connections.", OnClient(_run), subcommands=_SUBCOMMANDS)
+class _Ending:
+    """Ends clients, as many as there is time for in a share of a turn."""
+
+    last_command = "client|kill"
+
+    def __init__(self, client: Client, others: list[Client]) -> None:
+        self._shares = client.hub.shares
+        self._left = others[::-1]
+
+    def carry_on(self) -> None:
+        """End some more."""
+        ends = clocks.seconds() + self._shares.share_seconds
+        while self._left:
+            self._left.pop().connection.kill()
+            if self._left and clocks.seconds() > ends:
+                self._shares.wait(self)
+                return
+
+
+CLIENT = Spec(
+    "client",
+    -2,
+    NEITHER,
+    (),
+    "connection",
+    "About connections.",
+    OnClient(_run),
+    subcommands=_SUBCOMMANDS,
+    not_in_multi=("LIST",),
+)

@@ -8,7 +8,7 @@ from kvstore.glob import matcher
 from kvstore.resp.encoding import Error, RespValue, Unordered
 from kvstore.resp.errors import SYNTAX, RequestError, quoted
 from kvstore.resp.hub import Client
-from kvstore.resp.spec import NEITHER, OnClient, Spec, check_patterns, usage
+from kvstore.resp.spec import MAX_WORD_BYTES, NEITHER, OnClient, Spec, check_patterns, usage, word
 
 _SUBCOMMANDS = {
     "COUNT": (2, "-- the number of commands"),
@@ -67,10 +67,10 @@ def command(table: Mapping[bytes, Spec]) -> Spec:
 
 def _run(table: Mapping[bytes, Spec], arguments: list[bytes]) -> RespValue:
     def find(name: bytes) -> Spec | None:
-        return table.get(name.lower())
+        return table.get(word(name).lower())
 
     specs = {spec.name: spec for spec in table.values()}
-    match arguments[1].upper() if len(arguments) > 1 else b"":
+    match word(arguments[1]) if len(arguments) > 1 else b"":
         case b"COUNT":
             return len(specs)
         case b"LIST":
@@ -91,10 +91,10 @@ def _run(table: Mapping[bytes, Spec], arguments: list[bytes]) -> RespValue:
 def _passes(spec: Spec, filters: list[bytes]) -> bool:
     if not filters:
         return True
-    if len(filters) != 3 or filters[0].upper() != b"FILTERBY":
+    if len(filters) != 3 or word(filters[0]) != b"FILTERBY":
         raise RequestError(SYNTAX)
     check_patterns(filters[2:])
-    match filters[1].upper():
+    match word(filters[1]):
         case b"ACLCAT":
             return "@" + filters[2].decode(errors="replace").lower() in _categories(spec)
         case b"PATTERN":
@@ -123,7 +123,7 @@ def _info(spec: Spec) -> RespValue:
 
 
 def _info_named(table: Mapping[bytes, Spec], name: bytes) -> RespValue:
-    command, bar, subcommand = name.lower().partition(b"|")
+    command, bar, subcommand = name[: 2 * MAX_WORD_BYTES].lower().partition(b"|")
     spec = table.get(command)
     if spec is None or not bar:
         return None if spec is None else _info(spec)

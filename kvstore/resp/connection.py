@@ -23,7 +23,7 @@ from kvstore.resp.parser import Parser, ProtocolError
 from kvstore.resp.requests import Requests
 from kvstore.resp.room import LARGE_BYTES, MAX_LARGE_BYTES_EACH
 from kvstore.resp.shares import SHARE_SECONDS
-from kvstore.resp.spec import NEITHER, READS, Effect, InMulti, OnClient, OnData, OnNode, OnServer, OnWalk, Spec
+from kvstore.resp.spec import NEITHER, READS, Effect, InMulti, OnClient, OnData, OnNode, OnServer, OnWalk, Spec, word
 from kvstore.resp.states import (
     ALL_SENT,
     BLOCKED,
@@ -75,7 +75,7 @@ _ON_STORE = (OnData, OnWalk)
 _LONG = (list, Array, Bulk)
 _RUBBISH = [b""]
 """Stands for what could not be understood, in line with the requests before it."""
-_HTTP = (b"post", b"host:")
+_HTTP = (b"POST", b"HOST:")
 """What a browser sends before anything that a page can choose. In the body of a request a page could give commands to a
 node that only its reader can reach."""
 
@@ -215,6 +215,8 @@ class Connection:
         self._large_bytes = 0
         self._changes = 0  # bytes that its last write changed, if these are many more than its request had
         self._wrong = ""
+        self._weighed: list[bytes] = _RUBBISH  # the request that has to wait, of which it is known
+        self._weight = 0  # how many bytes it has
 
     def _move(self, event: ConnectionEvent) -> None:
         """Follow the table of states; stop reading from the client when the state is no longer READING."""
@@ -340,6 +342,7 @@ class Connection:
         self._requests.forget()
         self._unread, self._out = [], []
         self._parser, self._transaction = Parser(), Transaction()
+        self._weighed = _RUBBISH
         self._kept.forget()
         self.held = 0
 
@@ -472,7 +475,7 @@ class Connection:
         reads = None if effect is NEITHER else effect is READS
         if reads is not None:
             queued = spec is not None and spec.effect is Effect.AS_QUEUED
-            size = self._transaction.held if queued else bytes_of(request)
+            size = self._transaction.held if queued else self._bytes_of(request)
             is_large = size > (SMALL_READ_BYTES if reads else LARGE_BYTES)
             if reads:
                 if is_large and self._order.unsent:
@@ -495,6 +498,7 @@ class Connection:
             reply.silent = True
             self._mode = mode_after(self._mode, ModeEvent.REQUEST_BEGINS)
         self._performing = reply
+        self._weighed = _RUBBISH
         try:
             self._perform(spec, request, reply)
         except Exception as error:
@@ -510,6 +514,12 @@ class Connection:
         self._is_plain = self._finds_plain()
         self._look_at_clock()
         return True
+
+    def _bytes_of(self, request: list[bytes]) -> int:
+        """About how much memory a request takes. One that waits is asked about at every answer before it."""
+        if request is not self._weighed:
+            self._weighed, self._weight = request, bytes_of(request)
+        return self._weight
 
     def _count_changes(self, reply: LargeReply, changed: int) -> int:
         """A write was taken that changes so many bytes: take room for those that its request does not have."""
@@ -551,7 +561,7 @@ class Connection:
 
     def _perform(self, spec: Spec | None, request: list[bytes], reply: PipelinedReply) -> None:
         if spec is None:
-            if request[0].lower() in _HTTP:
+            if word(request[0]) in _HTTP:
                 self.kill()
                 return
             raise RequestError(_unknown(request))

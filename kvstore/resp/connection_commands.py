@@ -10,7 +10,7 @@ from kvstore.resp.encoding import OK, RespValue, SimpleString
 from kvstore.resp.errors import SYNTAX, RequestError, WrongPasswordError, quoted
 from kvstore.resp.hub import Client
 from kvstore.resp.info import REDIS_VERSION, config, info, role
-from kvstore.resp.spec import NEITHER, READS, Effect, InMulti, OnClient, OnServer, Spec, integer, usage
+from kvstore.resp.spec import NEITHER, READS, Effect, InMulti, OnClient, OnServer, Spec, integer, usage, word
 from kvstore.version import own_version
 
 
@@ -68,7 +68,7 @@ def _hello(client: Client, arguments: list[bytes]) -> RespValue:
     name: bytes | None = None
     while options:
         option = options.pop(0)
-        match option.upper():
+        match word(option):
             case b"AUTH" if len(options) >= 2:
                 authenticate(client, options.pop(0), options.pop(0))
             case b"SETNAME" if options:
@@ -96,7 +96,7 @@ def _hello(client: Client, arguments: list[bytes]) -> RespValue:
 
 
 def _config(client: Client, arguments: list[bytes]) -> RespValue:
-    match arguments[1].upper():
+    match word(arguments[1]):
         case b"GET":
             return config(arguments[2:], client.hub)
         case b"HELP":

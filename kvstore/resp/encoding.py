@@ -7,6 +7,9 @@ from typing import TypeAlias
 
 import msgspec
 
+MAX_ERROR_LENGTH = 2_048
+"""An error is cut after so many characters: it may repeat something that was sent."""
+
 
 class SimpleString(msgspec.Struct, frozen=True):
     """A short text such as ``OK``, sent as a simple string."""
@@ -48,11 +51,18 @@ class Array:
 
 
 class Bulk:
-    """A bulk string whose parts are made while it is encoded, as for an array."""
+    """A bulk string whose parts are made while it is encoded, as for an array; ``is_text``: as for Verbatim."""
 
-    def __init__(self, items: Iterator[RespValue], size: int) -> None:
+    def __init__(self, items: Iterator[RespValue], size: int, *, is_text: bool = False) -> None:
         self.items = items
         self.size = size
+        self.is_text = is_text
+
+    def head(self, length: int, version: int) -> bytes:
+        """What comes before so many bytes, and a line break after them."""
+        if self.is_text and version == 3:
+            return b"=%d\r\ntxt:" % (length + 4)
+        return b"$%d\r\n" % length
 
 
 RespValue: TypeAlias = (
@@ -84,7 +94,7 @@ def _encode(reply: RespValue, version: int, parts: list[bytes]) -> None:
         case SimpleString(text):
             parts.append(b"+%b\r\n" % _line(text))
         case Error(text):
-            parts.append(b"-%b\r\n" % _line(text))
+            parts.append(b"-%b\r\n" % _line(text[:MAX_ERROR_LENGTH]))
         case None:
             parts.append(NULL[version])
         case NullArray():
@@ -102,7 +112,8 @@ def _encode(reply: RespValue, version: int, parts: list[bytes]) -> None:
         case Array(items=items):
             _encode(list(items), version, parts)
         case Bulk(items=items):
-            parts.append(bulk(b"".join(item for item in items if isinstance(item, bytes))))
+            data = b"".join(item for item in items if isinstance(item, bytes))
+            parts += (reply.head(len(data), version), data, b"\r\n")
         case str():
             _encode(reply.encode("utf-8", "backslashreplace"), version, parts)
         case bool() | int():

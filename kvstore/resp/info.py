@@ -11,7 +11,7 @@ from kvstore.node.service import ServerStatus
 from kvstore.resp.encoding import RespValue, Verbatim
 from kvstore.resp.errors import quoted
 from kvstore.resp.hub import Hub
-from kvstore.resp.spec import check_patterns
+from kvstore.resp.spec import check_patterns, word
 from kvstore.version import is_compiled, own_version
 
 REDIS_VERSION = "7.2.0"
@@ -85,7 +85,7 @@ def _parts(address: str) -> tuple[str, str, str]:
 
 def info(status: ServerStatus, hub: Hub, expiring: tuple[int, int], wanted: Iterable[bytes]) -> Verbatim:
     """The reply to INFO: all sections, or those that are wanted. ``expiring``: keys that expire, ms left on average."""
-    names = {name.decode(errors="replace").lower() for name in wanted}
+    names = {word(name).decode(errors="replace").lower() for name in wanted}
     is_all = not names or bool(names & {"all", "default", "everything"})
     lines: list[str] = []
     for name, fields in _sections(status, hub, expiring).items():

@@ -29,7 +29,7 @@ from kvstore.node.service import Service
 from kvstore.resp.cursors import OwnCursors
 from kvstore.resp.encoding import OK, Error, RespValue, SimpleString
 from kvstore.resp.errors import SYNTAX, RequestError, quoted
-from kvstore.resp.spec import READS, WRITES, Compiled, Effect, OnData, OnWalk, Spec, integer
+from kvstore.resp.spec import READS, WRITES, Compiled, Effect, OnData, OnWalk, Spec, integer, word
 
 _EXPIRE_WHEN: dict[frozenset[bytes], ExpireWhen] = {
     frozenset(): "",
@@ -73,9 +73,9 @@ def _time_left(scale: int, absolute: bool) -> Callable[[list[bytes]], Compiled]:
 def _expire(scale: int, absolute: bool) -> Callable[[list[bytes]], Compiled]:
     def compile_expire(arguments: list[bytes]) -> Compiled:
         name, key, text, *options = arguments
-        wanted = {option.upper() for option in options}
+        wanted = {word(option) for option in options}
         for option in options:
-            if option.upper() not in (b"NX", b"XX", b"GT", b"LT"):
+            if word(option) not in (b"NX", b"XX", b"GT", b"LT"):
                 raise RequestError(f"ERR Unsupported option {quoted(option)}")
         if b"NX" in wanted and len(wanted) > 1:
             raise RequestError("ERR NX and XX, GT or LT options at the same time are not compatible")
@@ -107,7 +107,7 @@ def _copy(arguments: list[bytes]) -> Compiled:
     _, key, to, *options = arguments
     replace = False
     while options:
-        match options.pop(0).upper():
+        match word(options.pop(0)):
             case b"REPLACE":
                 replace = True
             case b"DB" if options:
@@ -121,7 +121,7 @@ def _copy(arguments: list[bytes]) -> Compiled:
 
 
 def _flush(arguments: list[bytes]) -> Compiled:
-    if len(arguments) > 2 or (len(arguments) == 2 and arguments[1].upper() not in (b"ASYNC", b"SYNC")):
+    if len(arguments) > 2 or (len(arguments) == 2 and word(arguments[1]) not in (b"ASYNC", b"SYNC")):
         raise RequestError(SYNTAX)
     return Compiled([Clear()], lambda results: OK)
 
@@ -140,7 +140,7 @@ def _scan(arguments: list[bytes], cursors: OwnCursors, service: Service) -> Comp
     options = arguments[2:]
     pattern, count, nothing = b"*", _SCAN_COUNT, False
     while options:
-        match options.pop(0).upper():
+        match word(options.pop(0)):
             case b"MATCH" if options:
                 pattern = options.pop(0)
             case b"COUNT" if options:
@@ -148,7 +148,7 @@ def _scan(arguments: list[bytes], cursors: OwnCursors, service: Service) -> Comp
                 if count < 1:
                     raise RequestError(SYNTAX)
             case b"TYPE" if options:
-                nothing = options.pop(0).lower() != b"string"
+                nothing = word(options.pop(0)) != b"STRING"
             case _:
                 raise RequestError(SYNTAX)
 

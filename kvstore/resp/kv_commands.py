@@ -8,19 +8,22 @@ from itertools import chain, islice
 import msgspec
 from msgspec.structs import replace
 
-from kvstore.commands import MAX_VALUE_BYTES, Exists, Keys, Names, Outcomes, Rows, is_read_only
+from kvstore.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES, Exists, Keys, Names, Outcomes, Rows, is_read_only
 from kvstore.errors import KvstoreError, Refusal
-from kvstore.limits import MAX_COMMAND_BYTES, check, shown_session
+from kvstore.limits import MAX_COMMAND_BYTES, MAX_SESSION_BYTES, check, shown_session
 from kvstore.node.service import ServerStatus, Service
 from kvstore.resp.encoding import OK, Array, Bulk, OnAnswer, RespValue
 from kvstore.resp.errors import RequestError, problem, refusal
 from kvstore.resp.packed_commands import unpack
+from kvstore.resp.parser import MAX_REQUEST_BYTES
 from kvstore.resp.spec import NEITHER, READS, WRITES, Effect, InMulti, OnNode, Spec, answering, integer
 from kvstore.state.entries import UNREADABLE
 from kvstore.state.sessions import result_bytes
-from kvstore.state.sql import MAX_ROWS, Table
+from kvstore.state.sql import MAX_QUERY_BYTES, MAX_ROWS, Table
 from kvstore.store import LogRow, Reply, SlotReply
 
+MAX_BINARY_BYTES = 16_384
+"""So many bytes may a value for a slot have that is not UTF-8: to write down each of them takes a while."""
 MAX_LOG_ROWS = 1_000
 MAX_LOG_BYTES = 1_048_576
 """So much of the log is shown at once, and one row more; whoever wants more asks for what follows."""
@@ -80,9 +83,23 @@ def _as_json(value: bytes) -> bytes:
     try:
         value.decode()  # the next line does not check the text inside strings
         msgspec.json.decode(value, type=msgspec.Raw)
-    except UNREADABLE:
+    except UNREADABLE as error:
+        if isinstance(error, UnicodeDecodeError) and len(value) > MAX_BINARY_BYTES:
+            raise RequestError(
+                f"ERR the value is not UTF-8 and has {len(value):,} bytes, at most {MAX_BINARY_BYTES:,} are allowed"
+            ) from error
         return msgspec.json.encode(value.decode(errors="backslashreplace"))
     return value
+
+
+def _name_of(session: bytes) -> str:
+    """The name of a session. Raises RequestError when it is too long for one."""
+    if len(session) > MAX_SESSION_BYTES:
+        raise RequestError(
+            f"ERR the session's name has {len(session):,} bytes, at most {MAX_SESSION_BYTES} are allowed: use a"
+            " shorter one"
+        )
+    return session.decode(errors="backslashreplace")
 
 
 def _status(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
@@ -112,6 +129,10 @@ def _sql(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
         size = sum([len(cell) for row in rows for cell in row if isinstance(cell, str | bytes)])
         return Array(chain([list[RespValue](columns)], ([_cell(value) for value in row] for row in rows)), size)
 
+    if len(arguments[1]) > MAX_QUERY_BYTES:
+        raise RequestError(
+            f"ERR the query has {len(arguments[1]):,} bytes, at most {MAX_QUERY_BYTES:,} are allowed: shorten it"
+        )
     service.sql(arguments[1].decode(errors="replace"), answering(answer, made))
 
 
@@ -123,14 +144,15 @@ def _execute(service: Service, arguments: list[bytes], answer: OnAnswer) -> None
     if len(arguments) > 6:
         raise RequestError("ERR wrong number of arguments for 'kv.execute' command")
     _, session, sequence, acknowledged, packed, *since = arguments
+    name = _name_of(session)
     if len(packed) > MAX_COMMAND_BYTES:  # before its values are read as JSON, which takes long
         raise RequestError(
             f"ERR the command has {len(packed):,} bytes in all, at most {MAX_COMMAND_BYTES:,} are allowed: split it"
         )
     try:
         command = unpack(packed)
-    except UNREADABLE as error:
-        raise RequestError(f"ERR this node cannot read the command: {error}") from error
+    except UNREADABLE as error:  # which may repeat what was sent, of any length
+        raise RequestError(f"ERR this node cannot read the command: {str(error)[:200]}") from error
     check(command)
 
     def made(outcome: Reply | Refusal) -> RespValue:
@@ -149,7 +171,7 @@ def _execute(service: Service, arguments: list[bytes], answer: OnAnswer) -> None
     service.execute(
         command,
         done,
-        session=session.decode(errors="backslashreplace"),
+        session=name,
         sequence=integer(sequence, 0),
         acknowledged=integer(acknowledged, 0),
         size=len(packed),
@@ -194,7 +216,7 @@ def _after_reading(service: Service, answer: OnAnswer, proceed: Callable[[], Non
 
 
 def _session(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
-    name = arguments[1].decode(errors="backslashreplace")
+    name = _name_of(arguments[1])
     _after_reading(service, answer, lambda: answer(service.executed_upto(name)))
 
 
@@ -212,7 +234,10 @@ def _keys(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
             return refusal(outcome)
         return list(outcome.result.keys) if isinstance(outcome.result, Keys) else []
 
-    service.look(Names(arguments[1], integer(arguments[2], 1, MAX_ROWS)), answering(answer, made))
+    prefix = arguments[1]
+    if len(prefix) > MAX_KEY_BYTES:
+        raise RequestError(f"ERR the prefix has {len(prefix):,} bytes, at most {MAX_KEY_BYTES:,} are allowed")
+    service.look(Names(prefix, integer(arguments[2], 1, MAX_ROWS)), answering(answer, made))
 
 
 def _spec(
@@ -225,6 +250,7 @@ def _spec(
     reads_if: Callable[[list[bytes]], bool] | None = None,
     confirms: bool = False,
     is_slow: bool = False,
+    most_bytes: int = MAX_VALUE_BYTES,
 ) -> Spec:
     performer = OnNode(run, confirms)
     return Spec(
@@ -232,6 +258,7 @@ def _spec(
         reads_if=reads_if,
         is_slow=is_slow,
         in_multi=InMulti.REFUSED,
+        most_bytes=most_bytes,
     )
 
 
@@ -260,6 +287,7 @@ KV_COMMANDS: list[Spec] = [
         "KV.EXECUTE session sequence acknowledged command [since].",
         _execute,
         reads_if=_has_no_session,
+        most_bytes=MAX_REQUEST_BYTES,
     ),
     _spec("kv.session", 2, READS, "KV.SESSION name: the sequence up to which a session was executed.", _session),
     _spec("kv.begin", 1, NEITHER, "KV.BEGIN: a slot before a session that begins now.", _begin),

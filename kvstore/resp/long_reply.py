@@ -77,7 +77,7 @@ def _portions(reply: list[RespValue] | Array | Bulk, version: int, pieces: list[
             yield
     if isinstance(reply, Bulk):
         parts.append(b"\r\n")
-        pieces[0] = b"$%d\r\n" % (length + size)
+        pieces[0] = reply.head(length + size, version)
     else:
         pieces[0] = b"*%d\r\n" % count
     pieces.append(b"".join(parts))

@@ -7,7 +7,7 @@ from enum import Enum
 from functools import partial
 from typing import NamedTuple, TypeAlias, TypeVar
 
-from kvstore.commands import Failed, Simple, SimpleResult
+from kvstore.commands import MAX_VALUE_BYTES, Failed, Simple, SimpleResult
 from kvstore.node.service import Service
 from kvstore.resp.cursors import OwnCursors
 from kvstore.resp.encoding import OnAnswer, RespValue, SimpleString
@@ -27,6 +27,8 @@ MAX_KEY_ARGUMENTS = 65_536
 MAX_PATTERN_BYTES = 256
 """As many bytes may patterns have that are compared with the names of commands or settings, all of a request together:
 longer ones take milliseconds."""
+MAX_WORD_BYTES = 32
+"""No name of a command, option or section is as long as this, and what is longer is none."""
 MANY_VALUES = 8
 """A request that may be answered with more values than this begins only when all replies before it are on their way."""
 
@@ -116,7 +118,8 @@ class Spec(NamedTuple):
     ``reads_if``: of a command that WRITES, whether a request with these arguments only reads. ``is_slow``: it may take
     long, and so runs with none of its client's earlier requests. Reads that were started together are executed in one
     turn of the event loop; this way other clients get their turn in between, and a leader sends its heartbeats.
-    ``subcommands``: the arity of each, both names included, and its description.
+    ``subcommands``: the arity of each, both names included, and its description. ``most_bytes``: as many may an
+    argument have. ``not_in_multi``: subcommands that MULTI refuses though it takes the others.
     """
 
     name: str
@@ -131,6 +134,8 @@ class Spec(NamedTuple):
     is_slow: bool = False
     in_multi: InMulti = InMulti.QUEUED
     subcommands: dict[str, tuple[int, str]] | None = None
+    most_bytes: int = MAX_VALUE_BYTES
+    not_in_multi: tuple[str, ...] = ()
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -167,13 +172,17 @@ class Spec(NamedTuple):
         return _takes(self.arity, count)
 
     def complaint(self, request: list[bytes]) -> str:
-        """What is wrong with the number of arguments or the subcommand, "" if nothing."""
+        """What is wrong with the number or the size of arguments or the subcommand, "" if nothing."""
         if not self.takes(len(request)):
             return f"wrong number of arguments for '{self.name}' command"
         if len(request) > MAX_ARGUMENTS:
             most = MAX_KEY_ARGUMENTS if self.keys[1] < 0 else MAX_ARGUMENTS
             if len(request) > most:
                 return f"too many arguments for '{self.name}' command: at most {most - 1:,} are allowed"
+        most_bytes = self.most_bytes
+        for argument in request:
+            if len(argument) > most_bytes:  # to compare, copy or quote one of many megabytes takes long
+                return f"an argument of '{self.name}' has {len(argument):,} bytes, at most {most_bytes:,} are allowed"
         if self.subcommands is None or len(request) < 2:
             return ""
         asked = quoted(request[1])
@@ -184,12 +193,23 @@ class Spec(NamedTuple):
             return f"wrong number of arguments for '{self.name}|{asked.lower()}' command"
         return ""
 
+    def is_refused_in_multi(self, request: list[bytes]) -> bool:
+        """Whether it cannot be a part of a transaction."""
+        if self.in_multi is InMulti.REFUSED:
+            return True
+        return bool(self.not_in_multi) and len(request) > 1 and quoted(request[1]).upper() in self.not_in_multi
+
     def keys_of(self, arguments: list[bytes]) -> list[bytes]:
         """The keys that a request names."""
         first, last, step = self.keys
         if not first:
             return []
         return arguments[first : (last if last >= 0 else len(arguments) + last) + 1 : step]
+
+
+def word(text: bytes) -> bytes:
+    """An option or the like in capital letters; what is too long to be one is cut, so that it takes no time."""
+    return text[:MAX_WORD_BYTES].upper()
 
 
 def check_patterns(patterns: Sequence[bytes]) -> None:
@@ -236,7 +256,8 @@ def _answer(answer: OnAnswer, make: Callable[[T], RespValue], outcome: T) -> Non
 
 def integer(text: bytes, low: int = -(2**63), high: int = 2**63 - 1, error: str = NOT_INTEGER) -> int:
     """An argument as a whole number, in the one form that Redis takes: no ``+1``, no ``01``. Raises RequestError."""
-    digits = text.removeprefix(b"-")
-    if len(text) <= 20 and digits.isdigit() and (digits[:1] != b"0" or text == b"0") and low <= int(text) <= high:
-        return int(text)
+    if len(text) <= 20:
+        digits = text.removeprefix(b"-")
+        if digits.isdigit() and (digits[:1] != b"0" or text == b"0") and low <= int(text) <= high:
+            return int(text)
     raise RequestError(error)

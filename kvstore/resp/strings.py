@@ -29,7 +29,7 @@ from kvstore.limits import MAX_TIME, MAX_TTL
 from kvstore.resp.encoding import OK, RespValue
 from kvstore.resp.errors import SYNTAX, RequestError
 from kvstore.resp.lcs import lcs
-from kvstore.resp.spec import READS, WRITES, Compiled, Effect, OnData, Spec, integer
+from kvstore.resp.spec import READS, WRITES, Compiled, Effect, OnData, Spec, integer, word
 
 _LIFETIMES = (b"EX", b"PX", b"EXAT", b"PXAT")
 
@@ -80,7 +80,7 @@ def _set(arguments: list[bytes]) -> Compiled:
     unit = time = b""
     get = False
     while options:
-        option = options.pop(0).upper()
+        option = word(options.pop(0))
         if option == b"NX" and when != "xx" and ifeq is None:
             when = "nx"
         elif option == b"XX" and when != "nx" and ifeq is None:
@@ -114,7 +114,7 @@ def _getex(arguments: list[bytes]) -> Compiled:
     _, key, *options = arguments
     unit = time = b""
     while options:
-        option = options.pop(0).upper()
+        option = word(options.pop(0))
         if option == b"PERSIST" and unit in (b"", option):
             unit = option
         elif option in _LIFETIMES and options and unit in (b"", option):
@@ -186,7 +186,7 @@ def _lcs(arguments: list[bytes]) -> Compiled:
     length = index = with_length = False
     least = 0
     while options:
-        match options.pop(0).upper():
+        match word(options.pop(0)):
             case b"LEN":
                 length = True
             case b"IDX":

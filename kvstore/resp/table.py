@@ -6,7 +6,7 @@ from kvstore.resp.command_command import command
 from kvstore.resp.connection_commands import CONNECTION_COMMANDS
 from kvstore.resp.keys import KEYS
 from kvstore.resp.kv_commands import KV_COMMANDS
-from kvstore.resp.spec import Spec
+from kvstore.resp.spec import MAX_WORD_BYTES, Spec
 from kvstore.resp.strings import STRINGS
 from kvstore.resp.transaction import TRANSACTIONS
 
@@ -20,4 +20,6 @@ TABLE.update(
 
 def find(name: bytes) -> Spec | None:
     """The command of this name, in small or capital letters."""
+    if len(name) > MAX_WORD_BYTES:  # it is not even hashed
+        return None
     return TABLE.get(name) or TABLE.get(name.lower())

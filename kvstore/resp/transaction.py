@@ -43,8 +43,12 @@ from kvstore.resp.spec import (
 from kvstore.store import Reply
 
 QUEUED_OVERHEAD = 1_024
+ARGUMENT_OVERHEAD = 100
 WATCHED_OVERHEAD = 160
-"""What a queued request and a watched key take in memory beside their bytes, about."""
+"""What a queued request, each of its arguments with what is made of it, and a watched key take in memory beside their
+bytes, about."""
+MAX_ARGUMENTS = 131_072
+"""A transaction may have so many arguments in all: EXEC looks at all of them in one turn."""
 MAX_TALK = 3
 """A transaction may have so many requests that the store has no part in: EXEC performs them all in one turn, and a list
 of all clients, say, has thousands of lines."""
@@ -77,7 +81,13 @@ class Transaction:
         self._broken = False
         self._watched = _Watched()
         self._asking = 0  # WATCHes that are not answered yet
+        self._begin_count()
+
+    def _begin_count(self) -> None:
+        """Of what is queued everything is counted as it comes: whoever has a large EXEC wait asks again and again."""
         self._size = self._slow = self._talk = 0
+        self._arguments = self._commands = self._values = 0
+        self._writes = False
 
     @property
     def is_open(self) -> bool:
@@ -100,7 +110,9 @@ class Transaction:
     @property
     def held(self) -> int:
         """About how much memory it takes."""
-        queued = 0 if not self._queue else self._size + QUEUED_OVERHEAD * len(self._queue)
+        queued = 0
+        if self._queue:
+            queued = self._size + QUEUED_OVERHEAD * len(self._queue) + ARGUMENT_OVERHEAD * self._arguments
         return queued + self._watched.bytes
 
     @property
@@ -108,29 +120,25 @@ class Transaction:
         """What EXEC would do to the store: READS when what is queued needs no slot."""
         if self._asking:
             return WRITES  # so that it waits for the keys that WATCH asks about
-        meanings = [queued.meaning for queued in self._queue or () if isinstance(queued.meaning, Compiled)]
-        only_reads = all(is_read_only(command) for meaning in meanings for command in meaning.commands)
-        return READS if only_reads else WRITES
+        return WRITES if self._writes else READS
 
     @property
     def may_answer_much(self) -> bool:
         """Whether the reply to EXEC may be as large as those of many requests."""
-        values = 0
-        for queued in self._queue or ():
-            if isinstance(queued.meaning, Compiled):
-                values += sum(_gives_value(command) for command in queued.meaning.commands)
-        return values > MANY_VALUES
+        return self._values > MANY_VALUES
 
     def break_off(self) -> None:
         """A request could not be queued: EXEC will refuse the transaction."""
         if self._queue is not None:
             self._queue, self._broken = [], True
+            self._begin_count()
 
     def queue(self, spec: Spec, request: list[bytes], requests: Requests) -> RespValue:
         """Keep a request until EXEC, and return the reply to it. Raises RequestError and CommandError."""
         assert self._queue is not None
-        if spec.in_multi is InMulti.REFUSED or isinstance(spec.performer, OnNode):
-            raise RequestError(f"ERR {spec.name.upper()} is not allowed within MULTI")
+        if spec.is_refused_in_multi(request) or isinstance(spec.performer, OnNode):
+            name = spec.full_name(request).replace("|", " ").upper()
+            raise RequestError(f"ERR {name} is not allowed within MULTI")
         meaning: Compiled | OnClient | OnServer | OnTransaction | Error
         if isinstance(spec.performer, OnClient | OnServer | OnTransaction):
             meaning = spec.performer
@@ -143,6 +151,8 @@ class Transaction:
         if self._broken:
             return _QUEUED  # none of it will be executed, so there is nothing to keep
         self._size += sum(map(len, request))
+        self._arguments += len(request)
+        self._commands += len(meaning.commands) if isinstance(meaning, Compiled) else 1
         self._slow += spec.is_slow
         if self._talk > MAX_TALK:
             raise RequestError(
@@ -153,10 +163,16 @@ class Transaction:
             raise RequestError(
                 f"ERR a transaction has at most {MAX_SLOW} of {spec.name.upper()} and its like: split it"
             )
-        if len(self._queue) == MAX_TXN_COMMANDS or self._size > MAX_COMMAND_BYTES:
+        if self._commands > MAX_TXN_COMMANDS or self._size > MAX_COMMAND_BYTES:
             raise RequestError(
                 f"ERR a transaction has at most {MAX_TXN_COMMANDS:,} commands and {MAX_COMMAND_BYTES:,} bytes: split it"
             )
+        if self._arguments > MAX_ARGUMENTS:
+            raise RequestError(f"ERR a transaction has at most {MAX_ARGUMENTS:,} arguments in all: split it")
+        if isinstance(meaning, Compiled):
+            for command in meaning.commands:
+                self._writes = self._writes or not is_read_only(command)
+                self._values += _gives_value(command)
         self._queue.append(_Queued(request, meaning))
         return _QUEUED
 
@@ -176,7 +192,7 @@ class Transaction:
                     answer(Error("ERR MULTI calls can not be nested"))
                     return
                 self._queue, self._broken = [], False
-                self._size = self._slow = self._talk = 0
+                self._begin_count()
                 answer(OK)
             case OnTransaction.DISCARD:
                 self._close("DISCARD")
@@ -234,8 +250,8 @@ class Transaction:
         try:
             if len(watched.slots) + len(keys) > MAX_TXN_COMMANDS:
                 raise RequestError(f"ERR at most {MAX_TXN_COMMANDS:,} keys can be watched: unwatch some")
+            check(Exists(keys))  # before they are hashed
             keys = list(dict.fromkeys(keys))
-            check(Exists(keys))
             service.query(Slots(keys), answering(answer, partial(self._note_watched, keys, watched)))
         except Exception:
             watched.refused = True

@@ -18,11 +18,10 @@ from threading import Lock
 import msgspec
 
 from kvstore.errors import KvstoreError
-from kvstore.state.sql import Table
+from kvstore.state.sql import MAX_QUERY_BYTES, Table
 from kvstore.state.sql_worker import LENGTH, MEMORY, Answer, Question, table
 
 MAX_AT_ONCE = 2
-MAX_QUERY_BYTES = 1_048_576
 _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
     " from kvstore.state.sql_worker import main; main(sys.argv[2])"

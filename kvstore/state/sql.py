@@ -13,6 +13,9 @@ from kvstore.errors import KvstoreError
 
 Table: TypeAlias = tuple[list[str], list[tuple[object, ...]]]
 """Column names and rows."""
+MAX_QUERY_BYTES = 1_048_576
+"""The most that the text of a query has."""
+MAX_ERROR_LENGTH = 1_000
 MAX_ROWS = 10_000
 MAX_BYTES = 32 * 1_048_576
 """About the most rows and bytes that a server sends as the answer to one query."""
@@ -56,10 +59,15 @@ def run(
             raise KeyboardInterrupt from error
         denied = any(text in str(error) for text in ("not authorized", "is prohibited", "authorization denied"))
         allowed = "SQL: only queries that read are allowed, and none of SQLite's own insides"
-        raise KvstoreError(allowed if denied else f"SQL: {error}") from error
+        raise KvstoreError(allowed if denied else f"SQL: {_shortened(str(error))}") from error
     finally:
         ctrl_c.end()
         connection.set_authorizer(None)
+
+
+def _shortened(text: str) -> str:
+    """What SQLite says may repeat a word of the query that is as long as the query."""
+    return text if len(text) <= MAX_ERROR_LENGTH else f"{text[:MAX_ERROR_LENGTH]}..."
 
 
 class _CtrlC:

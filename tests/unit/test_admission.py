@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from kvstore.commands import Copy, Get, Set, SetRange, Txn, Value
+from kvstore import commands
+from kvstore.commands import Command, Copy, Get, Set, SetRange, Txn, Value
 from kvstore.errors import CommandError, Refusal, StorageFullError
+from kvstore.resp import connection, kept, transaction
 from kvstore.resp.spec import InMulti, OnClient, OnServer, Spec
 from kvstore.resp.table import TABLE
 from kvstore.store import Reply
-from tests.unit.resp_client import Client
+from tests.unit.resp_client import Client, packed
 from tests.unit.test_node import new_node, run
 
 BIG = Value(b"x" * 1_000_000)
@@ -150,3 +154,81 @@ def test_slow_requests_in_a_transaction_are_few() -> None:
     client.ask("MULTI")
     assert b"-ERR a transaction has at most 16 of LCS" in client.ask(*["LCS a b IDX"] * 17)
     assert client.ask("EXEC").startswith(b"-EXECABORT")
+
+
+@pytest.mark.parametrize(
+    "requests",
+    [
+        ["MULTI", "MGET " + "k " * 16_000 + "k", "EXEC"],
+        ["EXISTS " + "k " * 60_000 + "k"],
+        ["WATCH " + "k " * 16_000 + "k"],
+        ["MSET" + " k 1" * 32_000],
+    ],
+    ids=lambda requests: requests[-1].split()[0],
+)
+@pytest.mark.parametrize("before", ["SET a 1", "GET a"])
+def test_a_large_request_that_waits_is_weighed_once(
+    requests: list[str], before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was weighed anew for each answer before it: EXEC of a large MGET behind 240 SETs took 410 ms of a turn."""
+    weighed: list[int] = []
+
+    def bytes_of(request: list[bytes]) -> int:
+        weighed.append(len(request))
+        return kept.bytes_of(request)
+
+    client = Client()
+    monkeypatch.setattr(connection, "bytes_of", bytes_of)
+    client.connection._expected = 0  # so that all before it are under way
+    client.connection.received(packed(before) * 240)
+    client.connection.received(b"".join(map(packed, requests)))
+    assert len(client.node.waiting) == 240
+    began = time.process_time()
+    client.turn()
+    assert time.process_time() - began < 2  # it took fifteen seconds when not compiled
+    assert weighed.count(requests[-1].count(" ") + 1) <= 1 or len(requests) > 1
+
+
+def test_a_transaction_is_weighed_as_it_is_queued(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = 0
+
+    def is_read_only(command: Command) -> bool:
+        nonlocal looked
+        looked += 1
+        return commands.is_read_only(command)
+
+    monkeypatch.setattr(transaction, "is_read_only", is_read_only)
+    client = Client()
+    client.connection._expected = 0
+    client.connection.received(packed("SET a 1") * 240)
+    client.connection.received(packed("MULTI") + packed("MGET " + "k " * 99 + "k") + packed("EXEC"))
+    client.turn()
+    assert looked <= 200 and client.said.endswith(b"*100\r\n" + b"$-1\r\n" * 100)
+
+
+def test_what_is_queued_counts_as_what_is_made_of_it() -> None:
+    """MGET of 65,535 keys of a byte took 6 MB and counted for 66 KB, and only EXEC refused it."""
+    client = Client()
+    client.ask("MULTI")
+    assert client.ask("MGET" + " k" * 16_000) == b"+QUEUED\r\n"
+    assert client.connection.held > 1_500_000
+    assert client.ask("MGET" + " k" * 385).startswith(b"-ERR a transaction has at most 16,384 commands")
+    assert client.connection.held == 0 and client.ask("EXEC").startswith(b"-EXECABORT")
+    client.ask("MULTI")
+    assert client.ask("MGET" + " k" * 16_384) == b"+QUEUED\r\n"
+    assert client.ask("EXEC").startswith(b"*1\r\n*16384\r\n")
+    for request in ("EXISTS" + " k" * 60_000, "MSET" + " k 1" * 30_000):
+        client.ask("MULTI")
+        assert client.ask(request, request) == b"+QUEUED\r\n" * 2
+        assert client.connection.held > 12_000_000
+        assert client.ask(request).startswith(b"-ERR a transaction has at most 131,072 arguments in all")
+        assert client.ask("EXEC").startswith(b"-EXECABORT")
+
+
+def test_whether_a_transaction_writes_is_forgotten_with_it() -> None:
+    client = Client()
+    for ends in ("DISCARD", "RESET", "EXEC"):
+        client.ask("MULTI", "SET a 1", ends)
+        slots = client.node.state.applied_upto
+        assert client.ask("MULTI", "GET a", "EXEC").startswith(b"+OK\r\n+QUEUED\r\n*1\r\n")
+        assert client.node.state.applied_upto == slots, "it only reads"

@@ -319,7 +319,7 @@ def test_names_are_bounded(request_text: str) -> None:
     client = Client()
     assert client.ask(request_text.format("n" * MAX_NAME_BYTES))[:1] in b"+%"
     refused = client.ask(request_text.format("n" * (MAX_NAME_BYTES + 1)))
-    assert b"have at most 1,024 bytes, and this has 1,025: shorten it" in refused
+    assert b"have at most 128 bytes, and this has 129: shorten it" in refused
 
 
 def test_errors_do_not_repeat_what_is_long() -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from kvstore.errors import KvstoreError
 from kvstore.state import queries
-from kvstore.state.queries import MAX_QUERY_BYTES, Queries
-from kvstore.state.sql import Table
+from kvstore.state.queries import Queries
+from kvstore.state.sql import MAX_QUERY_BYTES, Table
 from kvstore.storage.database import Schema, connect
 
 ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT {} FROM c"
