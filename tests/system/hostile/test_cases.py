@@ -18,7 +18,7 @@ import hiredis
 import msgspec
 import pytest
 
-from kvstore.commands import Cas, Forgotten, Get, Incr, Set, Simple, Txn, Value
+from kvstore.commands import Cas, Forgotten, Get, Incr, Push, Set, Simple, Txn, Value
 from kvstore.store import Reply
 from tests.fuzz.judge import judge
 from tests.fuzz.outcome import Outcome
@@ -52,6 +52,14 @@ def a1_a_range_that_ends_before_it_starts(servers: Servers, name: str) -> None:
     ranges = [("GETRANGE", "r", 5, 3), ("GETRANGE", "r", -2, 0), ("SUBSTR", "r", 5, 3)]
     answers = say(servers, name, ("SET", "r", "0123456789"), *ranges, ("MULTI",), ranges[0], ("EXEC",))
     assert answers == [b"OK", b"", b"", b"", b"OK", b"QUEUED", [b""]]
+
+
+def a1_bytes_that_are_no_request(servers: Servers, name: str) -> None:
+    """The first of these, a map whose key is a list, ended a node."""
+    for sent in (b"*1\r\n%1\r\n*0\r\n+x\r\n", b"*2\r\n~4294967294\r\n", b"*2\r\n>100000000\r\n", b"*9999\r\n" * 1_000):
+        with socket.create_connection((HOST, servers.ports[name]), timeout=30) as wire:
+            wire.sendall(sent)
+            assert wire.recv(100).startswith(b"-ERR Protocol error: expected '$'")
 
 
 def a2_a_transaction_with_many_results(servers: Servers, name: str) -> None:
@@ -236,6 +244,43 @@ def b3_large_commands_as_text(servers: Servers, name: str) -> None:
     (slot,) = [row[0] for row in rows if row[3].startswith(b"<mset of 15,")]
     (chosen,) = say(servers, name, ("KV.PROPOSE", slot, "x"), seconds=60)
     assert isinstance(chosen, list) and chosen[1].startswith(b'"<mset of 15,')
+
+
+def b3_words_of_a_megabyte(servers: Servers, name: str) -> None:
+    """Each was decoded, or looked up, before anybody asked how long it is."""
+    upto = int(servers.status(name)["applied_upto"])
+    for word in (b"a" * MIB, b"\xff" * MIB):
+        requests = [
+            ("KV.SESSION", word),
+            ("KV.PROPOSE", upto + 1, word),
+            (word,),
+            ("INFO", word),
+            ("COMMAND", "INFO", word),
+        ]
+        say(servers, name, *requests * 5, seconds=60)
+
+
+def b3_every_second_slot_by_name(servers: Servers, name: str) -> None:
+    upto = int(servers.status(name)["applied_upto"])
+    say(servers, name, *(("KV.PROPOSE", upto + 10 + 2 * n, 1) for n in range(4_000)), seconds=60)
+    say(servers, name, *(("SET", f"between{n}", "v") for n in range(300)), seconds=60)
+    say(servers, name, *(("KV.PROPOSE", upto + 10, 1) for _ in range(256)), seconds=60)
+
+
+def b3_a_transaction_that_waits_behind_writes(servers: Servers, name: str) -> None:
+    wide = ("MGET", *(f"k{n % 9}" for n in range(16_000)))
+    say(servers, name, *[("SET", "k1", "v")] * 240, ("MULTI",), *[wide] * 4, ("EXEC",), seconds=60)
+
+
+def b3_values_that_take_long_to_read(servers: Servers, name: str) -> None:
+    deep = Value(b"[%b]" % b",".join([b'{"":1}'] * 140_000), True)
+    commands = [
+        Txn([Push(b"text", Value(b"\xff" * 1_000))] * 1_400),
+        Push(b"deep", deep),
+        Push(b"deep", deep),
+        Set(b"d", deep),
+    ]
+    say(servers, name, *(execute("", 0, command) for command in commands), seconds=60)
 
 
 def b3_slots_far_ahead(servers: Servers, name: str) -> None:
