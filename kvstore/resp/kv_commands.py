@@ -8,9 +8,9 @@ from itertools import chain, islice
 import msgspec
 from msgspec.structs import replace
 
-from kvstore.commands import MAX_VALUE_BYTES, Exists, Keys, Names, Outcomes, Rows, is_read_only
+from kvstore.commands import MAX_VALUE_BYTES, Exists, Keys, Names, Outcomes, Rows, Value, is_read_only
 from kvstore.errors import KvstoreError, Refusal
-from kvstore.limits import MAX_COMMAND_BYTES, check, shown_session
+from kvstore.limits import MAX_COMMAND_BYTES, MAX_SESSION_BYTES, check, check_session_size, shown_session
 from kvstore.node.service import ServerStatus, Service
 from kvstore.resp.encoding import OK, Array, Bulk, OnAnswer, RespValue
 from kvstore.resp.errors import RequestError, problem, refusal
@@ -20,6 +20,7 @@ from kvstore.state.entries import UNREADABLE
 from kvstore.state.sessions import result_bytes
 from kvstore.state.sql import MAX_ROWS, Table
 from kvstore.store import LogRow, Reply, SlotReply
+from kvstore.values import least_json_bytes, shown_text
 
 MAX_LOG_ROWS = 1_000
 MAX_LOG_BYTES = 1_048_576
@@ -81,7 +82,9 @@ def _as_json(value: bytes) -> bytes:
         value.decode()  # the next line does not check the text inside strings
         msgspec.json.decode(value, type=msgspec.Raw)
     except UNREADABLE:
-        return msgspec.json.encode(value.decode(errors="backslashreplace"))
+        if least_json_bytes(Value(value)) > MAX_VALUE_BYTES:
+            raise RequestError(f"ERR the value would have over {MAX_VALUE_BYTES:,} bytes as JSON") from None
+        return msgspec.json.encode(shown_text(value))
     return value
 
 
@@ -146,10 +149,11 @@ def _execute(service: Service, arguments: list[bytes], answer: OnAnswer) -> None
     if is_read_only(command):
         service.query(command, done)
         return
+    check_session_size(len(session))  # before text is made of it
     service.execute(
         command,
         done,
-        session=session.decode(errors="backslashreplace"),
+        session=shown_text(session),
         sequence=integer(sequence, 0),
         acknowledged=integer(acknowledged, 0),
         size=len(packed),
@@ -194,7 +198,7 @@ def _after_reading(service: Service, answer: OnAnswer, proceed: Callable[[], Non
 
 
 def _session(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
-    name = arguments[1].decode(errors="backslashreplace")
+    name = shown_text(arguments[1][: MAX_SESSION_BYTES + 1])  # no session has a longer one
     _after_reading(service, answer, lambda: answer(service.executed_upto(name)))
 
 
