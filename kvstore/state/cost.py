@@ -286,7 +286,9 @@ class _Estimate:
 
     def _compare(self, size: int, with_value: Value) -> None:
         if with_value.json:
-            self.work += (size + len(with_value.data)) >> JSON_WORK_PER_BYTES
+            work = (size + len(with_value.data)) >> JSON_WORK_PER_BYTES
+            # A read may be more, but not at once: whoever reads JSON holds the interpreter's lock, on a thread too.
+            self.work += work if work <= MAX_WORK else _UNKNOWN
 
     def _find(self, key: bytes) -> int:
         size = self._size(key)

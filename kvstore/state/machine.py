@@ -446,6 +446,7 @@ class StateMachine:
                     result = look(query, Context(keys, self.applied_upto, max(self.clock, now), of_read()))
                 finally:
                     keys.is_bounded = False
+                    keys.end(keep=True)  # a transaction that looked at too much has not ended
             keys.release()
         return result
 
