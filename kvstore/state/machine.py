@@ -483,7 +483,7 @@ class StateMachine:
         work = text_work(json)
         if work > cost.MAX_WORK:
             raise CommandError(
-                f"the text is too long to be read as a command, which may have {cost.MAX_WORK // WORD_WORK:,} words and"
+                f"the text takes too long to read as a command, which may have {cost.MAX_WORK // WORD_WORK:,} words and"
                 " signs: propose a list that holds it, or send the command itself"
             )
         command = self._command_in(json)

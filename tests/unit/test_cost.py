@@ -282,7 +282,7 @@ def test_to_read_a_proposed_text_is_little_work_for_a_slot(slots: Slots, text: s
 
 def test_a_text_that_takes_too_long_to_read_is_not_read(slots: Slots) -> None:
     text = _text(f"txn {{ set w 1; {(cost.MAX_WORK // cost.WORD_WORK // 2 + 1) * 'get a;'} }}")
-    with pytest.raises(CommandError, match="too long to be read as a command, which may have 3,750 words"):
+    with pytest.raises(CommandError, match="takes too long to read as a command, which may have 3,750 words"):
         slots.state.changed_bytes_of_json(text.json)
     assert slots.apply(text) == NotACommand()
     assert slots.state.query(Get(b"w"), 0) == Missing()
