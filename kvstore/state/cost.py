@@ -60,7 +60,10 @@ WORD_WORK = 16
 """To read a word or a sign of a text as a part of a command."""
 _TEXT_WORK_PER_BYTES = 5
 """Shift of a text's bytes to work: they are read several times, and those that are JSON with care."""
-_IN_WORDS = bytes([*range(48, 58), *range(65, 91), *range(97, 123), *range(128, 192)])
+_IN_WORDS = bytes(
+    [*range(48, 58), *range(65, 91), *range(97, 123), *range(128, 192), *range(0xC3, 0xE1), *range(0xE4, 256)]
+)
+"""Bytes of what separates no words: spaces beyond ASCII begin with C2 or E1 to E3."""
 RESULT_BYTES = 64
 COMMAND_WORK = 10
 LOOKUP_WORK = 20

@@ -46,7 +46,7 @@ from kvstore.commands import (
     Walk,
 )
 from kvstore.errors import CommandError
-from kvstore.language import parser
+from kvstore.language import lexer, parser
 from kvstore.language.canonical import format as canonical
 from kvstore.state import cost, entries
 from kvstore.state.machine import StateMachine
@@ -278,6 +278,13 @@ def test_to_read_a_proposed_text_is_little_work_for_a_slot(slots: Slots, text: s
     began = time.process_time()
     slots.apply(_text(text))
     assert time.process_time() - began < 0.15
+
+
+def test_whatever_separates_words_is_counted_and_letters_are_not() -> None:
+    for space in lexer._SPACES:
+        assert cost.text_work(msgspec.json.encode("a" + space)) == cost.text_work(b'"a "') == 3 * cost.WORD_WORK
+    for letter in ("a", "é", "д", "語", "\U0001f600"):
+        assert cost.text_work(msgspec.json.encode(letter * 5)) == 2 * cost.WORD_WORK
 
 
 def test_a_text_that_takes_too_long_to_read_is_not_read(slots: Slots) -> None:
