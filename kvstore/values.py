@@ -122,7 +122,12 @@ def items_of(value: Value) -> int | None:
         return None
     try:
         value.data.decode()
-        return len(_read_items(_plain(value.data)))
+        text = value.data.strip(b" \t\r\n")
+        if text.startswith(b"[") and text.count(b"[") == 1 and not (b'"' in text or b"{" in text):
+            _read_through(text)
+            commas = text.count(b",")  # of numbers and the like: each parts two items
+            return commas + 1 if commas or text[1:-1].strip(b" \t\r\n") else 0
+        return len(_read_items(_plain(text)))
     except _NOT_JSON:
         return None
 
