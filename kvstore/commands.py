@@ -342,6 +342,7 @@ def keys_written(command: Write) -> Sequence[bytes] | None:
             assert_never(command)
 
 
+@final
 class Opaque(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="json"):
     """Any JSON value that was proposed for a slot of a given number, as the text that it was given in.
 

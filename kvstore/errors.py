@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 
@@ -13,12 +14,21 @@ class CommandError(KvstoreError):
     """A command that cannot be understood or is over a limit; nothing was proposed.
 
     ``position`` is the 0-based index of the character in the command's text where it went wrong, if there is one.
+    ``hint`` gives what the message ends with. It may take long, and is called only when somebody wants to read it.
     """
 
-    def __init__(self, message: str, position: int | None = None) -> None:
+    def __init__(self, message: str, position: int | None = None, hint: Callable[[], str] | None = None) -> None:
         super().__init__(message)
-        self.message = message
+        self._message = message
+        self._hint = hint
         self.position = position
+
+    @property
+    def message(self) -> str:
+        return self._message if self._hint is None else self._message + self._hint()
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class IncompleteCommand(CommandError):

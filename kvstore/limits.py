@@ -68,11 +68,23 @@ _encode = msgspec.msgpack.Encoder().encode
 
 def check(command: Command) -> None:
     """Raise CommandError, naming the field and the bound, when a command is over a limit or has what is no JSON."""
+    for value in _check_all_but_json(command):
+        # A client of KV.EXECUTE may claim so of any bytes, and every replica has to parse them later.
+        from_json(value.data)
+
+
+def check_parsed(command: Command) -> None:
+    """The same for a command whose values were made of JSON: to read it once more takes as long again."""
+    _check_all_but_json(command)
+
+
+def _check_all_but_json(command: Command) -> list[Value]:
+    """Raise CommandError when a command is over a limit; what is said to be JSON in it is returned."""
     check_bounds(command)
     if type(command) is Set and not command.value.json and command.ifeq is None:
-        return
-    if type(command) is not Get and (values := [value for value in _values(command) if value.json]):
-        # A client of KV.EXECUTE may claim so of any bytes, and every replica has to parse them later.
+        return []
+    values = [value for value in _values(command) if value.json] if type(command) is not Get else []
+    if values:
         size = sum([len(value.data) for value in values])
         if size > MAX_JSON_BYTES:
             raise CommandError(
@@ -82,8 +94,7 @@ def check(command: Command) -> None:
             raise CommandError(
                 f"the command has {len(values):,} JSON values, at most {MAX_JSON_VALUES:,} are allowed: split it"
             )
-        for value in values:
-            from_json(value.data)
+    return values
 
 
 def _values(command: Command) -> list[Value]:
@@ -157,13 +168,17 @@ def shown_session(name: str) -> str:
     return f"{name[:SHOWN_SESSION]}..." if is_secret else name
 
 
-def check_session(name: str, sequence: int, acknowledged: int, since: int) -> None:
-    """Raise CommandError when a client may not use a session of this name, or when a number is out of range."""
-    size = len(name.encode(errors="surrogatepass"))
+def check_session_size(size: int) -> None:
+    """Raise CommandError when a session's name has too many bytes."""
     if size > MAX_SESSION_BYTES:
         raise CommandError(
-            f"the session's name has {size} bytes, at most {MAX_SESSION_BYTES} are allowed: use a shorter one"
+            f"the session's name has {size:,} bytes, at most {MAX_SESSION_BYTES} are allowed: use a shorter one"
         )
+
+
+def check_session(name: str, sequence: int, acknowledged: int, since: int) -> None:
+    """Raise CommandError when a client may not use a session of this name, or when a number is out of range."""
+    check_session_size(len(name.encode(errors="surrogatepass")))
     if name.startswith(NODE_SESSIONS):
         raise CommandError(f"sessions named {NODE_SESSIONS}... are the nodes' own: choose another name")
     _check_range("sequence", sequence, 1, MAX_NUMBER)

@@ -75,7 +75,7 @@ def to_json(value: Value) -> bytes:
     """The JSON text of a value. Plain bytes become a number if they look like one, else a string."""
     if value.json or _is_number(value.data):
         return value.data
-    return msgspec.json.encode(_shown(value.data))
+    return msgspec.json.encode(shown_text(value.data))
 
 
 def least_json_bytes(value: Value) -> int:
@@ -92,7 +92,7 @@ def least_json_bytes(value: Value) -> int:
     return size
 
 
-def _shown(data: bytes) -> str:
+def shown_text(data: bytes) -> str:
     r"""The same as ``data.decode(errors="backslashreplace")``, which calls a function for each byte that is not UTF-8.
 
     Such a byte is first made half a surrogate pair, and that ``\udcff``, which is then made the ``\xff`` that it is.
@@ -122,7 +122,12 @@ def items_of(value: Value) -> int | None:
         return None
     try:
         value.data.decode()
-        return len(_read_items(_plain(value.data)))
+        text = value.data.strip(b" \t\r\n")
+        if text.startswith(b"[") and text.count(b"[") == 1 and not (b'"' in text or b"{" in text):
+            _read_through(text)
+            commas = text.count(b",")  # of numbers and the like: each parts two items
+            return commas + 1 if commas or text[1:-1].strip(b" \t\r\n") else 0
+        return len(_read_items(_plain(text)))
     except _NOT_JSON:
         return None
 

@@ -7,6 +7,7 @@ from itertools import product
 from typing import NamedTuple
 
 from kvstore.errors import CommandError, IncompleteCommand
+from kvstore.values import shown_text
 
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0"}
 _CODES = {"x": 2, "u": 4, "U": 8}
@@ -38,16 +39,16 @@ class Word(NamedTuple):
 
     @property
     def text(self) -> str:
-        return self.data.decode(errors="backslashreplace")
+        return shown_text(self.data)
 
     @property
     def capitals(self) -> str:
         """Its text with capitals for the letters of ASCII only: versions of Python differ in what else has any."""
-        return self.data.upper().decode(errors="backslashreplace")
+        return shown_text(self.data.upper())
 
     @property
     def small(self) -> str:
-        return self.data.lower().decode(errors="backslashreplace")
+        return shown_text(self.data.lower())
 
 
 def split(text: str) -> list[Word]:
@@ -59,6 +60,7 @@ def split(text: str) -> list[Word]:
     """
     words: list[Word] = []
     position = 0
+    in_txn = False
     within = False  # the braces of a transaction
     while True:
         while position < len(text) and text[position] in _SPACES:
@@ -67,7 +69,6 @@ def split(text: str) -> list[Word]:
             position += 1
         if position == len(text):
             return words
-        in_txn = bool(words) and words[0].bare and words[0].data.lower() == b"txn"
         if in_txn and text[position] in ";{}":
             words.append(Word(b"", position, position + 1, mark=text[position]))
             within = text[position] == "{" or (within and text[position] == ";")
@@ -75,6 +76,8 @@ def split(text: str) -> list[Word]:
             continue
         opens_txn = not words and text[position : position + 4] in _OPENINGS
         word = _word(text, position, ";{}" if in_txn or opens_txn else "")
+        if not words:
+            in_txn = word.bare and word.data.lower() == b"txn"
         words.append(word)
         position = word.end
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
+from functools import partial
 
 from kvstore.commands import Command, Delete, Exists, Get, Incr, Set, Tick, Ttl, Txn, Value
 from kvstore.errors import CommandError
@@ -14,7 +15,7 @@ from kvstore.language.keys import KEYS
 from kvstore.language.lexer import Word, split
 from kvstore.language.strings import STRINGS
 from kvstore.language.syntax import Syntax
-from kvstore.limits import check
+from kvstore.limits import check_parsed
 
 
 def _txn(arguments: Arguments) -> Txn:
@@ -49,14 +50,24 @@ def definition_of(word: Word) -> Definition | None:
     return None if word.mark else _BY_NAME.get(word.data.lower())
 
 
+HINTED_LENGTH = 32
+"""No command is like a longer word, and to find that out takes the longer the longer it is."""
+
+
+def _hint(word: str) -> str:
+    """What a person may have meant by a word that is no command."""
+    close = difflib.get_close_matches(word.lower(), COMMANDS, n=1) if len(word) <= HINTED_LENGTH else []
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"
+
+
 def _command(words: list[Word], end: int) -> Command:
     """The command that these words mean; there is at least one. ``end`` is the position where their text ends."""
     name = words[0]
     definition = definition_of(name)
     if definition is None:
-        close = difflib.get_close_matches(name.text.lower(), COMMANDS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"
-        raise CommandError(f"unknown command {name.text or name.mark!r}: {hint}", name.start)
+        word = name.text or name.mark
+        shown = word if len(word) <= HINTED_LENGTH else word[:HINTED_LENGTH] + "..."
+        raise CommandError(f"unknown command {shown!r}: ", name.start, partial(_hint, word))
     arguments = Arguments(words[1:], end, definition.syntax)
     command = definition.parse(arguments)
     arguments.finish()
@@ -104,7 +115,7 @@ def parse_words(text: str) -> Command:
         raise CommandError("there is no command", 0)
     command = _command(words, len(text))
     try:
-        check(command)
+        check_parsed(command)
     except CommandError as error:
         raise CommandError(error.message, words[min(1, len(words) - 1)].start) from error
     return command

@@ -70,7 +70,7 @@ def parse_transaction(arguments: Arguments, parse_command: Callable[[list[Word]]
 
 
 def is_keyword(word: Word, name: str) -> bool:
-    return word.bare and word.data.lower() == name.encode()
+    return word.bare and len(word.data) == len(name) and word.data.lower() == name.encode()
 
 
 def _find(words: list[Word], keyword: str) -> int:

@@ -8,9 +8,9 @@ from itertools import chain, islice
 import msgspec
 from msgspec.structs import replace
 
-from kvstore.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES, Exists, Keys, Names, Outcomes, Rows, is_read_only
+from kvstore.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES, Exists, Keys, Names, Outcomes, Rows, Value, is_read_only
 from kvstore.errors import KvstoreError, Refusal
-from kvstore.limits import MAX_COMMAND_BYTES, MAX_SESSION_BYTES, check, shown_session
+from kvstore.limits import MAX_COMMAND_BYTES, check, check_session_size, shown_session
 from kvstore.node.service import ServerStatus, Service
 from kvstore.resp.encoding import OK, Array, Bulk, OnAnswer, RespValue
 from kvstore.resp.errors import RequestError, problem, refusal
@@ -21,9 +21,8 @@ from kvstore.state.entries import UNREADABLE
 from kvstore.state.sessions import result_bytes
 from kvstore.state.sql import MAX_QUERY_BYTES, MAX_ROWS, Table
 from kvstore.store import LogRow, Reply, SlotReply
+from kvstore.values import least_json_bytes, shown_text
 
-MAX_BINARY_BYTES = 16_384
-"""So many bytes may a value for a slot have that is not UTF-8: to write down each of them takes a while."""
 MAX_LOG_ROWS = 1_000
 MAX_LOG_BYTES = 1_048_576
 """So much of the log is shown at once, and one row more; whoever wants more asks for what follows."""
@@ -83,23 +82,17 @@ def _as_json(value: bytes) -> bytes:
     try:
         value.decode()  # the next line does not check the text inside strings
         msgspec.json.decode(value, type=msgspec.Raw)
-    except UNREADABLE as error:
-        if isinstance(error, UnicodeDecodeError) and len(value) > MAX_BINARY_BYTES:
-            raise RequestError(
-                f"ERR the value is not UTF-8 and has {len(value):,} bytes, at most {MAX_BINARY_BYTES:,} are allowed"
-            ) from error
-        return msgspec.json.encode(value.decode(errors="backslashreplace"))
+    except UNREADABLE:
+        if least_json_bytes(Value(value)) > MAX_VALUE_BYTES:
+            raise RequestError(f"ERR the value would have over {MAX_VALUE_BYTES:,} bytes as JSON") from None
+        return msgspec.json.encode(shown_text(value))
     return value
 
 
 def _name_of(session: bytes) -> str:
-    """The name of a session. Raises RequestError when it is too long for one."""
-    if len(session) > MAX_SESSION_BYTES:
-        raise RequestError(
-            f"ERR the session's name has {len(session):,} bytes, at most {MAX_SESSION_BYTES} are allowed: use a"
-            " shorter one"
-        )
-    return session.decode(errors="backslashreplace")
+    """The name of a session. Raises CommandError when it is too long for one, before text is made of it."""
+    check_session_size(len(session))
+    return shown_text(session)
 
 
 def _status(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:

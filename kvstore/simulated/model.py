@@ -166,8 +166,9 @@ class Model:
     def _execute(self, slot: int, command: Command | Opaque) -> Seen:
         if isinstance(command, Opaque):
             text = msgspec.json.decode(command.json)
+            is_read = isinstance(text, str) and cost.text_work(command.json) <= cost.MAX_WORK
             try:
-                command = parse(text) if isinstance(text, str) else command
+                command = parse(text) if is_read else command
             except CommandError:
                 return NOTHING
         if isinstance(command, Opaque):

@@ -36,6 +36,7 @@ from kvstore.commands import (
     SetMany,
     SetRange,
     Simple,
+    Tick,
     Ttl,
     Txn,
     Value,
@@ -55,6 +56,14 @@ MAX_WORK = 60_000
 """The most work that one slot may be, in units of at most half a microsecond: nobody else is served meanwhile."""
 MAX_READ_WORK = 1_000_000
 """The same for a read: one that takes long is left to a thread."""
+WORD_WORK = 16
+"""To read a word or a sign of a text as a part of a command."""
+_TEXT_WORK_PER_BYTES = 5
+"""Shift of a text's bytes to work: they are read several times, and those that are JSON with care."""
+_IN_WORDS = bytes(
+    [*range(48, 58), *range(65, 91), *range(97, 123), *range(128, 192), *range(0xC3, 0xE1), *range(0xE4, 256)]
+)
+"""Bytes of what separates no words: spaces beyond ASCII begin with C2 or E1 to E3."""
 RESULT_BYTES = 64
 COMMAND_WORK = 10
 LOOKUP_WORK = 20
@@ -88,10 +97,12 @@ TOO_MUCH_CHANGED = f"this would change more than {MAX_CHANGED_BYTES:,} bytes at 
 
 
 class Bounds(NamedTuple):
-    """How many units of work may be done at once, and how many bytes the results may have."""
+    """How many units of work may be done at once, and how many bytes the results may have. ``spent``: the work that is
+    done already."""
 
     work: int
     result: int
+    spent: int = 0
 
 
 def of_slot() -> Bounds:
@@ -102,6 +113,13 @@ def of_slot() -> Bounds:
 def of_read() -> Bounds:
     """What a read may cost that takes no slot."""
     return Bounds(MAX_READ_WORK, MAX_READ_BYTES)
+
+
+def text_work(json: bytes) -> int:
+    """The work of reading a JSON value, proposed for a slot, as a command: none if it is no text."""
+    if json.lstrip()[:1] != b'"':
+        return 0
+    return WORD_WORK * len(json.translate(None, _IN_WORDS)) + (len(json) >> _TEXT_WORK_PER_BYTES)
 
 
 def too_much_work(most: int) -> str:
@@ -155,6 +173,17 @@ def is_weighed_alone(command: Command) -> TypeGuard[SetMany | Delete | Exists | 
     )
 
 
+def changed_bytes_of_text(command: Command, size: int, keys: Keyspace, spent: int) -> int:
+    """As ``changed_bytes`` for a command that was read from a text, which took so much work."""
+    bounds = of_slot()._replace(spent=spent)
+    if isinstance(command, Txn | Tick):
+        return changed_bytes(command, size, keys, bounds)
+    estimate = _Estimate(keys, bounds, False, walks=False)
+    if reason := estimate.of((), (command,)):
+        raise CommandError(f"{reason}; nothing was proposed")
+    return max(size, estimate.changed)
+
+
 def pass_over_ranges(command: Command, keys: Keyspace) -> None:
     """Pass over the ranges that a command looks at, as far as a slot may, so that what is gone in them is noted.
 
@@ -172,25 +201,25 @@ _REWRITES = {Append, SetRange, Push, Copy, Rename, Expire, Persist, GetExpire}
 _LITTLE = 1_048_576
 
 
-def changed_bytes(command: Command, size: int, keys: Keyspace) -> int:
+def changed_bytes(command: Command, size: int, keys: Keyspace, bounds: Bounds) -> int:
     """About how many bytes a command changes at most, whose request has ``size`` bytes.
 
     Raises CommandError when it costs more than a slot may: then it must not be proposed.
     """
     if not isinstance(command, Txn):
-        if is_weighed_alone(command) and (reason := refused_alone(command, keys, of_slot())):
+        if is_weighed_alone(command) and (reason := refused_alone(command, keys, bounds)):
             raise CommandError(f"{reason}; nothing was proposed")
         if type(command) not in _REWRITES:
             return size
-        estimate = _Estimate(keys, of_slot(), False, walks=False)
+        estimate = _Estimate(keys, bounds, False, walks=False)
         estimate.of((), (command,))  # type: ignore[arg-type]
         return estimate.changed
     most = 0
     for branch in (command.then, command.otherwise):
-        estimate = _Estimate(None, of_slot(), not command.partial)
+        estimate = _Estimate(None, bounds, not command.partial)
         reason = estimate.of(command.conditions, branch)
         if reason or estimate.changed > _LITTLE:
-            estimate = _Estimate(keys, of_slot(), not command.partial, walks=False)
+            estimate = _Estimate(keys, bounds, not command.partial, walks=False)
             reason = estimate.of(command.conditions, branch)
         if reason:
             raise CommandError(f"{reason}; nothing was proposed")
@@ -209,12 +238,11 @@ class _Estimate:
     def __init__(self, keys: Keyspace | None, bounds: Bounds, undone: bool, *, walks: bool = True) -> None:
         self._keys = keys
         self._walks = walks
-        self._most_work, self._most = bounds
+        self._most_work, self._most, self.work = bounds
         self._undone = undone
         self._sizes: dict[bytes, int] = {}
         self._cleared = False
         self._written = 0
-        self.work = 0
         self.result = 0
         self.changed = 0
 
@@ -261,7 +289,9 @@ class _Estimate:
 
     def _compare(self, size: int, with_value: Value) -> None:
         if with_value.json:
-            self.work += (size + len(with_value.data)) >> JSON_WORK_PER_BYTES
+            work = (size + len(with_value.data)) >> JSON_WORK_PER_BYTES
+            # A read may be more, but not at once: whoever reads JSON holds the interpreter's lock, on a thread too.
+            self.work += work if work <= MAX_WORK else _UNKNOWN
 
     def _find(self, key: bytes) -> int:
         size = self._size(key)

@@ -9,6 +9,7 @@ import msgspec
 from consensus.messages import NO_OP
 from kvstore.commands import Entry, Opaque, Result
 from kvstore.language.canonical import format as format_command
+from kvstore.values import shown_text
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Entry).decode
@@ -32,7 +33,7 @@ SHOWN_BYTES = 65_536
 def as_text(entry: Entry, size: int) -> str:
     """The canonical text of a command whose entry has ``size`` bytes, or the JSON that was proposed in its place."""
     if isinstance(entry.command, Opaque):
-        return entry.command.json.decode(errors="backslashreplace")
+        return shown_text(entry.command.json)
     if size > SHOWN_BYTES:
         return f"<{entry.command.__struct_config__.tag} of {size:,} bytes>"
     return format_command(entry.command)

@@ -45,6 +45,8 @@ from kvstore.state.keyspace import Keyspace
 from kvstore.values import same
 
 _DONE = Done()
+_JSON_PER_WORK = 3
+"""Shift of bytes of JSON that are compared to microseconds."""
 
 
 @overload
@@ -133,7 +135,12 @@ _COMPARE: dict[str, Callable[[int, int], bool]] = {
 def _holds(condition: Condition, keyspace: Keyspace) -> bool:
     cell = keyspace.get(condition.key)
     if condition.subject == "value":
-        equal = cell is not None and condition.operand is not None and same(cell.value, condition.operand)
+        operand = condition.operand
+        equal = False
+        if cell is not None and operand is not None:
+            if keyspace.is_bounded and operand.json and cell.value.json:
+                keyspace.spend((len(operand.data) + len(cell.value.data)) >> _JSON_PER_WORK)
+            equal = same(cell.value, operand)
         return equal == (condition.comparison == "=")
     number = 0 if cell is None else cell.version if condition.subject == "version" else cell.slot
     return _COMPARE[condition.comparison](number, condition.number)

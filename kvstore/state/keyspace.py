@@ -215,6 +215,8 @@ class Keyspace:
             if order.unsorted > PREPARED_KEYS:
                 order.sort(PREPARED_KEYS)
                 return False
+            if order.unsorted:
+                order.sort(PREPARED_KEYS)
         return True
 
     def _count_new(self, some: dict[bytes, int]) -> int:
@@ -761,8 +763,13 @@ class InOrder:
         """With which key each block begins."""
         self._count = 0
         """How many keys are in the blocks."""
-        self._waiting: list[bytes] = []
-        """Some of the others, the newest first."""
+        self._known = 0
+        """How many keys the layer had when it was looked at last."""
+        self._rest: Iterator[bytes] = iter(())
+        self._taken = self._left = 0
+        """Those that were new then, from the newest on, how many of them were taken, and how many are left."""
+        self._behind: list[bytes] = []
+        """Those that were left when more came, which is seldom."""
 
     @property
     def unsorted(self) -> int:
@@ -780,12 +787,20 @@ class InOrder:
 
     def sort(self, most: int) -> None:
         """Put so many more in order."""
-        new = self.unsorted - len(self._waiting)
+        new = len(self.layer) - self._known
         if new:
+            if self._left:
+                first = new + self._taken
+                self._behind += islice(reversed(self.layer), first, first + self._left)
             # From the end: whoever looks for the new ones from the front passes over all others.
-            self._waiting[:0] = islice(reversed(self.layer), new)
-        some = self._waiting[-most:]
-        del self._waiting[-most:]
+            self._known, self._rest, self._taken, self._left = len(self.layer), reversed(self.layer), 0, new
+        some = list(islice(self._rest, min(most, self._left)))
+        self._taken += len(some)
+        self._left -= len(some)
+        most -= len(some)
+        if most and self._behind:
+            some += self._behind[-most:]
+            del self._behind[-most:]
         some.sort()
         if self._are_few(len(some)):
             for key in some:

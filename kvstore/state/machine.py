@@ -41,12 +41,22 @@ from kvstore.commands import (
     Scan,
     Set,
     Slots,
+    Tick,
     Txn,
     Walk,
 )
 from kvstore.errors import CommandError, KvstoreError, StateDamagedError
+from kvstore.state import cost
 from kvstore.state.context import Context
-from kvstore.state.cost import changed_bytes, of_read, of_slot, pass_over_ranges
+from kvstore.state.cost import (
+    WORD_WORK,
+    changed_bytes,
+    changed_bytes_of_text,
+    of_read,
+    of_slot,
+    pass_over_ranges,
+    text_work,
+)
 from kvstore.state.entries import UNREADABLE, Applied, decode
 from kvstore.state.executor import execute, execute_alone
 from kvstore.state.identity import STATE_SCHEMA, Owner, StateIdentity, entry_hash, read_progress, write_progress
@@ -62,10 +72,6 @@ MAX_KEPT_BYTES = 4_096
 more than this many bytes: a write of a few bytes may read a large value."""
 WRITER_CACHE_KB = 32_768
 READER_CACHE_KB = 16_384
-MAX_WORDS = 8_192
-"""A text that a client proposes for a slot has at most about so many words and signs: to read it as a command takes
-some microseconds for each."""
-_IN_WORDS = bytes([*range(48, 58), *range(65, 91), *range(97, 123), *range(128, 192)])
 READ_AT_ONCE = 1_048_576
 """Once values of more bytes were read from the table for slots that are quick otherwise, the time is looked at."""
 MAX_RESULTS_BYTES = 1_048_576
@@ -134,6 +140,8 @@ class StateMachine:
         self._on_damage: OnDamage | None = None if read_only else self._note_damage
         self._owner = owner or Owner("", "")
         self._value: bytes | None = None
+        self._read_json = b""
+        self._read_command: Command | None = None
         self._writer = connection or connect(
             path, STATE_SCHEMA, synchronous="NORMAL", read_only=read_only, on_damage=self._on_damage
         )
@@ -226,7 +234,11 @@ class StateMachine:
                         recorded = _EARLY
                     elif recorded is None:
                         context.slot, context.clock = slot, self.clock
-                        recorded = _result(command, context, is_short)
+                        recorded = (
+                            self._result_of_text(command.json, context)
+                            if type(command) is Opaque
+                            else _result(command, context, is_short)
+                        )
                         if session:
                             session.record(sequence, acknowledged, slot, recorded)
                     elif session:
@@ -250,18 +262,32 @@ class StateMachine:
 
     def _is_prepared(self, command: Command | Opaque, is_late: IsLate) -> bool:
         """Prepare the keyspace for a command that looks at ranges; False if a later turn has to go on with it."""
-        if not _looks_at_ranges(command):
+        known = self._command_in(command.json) if type(command) is Opaque else command
+        if known is None or not _looks_at_ranges(known):
             return True
         while not self._keys.prepare():
             if is_late():
                 return False
-        return not self._keys.has_many_gone or self._is_passed_over(command, is_late)
+        return not self._keys.has_many_gone or self._is_passed_over(known, is_late)
 
-    def _is_passed_over(self, command: Command | Opaque, is_late: IsLate) -> bool:
+    def _command_in(self, json: bytes) -> Command | None:
+        """The command that a proposed JSON value is, None if it is none: a text that takes too long to read is none."""
+        if json != self._read_json:
+            self._read_json, self._read_command = json, None if text_work(json) > cost.MAX_WORK else _parsed(json)
+        return self._read_command
+
+    def _result_of_text(self, json: bytes, context: Context) -> Result:
+        """The result of a proposed JSON value: that of the command that it is, or that it is none."""
+        command = self._command_in(json)
+        if command is None:
+            return NotACommand()
+        bounds = context.bounds._replace(spent=text_work(json))
+        if not isinstance(command, Txn | Tick) and (reason := cost.refused_alone(command, context.keys, bounds)):
+            return Failed(reason)
+        return execute_alone(command, Context(context.keys, context.slot, context.clock, bounds))
+
+    def _is_passed_over(self, known: Command, is_late: IsLate) -> bool:
         """Pass over what is gone in the command's ranges. It depends on what was committed, and no slot pays for it."""
-        known = _parsed(command) if isinstance(command, Opaque) else command
-        if known is None or not _looks_at_ranges(known):
-            return True
         try:
             while True:
                 self._keys.bound_gone(True)
@@ -420,6 +446,7 @@ class StateMachine:
                     result = look(query, Context(keys, self.applied_upto, max(self.clock, now), of_read()))
                 finally:
                     keys.is_bounded = False
+                    keys.end(keep=True)  # a transaction that looked at too much has not ended
             keys.release()
         return result
 
@@ -447,19 +474,25 @@ class StateMachine:
         Raises CommandError when it costs more than a slot may.
         """
         with storage_errors(self._path, on_damage=self._on_damage):
-            changed = changed_bytes(command, size, self._keys)
+            changed = changed_bytes(command, size, self._keys, of_slot())
             self._keys.release()
         return changed
 
     def changed_bytes_of_json(self, json: bytes) -> int:
         """The same for a JSON value that is proposed for a slot: it is a command if it is a text that reads as one."""
-        if len(json.translate(None, _IN_WORDS)) > MAX_WORDS and json.lstrip()[:1] == b'"':
+        work = text_work(json)
+        if work > cost.MAX_WORK:
             raise CommandError(
-                f"the text has more than {MAX_WORDS:,} words and signs, which takes too long to read as a command:"
-                " propose a list that holds it, or send the command itself"
+                f"the text takes too long to read as a command, which may have {cost.MAX_WORK // WORD_WORK:,} words and"
+                " signs: propose a list that holds it, or send the command itself"
             )
-        command = _parsed(Opaque(json))
-        return len(json) if command is None else max(len(json), self.changed_bytes(command, len(json)))
+        command = self._command_in(json)
+        if command is None:
+            return len(json)
+        with storage_errors(self._path, on_damage=self._on_damage):
+            changed = changed_bytes_of_text(command, len(json), self._keys, work)
+            self._keys.release()
+        return max(len(json), changed)
 
     @property
     def unwritten_bytes(self) -> int:
@@ -544,21 +577,18 @@ def look(query: Query, context: Context) -> Result:
     return execute_alone(query, context)
 
 
-def _looks_at_ranges(command: Command | Opaque) -> bool:
+def _looks_at_ranges(command: Command) -> bool:
     if isinstance(command, Txn):
         kinds = {type(part) for part in [*command.then, *command.otherwise]}
         return not kinds.isdisjoint(_RANGES)
-    return isinstance(command, Opaque) or type(command) in _RANGES  # that may be read as any command
+    return type(command) in _RANGES
 
 
-def _result(command: Command | Opaque, context: Context, is_short: bool) -> Result:
-    """The result of executing a command, or what a proposed JSON value says.
+def _result(command: Command, context: Context, is_short: bool) -> Result:
+    """The result of executing a command.
 
     ``is_short``: it is an Incr, or a Set that compares nothing, whose cost one key's bounds bound.
     """
-    if isinstance(command, Opaque):
-        parsed = _parsed(command)
-        return NotACommand() if parsed is None else execute_alone(parsed, context)
     if is_short and not (type(command) is Set and (command.ttl or command.expires)):
         return execute(command, context)
     try:
@@ -568,12 +598,12 @@ def _result(command: Command | Opaque, context: Context, is_short: bool) -> Resu
     return execute_alone(command, context)
 
 
-def _parsed(opaque: Opaque) -> Command | None:
+def _parsed(json: bytes) -> Command | None:
     """The command that a JSON string holds; None when it is anything else."""
     from kvstore.language.parser import parse
 
     try:
-        text = msgspec.json.decode(opaque.json, type=str)
+        text = msgspec.json.decode(json, type=str)
         return parse(text)
     except (*UNREADABLE, CommandError):
         return None

@@ -194,7 +194,8 @@ def push(command: Push, context: Context) -> Integer | Failed:
         return Failed(NOT_A_LIST)
     # The new item is appended to the text of the list, so that every item keeps the form it was given in.
     old = before.value.data.rstrip()[:-1].rstrip() if before else b"["
-    if len(old) + least_json_bytes(command.item) > MAX_VALUE_BYTES:
+    room = MAX_VALUE_BYTES - len(old)
+    if len(command.item.data) > room or least_json_bytes(command.item) > room:
         return Failed(TOO_LARGE)
     item = to_json(command.item)
     data = old + (b", " if count else b"") + item + b"]"

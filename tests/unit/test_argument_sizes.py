@@ -95,7 +95,7 @@ def test_a_value_for_a_slot_that_is_no_text_is_short(value: bytes) -> None:
     client.connection._order.add([b"kv.propose", b"1", value])
     client.turn()
     assert time.process_time() - began < 0.05
-    assert client.said == b"-ERR the value is not UTF-8 and has 1,048,576 bytes, at most 16,384 are allowed\r\n"
+    assert client.said == b"-ERR the value would have over 1,048,576 bytes as JSON\r\n"
     client.connection._order.add([b"kv.propose", b"1", b"\xff"])
     client.turn()
     assert client.said.endswith(b'\r\n$7\r\n"\\\\xff"\r\n:1\r\n')

@@ -26,8 +26,10 @@ from kvstore.commands import (
     Get,
     GetDelete,
     Incr,
+    Integer,
     Keys,
     Missing,
+    NotACommand,
     Opaque,
     Outcomes,
     Push,
@@ -43,6 +45,8 @@ from kvstore.commands import (
     Value,
     Walk,
 )
+from kvstore.errors import CommandError
+from kvstore.language import lexer, parser
 from kvstore.language.canonical import format as canonical
 from kvstore.state import cost, entries
 from kvstore.state.machine import StateMachine
@@ -249,3 +253,93 @@ def test_pushes_are_weighed_by_what_they_make_of_text(slots: Slots) -> None:
 def test_an_ordinary_transaction_is_weighed_without_a_look_at_the_store() -> None:
     few = Txn([Incr(b"a"), Set(b"b", BIG), Get(b"c"), Delete([b"d", b"e"])] * 3)
     assert cost._Estimate(None, cost.of_slot(), True).of((), few.then) == ""
+
+
+def _text(text: str) -> Opaque:
+    return Opaque(msgspec.json.encode(text))
+
+
+WORDS = cost.MAX_WORK // cost.WORD_WORK - 30
+MANY = WORDS // 2 * "keys;"
+TEXTS = {
+    "one long word": "a" * 1_000_000,
+    "a long word before others": "a" * 900_000 + " b" * WORDS,
+    "commands of one word": f"txn {{ {MANY} }}",
+    "commands of two words": f"txn {{ {WORDS // 2 * 'get a;'} }}",
+    "conditions": f"txn {{ if {WORDS // 6 * 'version a > 1 and '} exists a then get a }}",
+    "much JSON": "set a '[" + '{"":' * 126 + "1" + "}" * 126 + ",1" * 1_500 + "]' JSON",
+    "not UTF-8": "set a " + WORDS * "\\xff",
+}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_to_read_a_proposed_text_is_little_work_for_a_slot(slots: Slots, text: str) -> None:
+    """What may be meant by a word of a megabyte took 170 ms; behind a long word each other one took 0.3 ms."""
+    began = time.process_time()
+    slots.apply(_text(text))
+    assert time.process_time() - began < 0.15
+
+
+def test_whatever_separates_words_is_counted_and_letters_are_not() -> None:
+    for space in lexer._SPACES:
+        assert cost.text_work(msgspec.json.encode("a" + space)) == cost.text_work(b'"a "') == 3 * cost.WORD_WORK
+    for letter in ("a", "é", "д", "語", "\U0001f600"):
+        assert cost.text_work(msgspec.json.encode(letter * 5)) == 2 * cost.WORD_WORK
+
+
+def test_a_text_that_takes_too_long_to_read_is_not_read(slots: Slots) -> None:
+    text = _text(f"txn {{ set w 1; {(cost.MAX_WORK // cost.WORD_WORK // 2 + 1) * 'get a;'} }}")
+    with pytest.raises(CommandError, match="takes too long to read as a command, which may have 3,750 words"):
+        slots.state.changed_bytes_of_json(text.json)
+    assert slots.apply(text) == NotACommand()
+    assert slots.state.query(Get(b"w"), 0) == Missing()
+    assert slots.state.changed_bytes_of_json(b" [%b]" % text.json) == len(text.json) + 3
+    assert slots.apply(Opaque(b" [%b]" % text.json)) == NotACommand()
+
+
+def test_a_text_and_its_command_are_weighed_together(slots: Slots) -> None:
+    for number in range(500):
+        slots.apply(Set(b"k%d" % number, Value(b"")))
+    words = 1_200 * "get a;"
+    assert isinstance(slots.apply(_text(f"txn {{ {words} }}")), Outcomes)
+    both = _text(f"txn {{ {words} {'keys *;' * 5} }}")
+    assert isinstance(slots.apply(both), Failed)
+    with pytest.raises(CommandError, match=r"units of work.*nothing was proposed"):
+        slots.state.changed_bytes_of_json(both.json)
+
+
+def test_a_proposed_text_is_weighed_also_where_it_is_one_command(slots: Slots) -> None:
+    """To count by a prefix, or to scan, takes no slot otherwise."""
+    for number in range(8_000):
+        slots.apply(Set(b"k%d" % number, Value(b"")))
+    for text in ("count k", "scan"):
+        assert isinstance(slots.apply(_text(text)), Failed)
+    with pytest.raises(CommandError, match="units of work"):
+        slots.state.changed_bytes_of_json(_text("count k").json)
+    assert slots.apply(_text("count")) == Integer(8_000)
+
+
+def test_nobody_is_told_what_a_proposed_word_may_have_meant(slots: Slots, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def close(word: str, *rest: object, **options: object) -> list[str]:
+        asked.append(word)
+        return ["get"]
+
+    monkeypatch.setattr(parser.difflib, "get_close_matches", close)
+    assert slots.apply(_text("gett a")) == NotACommand() and not asked
+    with pytest.raises(CommandError, match="unknown command 'gett': did you mean get"):
+        parser.parse("gett a")
+    with pytest.raises(CommandError, match=r"unknown command 'aaaaa+[.]{3}': there are set, ") as error:
+        parser.parse("a" * 100)
+    assert asked == ["gett"] and len(str(error.value)) < 500
+
+
+def test_what_is_no_command_waits_for_no_range(slots: Slots) -> None:
+    """Any JSON value counted as a command that looks at ranges, so that all new keys were put in order first."""
+    for number in range(5_000):
+        slots.apply(Set(b"k%d" % number, Value(b"")))
+    for json, is_range in ((b"1", False), (b'"x"', False), (b'"get a"', False), (b'"keys"', True)):
+        value = entries.encode(Entry("", 0, 0, 0, Opaque(json)))
+        done = slots.state.apply(slots.state.applied_upto + 1, [value], lambda: True)
+        assert len(done) == (0 if is_range else 1), json

@@ -174,6 +174,19 @@ def test_the_items_of_a_list_are_counted_whatever_they_are() -> None:
         *[None] * 5,
     ]
     assert items_of(Value(b"[1]")) is None
+    texts = (
+        b" [ ] ",
+        b"[ 1 ]",
+        b"[true,null , -1.5e3]\n",
+        b"[1,]",
+        b"[,]",
+        b"[1",
+        b"[1]]",
+        b"[]1",
+        b"[1 2]",
+        b"[[], 1]",
+    )
+    assert [items_of(Value(text, True)) for text in texts] == [0, 1, 3, *[None] * 6, 2]
 
 
 _DEEP = b'{"":' * (MAX_NESTING - 2) + b"1" + b"}" * (MAX_NESTING - 2)
