@@ -54,6 +54,8 @@ MAX_READY = 64
 EXPIRY_PATIENCE = 1_000
 """How long, in ms, a query of the database waits for keys that are due to go."""
 _ALL_THAT_IS_DUE = Slots([])
+MAX_GAPS_TOLD = 100
+"""A status names so many gaps in the log, the first ones."""
 GIVE_UP_INTERVAL = 50
 """How often, in ms, the node looks for requests whose time is over."""
 
@@ -263,7 +265,7 @@ class Node:
             chosen_upto=replica.chosen_upto,
             applied_upto=state.applied_upto,
             last_slot=replica.last_slot,
-            gaps=replica.gaps(),
+            gaps=replica.gaps(MAX_GAPS_TOLD),
             keys=state.count(),
             log_bytes=self._log.bytes(),
             state_bytes=state.bytes(),
@@ -403,7 +405,9 @@ class Node:
         if self._chosen:
             self._apply_chosen()
             self._proposals.acknowledge()
-        self._proposals.complete_slots(self._chosen_value)
+        if not self._proposals.complete_slots(self._chosen_value, self._is_late):
+            self.last_done = "proposals for slots"
+            self.has_more = True
         if self._fading.ready:
             self._serve_faded()
         # Not only once nothing more is chosen: a node that cannot keep up would never serve any.
