@@ -15,7 +15,7 @@ from kvstore.resp.encoding import NULL, OK_BYTES, Array, Bulk, Error, RespValue,
 from kvstore.resp.errors import RequestError, WrongPasswordError, problem, quoted, refusal
 from kvstore.resp.guesses import DELAY_SECONDS
 from kvstore.resp.hub import GONE, Client, Hub
-from kvstore.resp.kept import Kept, bytes_of
+from kvstore.resp.kept import Kept, about_size, bytes_of
 from kvstore.resp.kv_commands import perform
 from kvstore.resp.long_reply import LongReply
 from kvstore.resp.parser import Parser, ProtocolError
@@ -64,6 +64,8 @@ SMALL_READ_BYTES = 2_048
 number."""
 PARKED_BYTES = 4_096
 """Replies that wait for one before them are counted from so many bytes on."""
+MANY_ITEMS = 65_536
+"""A list of more values than this is not looked at value by value."""
 FEW_ITEMS = 16
 """A list of so many values, all short or long strings, is encoded at once."""
 MAX_JOINED = 1_048_576
@@ -700,13 +702,18 @@ def _may_be_long(reply: list[RespValue] | Array | Bulk) -> bool:
 
 def _bytes_in(reply: list[RespValue]) -> int:
     """About how many bytes of values and keys it refers to."""
+    if len(reply) > MANY_ITEMS:  # all are alike: keys, values
+        return about_size(reply, _bytes_of_item)
     size = 0
     for item in reply:
-        if isinstance(item, bytes):
-            size += len(item)
-        elif isinstance(item, list):
-            size += _bytes_in(item)
+        size += _bytes_of_item(item)
     return size
+
+
+def _bytes_of_item(item: RespValue) -> int:
+    if isinstance(item, bytes):
+        return len(item)
+    return _bytes_in(item) if isinstance(item, list) else 0
 
 
 def _size(data: ReplyBytes) -> int:

@@ -8,12 +8,24 @@ from itertools import chain, islice
 import msgspec
 from msgspec.structs import replace
 
-from kvstore.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES, Exists, Keys, Names, Outcomes, Rows, is_read_only
+from kvstore.commands import (
+    MAX_KEY_BYTES,
+    MAX_VALUE_BYTES,
+    Exists,
+    Keys,
+    Names,
+    Outcomes,
+    Result,
+    Row,
+    Rows,
+    is_read_only,
+)
 from kvstore.errors import KvstoreError, Refusal
 from kvstore.limits import MAX_COMMAND_BYTES, MAX_SESSION_BYTES, check, shown_session
 from kvstore.node.service import ServerStatus, Service
 from kvstore.resp.encoding import OK, Array, Bulk, OnAnswer, RespValue
 from kvstore.resp.errors import RequestError, problem, refusal
+from kvstore.resp.kept import about_size
 from kvstore.resp.packed_commands import unpack
 from kvstore.resp.parser import MAX_REQUEST_BYTES
 from kvstore.resp.spec import NEITHER, READS, WRITES, Effect, InMulti, OnNode, Spec, answering, integer
@@ -126,7 +138,7 @@ def _sql(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
         if isinstance(outcome, KvstoreError):
             return refusal(outcome)
         columns, rows = outcome
-        size = sum([len(cell) for row in rows for cell in row if isinstance(cell, str | bytes)])
+        size = about_size(rows, _bytes_of_row, len(columns))
         return Array(chain([list[RespValue](columns)], ([_cell(value) for value in row] for row in rows)), size)
 
     if len(arguments[1]) > MAX_QUERY_BYTES:
@@ -159,7 +171,7 @@ def _execute(service: Service, arguments: list[bytes], answer: OnAnswer) -> None
         if not isinstance(outcome, Reply):
             return refusal(outcome)
         return (
-            Bulk(_packed(outcome), result_bytes(outcome.result))
+            Bulk(_packed(outcome), _about_bytes(outcome.result))
             if isinstance(outcome.result, _LONG)
             else _encode(outcome)
         )
@@ -177,6 +189,24 @@ def _execute(service: Service, arguments: list[bytes], answer: OnAnswer) -> None
         size=len(packed),
         since=integer(since[0], 0) if since else 0,
     )
+
+
+def _about_bytes(result: Result) -> int:
+    match result:
+        case Rows(rows):
+            return about_size(rows, _bytes_of_pair)
+        case Keys(keys):
+            return about_size(keys, len)
+        case _:
+            return result_bytes(result)
+
+
+def _bytes_of_row(row: tuple[object, ...]) -> int:
+    return sum([len(cell) for cell in row if isinstance(cell, str | bytes)])
+
+
+def _bytes_of_pair(pair: Row) -> int:
+    return len(pair.key) + len(pair.value.data)
 
 
 def _packed(reply: Reply) -> Iterator[bytes]:

@@ -165,6 +165,8 @@ class Spec(NamedTuple):
         """Whether one reply may be as large as those of many requests."""
         if isinstance(self.performer, OnData) and self.effect is READS and self.keys[1] < 0:
             return len(request) > MANY_VALUES + 1
+        if isinstance(self.performer, OnNode) and self.reads_if is not None:
+            return self.reads_if(request)  # KV.EXECUTE: a scan, it may be
         return self.is_slow
 
     def takes(self, count: int) -> bool:
