@@ -59,6 +59,9 @@ MAX_UNSENT = 8 * 1_048_576
 """About how many bytes the replies to the requests under way may have, and as many those that wait to be sent, so that
 a slow reader of large values cannot fill the memory. A reply's length is not known before it is there; until then it is
 taken to be as long as the longest of late."""
+MAX_VALUES = 64
+"""The replies to the requests under way may have so many values, of up to a megabyte each, plain GETs apart: a client
+whose replies were short of late may ask for large ones next."""
 SMALL_READ_BYTES = 2_048
 """A read with more bytes than this runs alone, and is counted until it is answered; smaller ones are bounded by their
 number."""
@@ -95,16 +98,17 @@ ReplyBytes: TypeAlias = bytes | list[bytes]
 class PipelinedReply(PendingReply[ReplyBytes]):
     """The reply to one request of a connection. ``silent``: the client does not want to hear it.
 
-    ``is_made``: what it says is known, though it may not be encoded yet.
+    ``is_made``: what it says is known, though it may not be encoded yet. ``values``: how many it may have.
     """
 
-    __slots__ = ("connection", "is_made", "silent")
+    __slots__ = ("connection", "is_made", "silent", "values")
 
     def __init__(self, connection: Connection) -> None:
         self.value = None
         self.connection = connection
         self.silent = False
         self.is_made = False
+        self.values = 0
 
     def stored(self, outcome: Reply | Refusal) -> None:
         """The outcome of a plain SET."""
@@ -214,6 +218,7 @@ class Connection:
         self._turn_ends = 0.0  # by clocks.seconds()
         self._is_heavy = False  # there was a request that was not a plain one
         self._large_bytes = 0
+        self._values = 0  # that the replies to what is under way may have
         self._changes = 0  # bytes that its last write changed, if these are many more than its request had
         self._wrong = ""
         self._weighed: list[bytes] = _RUBBISH  # the request that has to wait, of which it is known
@@ -462,6 +467,9 @@ class Connection:
         )
         if alone and self._order.unsent:
             return False
+        values = 0 if spec is None or alone else self._values_in_reply(spec, request)
+        if values and self._values and self._values + values > MAX_VALUES:
+            return False
         size, is_large = 0, False
         reads = None if effect is NEITHER else effect is READS
         if reads is not None:
@@ -482,6 +490,8 @@ class Connection:
             reply = LargeReply(self, size, True) if is_large else PipelinedReply(self)
         if not self._order.begin(reply, reads, alone and effect is READS):
             return False
+        reply.values = values
+        self._values += values
         if is_large:
             self._take_room(size, reads is True)
         changed = self.service.changed() if writing is not None else 0
@@ -543,6 +553,11 @@ class Connection:
         if spec.effect is Effect.AS_QUEUED:
             return self._transaction.may_answer_much
         return spec.may_answer_much(request) and not self._transaction.is_open
+
+    def _values_in_reply(self, spec: Spec, request: list[bytes]) -> int:
+        if spec.effect is Effect.AS_QUEUED:
+            return self._transaction.values_in_reply
+        return 0 if self._transaction.is_open else spec.values_in_reply(request)
 
     def _effect(self, spec: Spec, request: list[bytes]) -> Effect:
         effect = spec.effect_of(request)
@@ -609,6 +624,9 @@ class Connection:
         size = _size(data)
         # Also of a reply that has to wait for one before it: there may be many of those.
         self._expected = size if size > self._expected else self._expected - (self._expected >> 4)
+        if reply.values:
+            self._values -= reply.values
+            reply.values = 0
         order.answer(reply, data)
         ready = order.next_answer()
         if ready is None:

@@ -6,13 +6,16 @@ import gc
 import weakref
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
+from kvstore.commands import Command, Get, GetDelete, Incr, Set, SetMany, Txn, Value
 from kvstore.resp import hub as hubs
 from kvstore.resp.client_command import MAX_NAME_BYTES
-from kvstore.resp.connection import Connection
+from kvstore.resp.connection import MAX_VALUES, Connection
 from kvstore.resp.hub import Hub
 from kvstore.resp.parser import MAX_REQUEST_BYTES, Parser, ProtocolError
+from kvstore.resp.table import TABLE
 from tests.unit.resp_client import Client, Node, packed
 
 KIB = 1_024
@@ -393,3 +396,54 @@ def test_what_is_answered_after_a_client_has_gone_counts_for_nobody() -> None:
     client.connection.lost()
     client.turn()
     assert client.hub.held == 0
+
+
+@pytest.mark.parametrize(
+    ("request_", "most"),
+    [
+        ("GETRANGE big 0 -1", MAX_VALUES),
+        ("GETSET big x", MAX_VALUES),
+        ("SET big x get", MAX_VALUES),
+        ("SET big x PX 100000", 200),
+        ("GETDEL big", MAX_VALUES),
+        ("GETEX big", MAX_VALUES),
+        ("MGET " + "big " * 7 + "big", MAX_VALUES // 8),
+        ("KV.PROPOSE 1 x", MAX_VALUES),
+        ("STRLEN big", 200),
+    ],
+)
+def test_replies_with_values_are_few_though_those_before_were_short(request_: str, most: int) -> None:
+    """After 300 PINGs, 256 times MGET of eight values were all under way, with two gigabytes of replies."""
+    client = Client()
+    Client(client.node).ask("SET big x")
+    client.ask(*["PING"] * 300)
+    for _ in range(2):
+        client.connection.received(packed(request_) * 200)
+        assert len(client.node.waiting) == most
+        client.turn()
+    assert client.connection._values == 0 and not client.connection.held
+    client.connection.received((packed("MULTI") + packed("GETDEL big") * 8 + packed("EXEC")) * 20)
+    assert len(client.node.waiting) == MAX_VALUES // 8
+    client.turn()
+    assert client.connection._values == 0 and client.said.count(b"+QUEUED") == 160
+    assert client.connection.is_answered
+
+
+@pytest.mark.parametrize(
+    ("command", "values"),
+    [
+        (Set(b"k", Value(b"v")), 0),
+        (Set(b"k", Value(b"v"), get=True), 1),
+        (Incr(b"k", 1), 0),
+        (SetMany([b"k"], [Value(b"v")]), 0),
+        (GetDelete(b"k"), 1),
+        (Txn([Get(b"k")]), 16),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_kv_execute_may_answer_is_seen_from_its_tag(command: Command, values: int) -> None:
+    spec, packed_command = TABLE[b"kv.execute"], msgspec.msgpack.encode(command)
+    request = [b"kv.execute", b"s", b"1", b"1"]
+    assert spec.values_in_reply([*request, packed_command]) == values
+    assert spec.values_in_reply([*request, b"\xdc\x00" + bytes([packed_command[0] - 0x90]) + packed_command[1:]]) == 16
+    assert spec.values_in_reply(request) == 16
