@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
@@ -19,7 +20,7 @@ from kvstore.resp.kept import Kept, about_size, bytes_of
 from kvstore.resp.kv_commands import perform
 from kvstore.resp.long_reply import LongReply
 from kvstore.resp.parser import Parser, ProtocolError
-from kvstore.resp.requests import Requests
+from kvstore.resp.requests import Reading, Requests
 from kvstore.resp.room import LARGE_BYTES, MAX_LARGE_BYTES_EACH
 from kvstore.resp.shares import SHARE_SECONDS
 from kvstore.resp.spec import NEITHER, READS, Effect, InMulti, OnClient, OnData, OnNode, OnServer, OnWalk, Spec, word
@@ -59,6 +60,8 @@ MAX_UNSENT = 8 * 1_048_576
 """About how many bytes the replies to the requests under way may have, and as many those that wait to be sent, so that
 a slow reader of large values cannot fill the memory. A reply's length is not known before it is there; until then it is
 taken to be as long as the longest of late."""
+MAX_ASKED_AGAIN = 8
+"""So many reads that were put off are asked for again at once."""
 MAX_VALUES = 64
 """The replies to the requests under way may have so many values, of up to a megabyte each, plain GETs apart: a client
 whose replies were short of late may ask for large ones next."""
@@ -101,7 +104,7 @@ class PipelinedReply(PendingReply[ReplyBytes]):
     ``is_made``: what it says is known, though it may not be encoded yet. ``values``: how many it may have.
     """
 
-    __slots__ = ("connection", "is_made", "silent", "values")
+    __slots__ = ("connection", "is_made", "key", "silent", "values")
 
     def __init__(self, connection: Connection) -> None:
         self.value = None
@@ -109,6 +112,7 @@ class PipelinedReply(PendingReply[ReplyBytes]):
         self.silent = False
         self.is_made = False
         self.values = 0
+        self.key = b""  # of a plain GET
 
     def stored(self, outcome: Reply | Refusal) -> None:
         """The outcome of a plain SET."""
@@ -119,6 +123,12 @@ class PipelinedReply(PendingReply[ReplyBytes]):
 
     def found(self, outcome: Reply | Refusal) -> None:
         """The outcome of a plain GET."""
+        if self.connection.takes_slowly and self.connection.puts_off_get(self):
+            return
+        self.found_at_last(outcome)
+
+    def found_at_last(self, outcome: Reply | Refusal) -> None:
+        """The same, when it is not to be put off."""
         if type(outcome) is Reply and type(outcome.result) is Found:
             data = outcome.result.value.data
             self.connection.answered(self, b"$%d\r\n%b\r\n" % (len(data), data))
@@ -205,7 +215,13 @@ class Connection:
         self._state = READING
         self._mode = ON
         self._transaction = Transaction()
-        self._requests = Requests(service, hub)
+        self._requests = Requests(service, hub, self._puts_off)
+        self.takes_slowly = False
+        """Whether the client does not take its replies, or reads were put off because of that."""
+        self._is_stopped = False  # the transport takes no more
+        self._put_off: deque[Reading] = deque()
+        self._asked_again = 0  # of those that were put off
+        self._is_asking = False
         self._performing: PipelinedReply | None = None
         self._is_delayed = False
         self._is_plain = self._finds_plain()
@@ -299,10 +315,13 @@ class Connection:
 
         While it does not, no further request is started.
         """
+        self._is_stopped = not wanted
         if not wanted:
+            self.takes_slowly = True
             self._move(STOPPED_TAKING)
             return
         self._move(TAKES_AGAIN)
+        self._ask_again()
         self._tell_held()
         self._resume()
         if self._out:
@@ -339,6 +358,7 @@ class Connection:
         self._order.forget()
         self._requests.forget()
         self._unread, self._out = [], []
+        self._put_off.clear()
         self._parser, self._transaction = Parser(), Transaction()
         self._weighed = _RUBBISH
         self._kept.forget()
@@ -416,6 +436,7 @@ class Connection:
         reply = PipelinedReply(self)
         if not self._order.begin(reply, True):
             return False
+        reply.key = request[1]
         try:
             self.service.query(Get(request[1]), reply.found)
         except Exception as error:
@@ -643,8 +664,45 @@ class Connection:
             self.flush()
         elif not self._asked_for_flush:
             self._ask_for_flush()
+        if self._put_off:
+            self._ask_again()
         if order.waiting or self._state is FULL:
             self._resume()
+
+    def puts_off_get(self, reply: PipelinedReply) -> bool:
+        """Whether the outcome of a plain GET is to be forgotten, and asked for again later."""
+        if not self._is_to_wait():
+            return False
+        self._put_off.append(Reading(self.service, Get(reply.key), reply.found_at_last, self._puts_off))
+        return True
+
+    def _puts_off(self, reading: Reading) -> bool:
+        """The same for any read. Those behind one that is put off are too: they must not see less than it will."""
+        if reading.is_again:
+            self._asked_again -= 1
+            return False
+        if not self._is_to_wait():
+            return False
+        self._put_off.append(reading)
+        return True
+
+    def _is_to_wait(self) -> bool:
+        if self._state is ENDED or self._state is KILLED:
+            return False
+        if self._put_off or self._asked_again:
+            return True
+        return self._is_stopped and self._unsent + self._untaken() > MAX_UNSENT
+
+    def _ask_again(self) -> None:
+        """Ask for some of what was put off, if the client takes replies."""
+        if self._is_asking:  # one that is refused is answered at once
+            return
+        self._is_asking = True
+        while self._put_off and not self._is_stopped and self._asked_again < MAX_ASKED_AGAIN:
+            self._asked_again += 1
+            self._put_off.popleft().ask_again()
+        self._is_asking = False
+        self.takes_slowly = self._is_stopped or bool(self._put_off) or self._asked_again > 0
 
     def _put_out(self, ready: ReplyBytes, size: int) -> None:
         if isinstance(ready, list):
