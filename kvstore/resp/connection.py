@@ -488,21 +488,30 @@ class Connection:
         )
         if alone and self._order.unsent:
             return False
-        values = 0 if spec is None or alone else self._values_in_reply(spec, request)
+        values = 0
+        if spec is not None and not alone and not self._transaction.is_open and spec.values is not None:
+            values = spec.values(request)
+        elif effect is not NEITHER and not alone and spec is not None and spec.effect is Effect.AS_QUEUED:
+            values = self._transaction.values_in_reply
         if values and self._values and self._values + values > MAX_VALUES:
             return False
         size, is_large = 0, False
         reads = None if effect is NEITHER else effect is READS
         if reads is not None:
             queued = spec is not None and spec.effect is Effect.AS_QUEUED
-            size = self._transaction.held if queued else self._bytes_of(request)
+            if queued:
+                size = self._transaction.held
+            elif request is self._weighed:  # it has had to wait, and is asked about at every answer before it
+                size = self._weight
+            else:
+                size = bytes_of(request)
             is_large = size > (SMALL_READ_BYTES if reads else LARGE_BYTES)
             if reads:
                 if is_large and self._order.unsent:
-                    return False
+                    return self._has_to_wait(request, size)
             # It is taken to change as much as the one before it.
             elif (is_large or self._changes) and not self._has_room(max(size, self._changes)):
-                return False
+                return self._has_to_wait(request, size)
         reply: PipelinedReply
         writing: LargeReply | None = None
         if reads is False:
@@ -510,7 +519,7 @@ class Connection:
         else:
             reply = LargeReply(self, size, True) if is_large else PipelinedReply(self)
         if not self._order.begin(reply, reads, alone and effect is READS):
-            return False
+            return self._has_to_wait(request, size)
         reply.values = values
         self._values += values
         if is_large:
@@ -537,11 +546,10 @@ class Connection:
         self._look_at_clock()
         return True
 
-    def _bytes_of(self, request: list[bytes]) -> int:
-        """About how much memory a request takes. One that waits is asked about at every answer before it."""
-        if request is not self._weighed:
-            self._weighed, self._weight = request, bytes_of(request)
-        return self._weight
+    def _has_to_wait(self, request: list[bytes], size: int) -> bool:
+        if size:
+            self._weighed, self._weight = request, size
+        return False
 
     def _count_changes(self, reply: LargeReply, changed: int) -> int:
         """A write was taken that changes so many bytes: take room for those that its request does not have."""
@@ -574,11 +582,6 @@ class Connection:
         if spec.effect is Effect.AS_QUEUED:
             return self._transaction.may_answer_much
         return spec.may_answer_much(request) and not self._transaction.is_open
-
-    def _values_in_reply(self, spec: Spec, request: list[bytes]) -> int:
-        if spec.effect is Effect.AS_QUEUED:
-            return self._transaction.values_in_reply
-        return 0 if self._transaction.is_open else spec.values_in_reply(request)
 
     def _effect(self, spec: Spec, request: list[bytes]) -> Effect:
         effect = spec.effect_of(request)

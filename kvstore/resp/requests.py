@@ -64,10 +64,14 @@ class Reading:
             self._done(outcome)
 
 
+def _never(reading: Reading) -> bool:
+    return False
+
+
 class Requests:
     """Performs the requests on data of one connection. ``puts_off`` as in ``Reading``."""
 
-    def __init__(self, service: Service, hub: Hub, puts_off: Callable[[Reading], bool]) -> None:
+    def __init__(self, service: Service, hub: Hub, puts_off: Callable[[Reading], bool] = _never) -> None:
         self._service = service
         self._puts_off = puts_off
         self._cursors = OwnCursors(hub.cursors)
@@ -128,10 +132,6 @@ class Requests:
             self._service.look(command, done)
         else:
             Reading(self._service, command, done, self._puts_off).ask()
-
-
-def _never(reading: Reading) -> bool:
-    return False
 
 
 def _reply(compiled: Compiled, outcome: Reply | Refusal) -> RespValue:

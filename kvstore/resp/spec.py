@@ -171,10 +171,6 @@ class Spec(NamedTuple):
             return self.reads_if(request)  # KV.EXECUTE: a scan, it may be
         return self.is_slow
 
-    def values_in_reply(self, request: list[bytes]) -> int:
-        """How many values, of up to a megabyte each, the reply may have."""
-        return 0 if self.values is None else self.values(request)
-
     def takes(self, count: int) -> bool:
         """Whether a request may have this many arguments, the name included."""
         return _takes(self.arity, count)
