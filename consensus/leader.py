@@ -97,7 +97,7 @@ class Phase2:
             return frontier, NO_END
         if self._open and self._open_first <= slot:
             slot = max(slot, end)
-        gaps = self._log.gaps(slot, self._log.last)
+        gaps = self._log.gaps(slot, self._log.last, 1)
         if not gaps:
             self._next_free = frontier
             return frontier, NO_END

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 
 from consensus.ballot import Ballot
 from consensus.invariants import require
-from consensus.log import Log
+from consensus.log import NO_END, Log
 from consensus.messages import Run
 
 MAX_AHEAD_TOLD = 64
 """How many chosen ranges beyond the part without a gap one message lists; later messages list the rest."""
+MAX_PARTS_HEARD = 1_024
+"""In so many parts of what it hears to be chosen a node looks for the values; there the rest has to wait for the next
+message, which repeats it."""
 
 
 class Learner:
     """The slots known to be chosen whose values are in the log: all up to ``chosen_upto``, and the ranges in ``ahead``.
+
+    These are in order, with a gap before each. There may be tens of thousands, as any client may name slots, so that
+    nothing here goes through all of them. ``times_chosen`` grows whenever slots are chosen.
 
     Other nodes know all slots up to ``heard_upto`` to be chosen: what lies between must be fetched. All slots up to
     ``delivered`` have gone to the host.
@@ -24,37 +31,60 @@ class Learner:
         self.chosen_upto = chosen_upto
         self.heard_upto = chosen_upto
         self.delivered = chosen_upto
+        self.times_chosen = 0
         self.ahead: list[tuple[int, int]] = []
         self._heard_ahead: list[tuple[int, int]] = []
         self._log = log
 
     def choose(self, first: int, last: int) -> None:
         """The slots first..last are chosen, with the values that the log holds."""
+        self.times_chosen += 1
         if first <= self.chosen_upto + 1:
             self.chosen_upto = max(self.chosen_upto, last)
         else:
-            self.ahead = _merged([*self.ahead, (first, last)])
-        while self.ahead and self.ahead[0][0] <= self.chosen_upto + 1:
-            self.chosen_upto = max(self.chosen_upto, self.ahead.pop(0)[1])
+            self._add(first, last)
+        reached = 0
+        while reached < len(self.ahead) and self.ahead[reached][0] <= self.chosen_upto + 1:
+            self.chosen_upto = max(self.chosen_upto, self.ahead[reached][1])
+            reached += 1
+        if reached:
+            del self.ahead[:reached]
         self.heard_upto = max(self.heard_upto, self.chosen_upto)
 
-    def is_chosen(self, slot: int) -> bool:
-        return slot <= self.chosen_upto or any(first <= slot <= last for first, last in self.ahead)
+    def _add(self, first: int, last: int) -> None:
+        """Put a range among those ahead, and make it one with those that it overlaps or touches."""
+        ahead = self.ahead
+        low = self._reaching(first - 1)
+        high = bisect_left(ahead, (last + 2, 0))
+        if low < high:
+            first, last = min(first, ahead[low][0]), max(last, ahead[high - 1][1])
+        ahead[low:high] = [(first, last)]
 
-    def unchosen(self, first: int, last: int) -> list[tuple[int, int]]:
-        """The parts of first..last that are not known to be chosen."""
-        parts = []
+    def _reaching(self, slot: int) -> int:
+        """The index of the first range ahead that ends with this slot or later."""
+        index = bisect_left(self.ahead, (slot + 1, 0))
+        return index - 1 if index and self.ahead[index - 1][1] >= slot else index
+
+    def is_chosen(self, slot: int) -> bool:
+        if slot <= self.chosen_upto:
+            return True
+        index = self._reaching(slot)
+        return index < len(self.ahead) and self.ahead[index][0] <= slot
+
+    def unchosen(self, first: int, last: int, most: int = NO_END) -> list[tuple[int, int]]:
+        """The parts of first..last that are not known to be chosen, no more than ``most`` of them."""
+        parts: list[tuple[int, int]] = []
         first = max(first, self.chosen_upto + 1)
-        for low, high in self.ahead:
-            if high < first:
-                continue
-            if low > last:
+        index = self._reaching(first)
+        while len(parts) < most and first <= last:
+            if index == len(self.ahead) or self.ahead[index][0] > last:
+                parts.append((first, last))
                 break
+            low, high = self.ahead[index]
             if low > first:
                 parts.append((first, low - 1))
             first = high + 1
-        if first <= last:
-            parts.append((first, last))
+            index += 1
         return parts
 
     def chosen(self, first: int, last: int) -> list[tuple[int, int]]:
@@ -108,7 +138,7 @@ class Learner:
         self.hear_of(upto)
         self._heard_ahead = list(ahead)
         for low, high in [(self.chosen_upto + 1, upto), *self._heard_ahead]:
-            for first, last in self.unchosen(low, high):
+            for first, last in self.unchosen(low, high, MAX_PARTS_HEARD):
                 for run in self._log.runs(first, last):
                     if run.ballot == ballot:
                         self.choose(run.first, run.last)
@@ -116,18 +146,7 @@ class Learner:
     def wanted(self) -> tuple[int, int] | None:
         """The first range that others know to be chosen and whose values this node lacks; None if there is none."""
         for low, high in [(self.chosen_upto + 1, self.heard_upto), *self._heard_ahead]:
-            parts = self.unchosen(low, high)
+            parts = self.unchosen(low, high, 1)
             if parts:
                 return parts[0]
         return None
-
-
-def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Sorted, with overlapping and adjacent ranges made one."""
-    merged: list[tuple[int, int]] = []
-    for first, last in sorted(ranges):
-        if merged and first <= merged[-1][1] + 1:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], last))
-        else:
-            merged.append((first, last))
-    return merged

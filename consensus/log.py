@@ -62,15 +62,19 @@ class Log:
         found = self.runs(slot, slot)
         return (found[0].ballot, found[0].values[0]) if found else None
 
-    def gaps(self, first: int, last: int) -> list[tuple[int, int]]:
-        """The ranges within first..last whose slots hold no value."""
-        missing = []
-        for run in self.runs(first, last):
+    def gaps(self, first: int, last: int, most: int = NO_END) -> list[tuple[int, int]]:
+        """The ranges within first..last whose slots hold no value, no more than ``most`` of them."""
+        missing: list[tuple[int, int]] = []
+        index = self._index(first)
+        while len(missing) < most and first <= last:
+            if index == len(self._runs) or self._firsts[index] > last:
+                missing.append((first, last))
+                break
+            run = self._runs[index]
             if run.first > first:
                 missing.append((first, run.first - 1))
             first = run.last + 1
-        if first <= last:
-            missing.append((first, last))
+            index += 1
         return missing
 
     def holds(self, first: int, ballot: Ballot, values: list[bytes]) -> bool:

@@ -16,7 +16,7 @@ from consensus.journal import Journal
 from consensus.leader import Phase1, Phase2
 from consensus.learner import Learner
 from consensus.lease import Support
-from consensus.log import Log
+from consensus.log import NO_END, Log
 from consensus.membership import Configuration
 from consensus.messages import Message, Run
 from consensus.news import News
@@ -177,6 +177,11 @@ class ReplicaState:
         """What memory holds for the slots first..last."""
         return self._log.runs(first, last)
 
-    def gaps(self) -> list[tuple[int, int]]:
-        """The ranges without a value below the highest slot that holds one."""
-        return self._log.gaps(self.chosen_upto + 1, self._log.last)
+    @property
+    def times_chosen(self) -> int:
+        """Grows whenever slots are chosen: what was not chosen before is not chosen while this stays the same."""
+        return self._learner.times_chosen
+
+    def gaps(self, most: int = NO_END) -> list[tuple[int, int]]:
+        """The first ranges without a value below the highest slot that holds one, no more than ``most`` of them."""
+        return self._log.gaps(self.chosen_upto + 1, self._log.last, most)

@@ -49,7 +49,7 @@ class LogRow(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """Where a node stands. ``gaps`` are ranges of slots without a value below ``last_slot``; sizes are in bytes."""
+    """Where a node stands. ``gaps``: the first ranges of slots without a value below ``last_slot``; sizes in bytes."""
 
     node_id: str
     nodes: list[str]

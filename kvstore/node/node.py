@@ -54,6 +54,12 @@ MAX_READY = 64
 EXPIRY_PATIENCE = 1_000
 """How long, in ms, a query of the database waits for keys that are due to go."""
 _ALL_THAT_IS_DUE = Slots([])
+MAX_LONG_READS = 1_024
+LONG_AT_ONCE = 4
+"""So many long reads may wait, and so many of them are handed on at once: two are executed, and the next ones are
+there."""
+MAX_GAPS_TOLD = 100
+"""A status names so many gaps in the log, the first ones."""
 GIVE_UP_INTERVAL = 50
 """How often, in ms, the node looks for requests whose time is over."""
 
@@ -149,6 +155,9 @@ class Node:
         self._is_late = is_late or _never
         self._read_later = read_later
         self._long_reads = 0
+        """How many wait for a commit, or to be executed, or are."""
+        self._long_waiting: deque[PendingRead] = deque()
+        self._long_running = 0
         self.has_more = False
         """Whether the last ``apply`` left something to do: its turn was over, or it has put a tick into the log."""
         self.last_done = ""
@@ -184,7 +193,7 @@ class Node:
 
         Raises UnavailableError when it is not taken.
         """
-        if self._reading + len(self._fading) >= MAX_PENDING:
+        if self._reading + len(self._fading) + self._long_reads >= MAX_PENDING:
             raise UnavailableError(f"more than {MAX_PENDING} reads are waiting: send them more slowly")
         self._reading += 1
         self._reads.setdefault(self.replica.read(), []).append(PendingRead(query, done, deadline))
@@ -263,7 +272,7 @@ class Node:
             chosen_upto=replica.chosen_upto,
             applied_upto=state.applied_upto,
             last_slot=replica.last_slot,
-            gaps=replica.gaps(),
+            gaps=replica.gaps(MAX_GAPS_TOLD),
             keys=state.count(),
             log_bytes=self._log.bytes(),
             state_bytes=state.bytes(),
@@ -403,7 +412,9 @@ class Node:
         if self._chosen:
             self._apply_chosen()
             self._proposals.acknowledge()
-        self._proposals.complete_slots(self._chosen_value)
+        if not self._proposals.complete_slots(self._chosen_value, self._is_late):
+            self.last_done = "proposals for slots"
+            self.has_more = True
         if self._fading.ready:
             self._serve_faded()
         # Not only once nothing more is chosen: a node that cannot keep up would never serve any.
@@ -497,6 +508,9 @@ class Node:
             for read in late:
                 read.done(UnavailableError("no quorum confirmed a leader in time: nothing was read"))
         self._commits.tell(self._now, self._proposals.log_full)
+        while self._long_waiting and self._long_waiting[0].deadline <= self._now:
+            self._long_reads -= 1
+            self._long_waiting.popleft().done(UnavailableError("the read did not begin in time: nothing was read"))
 
     # -- what was chosen ----------------------------------------------------------------------------------------------
 
@@ -607,9 +621,11 @@ class Node:
         except KvstoreError:
             raise  # the database itself fails
         except TooLongError:
-            self._commits.wait(partial(self._answer_later, read), read.deadline)
-            self._long_reads += 1
-            return False
+            if self._long_reads < MAX_LONG_READS:
+                self._long_reads += 1
+                self._commits.wait(partial(self._answer_later, read), read.deadline)
+                return False
+            outcome = UnavailableError(f"more than {MAX_LONG_READS:,} long reads are waiting: send them more slowly")
         except Exception as error:
             outcome = failed(type(read.query).__name__, error)
         read.done(outcome)
@@ -621,13 +637,23 @@ class Node:
         Without a commit it could only be executed here, in which time nothing else would be.
         """
         if refused is None and self._read_later is not None:
-            self._read_later(read.query, self._wall, read.deadline, partial(self._answered_later, read))
+            self._long_waiting.append(read)
+            self._start_long_reads()
             return
         self._long_reads -= 1
         read.done(refused or UnavailableError("nothing was read"))
 
+    def _start_long_reads(self) -> None:
+        """Hand on some of those that wait: a commit may be what a thousand have waited for."""
+        while self._long_waiting and self._long_running < LONG_AT_ONCE and self._read_later is not None:
+            read = self._long_waiting.popleft()
+            self._long_running += 1
+            self._read_later(read.query, self._wall, read.deadline, partial(self._answered_later, read))
+
     def _answered_later(self, read: PendingRead, result: Result | Exception) -> None:
         self._long_reads -= 1
+        self._long_running -= 1
+        self._start_long_reads()
         if isinstance(result, DamagedError):
             raise result  # the database itself fails
         if isinstance(result, UnavailableError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 
 from msgspec.structs import replace
@@ -37,6 +37,8 @@ FORWARD_PATIENCE = 500
 are under way, since the leader repeats its own messages too."""
 MAX_BROKEN = 10_000
 """Of this many sessions it is remembered that one of their requests was refused."""
+LOOKED_AT_ONCE = 1_024
+"""Of so many proposals for slots that wait it is looked in a turn whether their slots are chosen."""
 COPIES_ON_DISK = 2
 """A request is written to log.db and to its WAL, and what it changes to state.db and to its WAL."""
 
@@ -78,6 +80,9 @@ class Proposals:
         self._slot_request = rng.getrandbits(52)
         self._commands: dict[tuple[str, int], CommandProposal] = {}
         self._slots: dict[int, SlotProposal] = {}
+        self._unlooked: deque[int] = deque()
+        """Those of which it was not looked yet whether their slots are chosen, since the last that were."""
+        self._looked_at = replica.times_chosen
         self._pending_bytes = 0
         self.changed = 0
         """About how many bytes all requests together change that were taken so far."""
@@ -218,6 +223,7 @@ class Proposals:
             deadline=deadline, size=max(len(json), changed), number=self._slot_request, slot=slot, json=json, done=done
         )
         self._slots[self._slot_request] = proposal
+        self._unlooked.append(self._slot_request)
         self._pending_bytes += proposal.size
         self._to_send.append(proposal)
 
@@ -505,13 +511,34 @@ class Proposals:
         if gaps:
             self._drop(gaps, "a request before it in its session was not executed")
 
-    def complete_slots(self, chosen: Callable[[int], bytes]) -> None:
-        """Answer the proposals for slots that are known as chosen by now; ``chosen`` gives the value of one."""
-        for proposal in list(self._slots.values()):
-            if self._replica.is_chosen(proposal.slot):
+    def complete_slots(self, chosen: Callable[[int], bytes], is_late: Callable[[], bool]) -> bool:
+        """Answer the proposals for slots that are known as chosen by now; ``chosen`` gives the value of one.
+
+        Returns whether all were looked at: some thousands may wait, and to write down one value may take milliseconds.
+        """
+        if not self._slots:
+            self._unlooked.clear()
+            self._looked_at = self._replica.times_chosen
+            return True
+        if not self._unlooked and self._replica.times_chosen != self._looked_at:
+            self._looked_at = self._replica.times_chosen
+            self._unlooked.extend(self._slots)
+        slot, json = 0, b""
+        looked = 0
+        while self._unlooked:
+            proposal = self._slots.get(self._unlooked.popleft())
+            looked += 1
+            if proposal is not None and self._replica.is_chosen(proposal.slot):
                 del self._slots[proposal.number]
                 self._close(proposal)
-                proposal.done(SlotReply(proposal.slot, entries.as_json(chosen(proposal.slot)), proposal.phase1_skipped))
+                if proposal.slot != slot:  # many may ask for one
+                    slot, json = proposal.slot, entries.as_json(chosen(proposal.slot))
+                proposal.done(SlotReply(slot, json, proposal.phase1_skipped))
+                if is_late():
+                    break
+            elif looked >= LOOKED_AT_ONCE:
+                break
+        return not self._slots or (not self._unlooked and self._replica.times_chosen == self._looked_at)
 
     def give_up(self) -> None:
         """Answer the requests whose time is over, and hand on again what a leader may never have received."""

@@ -174,13 +174,7 @@ class _Ending:
 
 
 CLIENT = Spec(
-    "client",
-    -2,
-    NEITHER,
-    (),
-    "connection",
-    "About connections.",
-    OnClient(_run),
+    *("client", -2, NEITHER, (), "connection", "About connections.", OnClient(_run)),
     subcommands=_SUBCOMMANDS,
     not_in_multi=("LIST",),
 )

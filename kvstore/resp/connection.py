@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
@@ -16,11 +17,11 @@ from kvstore.resp.encoding import NULL, OK_BYTES, Array, Bulk, Error, RespValue,
 from kvstore.resp.errors import RequestError, WrongPasswordError, problem, quoted, refusal
 from kvstore.resp.guesses import DELAY_SECONDS
 from kvstore.resp.hub import GONE, Client, Hub
-from kvstore.resp.kept import Kept, bytes_of
+from kvstore.resp.kept import Kept, about_size, bytes_of
 from kvstore.resp.kv_commands import perform
 from kvstore.resp.long_reply import LongReply
 from kvstore.resp.parser import Parser, ProtocolError
-from kvstore.resp.requests import Requests
+from kvstore.resp.requests import Reading, Requests
 from kvstore.resp.room import LARGE_BYTES, MAX_LARGE_BYTES_EACH
 from kvstore.resp.shares import SHARE_SECONDS
 from kvstore.resp.spec import NEITHER, READS, Effect, InMulti, OnClient, OnData, OnNode, OnServer, OnWalk, Spec, word
@@ -60,11 +61,18 @@ MAX_UNSENT = 8 * 1_048_576
 """About how many bytes the replies to the requests under way may have, and as many those that wait to be sent, so that
 a slow reader of large values cannot fill the memory. A reply's length is not known before it is there; until then it is
 taken to be as long as the longest of late."""
+MAX_ASKED_AGAIN = 8
+"""So many reads that were put off are asked for again at once."""
+MAX_VALUES = 64
+"""The replies to the requests under way may have so many values, of up to a megabyte each, plain GETs apart: a client
+whose replies were short of late may ask for large ones next."""
 SMALL_READ_BYTES = 2_048
 """A read with more bytes than this runs alone, and is counted until it is answered; smaller ones are bounded by their
 number."""
 PARKED_BYTES = 4_096
 """Replies that wait for one before them are counted from so many bytes on."""
+MANY_ITEMS = 65_536
+"""A list of more values than this is not looked at value by value."""
 FEW_ITEMS = 16
 """A list of so many values, all short or long strings, is encoded at once."""
 MAX_JOINED = 1_048_576
@@ -94,16 +102,18 @@ ReplyBytes: TypeAlias = bytes | list[bytes]
 class PipelinedReply(PendingReply[ReplyBytes]):
     """The reply to one request of a connection. ``silent``: the client does not want to hear it.
 
-    ``is_made``: what it says is known, though it may not be encoded yet.
+    ``is_made``: what it says is known, though it may not be encoded yet. ``values``: how many it may have.
     """
 
-    __slots__ = ("connection", "is_made", "silent")
+    __slots__ = ("connection", "is_made", "key", "silent", "values")
 
     def __init__(self, connection: Connection) -> None:
         self.value = None
         self.connection = connection
         self.silent = False
         self.is_made = False
+        self.values = 0
+        self.key = b""  # of a plain GET
 
     def stored(self, outcome: Reply | Refusal) -> None:
         """The outcome of a plain SET."""
@@ -114,6 +124,12 @@ class PipelinedReply(PendingReply[ReplyBytes]):
 
     def found(self, outcome: Reply | Refusal) -> None:
         """The outcome of a plain GET."""
+        if self.connection.takes_slowly and self.connection.puts_off_get(self):
+            return
+        self.found_at_last(outcome)
+
+    def found_at_last(self, outcome: Reply | Refusal) -> None:
+        """The same, when it is not to be put off."""
         if type(outcome) is Reply and type(outcome.result) is Found:
             data = outcome.result.value.data
             self.connection.answered(self, b"$%d\r\n%b\r\n" % (len(data), data))
@@ -200,7 +216,13 @@ class Connection:
         self._state = READING
         self._mode = ON
         self._transaction = Transaction()
-        self._requests = Requests(service, hub)
+        self._requests = Requests(service, hub, self._puts_off)
+        self.takes_slowly = False
+        """Whether the client does not take its replies, or reads were put off because of that."""
+        self._is_stopped = False  # the transport takes no more
+        self._put_off: deque[Reading] = deque()
+        self._asked_again = 0  # of those that were put off
+        self._is_asking = False
         self._performing: PipelinedReply | None = None
         self._is_delayed = False
         self._is_plain = self._finds_plain()
@@ -213,6 +235,7 @@ class Connection:
         self._turn_ends = 0.0  # by clocks.seconds()
         self._is_heavy = False  # there was a request that was not a plain one
         self._large_bytes = 0
+        self._values = 0  # that the replies to what is under way may have
         self._changes = 0  # bytes that its last write changed, if these are many more than its request had
         self._wrong = ""
         self._weighed: list[bytes] = _RUBBISH  # the request that has to wait, of which it is known
@@ -293,10 +316,13 @@ class Connection:
 
         While it does not, no further request is started.
         """
+        self._is_stopped = not wanted
         if not wanted:
+            self.takes_slowly = True
             self._move(STOPPED_TAKING)
             return
         self._move(TAKES_AGAIN)
+        self._ask_again()
         self._tell_held()
         self._resume()
         if self._out:
@@ -341,6 +367,7 @@ class Connection:
         self._order.forget()
         self._requests.forget()
         self._unread, self._out = [], []
+        self._put_off.clear()
         self._parser, self._transaction = Parser(), Transaction()
         self._weighed = _RUBBISH
         self._kept.forget()
@@ -420,6 +447,7 @@ class Connection:
         if not self._order.begin(reply, True):
             return False
         self.client.last_command = "get"
+        reply.key = request[1]
         try:
             self.service.query(Get(request[1]), reply.found)
         except Exception as error:
@@ -471,18 +499,30 @@ class Connection:
         )
         if alone and self._order.unsent:
             return False
+        values = 0
+        if spec is not None and not alone and not self._transaction.is_open and spec.values is not None:
+            values = spec.values(request)
+        elif effect is not NEITHER and not alone and spec is not None and spec.effect is Effect.AS_QUEUED:
+            values = self._transaction.values_in_reply
+        if values and self._values and self._values + values > MAX_VALUES:
+            return False
         size, is_large = 0, False
         reads = None if effect is NEITHER else effect is READS
         if reads is not None:
             queued = spec is not None and spec.effect is Effect.AS_QUEUED
-            size = self._transaction.held if queued else self._bytes_of(request)
+            if queued:
+                size = self._transaction.held
+            elif request is self._weighed:  # it has had to wait, and is asked about at every answer before it
+                size = self._weight
+            else:
+                size = bytes_of(request)
             is_large = size > (SMALL_READ_BYTES if reads else LARGE_BYTES)
             if reads:
                 if is_large and self._order.unsent:
-                    return False
+                    return self._has_to_wait(request, size)
             # It is taken to change as much as the one before it.
             elif (is_large or self._changes) and not self._has_room(max(size, self._changes)):
-                return False
+                return self._has_to_wait(request, size)
         reply: PipelinedReply
         writing: LargeReply | None = None
         if reads is False:
@@ -490,7 +530,9 @@ class Connection:
         else:
             reply = LargeReply(self, size, True) if is_large else PipelinedReply(self)
         if not self._order.begin(reply, reads, alone and effect is READS):
-            return False
+            return self._has_to_wait(request, size)
+        reply.values = values
+        self._values += values
         if is_large:
             self._take_room(size, reads is True)
         changed = self.service.changed() if writing is not None else 0
@@ -515,11 +557,10 @@ class Connection:
         self._look_at_clock()
         return True
 
-    def _bytes_of(self, request: list[bytes]) -> int:
-        """About how much memory a request takes. One that waits is asked about at every answer before it."""
-        if request is not self._weighed:
-            self._weighed, self._weight = request, bytes_of(request)
-        return self._weight
+    def _has_to_wait(self, request: list[bytes], size: int) -> bool:
+        if size:
+            self._weighed, self._weight = request, size
+        return False
 
     def _count_changes(self, reply: LargeReply, changed: int) -> int:
         """A write was taken that changes so many bytes: take room for those that its request does not have."""
@@ -618,6 +659,9 @@ class Connection:
         size = _size(data)
         # Also of a reply that has to wait for one before it: there may be many of those.
         self._expected = size if size > self._expected else self._expected - (self._expected >> 4)
+        if reply.values:
+            self._values -= reply.values
+            reply.values = 0
         order.answer(reply, data)
         ready = order.next_answer()
         if ready is None:
@@ -634,8 +678,45 @@ class Connection:
             self.flush()
         elif not self._asked_for_flush:
             self._ask_for_flush()
+        if self._put_off:
+            self._ask_again()
         if order.waiting or self._state is FULL:
             self._resume()
+
+    def puts_off_get(self, reply: PipelinedReply) -> bool:
+        """Whether the outcome of a plain GET is to be forgotten, and asked for again later."""
+        if not self._is_to_wait():
+            return False
+        self._put_off.append(Reading(self.service, Get(reply.key), reply.found_at_last, self._puts_off))
+        return True
+
+    def _puts_off(self, reading: Reading) -> bool:
+        """The same for any read. Those behind one that is put off are too: they must not see less than it will."""
+        if reading.is_again:
+            self._asked_again -= 1
+            return False
+        if not self._is_to_wait():
+            return False
+        self._put_off.append(reading)
+        return True
+
+    def _is_to_wait(self) -> bool:
+        if self._state is ENDED or self._state is KILLED:
+            return False
+        if self._put_off or self._asked_again:
+            return True
+        return self._is_stopped and self._unsent + self._untaken() > MAX_UNSENT
+
+    def _ask_again(self) -> None:
+        """Ask for some of what was put off, if the client takes replies."""
+        if self._is_asking:  # one that is refused is answered at once
+            return
+        self._is_asking = True
+        while self._put_off and not self._is_stopped and self._asked_again < MAX_ASKED_AGAIN:
+            self._asked_again += 1
+            self._put_off.popleft().ask_again()
+        self._is_asking = False
+        self.takes_slowly = self._is_stopped or bool(self._put_off) or self._asked_again > 0
 
     def _put_out(self, ready: ReplyBytes, size: int) -> None:
         if isinstance(ready, list):
@@ -711,13 +792,18 @@ def _may_be_long(reply: list[RespValue] | Array | Bulk) -> bool:
 
 def _bytes_in(reply: list[RespValue]) -> int:
     """About how many bytes of values and keys it refers to."""
+    if len(reply) > MANY_ITEMS:  # all are alike: keys, values
+        return about_size(reply, _bytes_of_item)
     size = 0
     for item in reply:
-        if isinstance(item, bytes):
-            size += len(item)
-        elif isinstance(item, list):
-            size += _bytes_in(item)
+        size += _bytes_of_item(item)
     return size
+
+
+def _bytes_of_item(item: RespValue) -> int:
+    if isinstance(item, bytes):
+        return len(item)
+    return _bytes_in(item) if isinstance(item, list) else 0
 
 
 def _size(data: ReplyBytes) -> int:

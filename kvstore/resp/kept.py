@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from kvstore.resp.hub import Hub
 from kvstore.resp.parser import ARGUMENT_OVERHEAD
 
+T = TypeVar("T")
+
 MAX_WAITING_BYTES = 4 * 1_048_576
 """While requests of more bytes than this wait for those before them, nothing more is read from their client."""
+SAMPLED = 16_384
+"""Of about so many items, those that lie evenly among all, the size is looked at."""
 COUNTED_BYTES = 65_536
 """Requests that wait are counted anew after at least so many bytes more."""
 
@@ -48,6 +54,15 @@ class Kept:
         """The client is gone."""
         before, self._told = self._told, 0
         self._hub.hold(-before)
+
+
+def about_size(items: Sequence[T], size: Callable[[T], int], width: int = 1) -> int:
+    """About how many bytes all items have; of very many, each of ``width`` parts, some are looked at.
+
+    To look at each of millions takes a tenth of a second.
+    """
+    step = len(items) * width // SAMPLED + 1
+    return sum(map(size, items[::step])) * step
 
 
 def bytes_of(request: list[bytes]) -> int:

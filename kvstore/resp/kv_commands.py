@@ -8,15 +8,29 @@ from itertools import chain, islice
 import msgspec
 from msgspec.structs import replace
 
-from kvstore.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES, Exists, Keys, Names, Outcomes, Rows, Value, is_read_only
+from kvstore.commands import (
+    MAX_KEY_BYTES,
+    MAX_VALUE_BYTES,
+    Exists,
+    Keys,
+    Names,
+    Outcomes,
+    Result,
+    Row,
+    Rows,
+    Value,
+    is_read_only,
+)
 from kvstore.errors import KvstoreError, Refusal
 from kvstore.limits import MAX_COMMAND_BYTES, check, check_session_size, shown_session
 from kvstore.node.service import ServerStatus, Service
 from kvstore.resp.encoding import OK, Array, Bulk, OnAnswer, RespValue
 from kvstore.resp.errors import RequestError, problem, refusal
+from kvstore.resp.kept import about_size
 from kvstore.resp.packed_commands import unpack
 from kvstore.resp.parser import MAX_REQUEST_BYTES
-from kvstore.resp.spec import NEITHER, READS, WRITES, Effect, InMulti, OnNode, Spec, answering, integer
+from kvstore.resp.spec import NEITHER, READS, WRITES, Effect, InMulti, OnNode, Spec, answering, integer, one_value
+from kvstore.state.cost import MAX_RESULT_BYTES
 from kvstore.state.entries import UNREADABLE
 from kvstore.state.sessions import result_bytes
 from kvstore.state.sql import MAX_QUERY_BYTES, MAX_ROWS, Table
@@ -34,6 +48,8 @@ is too long to be shown is read too."""
 _LONG = (Rows, Keys, Outcomes)
 _MARK = b"\xc1 what is many \xc1"
 """No MessagePack has the byte C1."""
+_TRUE = b"\xc3"
+"""How the MessagePack of a Set ends that gives the value from before."""
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -119,7 +135,7 @@ def _sql(service: Service, arguments: list[bytes], answer: OnAnswer) -> None:
         if isinstance(outcome, KvstoreError):
             return refusal(outcome)
         columns, rows = outcome
-        size = sum([len(cell) for row in rows for cell in row if isinstance(cell, str | bytes)])
+        size = about_size(rows, _bytes_of_row, len(columns))
         return Array(chain([list[RespValue](columns)], ([_cell(value) for value in row] for row in rows)), size)
 
     if len(arguments[1]) > MAX_QUERY_BYTES:
@@ -152,7 +168,7 @@ def _execute(service: Service, arguments: list[bytes], answer: OnAnswer) -> None
         if not isinstance(outcome, Reply):
             return refusal(outcome)
         return (
-            Bulk(_packed(outcome), result_bytes(outcome.result))
+            Bulk(_packed(outcome), _about_bytes(outcome.result))
             if isinstance(outcome.result, _LONG)
             else _encode(outcome)
         )
@@ -170,6 +186,24 @@ def _execute(service: Service, arguments: list[bytes], answer: OnAnswer) -> None
         size=len(packed),
         since=integer(since[0], 0) if since else 0,
     )
+
+
+def _about_bytes(result: Result) -> int:
+    match result:
+        case Rows(rows):
+            return about_size(rows, _bytes_of_pair)
+        case Keys(keys):
+            return about_size(keys, len)
+        case _:
+            return result_bytes(result)
+
+
+def _bytes_of_row(row: tuple[object, ...]) -> int:
+    return sum([len(cell) for cell in row if isinstance(cell, str | bytes)])
+
+
+def _bytes_of_pair(pair: Row) -> int:
+    return len(pair.key) + len(pair.value.data)
 
 
 def _packed(reply: Reply) -> Iterator[bytes]:
@@ -244,6 +278,7 @@ def _spec(
     confirms: bool = False,
     is_slow: bool = False,
     most_bytes: int = MAX_VALUE_BYTES,
+    values: Callable[[list[bytes]], int] | None = None,
 ) -> Spec:
     performer = OnNode(run, confirms)
     return Spec(
@@ -252,12 +287,22 @@ def _spec(
         is_slow=is_slow,
         in_multi=InMulti.REFUSED,
         most_bytes=most_bytes,
+        values=values,
     )
 
 
 def _has_no_session(arguments: list[bytes]) -> bool:
     """Clients name a session only for a command that changes something."""
     return arguments[1:2] == [b""]
+
+
+def _values_of_packed(arguments: list[bytes]) -> int:
+    """How many megabytes the result of a command may have, by its tag: those that loads consist of have none."""
+    head = arguments[4][:6] if len(arguments) > 4 else b""
+    if head[1:] in (b"\xa4incr", b"\xa4mset") or (head[1:5] == b"\xa3set" and arguments[4][-1:] != _TRUE):
+        return 0
+    is_plain = len(head) > 1 and 0x90 <= head[0] <= 0x9F and 0xA0 <= head[1] <= 0xBF and head[1:5] != b"\xa3txn"
+    return 1 if is_plain else MAX_RESULT_BYTES // MAX_VALUE_BYTES
 
 
 def perform(performer: OnNode, service: Service, arguments: list[bytes], answer: OnAnswer, *, locally: bool) -> None:
@@ -270,7 +315,7 @@ def perform(performer: OnNode, service: Service, arguments: list[bytes], answer:
 
 KV_COMMANDS: list[Spec] = [
     _spec("kv.log", -2, READS, "KV.LOG from [to]: slots of this node's log.", _log, is_slow=True),
-    _spec("kv.propose", 3, WRITES, "KV.PROPOSE slot value: propose a value for a slot by name.", _propose),
+    _spec("kv.propose", 3, WRITES, "KV.PROPOSE slot value: propose a value for a slot.", _propose, values=one_value),
     _spec("kv.status", 1, READS, "KV.STATUS: the state of this node.", _status),
     _spec("kv.sql", 2, READS, "KV.SQL query: a read-only query.", _sql, confirms=True, is_slow=True),
     _spec(
@@ -281,6 +326,7 @@ KV_COMMANDS: list[Spec] = [
         _execute,
         reads_if=_has_no_session,
         most_bytes=MAX_REQUEST_BYTES,
+        values=_values_of_packed,
     ),
     _spec("kv.session", 2, READS, "KV.SESSION name: the sequence up to which a session was executed.", _session),
     _spec("kv.begin", 1, NEITHER, "KV.BEGIN: a slot before a session that begins now.", _begin),

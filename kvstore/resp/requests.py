@@ -11,11 +11,12 @@ from kvstore.commands import (
     Failed,
     Get,
     Outcomes,
+    Query,
     Simple,
     Txn,
     is_read_only,
 )
-from kvstore.errors import Refusal
+from kvstore.errors import Refusal, UnavailableError
 from kvstore.limits import check
 from kvstore.node.service import Service
 from kvstore.resp.cursors import OwnCursors
@@ -26,16 +27,59 @@ from kvstore.resp.spec import Compiled, OnData, OnWalk, answering, rendered
 from kvstore.store import Reply
 
 
-class Requests:
-    """Performs the requests on data of one connection."""
+class Reading:
+    """A read that is under way, which may have to be asked again.
 
-    def __init__(self, service: Service, hub: Hub) -> None:
+    ``puts_off`` is told when there is an outcome, and says whether it is to be forgotten: the client takes no replies,
+    and its values would wait in memory. Then ``ask`` is to be called once it does, which gives the outcome of then.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        query: Query,
+        done: Callable[[Reply | Refusal], None],
+        puts_off: Callable[[Reading], bool],
+    ) -> None:
         self._service = service
+        self._query = query
+        self._done = done
+        self._puts_off = puts_off
+        self.is_again = False
+
+    def ask(self) -> None:
+        """Raises UnavailableError when it is not taken."""
+        self._service.query(self._query, self._heard)
+
+    def ask_again(self) -> None:
+        """The same, when it was put off."""
+        self.is_again = True
+        try:
+            self.ask()
+        except UnavailableError as error:
+            self._heard(error)
+
+    def _heard(self, outcome: Reply | Refusal) -> None:
+        if not self._puts_off(self):
+            self._done(outcome)
+
+
+def _never(reading: Reading) -> bool:
+    return False
+
+
+class Requests:
+    """Performs the requests on data of one connection. ``puts_off`` as in ``Reading``."""
+
+    def __init__(self, service: Service, hub: Hub, puts_off: Callable[[Reading], bool] = _never) -> None:
+        self._service = service
+        self._puts_off = puts_off
         self._cursors = OwnCursors(hub.cursors)
 
     def forget(self) -> None:
         """The client is gone."""
         self._cursors.lose()
+        self._puts_off = _never  # what refers to the connection would keep it in memory
 
     def compile(self, performer: OnData | OnWalk, request: list[bytes]) -> Compiled:
         """A request as commands of the store. Raises RequestError or CommandError."""
@@ -87,7 +131,7 @@ class Requests:
         elif locally:
             self._service.look(command, done)
         else:
-            self._service.query(command, done)
+            Reading(self._service, command, done, self._puts_off).ask()
 
 
 def _reply(compiled: Compiled, outcome: Reply | Refusal) -> RespValue:

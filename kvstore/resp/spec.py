@@ -120,6 +120,7 @@ class Spec(NamedTuple):
     turn of the event loop; this way other clients get their turn in between, and a leader sends its heartbeats.
     ``subcommands``: the arity of each, both names included, and its description. ``most_bytes``: as many may an
     argument have. ``not_in_multi``: subcommands that MULTI refuses though it takes the others.
+    ``values``: how many values, of up to a megabyte each, the reply to a request may have; none where it is not given.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Spec(NamedTuple):
     subcommands: dict[str, tuple[int, str]] | None = None
     most_bytes: int = MAX_VALUE_BYTES
     not_in_multi: tuple[str, ...] = ()
+    values: Callable[[list[bytes]], int] | None = None
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -165,6 +167,8 @@ class Spec(NamedTuple):
         """Whether one reply may be as large as those of many requests."""
         if isinstance(self.performer, OnData) and self.effect is READS and self.keys[1] < 0:
             return len(request) > MANY_VALUES + 1
+        if isinstance(self.performer, OnNode) and self.reads_if is not None:
+            return self.reads_if(request)  # KV.EXECUTE: a scan, it may be
         return self.is_slow
 
     def takes(self, count: int) -> bool:
@@ -205,6 +209,11 @@ class Spec(NamedTuple):
         if not first:
             return []
         return arguments[first : (last if last >= 0 else len(arguments) + last) + 1 : step]
+
+
+def one_value(request: list[bytes]) -> int:
+    """For the row of a command whose reply may have a value."""
+    return 1
 
 
 def word(text: bytes) -> bytes:

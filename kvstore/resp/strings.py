@@ -29,7 +29,7 @@ from kvstore.limits import MAX_TIME, MAX_TTL
 from kvstore.resp.encoding import OK, RespValue
 from kvstore.resp.errors import SYNTAX, RequestError
 from kvstore.resp.lcs import lcs
-from kvstore.resp.spec import READS, WRITES, Compiled, Effect, OnData, Spec, integer, word
+from kvstore.resp.spec import READS, WRITES, Compiled, Effect, OnData, Spec, integer, one_value, word
 
 _LIFETIMES = (b"EX", b"PX", b"EXAT", b"PXAT")
 
@@ -99,6 +99,10 @@ def _set(arguments: list[bytes]) -> Compiled:
     ttl, expires = _expiry(unit, time, "set") if unit and not keep_ttl else (0, 0)
     command = Set(key, Value(value), ttl, when, ifeq, expires, keep_ttl, get)
     return Compiled([command], _value if get else _ok_or_null)
+
+
+def _values_of_set(arguments: list[bytes]) -> int:
+    return int(len(arguments) > 3 and b"GET" in map(word, arguments[3:]))
 
 
 def _setex(unit: bytes, name: str, arguments: list[bytes]) -> Compiled:
@@ -218,16 +222,19 @@ def _spec(
     *,
     reads_if: Callable[[list[bytes]], bool] | None = None,
     is_slow: bool = False,
+    values: Callable[[list[bytes]], int] | None = None,
 ) -> Spec:
     performer = OnData(compile)
     return Spec(
-        name, arity, effect, tuple(traits.split()), "string", summary, performer, keys, reads_if, is_slow=is_slow
+        *(name, arity, effect, tuple(traits.split()), "string", summary, performer, keys, reads_if),
+        is_slow=is_slow,
+        values=values,
     )
 
 
 STRINGS: list[Spec] = [
-    _spec("set", -3, WRITES, "denyoom", "Store a value.", _set),
-    _spec("get", 2, READS, "fast", "Read a value.", lambda a: Compiled([Get(a[1])], _value)),
+    _spec("set", -3, WRITES, "denyoom", "Store a value.", _set, values=_values_of_set),
+    _spec("get", 2, READS, "fast", "Read a value.", lambda a: Compiled([Get(a[1])], _value), values=one_value),
     _spec(
         "setnx",
         3,
@@ -245,9 +252,19 @@ STRINGS: list[Spec] = [
         "denyoom fast",
         "Store a value and return the previous one.",
         lambda a: Compiled([Set(a[1], Value(a[2]), get=True)], _value),
+        values=one_value,
     ),
-    _spec("getdel", 2, WRITES, "fast", "Read a value and delete its key.", _getdel),
-    _spec("getex", -2, WRITES, "fast", "Read a value and change its expiry.", _getex, reads_if=lambda a: len(a) == 2),
+    _spec("getdel", 2, WRITES, "fast", "Read a value and delete its key.", _getdel, values=one_value),
+    _spec(
+        "getex",
+        -2,
+        WRITES,
+        "fast",
+        "Read a value and change its expiry.",
+        _getex,
+        reads_if=lambda a: len(a) == 2,
+        values=one_value,
+    ),
     _spec(
         "mget",
         -2,
@@ -256,6 +273,7 @@ STRINGS: list[Spec] = [
         "Read several values.",
         lambda a: Compiled([Get(key) for key in a[1:]], _all_values),
         (1, -1, 1),
+        values=lambda a: len(a) - 1,
     ),
     _spec("mset", -3, WRITES, "denyoom", "Store several values.", lambda a: _mset(a, False), (1, -1, 2)),
     _spec(
@@ -275,8 +293,8 @@ STRINGS: list[Spec] = [
         lambda a: Compiled([Append(a[1], a[2])], _number),
     ),
     _spec("strlen", 2, READS, "fast", "The length of a value.", _strlen),
-    _spec("getrange", 4, READS, "", "Part of a value.", _getrange),
-    _spec("substr", 4, READS, "", "Part of a value.", _getrange),
+    _spec("getrange", 4, READS, "", "Part of a value.", _getrange, values=one_value),
+    _spec("substr", 4, READS, "", "Part of a value.", _getrange, values=one_value),
     _spec("setrange", 4, WRITES, "denyoom", "Overwrite part of a value.", _setrange),
     _spec("lcs", -3, READS, "", "The longest common subsequence of two values.", _lcs, (1, 2, 1), is_slow=True),
 ]

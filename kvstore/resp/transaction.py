@@ -123,6 +123,11 @@ class Transaction:
         return WRITES if self._writes else READS
 
     @property
+    def values_in_reply(self) -> int:
+        """How many values the reply to EXEC may have."""
+        return self._values
+
+    @property
     def may_answer_much(self) -> bool:
         """Whether the reply to EXEC may be as large as those of many requests."""
         return self._values > MANY_VALUES

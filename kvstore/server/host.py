@@ -30,6 +30,7 @@ from kvstore.state.keyspace import free
 from kvstore.state.long_reads import MAX_AT_ONCE, LongReads
 from kvstore.state.machine import Batch
 from kvstore.state.queries import Queries
+from kvstore.state.rows import Overlay
 from kvstore.state.sql import Table
 from kvstore.storage.data_dir import DataDir
 from kvstore.store import LogRow, Reply, SlotReply
@@ -45,6 +46,8 @@ TURN_MS = 10
 """After so long the host lets the event loop look for what else has come in, though the node has more to do."""
 APPLY_US = 5_000
 """After so many microseconds no further slot is applied and no further read is served in a turn."""
+MAX_QUERIES = 256
+"""So many queries of SQL may wait: a commit lets all of them begin at once."""
 SWITCH_SECONDS = 0.0005
 """How soon the disk's thread gets the interpreter back after an fsync; Python's default of 5 ms would be most of
 the time that a write takes."""
@@ -119,6 +122,7 @@ class Host:
         self._long_at_tick = 0
         self._late_at = 0
         self._reads = self._writes = 0
+        self._querying = 0
         self._patience = settings.request_timeout_ms
         self.node = open_node(
             settings.node_id,
@@ -298,9 +302,7 @@ class Host:
         if error is None:
             discarded = self.node.committed(batch, future.result())
             if not self._stopped:
-                self._state_disk.submit(free, discarded)
-            if not self.node.has_uncommitted:
-                process_memory.give_back()
+                self._state_disk.submit(_free, discarded, not self.node.has_uncommitted)
         elif isinstance(error, StorageFullError):
             self.node.committed(batch, error)
             log.limited("disk_full", "state", level="error", reason=str(error))
@@ -439,8 +441,17 @@ class Host:
 
     def sql(self, query: str, done: Callable[[Table | KvstoreError], None]) -> None:
         """Query what is committed, so that neither the loop nor the state waits; if need be it is committed first."""
-        self.node.when_committed(partial(self._query, query, done), clocks.now() + self._patience)
+        if self._querying >= MAX_QUERIES:
+            done(UnavailableError(f"more than {MAX_QUERIES} queries are waiting: send them more slowly"))
+            return
+        self._querying += 1
+        told = partial(self._end_query, done)
+        self.node.when_committed(partial(self._query, query, told), clocks.now() + self._patience)
         self._wake()
+
+    def _end_query(self, done: Callable[[Table | KvstoreError], None], outcome: Table | KvstoreError) -> None:
+        self._querying -= 1
+        done(outcome)
 
     def _query(
         self, query: str, done: Callable[[Table | KvstoreError], None], outcome: UnavailableError | None
@@ -509,6 +520,13 @@ class Host:
                 for peer, address in self.peers.addresses.items()
             ],
         )
+
+
+def _free(discarded: list[Overlay], is_all: bool) -> None:
+    """Runs on the state's thread. ``is_all``: nothing waits for a commit, so that memory may be returned."""
+    free(discarded)
+    if is_all:
+        process_memory.give_back()
 
 
 def _tell_of_disk(event: str, why: str) -> None:

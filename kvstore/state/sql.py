@@ -19,6 +19,8 @@ MAX_ERROR_LENGTH = 1_000
 MAX_ROWS = 10_000
 MAX_BYTES = 32 * 1_048_576
 """About the most rows and bytes that a server sends as the answer to one query."""
+MAX_CELLS = 100_000
+"""And the most cells: to read more of them takes the node tens of milliseconds at once."""
 CELL_BYTES = 48
 """About how many bytes a cell takes besides those of its text."""
 _READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
@@ -37,6 +39,7 @@ def run(
     *,
     max_rows: int = 0,
     max_bytes: int = 0,
+    max_cells: int = 0,
 ) -> Table:
     """Run a query that reads; 0 = no limit. Raises KvstoreError for one that writes, fails or gives too much."""
     connection.set_authorizer(_reads_only)
@@ -51,6 +54,8 @@ def run(
             size += sum(CELL_BYTES + len(cell) if isinstance(cell, str | bytes) else CELL_BYTES for cell in row)
             if 0 < max_rows < len(rows):
                 raise KvstoreError(f"the query gives more than {max_rows:,} rows, which is the most sent: add a LIMIT")
+            if 0 < max_cells < len(rows) * len(columns):
+                raise KvstoreError(f"the rows have more than {max_cells:,} cells, which is the most sent: add a LIMIT")
             if 0 < max_bytes < size:
                 raise KvstoreError(f"the rows have more than {max_bytes:,} bytes, which is the most sent: add a LIMIT")
         return columns, rows

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from kvstore.errors import KvstoreError
-from kvstore.state.sql import MAX_BYTES, MAX_ROWS, Table, run
+from kvstore.state.sql import MAX_BYTES, MAX_CELLS, MAX_ROWS, Table, run
 
 MEMORY = 256 * 1_048_576
 """What SQLite may allocate for a query."""
@@ -95,7 +95,7 @@ def _answer(path: Path, query: str) -> Answer:
             connection.execute("PRAGMA temp_store = MEMORY")
             # A single value must not take all of it either.
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BYTES)
-            columns, rows = run(connection, query, max_rows=MAX_ROWS, max_bytes=MAX_BYTES)
+            columns, rows = run(connection, query, max_rows=MAX_ROWS, max_bytes=MAX_BYTES, max_cells=MAX_CELLS)
             return Answer(columns, rows)
     except MemoryError:
         return Answer(error=f"the query needs more than {MEMORY:,} bytes of memory: make it smaller")

@@ -43,6 +43,7 @@ def test_log_equals_a_dict(stored: list[Run], forgotten: int, first: int, last: 
     for slot in range(1, 45):
         assert log.at(slot) == model.get(slot)
     missing = [slot for low, high in log.gaps(first, last) for slot in range(low, high + 1)]
+    assert log.gaps(first, last, 1) == log.gaps(first, last)[:1]
     assert missing == [slot for slot in range(first, last + 1) if slot not in model]
 
 

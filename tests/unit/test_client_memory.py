@@ -7,16 +7,20 @@ import tracemalloc
 import weakref
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvstore.commands import Command, Get, GetDelete, Incr, Set, SetMany, Txn, Value
+from kvstore.errors import UnavailableError
 from kvstore.resp import hub as hubs
 from kvstore.resp.client_command import MAX_NAME_BYTES
-from kvstore.resp.connection import Connection
+from kvstore.resp.connection import MAX_VALUES, Connection
 from kvstore.resp.hub import Hub
 from kvstore.resp.parser import MAX_REQUEST_BYTES, Parser, ProtocolError
 from tests.examples import examples
+from kvstore.resp.table import TABLE
 from tests.unit.resp_client import Client, Node, packed
 
 KIB = 1_024
@@ -472,3 +476,149 @@ def test_a_stranger_is_ended_before_anybody_who_has_given_the_password(monkeypat
     known.connection.received(50_000 * b"x" + b"\r\n")
     known.turn()
     assert known.said.endswith(200_000 * b"x" + b"\r\n")
+
+
+@pytest.mark.parametrize(
+    ("request_", "most"),
+    [
+        ("GETRANGE big 0 -1", MAX_VALUES),
+        ("GETSET big x", MAX_VALUES),
+        ("SET big x get", MAX_VALUES),
+        ("SET big x PX 100000", 200),
+        ("GETDEL big", MAX_VALUES),
+        ("GETEX big", MAX_VALUES),
+        ("MGET " + "big " * 7 + "big", MAX_VALUES // 8),
+        ("KV.PROPOSE 1 x", MAX_VALUES),
+        ("STRLEN big", 200),
+    ],
+)
+def test_replies_with_values_are_few_though_those_before_were_short(request_: str, most: int) -> None:
+    """After 300 PINGs, 256 times MGET of eight values were all under way, with two gigabytes of replies."""
+    client = Client()
+    Client(client.node).ask("SET big x")
+    client.ask(*["PING"] * 300)
+    for _ in range(2):
+        client.connection.received(packed(request_) * 200)
+        assert len(client.node.waiting) == most
+        client.turn()
+    assert client.connection._values == 0 and not client.connection.held
+    client.connection.received((packed("MULTI") + packed("GETDEL big") * 8 + packed("EXEC")) * 20)
+    assert len(client.node.waiting) == MAX_VALUES // 8
+    client.turn()
+    assert client.connection._values == 0 and client.said.count(b"+QUEUED") == 160
+    assert client.connection.is_answered
+
+
+@pytest.mark.parametrize(
+    ("command", "values"),
+    [
+        (Set(b"k", Value(b"v")), 0),
+        (Set(b"k", Value(b"v"), get=True), 1),
+        (Incr(b"k", 1), 0),
+        (SetMany([b"k"], [Value(b"v")]), 0),
+        (GetDelete(b"k"), 1),
+        (Txn([Get(b"k")]), 16),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_kv_execute_may_answer_is_seen_from_its_tag(command: Command, values: int) -> None:
+    spec, packed_command = TABLE[b"kv.execute"], msgspec.msgpack.encode(command)
+    request = [b"kv.execute", b"s", b"1", b"1"]
+    assert spec.values is not None
+    assert spec.values([*request, packed_command]) == values
+    assert spec.values([*request, b"\xdc\x00" + bytes([packed_command[0] - 0x90]) + packed_command[1:]]) == 16
+    assert spec.values(request) == 16
+
+
+class SlowReader(Client):
+    """Takes so many bytes when it wants to, and no others."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        self.most = 0
+
+    def _write(self, data: bytes) -> None:
+        self.said += data
+        self.untaken += len(data)
+        self.most = max(self.most, self.untaken)
+        if self.untaken > 65_536:
+            self.connection.writable(False)
+
+    def take(self) -> None:
+        was, self.untaken = self.untaken, 0
+        if was > 65_536:
+            self.connection.writable(True)
+
+    def serve(self) -> None:
+        """Let the node answer all that it has in one turn."""
+        waiting, self.node.waiting = self.node.waiting, []
+        for answer in waiting:
+            answer()
+        self.connection.flush()
+
+
+@pytest.mark.parametrize("requests", [["GET big"], ["GET big", "STRLEN big", "GETRANGE big 0 -1", "EXISTS big"]])
+def test_large_values_are_not_read_for_a_client_that_takes_none(requests: list[str]) -> None:
+    """After 300 PINGs, 256 GETs of a megabyte each were answered in one turn."""
+    node = Node()
+    writer, slow = Client(node), SlowReader(node)
+    writer.ask("SET big " + "a" * 1_000_000)
+    slow.ask(*["PING"] * 300)
+    slow.take()
+    slow.said = b""
+    number = 256 // len(requests)
+    slow.connection.received(b"".join(map(packed, requests)) * number)
+    before = len(node.waiting)
+    assert before > 200 or len(requests) > 1
+    for turn in range(500):
+        slow.serve()
+        assert slow.most < 20_000_000
+        if slow.connection.is_answered:
+            break
+        if turn == 1:
+            writer.connection.received(packed("SET big " + "b" * 1_000_000))
+        slow.take()
+    assert slow.connection.is_answered and not slow.connection.takes_slowly
+    seen = slow.said
+    assert b"a" not in seen[seen.index(b"b") :], "who has seen the later value sees no earlier one"
+    values = sum(request.startswith("GET") for request in requests) * number
+    assert seen.count(b"$1000000\r\n") == values and seen.count(b":1000000\r\n") + seen.count(b":1\r\n") == 256 - values
+
+
+def test_who_takes_none_and_leaves_is_forgotten(no_collector: None) -> None:
+    transport = Transport()
+    node, hub = Node(), Hub()
+    Client(node).ask("SET big " + "a" * 1_000_000)
+    connection = Connection(
+        *(node, hub),
+        write=transport.write,
+        close=transport.close,
+        pause=transport.pause,
+        untaken=lambda: 10_000_000,
+    )
+    connection.received(packed("PING") * 100 + packed("GET big") * 100)
+    connection.writable(False)
+    while node.waiting:
+        node.waiting.pop(0)()
+    hub.flush()
+    assert connection.takes_slowly and len(connection._put_off) == 100
+    gone = weakref.ref(transport)
+    connection.lost()
+    del connection, transport
+    assert gone() is None and hub.held == 0
+
+
+def test_what_was_put_off_may_be_refused_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Node, *arguments: object) -> None:
+        raise UnavailableError("no")
+
+    node = Node()
+    Client(node).ask("SET big " + "a" * 1_000_000)
+    slow = SlowReader(node)
+    slow.ask(*["PING"] * 300)
+    slow.connection.received(packed("GET big") * 256)
+    slow.serve()
+    monkeypatch.setattr(Node, "query", refuse)
+    slow.take()
+    slow.connection.flush()
+    assert slow.said.count(b"-CLUSTERDOWN no") > 200 and slow.connection.is_answered

@@ -37,6 +37,7 @@ from kvstore.commands import (
     Walk,
 )
 from kvstore.errors import DamagedError, DataDirError, Refusal, StorageFullError, UnavailableError
+from kvstore.node import node as nodes
 from kvstore.node.node import Node
 from kvstore.node.pending import PendingRead
 from kvstore.state import cost, keyspace, long_reads
@@ -202,9 +203,11 @@ def test_what_a_thread_meets_is_told_and_only_damage_ends_the_node(server: Serve
     read = PendingRead(Count(b"k"), server.heard.append, LATER)
     for error in (UnavailableError("late"), DataDirError("too many open files"), MemoryError()):
         server.node._long_reads += 1
+        server.node._long_running += 1
         server.node._answered_later(read, error)
         assert not isinstance(server.heard.pop(), Reply)
     server.node._long_reads += 1
+    server.node._long_running += 1
     with pytest.raises(DamagedError):
         server.node._answered_later(read, DamagedError("rot"))
 
@@ -310,3 +313,46 @@ def test_a_read_that_looks_at_too_much_leaves_no_transaction_behind(tmp_path: Pa
         state.query(Txn([Get(b"k%d" % number) for number in range(12)]), 0, bounded=True)
     assert state._keys._undo is None
     state.close()
+
+
+def test_long_reads_are_handed_on_some_at_a_time_and_have_a_bound(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """10,000 that waited for one commit were all handed on in one turn, which took 122 ms."""
+    monkeypatch.setattr(nodes, "MAX_LONG_READS", 50)
+    for _ in range(60):
+        server.node.query(Walk(b"", 0), server.heard.append, LATER)
+    server.run()
+    assert [str(refused) for refused in server.heard] == [
+        "more than 50 long reads are waiting: send them more slowly"
+    ] * 10
+    assert server.node.waiting == 50 and server.started == 0
+    server.commit()
+    assert server.started == nodes.LONG_AT_ONCE
+    for _ in range(50):
+        server.finish(1)
+        assert server.started - len(server.results()) <= nodes.LONG_AT_ONCE
+        if len(server.results()) == 50:
+            break
+    assert server.started == len(server.results()) == 50 and not server.node.has_pending
+
+
+def test_long_reads_that_wait_count_among_all_reads(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "MAX_PENDING", 3)
+    for _ in range(3):
+        server.node.query(Walk(b"", 0), server.heard.append, LATER)
+    server.run()
+    with pytest.raises(UnavailableError):
+        server.node.query(Get(b"k"), server.heard.append, LATER)
+
+
+def test_a_long_read_that_waits_for_others_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "LONG_AT_ONCE", 1)
+    for deadline in (LATER, 500, 500):
+        server.node.query(Walk(b"", 0), server.heard.append, deadline)
+    server.run()
+    server.commit()
+    server.run(1_000)
+    assert [type(outcome) for outcome in server.heard] == [UnavailableError] * 2
+    server.finish(1)
+    assert len(server.results()) == 1 and server.started == 1 and not server.node.has_pending

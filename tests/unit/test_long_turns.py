@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from kvstore.server import long_turns
+from kvstore.server import long_turns, process_memory
 from kvstore.server.long_turns import LONG_NS, LongTurns
 
 
@@ -34,3 +34,37 @@ def test_a_search_for_circles_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     before = watchdog.count
     gc.collect()
     assert watchdog.count == before
+
+
+def test_memory_is_returned_only_where_that_takes_no_time() -> None:
+    """300 MB in 33,000 pieces took 140 ms, in which nobody got any memory."""
+    mib = 1_048_576
+    resident, pieces, looked, trimmed = 100 * mib, 10, 0, 0
+
+    def count_pieces() -> int:
+        nonlocal looked
+        looked += 1
+        return pieces
+
+    def trim(pad: int) -> None:
+        nonlocal trimmed, resident
+        trimmed += 1
+        resident = 100 * mib
+
+    returning = process_memory.Returning(lambda: resident, count_pieces, trim)
+    returning.give_back()
+    assert trimmed == looked == 1
+    for more in (0, 1, 15):  # little has been freed since
+        resident = (100 + more) * mib
+        returning.give_back()
+    assert trimmed == looked == 1
+    resident, pieces = 600 * mib, 33_000
+    for _ in range(3):
+        returning.give_back()
+    assert (trimmed, looked) == (1, 2)
+    resident, pieces = 90 * mib, 10
+    returning.give_back()
+    resident = 120 * mib
+    returning.give_back()
+    assert (trimmed, looked) == (2, 3)
+    process_memory.give_back()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from consensus.leader import MAX_ACCEPT_BYTES
 from consensus.membership import MAX_NODES
-from kvstore.commands import MAX_KEY_BYTES
+from kvstore.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES
 from kvstore.node import proposals
 from kvstore.resp import connection, cursors, hub, kept, parser, room
 from kvstore.server import peers, settings
@@ -41,7 +41,9 @@ BOUNDS = {
     "messages that wait for the other nodes, of seven": (MAX_NODES - 1) * (peers.MAX_UNSENT_BYTES + MAX_ACCEPT_BYTES),
 }
 EACH = {
-    "requests unfinished or waiting, transactions, large reads that run, replies not taken": parser.MAX_REQUEST_BYTES,
+    "requests unfinished or waiting, transactions, large reads that run, replies not taken": max(
+        parser.MAX_REQUEST_BYTES, connection.MAX_VALUES * MAX_VALUE_BYTES
+    ),
     "writes that wait for their outcome": room.MAX_LARGE_BYTES_EACH,
     "results kept for sessions": sessions.MAX_SESSION_BYTES,
 }

@@ -84,6 +84,7 @@ def test_all_values_survive(ask: Ask) -> None:
         ("SELECT " + "1" * MAX_QUERY_BYTES, "at most 1,048,576 are allowed: shorten it"),
         ("SELECT " + "(" * 5_000 + "1" + ")" * 5_000, "SQL: "),
         (ENDLESS.format("x"), "more than 10,000 rows"),
+        (f"SELECT {', '.join('x' * 50)} FROM ({ENDLESS.format('x')})", "more than 100,000 cells"),
         (ENDLESS.format("zeroblob(1000000)"), "bytes, which is the most"),
         (f"SELECT count(*) FROM ({ENDLESS.format('hex(randomblob(1000000)) AS y')} ORDER BY y)", "memory"),
     ],
