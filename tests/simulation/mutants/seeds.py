@@ -160,4 +160,12 @@ WHOLE: dict[str, int] = {
     "a commit claims what was applied while it was written": 95,
     "a request is lost when what was parsed is forgotten": 26,
     "room that was kept for a client and not taken is never free again": 3,
+    "a store sends a request again under another sequence": 11,
+    "a store takes the refusal of the last node for the last word": 227,
+    "a store says of what was sent and not answered that it never happened": 15,
+    "a load goes on one line too late": 7,
+    "a load goes on one line too early, under a sequence that is new": 7,
+    "a load sends its next batch although one was refused": 88,
+    "a load that is started again does not see the session of the last one": 7,
+    "what was executed of a batch that broke off is counted twice": 151,
 }
