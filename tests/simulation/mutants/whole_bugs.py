@@ -491,18 +491,6 @@ HANDLES = [
         (REMOTE + "_try", "may_have_happened |= sent", "pass"),
     ),
     mutant(
-        "a store sends only the last request of a batch again",
-        (
-            REMOTE + "_try",
-            "self._attempt(requests[len(replies) :], replies)",
-            "self._attempt(requests[-1:] if tried else requests, replies)",
-        ),
-    ),
-    mutant(
-        "a store sends a batch again from its first request, and takes the replies for those to the others",
-        (REMOTE + "_try", "self._attempt(requests[len(replies) :], replies)", "self._attempt(requests, replies)"),
-    ),
-    mutant(
         "a store goes on with a connection that owes it replies",
         (REMOTE + "_try", "self._drop()\n        self._at =", "self._at ="),
     ),
@@ -589,10 +577,6 @@ ON_PIPES = [
             "message.src in self._init.node_ids",
             "message.src in self._init.node_ids[:-1]",
         ),
-    ),
-    mutant(
-        "what a node said before it was initialised has the numbers of what it says later",
-        (PIPE_HOST + "_send", "self._sent += 1", "self._sent += self._node is not None"),
     ),
     mutant(
         "two requests are answered with one msg_id",
