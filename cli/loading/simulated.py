@@ -143,6 +143,7 @@ class SimulatedLoad:
         slots = [executed[line][0] for line in lines]
         if slots != sorted(slots):
             self._fail(f"the lines were executed in these slots: {slots}")
+        self._judge_content(len(lines))
         done = 0
         for summary in self._summaries:
             if summary.state == "stopped" and not summary.skipped + summary.commands:
@@ -156,6 +157,21 @@ class SimulatedLoad:
                 self._compare(summary, [executed[line] for line in range(summary.skipped + 1, self._count + 1)])
         if self._is_over and done != self._count:
             self._fail(f"{self._count} lines, and the last summary is {self._summaries[-1]}")
+
+    def _judge_content(self, count: int) -> None:
+        """What the first so many lines make of keys that nobody else writes, executed one after the other."""
+        expected: dict[bytes, bytes] = {}
+        commands = [line.encode().split() for line in self._file.read_text().splitlines() if line and line[0] != "#"]
+        for word, key, operand, *_ in commands[:count]:
+            if word == b"append":
+                expected[key] = expected.get(key, b"") + operand
+            elif word == b"incr":
+                expected[key] = b"%d" % (int(expected.get(key, b"0")) + int(operand))
+            elif word == b"set":
+                expected[key] = operand  # what is left, cas, finds no key
+        held = {key: cell.data for key, cell in self._oracle.model.cells.items() if key.startswith(b"load:")}
+        if held != expected:
+            self._fail(f"{count} lines give {expected}, and the store holds {held}")
 
     def _compare(self, summary: Summary, executed: list[tuple[int, object]]) -> None:
         """Does the summary of a load that came to the end say what the log says?"""

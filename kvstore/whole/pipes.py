@@ -210,7 +210,11 @@ class PipeWorld(WholeWorld):
             self._streams[node].put(line, request)
 
     def _route(self, sender: str, streams: VirtualStreams, line: bytes) -> None:
-        message = _decode_line(line)
+        try:
+            message = _decode_line(line)
+        except msgspec.DecodeError as error:
+            self.fail("nodes write whole lines", f"{sender}: {line!r:.300}: {error}", sender)
+            return
         if message.dest in self.servers:
             if bytes(message.body).startswith(_HEARTBEAT):  # nobody but a leader says that
                 for name, server in self.servers.items():

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import random
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -46,8 +47,9 @@ def simulate_whole(scenario: Scenario, trace: Trace | None = None, others: Seque
     theme.prepare(world)
     if theme.name:
         world.count(f"theme: {theme.name}")
+    opened: list[sqlite3.Connection] = []
     try:
-        with _watched(world), small_bounds(scenario, theme.bounds):
+        with _watched(world), _remembering(opened), small_bounds(scenario, theme.bounds):
             _run(scenario, world, others)
     except Violation as error:
         violation = error
@@ -55,6 +57,9 @@ def simulate_whole(scenario: Scenario, trace: Trace | None = None, others: Seque
         violation = Violation("an invariant that the code itself checks", str(error))
     finally:
         world.close()
+        for connection in opened:  # those of killed processes: some stay in memory, and so would their files stay open
+            with suppress(sqlite3.Error):
+                connection.close()
         shutil.rmtree(directory, ignore_errors=True)
     counts = dict(sorted(world.counts.items()))
     if violation is None:
@@ -119,6 +124,22 @@ class _Watcher(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._world.logged(record.getMessage(), record.levelno, getattr(record, "fields", {}))
+
+
+@contextmanager
+def _remembering(opened: list[sqlite3.Connection]) -> Iterator[None]:
+    """Inside this context all connections with databases are noted."""
+    connect = sqlite3.connect
+
+    def remember(database: str, *, uri: bool = False, check_same_thread: bool = True) -> sqlite3.Connection:
+        opened.append(connection := connect(database, uri=uri, check_same_thread=check_same_thread))
+        return connection
+
+    sqlite3.connect = remember  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sqlite3.connect = connect
 
 
 @contextmanager

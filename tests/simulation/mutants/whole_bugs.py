@@ -16,6 +16,10 @@ STATE = "kvstore.state.machine:StateMachine."
 COMMITS = "kvstore.state.commit_schedule:Commits."
 PROPOSALS = "kvstore.node.proposals:Proposals."
 CONNECTION = "kvstore.resp.connection:Connection."
+REMOTE = "kvstore.handles.remote:RemoteStore."
+LOAD = "cli.loading.load:Load."
+PIPE_HOST = "kvstore.maelstrom.host:PipeHost."
+PIPES = "kvstore.maelstrom.pipes:Pipes."
 
 HOSTS = [
     mutant(
@@ -465,4 +469,131 @@ CLIENTS = [
     ),
 ]
 
-WHOLE: list[Mutant] = [*CLIENTS, *HOSTS, *LINKS, *CUTS, *STORES, *REQUESTS, *FACES]
+HANDLES = [
+    mutant(
+        "a store sends a request again under another sequence",
+        (
+            REMOTE + "_try",
+            "self._attempt(requests[len(replies) :], replies)",
+            "again = [[*r[:2], r[2] + 1, *r[3:]] for r in requests[len(replies) :]] if writes and tried else None\n"
+            "            self._attempt(again or requests[len(replies) :], replies)",
+        ),
+    ),
+    mutant(
+        "a store takes the refusal of the last node for the last word",
+        (
+            REMOTE + "_try",
+            "may_have_happened |= isinstance(error, UnknownOutcomeError)",
+            "may_have_happened = isinstance(error, UnknownOutcomeError)",
+        ),
+    ),
+    mutant(
+        "a store says of what was sent and not answered that it never happened",
+        (REMOTE + "_try", "may_have_happened |= sent", "pass"),
+    ),
+    mutant(
+        "a store goes on with a connection that owes it replies",
+        (REMOTE + "_try", "self._drop()\n        self._at =", "self._at ="),
+    ),
+    mutant(
+        "a store executes under another session what may have happened under one that was dropped",
+        (REMOTE + "execute", "and not self._asked_before", ""),
+    ),
+]
+
+LOADS = [
+    mutant(
+        "a load goes on one line too late",
+        (
+            LOAD + "_find_session",
+            "self._done = self._store.executed_upto(self._session)",
+            "self._done = self._store.executed_upto(self._session)\n    self._done += self._done > 0",
+        ),
+    ),
+    mutant(
+        "a load goes on one line too early, under a sequence that is new",
+        (LOAD + "_load", "if ordinal > self._done:", "if ordinal >= self._done > 0 or not self._done:"),
+        (LOAD + "_add", "self._first = ordinal", "self._first = max(ordinal, self._done + 1)"),
+    ),
+    mutant(
+        "what was executed of a batch that broke off is counted twice",
+        (LOAD + "_count_executed", "self.summary.commands += executed", "self.summary.commands += 2 * executed"),
+    ),
+    mutant(
+        "a load sends its next batch although one was refused",
+        (LOAD + "_flush", "self._fail(status_of(error), self._why_stopped(error))", "return"),
+    ),
+    mutant(
+        "a load that is started again does not see the session of the last one",
+        (LOAD + "_find_session", "self._done = self._store.executed_upto(self._session)", "self._done = 0"),
+    ),
+]
+
+ON_PIPES = [
+    mutant(
+        "of a line that comes in pieces the beginning is lost",
+        (PIPES + "_feed", "self._partial += rest", "self._partial[:] = rest"),
+    ),
+    mutant(
+        "a piece of a line is taken for a whole one",
+        (PIPES + "_feed", '*complete, rest = data.split(b"\\n")', 'complete, rest = data.split(b"\\n"), b""'),
+    ),
+    mutant(
+        "a last line without its newline is not read",
+        (PIPES + "_read", "if self._partial or self._skipping:", "if self._skipping:"),
+    ),
+    mutant(
+        "what is owed at the end of input is not written",
+        (PIPES + "close", "while self._output:", "while False:"),
+    ),
+    mutant(
+        "what is under way at the end of input gets no answer",
+        (PIPE_HOST + "_turn", "if self._closing and not (self._is_writing or node.has_pending):", "if self._closing:"),
+        (PIPE_HOST + "_finish", "node.tick(clocks.now() + PATIENCE, clocks.wall())", "pass"),
+    ),
+    mutant(
+        "what a pipe did not take is lost",
+        (
+            PIPES + "_drain",
+            "sent += self._streams.write(self._output[sent : sent + select.PIPE_BUF])",
+            "self._streams.write(self._output[sent : sent + select.PIPE_BUF])\n            sent += select.PIPE_BUF",
+        ),
+    ),
+    mutant(
+        "what was begun to be written to a pipe is written again",
+        (PIPES + "_drain", "del self._output[:sent]", "del self._output[: sent if sent == len(self._output) else 0]"),
+    ),
+    mutant(
+        "a node on pipes speaks before its append is durable",
+        (
+            PIPE_HOST + "_disk_write",
+            "written.add_done_callback(done)",
+            "appends.ended(None, clocks.now())",
+        ),
+    ),
+    mutant(
+        "a message of another node is taken for a client's",
+        (
+            PIPE_HOST + "_is_from_peer",
+            "message.src in self._init.node_ids",
+            "message.src in self._init.node_ids[:-1]",
+        ),
+    ),
+    mutant(
+        "two requests are answered with one msg_id",
+        (PIPE_HOST + "_send", "self._sent += 1", "self._sent = (self._sent + 1) % 20"),
+    ),
+]
+
+WHOLE: list[Mutant] = [
+    *CLIENTS,
+    *HOSTS,
+    *LINKS,
+    *CUTS,
+    *STORES,
+    *REQUESTS,
+    *FACES,
+    *HANDLES,
+    *LOADS,
+    *ON_PIPES,
+]
