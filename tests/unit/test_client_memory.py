@@ -19,8 +19,8 @@ from kvstore.resp.client_command import MAX_NAME_BYTES
 from kvstore.resp.connection import MAX_VALUES, Connection
 from kvstore.resp.hub import Hub
 from kvstore.resp.parser import MAX_REQUEST_BYTES, Parser, ProtocolError
-from tests.examples import examples
 from kvstore.resp.table import TABLE
+from tests.examples import examples
 from tests.unit.resp_client import Client, Node, packed
 
 KIB = 1_024
