@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-MAX_ELEMENTS = 1_048_576
+MAX_ELEMENTS = 131_072
+"""Twice as many as any request may have, so that one that has somewhat too many is refused in words."""
 MAX_REQUEST_BYTES = 64 * 1_048_576
 MAX_ARGUMENT_BYTES = 17 * 1_048_576
 """A command of 16 MiB, packed for ``KV.EXECUTE``, is the longest that any request needs."""
