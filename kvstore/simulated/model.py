@@ -45,7 +45,7 @@ from kvstore.commands import (
 )
 from kvstore.errors import CommandError
 from kvstore.language.parser import parse
-from kvstore.limits import NODE_SESSIONS
+from kvstore.limits import LOAD_SESSIONS, NODE_SESSIONS
 from kvstore.state import cost, sessions
 
 Seen: TypeAlias = Hashable
@@ -103,7 +103,7 @@ class Model:
         self.executed: dict[tuple[str, int], tuple[int, Seen]] = {}
         self.sessions: dict[str, ModelSession] = {}
         """Those that are known, the one used last at the end."""
-        self.forgotten: dict[bool, int] = {True: 0, False: 0}
+        self.forgotten: dict[str, int] = {}
 
     def apply(self, slot: int, entry: Entry, too_much: bool) -> Seen:
         """Execute an entry unless it was executed before; returns its result. ``too_much``: it costs too much."""
@@ -132,10 +132,7 @@ class Model:
         return result
 
     def _used(self, name: str, since: int) -> ModelSession | None:
-        """The session of this name, used last from now on; None if it may be one that was dropped.
-
-        Simulated clients load no files, so that there are two kinds: nodes' and clients'.
-        """
+        """The session of this name, used last from now on; None if it may be one that was dropped."""
         last = next(reversed(self.sessions), "")
         if last and last != name:
             while (
@@ -144,7 +141,7 @@ class Model:
                 self._drop(alike)
         session = self.sessions.pop(name, None)
         if session is None:
-            if since < self.forgotten[name.startswith(NODE_SESSIONS)]:
+            if since < self.forgotten.get(_kind(name), 0):
                 return None
             session = ModelSession()
         self.sessions[name] = session
@@ -154,14 +151,14 @@ class Model:
 
     def _alike(self, name: str) -> dict[str, ModelSession]:
         """The sessions of the same kind."""
-        of_node = name.startswith(NODE_SESSIONS)
-        return {other: one for other, one in self.sessions.items() if other.startswith(NODE_SESSIONS) is of_node}
+        kind = _kind(name)
+        return {other: one for other, one in self.sessions.items() if _kind(other) == kind}
 
     def _drop(self, alike: dict[str, ModelSession]) -> None:
         """Drop the one used longest ago."""
         name = next(iter(alike))
-        kind = name.startswith(NODE_SESSIONS)
-        self.forgotten[kind] = max(self.forgotten[kind], self.sessions.pop(name).slot)
+        kind = _kind(name)
+        self.forgotten[kind] = max(self.forgotten.get(kind, 0), self.sessions.pop(name).slot)
 
     def _execute(self, slot: int, command: Command | Opaque) -> Seen:
         if isinstance(command, Opaque):
@@ -176,6 +173,11 @@ class Model:
         result = execute(self.cells, command, self.clock)
         self.cells = {key: cell if cell.slot else replace(cell, slot=slot) for key, cell in self.cells.items()}
         return result
+
+
+def _kind(name: str) -> str:
+    """Whose session it is: a node's, a load's, or "" for other clients'."""
+    return next((prefix for prefix in (NODE_SESSIONS, LOAD_SESSIONS) if name.startswith(prefix)), "")
 
 
 def execute(cells: dict[bytes, ModelCell], command: Command, clock: int) -> Seen:

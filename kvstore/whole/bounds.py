@@ -56,6 +56,15 @@ PARTS: dict[tuple[str, ...], Sequence[float]] = {("kvstore.resp.parser.ARGUMENTS
 PIPES: dict[tuple[str, ...], Sequence[float]] = {("kvstore.maelstrom.pipes.MAX_UNREAD",): (3_000, 20_000)}
 """How much output of a node on pipes may wait before it reads no more, and repeats nothing to other nodes."""
 
+SESSIONS: dict[tuple[str, ...], Sequence[float]] = {
+    ("kvstore.state.sessions.MAX_SESSIONS",): (2, 4),
+    ("kvstore.state.sessions.MAX_RESULTS",): (8, 30),
+    ("kvstore.state.sessions.MAX_RECORDED_BYTES",): (4, 40, 10_000),
+    ("kvstore.state.sessions.MAX_SESSION_BYTES",): (60, 10_000),
+    ("kvstore.state.sessions.MAX_WEIGHT",): (500, 5_000),
+}
+"""What the store remembers of requests: where little of it is, clients are told that their sessions are unknown."""
+
 
 @contextmanager
 def small_bounds(scenario: Scenario, certain: Mapping[tuple[str, ...], Sequence[float]]) -> Iterator[None]:
@@ -64,6 +73,7 @@ def small_bounds(scenario: Scenario, certain: Mapping[tuple[str, ...], Sequence[
     try:
         drawn = [*_small(scenario.random("bounds")), *_all_of(ROOM, scenario.random("room"))]
         drawn += [*_all_of(PARTS, scenario.random("parts")), *_all_of(PIPES, scenario.random("pipe bounds"))]
+        drawn += _all_of(SESSIONS, scenario.random("session bounds"))
         further = scenario.random("certain bounds")
         drawn += [(names, further.choice(values)) for names, values in certain.items()]
         for names, value in drawn:

@@ -24,9 +24,11 @@ from kvstore.limits import NODE_SESSIONS
 from kvstore.node.peer_messages import Forward, LeftOut, PeerMessage
 from kvstore.node.proposals import FORWARD_PATIENCE
 from kvstore.server.host import Host
+from kvstore.server.main import ClientListener
 from kvstore.server.peers import Identity, OutboundConnection, PeerConnection, Peers, Receive, Resume
 from kvstore.server.settings import TIMING
 from kvstore.whole.link_rules import LinkRules, LinkWatch
+from kvstore.whole.memory import MEMORY_RULE, wrong_in_hub, wrong_in_links, wrong_in_node
 from kvstore.whole.sockets import Side
 from kvstore.whole.world import WholeWorld
 
@@ -223,12 +225,16 @@ class PeerRules:
         ballot, since = self._left_out
         if forward.anew:
             self._left_out = NEVER, 0
-            own = [request.sequence for request in forward.requests if request.session.startswith(NODE_SESSIONS)]
-            if own != sorted(own):
-                self._fail(
-                    "a node hands on its clients' requests in the order in which they came",
-                    f"{self._replica.node} sends its requests {own} in one message",
-                )
+            own: dict[str, list[int]] = {}  # a node whose session was dropped begins another one
+            for request in forward.requests:
+                if request.session.startswith(NODE_SESSIONS):
+                    own.setdefault(request.session, []).append(request.sequence)
+            for sequences in own.values():
+                if sequences != sorted(sequences):
+                    self._fail(
+                        "a node hands on its clients' requests in the order in which they came",
+                        f"{self._replica.node} sends its requests {sequences} in one message",
+                    )
         elif forward.ballot == ballot and self._replica.now > since + FORWARD_PATIENCE + 2 * SLACK:
             self._fail(
                 "a node hands on again what a leader left out",
@@ -284,7 +290,8 @@ class WatchedPeers(Peers):
             world.count,
         )
         self.receive = lambda sender, message: self._receives(sender, message, receive)
-        world.checks.append(self._look_at_links)
+        self._host = host
+        world.checks += [self._look_at_links, self._look_at_memory]
 
     def send(self, messages: Iterable[tuple[str, PeerMessage]]) -> None:
         kept = list(messages)
@@ -308,6 +315,20 @@ class WatchedPeers(Peers):
         assert hello is not None
         self._link_rules.receives(sender, hello.incarnation, self._identity.node, message)
         self._rules.receives(sender, message, receive)
+
+    def _look_at_memory(self) -> None:
+        if self._machine.incarnation != self._process or not self._machine.is_up or self._is_closing():
+            return
+        clients = self._host._clients
+        wrong = wrong_in_node(self._host.node) or wrong_in_links(self._dialled.values())
+        if isinstance(clients, ClientListener):
+            wrong = wrong or wrong_in_hub(clients._hub, is_idle=not self._host.node._proposals.waiting)
+        if wrong:
+            self._world.fail(MEMORY_RULE, f"{self._identity.node}: {wrong}", self._identity.node)
+
+    def _is_closing(self) -> bool:
+        """Whether the process ends: what it still holds nobody counts any more."""
+        return self._world.servers[self._identity.node].draining
 
     def _look_at_links(self) -> None:
         if self._machine.incarnation != self._process or not self._machine.is_up:

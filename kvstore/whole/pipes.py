@@ -20,6 +20,7 @@ from kvstore.node.node import Node
 from kvstore.node.peer_messages import PeerMessage
 from kvstore.whole.loop import VirtualLoop
 from kvstore.whole.machine import VirtualMachine
+from kvstore.whole.memory import MEMORY_RULE, wrong_in_node
 from kvstore.whole.peer_rules import PeerRules, PromisedBallots
 from kvstore.whole.pipe_streams import PipeRequestKey, VirtualStreams, draw_troubles
 from kvstore.whole.server_machine import ServerMachine
@@ -71,6 +72,7 @@ class WatchedPipeHost(PipeHost):
     ) -> None:
         super().__init__(server.settings.data_dir, streams, new_thread)
         self._world = world
+        self._server = server
         self._name = server.machine.name
         self._rules: PeerRules | None = None
 
@@ -85,6 +87,13 @@ class WatchedPipeHost(PipeHost):
             world.count,
             Timing().election[0],
         )
+        incarnation, machine = self._server.machine.incarnation, self._server.machine
+
+        def look_at_memory() -> None:
+            if machine.incarnation == incarnation and machine.is_up and (wrong := wrong_in_node(node)):
+                world.fail(MEMORY_RULE, f"{name}: {wrong}", name)
+
+        world.checks.append(look_at_memory)
         return node
 
     def _hear(self, node: Node, sender: str, message: PeerMessage) -> None:

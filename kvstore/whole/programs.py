@@ -15,7 +15,7 @@ from kvstore.commands import Command, is_read_only
 from kvstore.errors import UnavailableError, UnknownOutcomeError
 from kvstore.handles.remote import RemoteStore
 from kvstore.simulated.clients import fades
-from kvstore.simulated.model import seen
+from kvstore.simulated.model import UNTOLD, seen
 from kvstore.simulated.oracle import Oracle, Told
 from kvstore.store import Reply
 from kvstore.whole.blocking import BlockingThread, VirtualConnection
@@ -141,6 +141,11 @@ class StoreProgram:
         self._world.count("store: executed")
         request = (self.name, self._count) if is_read_only(command) else store.last_request
         told = Told(*request, command, reply.slot, 0, seen(reply.result))
+        if told.result in UNTOLD:
+            self._world.count("store: executed, and its result is not kept")
+            if not fades(command):
+                self._oracle.history.append(Operation(self.name, called, PENDING, command, None))
+            return
         self.told.append(told)
         returned = self._oracle.returned(told)
         if not fades(command):

@@ -10,15 +10,30 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from consensus.simulation.violation import Violation
-from kvstore.commands import Append, Command, Delete, Entry, Expired, Incr, Integer, Opaque, Set, Txn
+from kvstore.commands import (
+    Append,
+    Command,
+    Delete,
+    Entry,
+    Expired,
+    Forgotten,
+    Incr,
+    Integer,
+    Opaque,
+    Set,
+    Txn,
+)
 from kvstore.simulated.model import DONE, FAILED, NOT_MET, ModelCell, Seen
 from kvstore.simulated.oracle import Oracle
+from kvstore.state import sessions
 from kvstore.store import Reply
 from kvstore.whole.replies import NodeError, ReplyValue
 
 AskKind: TypeAlias = Literal["", "write", "count", "read", "local", "watch"]
 OWN = b"p:"
 """The keys of these clients begin with this: nobody else changes them."""
+MANY_SESSIONS = 1_000
+"""Where the store remembers so many no client of a run is pushed out by others."""
 NOTHING_KNOWN = 1 << 62
 """When a request returned that was never answered."""
 _unpack = msgspec.msgpack.Decoder(Reply).decode
@@ -110,6 +125,9 @@ class Promises:
             result = _unpack(reply).result
             if isinstance(result, Integer):
                 ask.reply = result.number
+            elif isinstance(result, Forgotten) and sessions.MAX_SESSIONS < MANY_SESSIONS:
+                self.counts["session: unknown to the store"] += 1
+                ask.never = True  # in an earlier attempt it may have been executed: then it must not be once more
             elif not (ask.again and isinstance(result, Expired)):
                 return f"request {ask.session} gave {result!r:.300}"
         name = ask.arguments[0] if ask.arguments else ""

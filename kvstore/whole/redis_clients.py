@@ -15,8 +15,9 @@ import msgspec
 
 from consensus.simulation.scenario import Scenario
 from kvstore.commands import Append
+from kvstore.state import sessions
 from kvstore.whole.machine import VirtualMachine
-from kvstore.whole.promises import OWN, Ask, Promises
+from kvstore.whole.promises import MANY_SESSIONS, OWN, Ask, Promises
 from kvstore.whole.redis_line import RedisLine
 from kvstore.whole.replies import NodeError, ReplyValue
 from kvstore.whole.world import WholeWorld
@@ -402,7 +403,9 @@ class SessionWork:
         pending = [self._request(number) for number in range(self._upto + 1, len(self._tags) + 1)]
         await client.ask(line, *pending)
         for ask in pending:
-            if not ask.answered or isinstance(ask.reply, NodeError):
+            if ask.never:
+                self._name = ""
+            if not ask.done:
                 break
             self._upto += 1
         if rng.random() < 0.5 and (other := await client.dial_another(line)) is not None:
@@ -416,6 +419,10 @@ class SessionWork:
         if not await client.ask(line, asks) or not isinstance(asks.reply, int):
             return False
         client.promises.told_upto.append((self._name, asks.reply))
+        if self._upto and not asks.reply and sessions.MAX_SESSIONS < MANY_SESSIONS:
+            client.world.count("session: unknown to the store")
+            self._name = ""
+            return False
         if not self._upto <= asks.reply <= len(self._tags):
             client.fail(
                 line,

@@ -467,6 +467,14 @@ CLIENTS = [
         "room that was kept for a client and not taken is never free again",
         ("kvstore.resp.room:Room.was_served", "self._taken -= unused", "pass"),
     ),
+    mutant(
+        "what was kept for a client that is gone still counts",
+        ("kvstore.resp.kept:Kept.forget", "self._hub.hold(-before)", "pass"),
+    ),
+    mutant(
+        "callers of a request that is answered still count as waiting",
+        (PROPOSALS + "_tell", "self._repeats -= len(proposal.others)", "pass"),
+    ),
 ]
 
 HANDLES = [
