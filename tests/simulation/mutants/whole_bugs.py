@@ -370,6 +370,10 @@ FACES = [
         "a request that arrives in pieces begins anew with each",
         ("kvstore.resp.parser:Parser.feed", "self._part += data", "self._part = bytearray(data)"),
     ),
+    mutant(
+        "requests without data are performed in one turn, however many there are",
+        (CONNECTION + "_look_at_clock", "if clocks.seconds() > self._turn_ends:", "if False:"),
+    ),
 ]
 
 CLIENTS = [
