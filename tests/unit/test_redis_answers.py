@@ -6,11 +6,16 @@ import hiredis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from kvstore.node.service import PeerInfo, ServerStatus
 from kvstore.resp.hub import Hub
+from kvstore.resp.info import info, role
 from kvstore.resp.table import TABLE
+from kvstore.store import Status
 from tests.examples import examples
 from tests.unit.resp_client import Client
+from tests.unit.test_commands import STATUS
 
 NOT_INTEGER = b"-ERR value is not an integer or out of range\r\n"
 SYNTAX = b"-ERR syntax error\r\n"
@@ -263,3 +268,18 @@ def test_a_client_that_is_killed_is_gone_at_once() -> None:
     said = client.ask(f"CLIENT KILL ID {number}", "CLIENT LIST")
     assert said.startswith(b":1\r\n")
     assert b"id=%d " % number not in said
+
+
+def serving(status: Status, peers: list[PeerInfo]) -> ServerStatus:
+    return ServerStatus(status, "10.0.0.1:6401", "10.0.0.1:7401", 0, 0, 0, 0, 0, 0, 0, 0, {}, 0, 0, "", peers)
+
+
+def test_addresses_of_nodes_are_shown_as_redis_shows_them() -> None:
+    peers = [PeerInfo("n2", "10.0.0.2:7401", True, 7, "[::1]:6402"), PeerInfo("n3", "[fe80::3]:7401", False, 0)]
+    leads = serving(replace(STATUS, role="leader", leader="n1"), peers)
+    assert role(leads) == ["master", STATUS.chosen_upto, [["::1", "6402", "7"]]]
+    said = info(leads, Hub(), (0, 0), [b"replication"]).text
+    assert "slave0:ip=::1,port=6402,state=online,offset=7,lag=0\r\n" in said
+    follows = serving(replace(STATUS, role="follower", leader="n2"), peers)
+    assert role(follows) == ["slave", "::1", 6402, "connected", STATUS.applied_upto]
+    assert "master_host:::1\r\nmaster_port:6402\r\n" in info(follows, Hub(), (0, 0), [b"replication"]).text
