@@ -322,7 +322,7 @@ class WatchedPeers(Peers):
         clients = self._host._clients
         wrong = wrong_in_node(self._host.node) or wrong_in_links(self._dialled.values())
         if isinstance(clients, ClientListener):
-            wrong = wrong or wrong_in_hub(clients._hub, is_idle=not self._host.node._proposals.waiting)
+            wrong = wrong or wrong_in_hub(clients._hub, is_idle=not self._host.node.has_pending)
         if wrong:
             self._world.fail(MEMORY_RULE, f"{self._identity.node}: {wrong}", self._identity.node)
 

@@ -178,4 +178,6 @@ WHOLE: dict[str, int] = {
     "a node on pipes speaks before its append is durable": 12,
     "a message of another node is taken for a client's": 5,
     "two requests are answered with one msg_id": 35,
+    "what was kept for a client that is gone still counts": 0,
+    "callers of a request that is answered still count as waiting": 14,
 }
