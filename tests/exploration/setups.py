@@ -12,7 +12,7 @@ class Setup(NamedTuple):
     a process that leads proposes up to ``values`` values, for the lowest free slot or, if ``named``, for any slot by
     name. ``slow_disks``: there records become durable any time later, batch by batch, and a crash may lose them.
     ``pre_votes``: nodes ask before they use a ballot; otherwise as if everybody had said yes. ``clock``: how many ms
-    pass, with leases of ``lease`` ms; ``slow_ms``: so many of them do not pass on n1's clock.
+    pass, with leases of ``lease`` ms.
     ``lost``: kinds of messages that never arrive, where what they bring about would be too much to explore.
     """
 
@@ -34,7 +34,6 @@ class Setup(NamedTuple):
     resignations: int = 0
     lease: int = 0
     clock: int = 0
-    slow_ms: int = 0
     lost: tuple[str, ...] = ()
 
 
