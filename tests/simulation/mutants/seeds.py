@@ -180,4 +180,5 @@ WHOLE: dict[str, int] = {
     "two requests are answered with one msg_id": 35,
     "what was kept for a client that is gone still counts": 0,
     "callers of a request that is answered still count as waiting": 14,
+    "a store goes on with a connection that owes it replies": 8,
 }
