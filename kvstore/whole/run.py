@@ -61,6 +61,10 @@ def simulate_whole(scenario: Scenario, trace: Trace | None = None, others: Seque
             with suppress(sqlite3.Error):
                 connection.close()
         shutil.rmtree(directory, ignore_errors=True)
+    for server in world.servers.values():
+        for what, times in server.disk.seen.items():
+            if times and what not in ("read", "write", "sync"):
+                world.counts[f"disk: {what}"] += times
     counts = dict(sorted(world.counts.items()))
     if violation is None:
         return Outcome(scenario, world.micro.events, counts)

@@ -43,7 +43,7 @@ BUDGETS = {
     "resign": 6,
 }
 """The place of what a step spends."""
-SLOW, TIME, CLOCKS = 7, 8, 9
+TIME, CLOCKS = 7, 8
 
 
 class Seen(NamedTuple):
@@ -204,7 +204,6 @@ class Explorer:
             setup.reads,
             setup.hand_overs,
             setup.resignations,
-            setup.slow_ms,
             setup.clock,
         )
         left = sum(count << 4 * place for place, count in enumerate(counts))
@@ -251,11 +250,7 @@ class Explorer:
                     )
         if left >> 4 * TIME & 15:
             ticks = [1 << 4 * (CLOCKS + which) for which in range(3)]
-            left -= 1 << 4 * TIME
-            yield self._with_answers(a, b, c, messages, left + sum(ticks)), -1, 0
-            if left >> 4 * SLOW & 15:
-                left -= 1 << 4 * SLOW
-                yield self._with_answers(a, b, c, messages, left + sum(ticks[1:])), -1, 1
+            yield self._with_answers(a, b, c, messages, left - (1 << 4 * TIME) + sum(ticks)), -1, 0
 
     def broken(self, state: State) -> str:
         """The rule that does not hold in this state, in words; nothing if all hold."""
@@ -354,7 +349,7 @@ class Explorer:
 
     def _words(self, which: int, what: Step | int) -> str:
         if which < 0:
-            return "1 ms passes" if what == 0 else "1 ms passes, but not on n1's clock"
+            return "1 ms passes"
         if isinstance(what, int):
             return f"arrives: {self._letter(what)}"
         return f"{NODES[which]}: {what.kind} {what.number or ''}".rstrip()

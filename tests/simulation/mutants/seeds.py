@@ -179,4 +179,7 @@ WHOLE: dict[str, int] = {
     "an argument whose last byte is missing is taken": 0,
     "arguments that have come before the others are forgotten": 0,
     "requests without data are performed in one turn, however many there are": 94,
+    "what was kept for a client that is gone still counts": 0,
+    "callers of a request that is answered still count as waiting": 14,
+    "a store goes on with a connection that owes it replies": 8,
 }

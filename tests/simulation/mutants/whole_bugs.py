@@ -507,10 +507,6 @@ HANDLES = [
         "a store goes on with a connection that owes it replies",
         (REMOTE + "_try", "self._drop()\n        self._at =", "self._at ="),
     ),
-    mutant(
-        "a store executes under another session what may have happened under one that was dropped",
-        (REMOTE + "execute", "and not self._asked_before", ""),
-    ),
 ]
 
 LOADS = [
