@@ -54,7 +54,7 @@ def test_a_bug_is_shown_by_its_test(bug: Mutant) -> None:
 
 
 def test_a_patch_is_undone() -> None:
-    with patched(mutant("nothing", ("consensus.learner:Learner.is_chosen", "return ", "return not "))):
+    with patched(mutant("nothing", ("consensus.learner:Learner.is_chosen", "return True", "return False"))):
         assert simulate(Scenario(0)).failed
     assert not simulate(Scenario(0)).failed
 
