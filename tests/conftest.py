@@ -45,6 +45,7 @@ SOURCES_ONLY = {
     "tests/exploration/test_exploration.py::test_a_bug_is_found_and_shown_step_by_step": PLANTED,
     "tests/simulation/test_mutants.py::test_a_bug_is_found": PLANTED,
     "tests/simulation/test_mutants.py::test_a_bug_is_shown_by_its_test": PLANTED,
+    "tests/simulation/test_mutants.py::test_a_patch_fits": PLANTED,
     "tests/simulation/test_mutants.py::test_a_patch_is_undone": PLANTED,
     "tests/simulation/test_mutants.py::test_a_patch_that_no_longer_fits_is_an_error": PLANTED,
     "tests/simulation/test_whole_mutants.py::test_a_bug_is_shown_by_its_seed": PLANTED,

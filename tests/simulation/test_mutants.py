@@ -12,6 +12,7 @@ from tests.consensus import test_lease, test_replica
 from tests.simulation.mutants.bugs import ALL
 from tests.simulation.mutants.hunt import MAX_SEEDS, hunt_again
 from tests.simulation.mutants.patching import Mutant, mutant, patched
+from tests.simulation.mutants.whole_bugs import WHOLE
 from tests.unit import test_cost
 
 
@@ -51,6 +52,13 @@ def test_a_bug_is_shown_by_its_test(bug: Mutant) -> None:
     shows()
     with patched(bug), pytest.raises(AssertionError):
         shows()
+
+
+@pytest.mark.parametrize("bug", [*ALL, *WHOLE], ids=lambda bug: bug.bug)
+def test_a_patch_fits(bug: Mutant) -> None:
+    """Those that look whether it is found take minutes, and are run seldom."""
+    with patched(bug):
+        pass
 
 
 def test_a_patch_is_undone() -> None:
