@@ -95,7 +95,7 @@ WHOLE: dict[str, int] = {
     "an append that found no room counts": 28,
     "records that are few are not written": 1,
     "a commit that found no room counts": 2,
-    "a node whose disk failed goes on": 49,
+    "a node whose disk failed goes on": 51,
     "the lease clock is the wall clock": 81,
     "a read shows what this node has applied, without a read index": 6,
     "a drain ends connections at once": 10,
