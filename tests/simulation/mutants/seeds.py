@@ -132,7 +132,7 @@ WHOLE: dict[str, int] = {
     "what a leader left out is not sent again": 8,
     "never proposed is said of what was handed on": 8,
     "of two callers with the same request only the last one hears": 164,
-    "a Fetch is answered from the disk beyond what is chosen": 25,
+    "a Fetch is answered from the disk beyond what is chosen": 183,
     "a follower that hears a leader helps to depose it": 0,
     "a leader without a quorum goes on": 0,
     "what is learned is not promised": 6,
