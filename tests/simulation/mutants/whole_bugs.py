@@ -355,7 +355,11 @@ FACES = [
     ),
     mutant(
         "a client that takes its replies again is not read from again",
-        (CONNECTION + "writable", "self._move(TAKES_AGAIN)\n    self._ask_again()\n    self._tell_held()\n    self._resume()", "pass"),
+        (
+            CONNECTION + "writable",
+            "self._move(TAKES_AGAIN)\n    self._ask_again()\n    self._tell_held()\n    self._resume()",
+            "pass",
+        ),
     ),
     mutant(
         "an argument whose last byte is missing is taken",
