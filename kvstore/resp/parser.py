@@ -8,8 +8,8 @@ from typing import Final
 MAX_ELEMENTS = 131_072
 """Twice as many as any request may have, so that one that has somewhat too many is refused in words."""
 MAX_REQUEST_BYTES = 64 * 1_048_576
-MAX_ARGUMENT_BYTES = 17 * 1_048_576
-"""A command of 16 MiB, packed for ``KV.EXECUTE``, is the longest that any request needs."""
+MAX_ARGUMENT_BYTES = 32 * 1_048_576
+"""Twice as long as a command for ``KV.EXECUTE`` may be, so that one that is somewhat too long is refused in words."""
 MAX_LINE_BYTES = 65_536
 """Bounds on one request. A client that exceeds one gets an error and is disconnected, as by Redis."""
 MAX_STRANGER_ELEMENTS = 10

@@ -6,11 +6,12 @@ import ctypes
 import os
 import resource
 from collections.abc import Callable
+from typing import NamedTuple
 
-MAX_PIECES = 2_048
+MAX_PIECES = 8_192
 """Free memory in more pieces than this is not returned to the system: it takes some microseconds for each."""
 LITTLE_BYTES = 16 * 1_048_576
-"""Nor is it looked for before the process has grown by so much."""
+"""Nor is it returned where it is not at least so much."""
 
 
 def resident_bytes() -> int:
@@ -22,12 +23,11 @@ def resident_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1_024
 
 
-class _Allocated(ctypes.Structure):
-    """What glibc's mallinfo2 tells."""
+class Heap(NamedTuple):
+    """What the C library says of its memory: in how many pieces the free part is, and how many bytes are in use."""
 
-    _fields_ = tuple((name, ctypes.c_size_t) for name in ("arena", "pieces", *"cdefghij"))
     pieces: int
-    """In how many pieces the free memory is."""
+    used: int
 
 
 class Returning:
@@ -36,29 +36,42 @@ class Returning:
     The library keeps freed memory for later use: without this an idle node keeps a third of what a burst took. Whatever
     thread asks, nobody else gets memory meanwhile, and each piece that is returned takes some microseconds: a heap in
     which every second value of 9 KB was free stopped the event loop for 140 ms. So it is left as it is while it is in
-    many pieces, and not looked at again before it has grown. Its next values fill it.
+    many pieces; its next values fill it.
     """
 
-    def __init__(self, resident: Callable[[], int], pieces: Callable[[], int], trim: Callable[[int], object]) -> None:
+    def __init__(self, resident: Callable[[], int], heap: Callable[[], Heap], trim: Callable[[int], object]) -> None:
         self._resident = resident
-        self._pieces = pieces
+        self._heap = heap
         self._trim = trim
-        self._had = 0
+        self._beside = 0
+        """What the process had beside memory in use when memory was last returned, or less: so much is always there."""
 
     def give_back(self) -> None:
-        """Return what is free, if that may be much and takes no time."""
-        now = self._resident()
-        if now <= self._had + LITTLE_BYTES:
-            self._had = min(self._had, now)
-            return
-        if self._pieces() <= MAX_PIECES:
+        """Return what is free, if that is much and takes no time."""
+        heap = self._heap()
+        beside = self._resident() - heap.used
+        if beside > self._beside + LITTLE_BYTES:
+            if heap.pieces > MAX_PIECES:
+                return
             self._trim(0)
-            now = self._resident()
-        self._had = now
+            beside = self._resident() - heap.used
+            self._beside = beside
+        self._beside = min(self._beside, beside)
 
 
-def _one() -> int:
-    return 1
+class _Told(ctypes.Structure):
+    """What glibc's mallinfo2 tells."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t) for name in ("a", "pieces", "b", "c", "mapped", "d", "e", "used", "f", "g")
+    )
+    pieces: int
+    mapped: int
+    used: int
+
+
+def _nothing_known() -> Heap:
+    return Heap(1, 0)
 
 
 def _nothing(pad: int) -> None: ...
@@ -67,10 +80,15 @@ def _nothing(pad: int) -> None: ...
 def _returning() -> Returning:
     library = ctypes.CDLL(None)
     told = getattr(library, "mallinfo2", None)
-    if told is not None:
-        told.restype = _Allocated
-    pieces = _one if told is None else lambda: int(told().pieces)
-    return Returning(resident_bytes, pieces, getattr(library, "malloc_trim", _nothing))
+    if told is None:
+        return Returning(resident_bytes, _nothing_known, getattr(library, "malloc_trim", _nothing))
+    told.restype = _Told
+
+    def heap() -> Heap:
+        found = told()
+        return Heap(int(found.pieces), int(found.used) + int(found.mapped))
+
+    return Returning(resident_bytes, heap, library.malloc_trim)
 
 
 give_back = _returning().give_back

@@ -39,32 +39,27 @@ def test_a_search_for_circles_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory_is_returned_only_where_that_takes_no_time() -> None:
     """300 MB in 33,000 pieces took 140 ms, in which nobody got any memory."""
     mib = 1_048_576
-    resident, pieces, looked, trimmed = 100 * mib, 10, 0, 0
-
-    def count_pieces() -> int:
-        nonlocal looked
-        looked += 1
-        return pieces
+    resident, used, pieces, trimmed = 100 * mib, 50 * mib, 10, 0
 
     def trim(pad: int) -> None:
         nonlocal trimmed, resident
         trimmed += 1
-        resident = 100 * mib
+        resident = used + 50 * mib
 
-    returning = process_memory.Returning(lambda: resident, count_pieces, trim)
+    returning = process_memory.Returning(lambda: resident, lambda: process_memory.Heap(pieces, used), trim)
     returning.give_back()
-    assert trimmed == looked == 1
-    for more in (0, 1, 15):  # little has been freed since
-        resident = (100 + more) * mib
-        returning.give_back()
-    assert trimmed == looked == 1
-    resident, pieces = 600 * mib, 33_000
-    for _ in range(3):
-        returning.give_back()
-    assert (trimmed, looked) == (1, 2)
-    resident, pieces = 90 * mib, 10
+    assert trimmed == 1
+    resident = used + 65 * mib  # little has been freed since
     returning.give_back()
-    resident = 120 * mib
+    resident, used = 500 * mib, 450 * mib  # what it has grown by is in use
     returning.give_back()
-    assert (trimmed, looked) == (2, 3)
+    assert trimmed == 1
+    used, pieces = 100 * mib, 33_000
+    returning.give_back()
+    assert (trimmed, resident) == (1, 500 * mib)
+    pieces = 100  # what was between them is free now
+    returning.give_back()
+    assert (trimmed, resident) == (2, 150 * mib)
+    returning.give_back()
+    assert trimmed == 2
     process_memory.give_back()
