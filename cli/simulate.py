@@ -181,6 +181,16 @@ _is_interrupted = False
 def _begin_process() -> None:
     """Let Ctrl-C end a process between two seeds: within one a callback of SQLite's might have swallowed it."""
     signal.signal(signal.SIGINT, _interrupt)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
+def _submit(pool: ProcessPoolExecutor, base: Scenario, seeds: Sequence[int]) -> Future[list[Outcome]]:
+    """Have a pool run these, which may start its processes: they hear nothing of Ctrl-C before they can handle it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        return pool.submit(_share, base, seeds)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _interrupt(*_: object) -> None:
@@ -228,7 +238,7 @@ def _many(base: Scenario, seeds: range, jobs: int) -> Tally:
 
     def begin(share: Sequence[int]) -> None:
         pool = shared or _pool(base, 1)
-        pools[pool.submit(_share, base, share)] = pool
+        pools[_submit(pool, base, share)] = pool
 
     try:
         for share in islice(shares, jobs if base.whole else 2 * jobs):
