@@ -24,6 +24,7 @@ client: a connection breaks before the answer
 client: closes its half
 client: gives up
 client: goes away with requests under way
+client: much at once
 client: reads locally
 client: reads slowly
 client: sends rubbish
@@ -159,6 +160,7 @@ store: unavailable
 theme: commits of the state
 theme: full links
 theme: little room
+theme: much at once
 theme: torn commits
 theme: transactions that read
 theme: values that look like requests
