@@ -39,9 +39,9 @@ def room_for_clients(wanted: int) -> int:
     return room
 
 
-def is_shortage(error: BaseException | None) -> bool:
+def is_shortage(error: OSError) -> bool:
     """Whether it says that this process, or the system, has no file left."""
-    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+    return error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def look() -> None:
@@ -53,7 +53,6 @@ def look() -> None:
             tell(error)
 
 
-def tell(error: BaseException) -> None:
+def tell(error: OSError) -> None:
     """No file is left."""
-    reason = f"{getattr(error, 'strerror', error)}: raise the limit (ulimit -n)"
-    log.limited("too_many_files", "", level="error", reason=reason)
+    log.limited("too_many_files", "", level="error", reason=f"{error.strerror}: raise the limit (ulimit -n)")
