@@ -104,7 +104,7 @@ def open_node(
 def _set_aside(data_dir: DataDir, log_store: SqliteLog, why: str) -> None:
     """Make way for a new state.db. Raises DamagedError where the log cannot bring back what was in it."""
     first = next((run.first for run in log_store.read(1, log_store.last)), 1)
-    if first > 1:
+    if first > 1 and log_store.chosen_upto:  # otherwise the first slots have not come yet, and none was ever applied
         raise DamagedError(
             f"{data_dir.state_path} cannot be used ({why}), and cannot be made again, as log.db begins at slot {first}:"
             " restore the data directory from a backup, or in a cluster start a new node in its place"
