@@ -440,6 +440,8 @@ class WholeWorld:
     def _rot(self, server: ServerMachine) -> bool:
         if server.gone or has_readers(self.scenario):  # who asks this node and no other would wait for ever
             return False
+        if not server.machine.is_up:
+            return False  # after a power loss nothing tells damage to the very last commit from a torn one
         name = server.machine.name
         self.kill(name, self.timeline.now + RESTART)
         server.disk.kill()
