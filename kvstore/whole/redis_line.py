@@ -6,11 +6,18 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
+from kvstore.resp import room
 from kvstore.whole.lines import DIAL_SECONDS, PORT, left_unanswered, pack_request
 from kvstore.whole.promises import Ask, Promises
 from kvstore.whole.replies import ReplyReader
 from kvstore.whole.sockets import Side
 from kvstore.whole.world import WholeWorld
+
+
+MIN_LARGE_BYTES = room.MIN_LARGE_BYTES
+"""As it is where no bounds are small."""
+CROWD = 10
+"""No more clients than this write to one node at a time."""
 
 
 class RedisLine(asyncio.Protocol):
@@ -25,6 +32,8 @@ class RedisLine(asyncio.Protocol):
         self._side: Side | None = None
         self._there: Side | None = None
         self._unanswered: deque[tuple[Ask, int]] = deque()
+        self._silent = 0
+        """How many requests were sent since the last reply that are to get none."""
         self._sent = 0
         self._sent_at = self._heard_at = 0
         self._reader = ReplyReader()
@@ -55,6 +64,7 @@ class RedisLine(asyncio.Protocol):
             self._sent += len(data)
             parts.append(data)
             self._promises.call(ask, self.number)
+            self._silent += ask.silent
             if not ask.silent:
                 self._unanswered.append((ask, self._sent))
         self._side.write(b"".join(parts))
@@ -75,11 +85,18 @@ class RedisLine(asyncio.Protocol):
         return not self.is_lost
 
     def _is_owed(self, patience: float) -> bool:
-        """Whether the node has no excuse left: nothing is on the way in either direction, and its time is over."""
+        """Whether the node has no excuse left: nothing is on the way in either direction, and its time is over.
+
+        Each request before the first that is owed an answer may have taken as long, if it was to get no reply; and so
+        may each other client's large write, where there is room for one at a time.
+        """
         server, here, there = self._world.servers[self.node], self._side, self._there
         if here is None or there is None or not self._unanswered:
             return False
-        longest = server.settings.request_timeout_ms / min(server.machine.clocks.rate, 1.0)
+        one_by_one = 1 + self._silent
+        if room.MIN_LARGE_BYTES < MIN_LARGE_BYTES:
+            one_by_one += CROWD
+        longest = one_by_one * server.settings.request_timeout_ms / min(server.machine.clocks.rate, 1.0)
         is_whole = here.has_sent_all and there.has_sent_all and here.is_open and there.is_open
         is_at_work = server.machine.incarnation == there.incarnation and self._world.healed_at
         since = max(self._heard_at, self._sent_at, self._world.healed_at, there.read_at)
@@ -103,6 +120,7 @@ class RedisLine(asyncio.Protocol):
                 self._world.fail("a client gets no reply without a request", f"{reply[0]!r:.300}", self.node)
                 return
             ask, _ = self._unanswered.popleft()
+            self._silent = 0
             if wrong := self._promises.answer(ask, reply[0]):
                 self._world.fail("every request gets its own reply", wrong, self.node)
         if not self._unanswered:
