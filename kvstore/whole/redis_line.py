@@ -13,7 +13,6 @@ from kvstore.whole.replies import ReplyReader
 from kvstore.whole.sockets import Side
 from kvstore.whole.world import WholeWorld
 
-
 MIN_LARGE_BYTES = room.MIN_LARGE_BYTES
 """As it is where no bounds are small."""
 CROWD = 10
