@@ -17,6 +17,8 @@ from consensus.ballot import MAX_NUMBER, Number
 MAX_KEY_BYTES = 1_024
 MAX_VALUE_BYTES = 1_048_576
 MAX_TXN_COMMANDS = 16_384
+MAX_CONDITIONS = 5_000
+"""More of them would cost more than a slot may, whatever they are."""
 MAX_INTEGER = 2**63 - 1
 """The largest integer that ``incr`` works on: they are signed 64-bit integers, as in Redis."""
 

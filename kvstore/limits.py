@@ -8,6 +8,7 @@ import msgspec
 
 from consensus.ballot import MAX_NUMBER
 from kvstore.commands import (
+    MAX_CONDITIONS,
     MAX_INTEGER,
     MAX_KEY_BYTES,
     MAX_TXN_COMMANDS,
@@ -182,7 +183,7 @@ def check_session(name: str, sequence: int, acknowledged: int, since: int) -> No
     if name.startswith(NODE_SESSIONS):
         raise CommandError(f"sessions named {NODE_SESSIONS}... are the nodes' own: choose another name")
     _check_range("sequence", sequence, 1, MAX_NUMBER)
-    _check_range("acknowledged sequence", acknowledged, 0, MAX_NUMBER)
+    _check_range("acknowledged sequence", acknowledged, 0, sequence)
     _check_range("slot at which the session began", since, 0, MAX_NUMBER)
 
 
@@ -246,13 +247,17 @@ def _check_total(command: SetMany | Txn) -> None:
         )
 
 
+def check_conditions(count: int) -> None:
+    """Raise CommandError when these are more conditions than a slot has time for, before any is looked at."""
+    if count > MAX_CONDITIONS:
+        raise CommandError(f"a transaction has {count:,} conditions, at most {MAX_CONDITIONS:,} are allowed: split it")
+
+
 def _check_txn(txn: Txn) -> None:
+    check_conditions(len(txn.conditions))
     count = len(txn.then) + len(txn.otherwise)
-    if count > MAX_TXN_COMMANDS or len(txn.conditions) > MAX_TXN_COMMANDS:
-        raise CommandError(
-            f"a transaction has {max(count, len(txn.conditions))} commands or conditions, at most {MAX_TXN_COMMANDS}"
-            " are allowed: split it"
-        )
+    if count > MAX_TXN_COMMANDS:
+        raise CommandError(f"a transaction has {count:,} commands, at most {MAX_TXN_COMMANDS:,} are allowed: split it")
     if not txn.then:
         raise CommandError("a transaction needs at least one command")
     for command in (*txn.then, *txn.otherwise):

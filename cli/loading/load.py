@@ -257,15 +257,20 @@ class Load:
 
     def _flush(self) -> None:
         """Execute the batch. When this returns, its commands are durable, applied and counted."""
+        while self._batch:  # more than once if some are refused
+            self._execute_batch()
+
+    def _execute_batch(self) -> None:
         batch, lines, self._batch, self._lines = self._batch, self._lines, [], []
-        if not batch:
-            return
         replies: list[Reply] = []
         if self._store is not None:
             try:
                 replies = self._store.execute_batch(
                     batch, session=self._session, first_sequence=self._first, since=self._since
                 )
+            except CommandError as error:
+                self._refused(self._store, batch, lines, error)
+                return
             except KvstoreError as error:
                 self._count_executed(self._store, lines)
                 self._fail(status_of(error), self._why_stopped(error))
@@ -282,10 +287,27 @@ class Load:
         self._count(batch, lines, replies)
         self._progress.update(self._source.position(), self.summary.commands)
 
+    def _refused(self, store: Store, batch: list[Command], lines: list[int], error: CommandError) -> None:
+        """The store takes one of these for too much, which it finds out only now: that is a bad line.
+
+        Those before it were executed, and tell their results again; those behind it come next, in another batch.
+        """
+        try:
+            done = store.executed_upto(self._session) - self._first + 1
+        except KvstoreError as lost:
+            self._fail(status_of(lost), self._why_stopped(lost))
+        done = min(max(done, 0), len(batch) - 1)
+        behind, behind_lines = batch[done + 1 :], lines[done + 1 :]
+        if done:
+            self._batch, self._lines = batch[:done], lines[:done]
+            self._execute_batch()
+        self._bad_line(lines[done], error)
+        self._batch, self._lines, self._first = behind, behind_lines, self._first + done + 1
+
     def _count_executed(self, store: Store, lines: Sequence[int]) -> None:
         """Count what was executed of a batch that broke off: its first commands may have been."""
         try:
-            executed = max(store.executed_upto(self._session) - self._first + 1, 0)
+            executed = min(max(store.executed_upto(self._session) - self._first + 1, 0), len(lines))
         except KvstoreError:  # the store cannot say now; the next load of this file finds out
             return
         self.summary.commands += executed

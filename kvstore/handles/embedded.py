@@ -9,7 +9,7 @@ from typing import Self
 
 from kvstore import clocks
 from kvstore.commands import Command, is_read_only
-from kvstore.errors import Refusal, StorageFullError, UnavailableError
+from kvstore.errors import KvstoreError, Refusal, StorageFullError, UnavailableError
 from kvstore.limits import check
 from kvstore.node.hosting import Appends, open_node
 from kvstore.state import entries
@@ -66,17 +66,24 @@ class EmbeddedStore:
         self.tick()
         outcomes: list[Reply | Refusal] = []
         deadline = clocks.now() + PATIENCE
+        refused: KvstoreError | None = None
         for sequence, command in enumerate(commands, first_sequence):
-            self._node.execute(
-                command,
-                outcomes.append,
-                deadline,
-                session=session,
-                sequence=sequence,
-                acknowledged=first_sequence,
-                since=since,
-            )
+            try:
+                self._node.execute(
+                    command,
+                    outcomes.append,
+                    deadline,
+                    session=session,
+                    sequence=sequence,
+                    acknowledged=first_sequence,
+                    since=since,
+                )
+            except KvstoreError as error:
+                refused = error
+                break
         self._pump()
+        if refused is not None:  # those before it were executed
+            raise refused
         # Alone and in one session, commands are chosen, applied and answered in the order they came.
         return [_reply(outcome) for outcome in outcomes]
 

@@ -262,6 +262,11 @@ class RemoteStore:
             except (redis.ConnectionError, redis.TimeoutError, OSError) as lost:
                 error = UnavailableError(self._unanswered(lost))
                 may_have_happened |= sent
+            except CommandError as refused:
+                self._drop()
+                if writes and may_have_happened:
+                    raise UnknownOutcomeError(f"{refused}: an earlier attempt may have happened") from refused
+                raise
             except BaseException:
                 self._drop()  # its replies would be taken for those to later requests
                 raise

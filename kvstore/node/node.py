@@ -375,6 +375,7 @@ class Node:
             self._give_up_at = now + GIVE_UP_INTERVAL
             self._give_up()
         self._proposals.expire_keys()
+        self._proposals.fill_gaps()
 
     @property
     def tick_interval(self) -> int:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from consensus.ballot import Ballot
 from consensus.leader import BYTES_PER_MS
 from consensus.log import NO_END
-from consensus.messages import Run
+from consensus.messages import NO_OP, Run
 from consensus.replica import SLOT_WINDOW, Replica, Role
 from kvstore.commands import Command, Early, Entry, Expired, Forgotten, Opaque, Result, Set, Tick, Unkept
 from kvstore.errors import CommandError, DataDirError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
@@ -37,6 +37,9 @@ FORWARD_PATIENCE = 500
 are under way, since the leader repeats its own messages too."""
 MAX_BROKEN = 10_000
 """Of this many sessions it is remembered that one of their requests was refused."""
+GAP_SHARE = 3
+"""In so much of that memory, as a shift, values may wait behind slots without one; followers keep twice as much."""
+FILLED_AT_ONCE = 4_096
 LOOKED_AT_ONCE = 1_024
 """Of so many proposals for slots that wait it is looked in a turn whether their slots are chosen."""
 COPIES_ON_DISK = 2
@@ -134,17 +137,25 @@ class Proposals:
         Raises CommandError, StorageFullError or UnavailableError when it is not taken, and UnknownOutcomeError when the
         same request waits already and so many callers wait for it that this one cannot.
         """
+        is_done = False
         if session:
             check_session(session, sequence, acknowledged, since)
+            waiting = self._commands.get((session, sequence))
+            if waiting is not None:
+                self._repeat(waiting, acknowledged, done, deadline)
+                return
+            is_done = sequence <= self._state.executed_upto(session)
         changed = size
-        if type(command) is not Set or command.ifeq is not None:
+        if not is_done and (type(command) is not Set or command.ifeq is not None):
             try:
                 changed = self._state.changed_bytes(command, size)
             except CommandError:
                 if session:
                     self._break(session, sequence)
                 raise
-        if session:
+        if is_done:
+            self._admit_again(session, sequence, size)
+        elif session:
             self._admit_in_order(session, sequence, acknowledged, size, changed)
         else:
             self._admit(size, changed)
@@ -155,38 +166,38 @@ class Proposals:
             self._sequence += 1
             session, sequence, acknowledged = self._session, self._sequence, self._acknowledged
             since = self._since
-        key = (session, sequence)
         request = Request(session, sequence, acknowledged, command, since)
-        if key in self._commands:
-            self._repeat(self._commands[key], request, done, deadline, size)
-            return
         proposal = CommandProposal(deadline=deadline, size=size, request=request, done=done)
-        self._commands[key] = proposal
+        self._commands[session, sequence] = proposal
         self._pending_bytes += size
         self._to_send.append(proposal)
 
     def _repeat(
         self,
         waiting: CommandProposal,
-        request: Request,
+        acknowledged: int,
         done: Callable[[Reply | Refusal], None],
         deadline: int,
-        size: int,
     ) -> None:
-        """A request is sent again before it was answered: both callers shall hear. It keeps its place in the queue."""
+        """A request is sent again before it was answered: both callers shall hear. It keeps its place in the queue.
+
+        What it was weighed as it stays, whatever comes under its number.
+        """
+        request = waiting.request
         if waiting.others is None:
             waiting.others = []
-        if len(waiting.others) == MAX_REPEATS:
+        is_full = len(self._commands) + len(self._slots) + self._repeats >= MAX_PENDING
+        if is_full or len(waiting.others) == MAX_REPEATS:
+            why = f"so do {MAX_PENDING} requests" if is_full else f"was sent again {MAX_REPEATS} times"
             raise UnknownOutcomeError(
-                f"request {request.sequence} of session {request.session!r} waits already, and was sent again"
-                f" {MAX_REPEATS} times: wait for its outcome before you send it once more"
+                f"request {request.sequence} of session {request.session!r} waits already, and {why}:"
+                " wait for its outcome before you send it once more"
             )
         waiting.others.append(waiting.done)
         self._repeats += 1
-        waiting.done, waiting.request = done, request
+        waiting.done = done
+        waiting.request = replace(request, acknowledged=max(request.acknowledged, acknowledged))
         waiting.deadline = max(waiting.deadline, deadline)
-        self._pending_bytes += size - waiting.size
-        waiting.size = size
         if not waiting.unsent:
             waiting.unsent = True
             self._to_send.append(waiting)
@@ -253,6 +264,19 @@ class Proposals:
                 broken[session] = first + 1, last
             else:
                 del broken[session]
+
+    def _admit_again(self, session: str, sequence: int, size: int) -> None:
+        """Let a request that was executed, or given up, ask for its result, which costs no more than a slot.
+
+        Raises UnknownOutcomeError when it cannot be taken now, since it may well have happened.
+        """
+        try:
+            self._admit(size, size)
+        except UnavailableError as error:
+            raise UnknownOutcomeError(
+                f"request {sequence} of session {session!r} was sent before, and its result cannot be asked for now:"
+                f" {error}"
+            ) from error
 
     def _break(self, session: str, sequence: int) -> None:
         """A request of this session was refused, or given up."""
@@ -447,6 +471,17 @@ class Proposals:
             ranges = self._replica.propose([entries.encode(Entry("", 0, 0, self._next_stamp(), Tick()))])
             self._tick_upto = ranges[-1][1]
 
+    def fill_gaps(self) -> None:
+        """On a leader: once much waits in memory behind slots that nobody has named, those go.
+
+        Otherwise nothing that could take these slots would be taken any more, for want of memory.
+        """
+        replica = self._replica
+        if replica.memory_bytes <= MAX_MEMORY >> GAP_SHARE or replica.role is not Role.LEADER:
+            return
+        for first, last in replica.gaps(1):
+            replica.propose([NO_OP] * min(last - first + 1, FILLED_AT_ONCE))
+
     # -- outcomes -----------------------------------------------------------------------------------------------------
 
     def complete(self, run: Run, outcomes: list[Applied]) -> None:
@@ -502,7 +537,7 @@ class Proposals:
             if session == self._session:
                 # Those before it that were given up are done with.
                 proposal.request = replace(proposal.request, acknowledged=sequence)
-            elif sequence > max(self._state.executed_upto(session) + 1, proposal.request.acknowledged):
+            elif self._state.is_early(session, sequence, proposal.request.acknowledged):
                 gaps.append(proposal)
                 continue
             if not proposal.unsent:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from kvstore.glob import matcher
 from kvstore.resp.encoding import Error, RespValue, Unordered
@@ -74,7 +74,8 @@ def _run(table: Mapping[bytes, Spec], arguments: list[bytes]) -> RespValue:
         case b"COUNT":
             return len(specs)
         case b"LIST":
-            return [name for name, spec in specs.items() if _passes(spec, arguments[2:])]
+            passes = _filter(arguments[2:])
+            return [name for name, spec in specs.items() if passes(spec)]
         case b"DOCS":
             known = [found for found in map(find, arguments[2:]) if found] if len(arguments) > 2 else specs.values()
             return {spec.name: _docs(spec) for spec in known}
@@ -88,19 +89,21 @@ def _run(table: Mapping[bytes, Spec], arguments: list[bytes]) -> RespValue:
             return [_info_named(table, name) for name in arguments[2:]]
 
 
-def _passes(spec: Spec, filters: list[bytes]) -> bool:
+def _filter(filters: list[bytes]) -> Callable[[Spec], bool]:
     if not filters:
-        return True
+        return lambda spec: True
     if len(filters) != 3 or word(filters[0]) != b"FILTERBY":
         raise RequestError(SYNTAX)
     check_patterns(filters[2:])
     match word(filters[1]):
         case b"ACLCAT":
-            return "@" + filters[2].decode(errors="replace").lower() in _categories(spec)
+            category = "@" + filters[2].decode(errors="replace").lower()
+            return lambda spec: category in _categories(spec)
         case b"PATTERN":
-            return matcher(filters[2].lower())(spec.name.encode())
+            matches = matcher(filters[2].lower())
+            return lambda spec: matches(spec.name.encode())
         case b"MODULE":
-            return False
+            return lambda spec: False
         case _:
             raise RequestError(SYNTAX)
 

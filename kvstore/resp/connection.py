@@ -265,7 +265,7 @@ class Connection:
         self._is_heavy = False
         self._read_requests()
         if self._order.waiting:
-            if self._kept.received(len(data), self._order.waiting) and self._state is READING:
+            if self._kept.is_full(self._order.waiting) and self._state is READING:
                 self._move(MANY_PENDING)
             self._tell_held()
         elif self._parser.has_rest or self.held or self._state is not READING:
@@ -401,6 +401,7 @@ class Connection:
             self.hub.commands += 1
             if order.waiting or len(order.unsent) * self._expected > MAX_UNSENT or not self._start(request):
                 order.waiting.append(request)
+                self._kept.waits(request)
             if len(order.unsent) + len(order.waiting) >= MAX_BACKLOG and self._state is reading:
                 self._move(MANY_PENDING)
 
@@ -486,7 +487,8 @@ class Connection:
     def _start_any(self, request: list[bytes]) -> bool:
         if request is _RUBBISH:
             last = PipelinedReply(self)
-            self._order.begin(last, None)
+            if not self._order.begin(last, None):  # behind one that runs alone
+                return False
             last.reply(Error(f"ERR Protocol error: {self._wrong}"))
             self._move(LEAVE)
             return True

@@ -32,9 +32,12 @@ class Kept:
         self._waiting = 0  # of the requests that wait, as last counted
         self._uncounted = 0  # received since then
 
-    def received(self, size: int, waiting: deque[list[bytes]]) -> bool:
-        """So many bytes came in, and requests wait. Returns whether those are too large for more to be read."""
-        self._uncounted += size
+    def waits(self, request: list[bytes]) -> None:
+        """A request has to wait."""
+        self._uncounted += bytes_of(request)
+
+    def is_full(self, waiting: deque[list[bytes]]) -> bool:
+        """Whether the requests that wait are too large for more to be read."""
         if self._uncounted > COUNTED_BYTES and self._uncounted > self._waiting:
             self._waiting = sum(map(bytes_of, waiting))
             self._uncounted = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
+from typing import get_args
 
 import msgspec
 from msgspec.structs import replace
@@ -15,6 +16,7 @@ from kvstore.commands import (
     Keys,
     Names,
     Outcomes,
+    Read,
     Result,
     Row,
     Rows,
@@ -291,9 +293,14 @@ def _spec(
     )
 
 
-def _has_no_session(arguments: list[bytes]) -> bool:
-    """Clients name a session only for a command that changes something."""
-    return arguments[1:2] == [b""]
+_READ_HEADS = tuple(
+    bytes([0xA0 + len(tag)]) + tag.encode() for tag in (str(kind.__struct_config__.tag) for kind in get_args(Read))
+)
+
+
+def _only_reads(arguments: list[bytes]) -> bool:
+    """Whether a command is a single read, by its tag, and names no session, as it should."""
+    return arguments[1:2] == [b""] and len(arguments) > 4 and arguments[4][1:16].startswith(_READ_HEADS)
 
 
 def _values_of_packed(arguments: list[bytes]) -> int:
@@ -324,7 +331,7 @@ KV_COMMANDS: list[Spec] = [
         WRITES,
         "KV.EXECUTE session sequence acknowledged command [since].",
         _execute,
-        reads_if=_has_no_session,
+        reads_if=_only_reads,
         most_bytes=MAX_REQUEST_BYTES,
         values=_values_of_packed,
     ),

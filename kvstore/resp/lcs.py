@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kvstore.resp.encoding import Error, RespValue
 
-MAX_STEPS = 4_000_000
+MAX_STEPS = 1_000_000
 """The work grows with the product of the lengths. With a larger product other clients would wait too long."""
 MAX_LENGTHS = 65_536
 """To find the subsequence itself takes a step for each byte as well."""

@@ -15,6 +15,7 @@ import msgspec
 
 from kvstore.commands import MAX_TXN_COMMANDS, Command, Condition, Delete, Exists, SetMany, Simple, Tick, Txn, Value
 from kvstore.errors import CommandError
+from kvstore.limits import check_conditions
 from kvstore.resp.spec import MAX_KEY_ARGUMENTS
 
 _Names: TypeAlias = Annotated[list[bytes], msgspec.Meta(max_length=MAX_KEY_ARGUMENTS)]
@@ -65,6 +66,7 @@ def unpack(packed: bytes) -> Command:
         return found
     if not isinstance(found, _Txn):
         return _whole(found)
+    check_conditions(len(found.conditions))
     left = MAX_KEY_ARGUMENTS
     branches: list[list[Simple]] = []
     for raws in (found.then, found.otherwise):

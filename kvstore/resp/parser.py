@@ -29,8 +29,11 @@ _ZERO: Final = 48
 _NINE: Final = 57
 _INCOMPLETE: Final = -2
 _NEGATIVE: Final = -1
-_NUMBER = re.compile(rb"[+-]?\d{1,10}").fullmatch
-_SPACE = b" \t\x0b\x0c\0"
+_NUMBER = re.compile(rb"0|-?[1-9]\d{0,9}").fullmatch
+_HEX = re.compile(rb"x[0-9a-fA-F]{2}").match
+_BLANK = b" \t\n\r\x0b\x0c"
+_SPACE = b" \t\n\r"
+"""What is skipped between the words of a line, and what ends a word that is not quoted, as in Redis."""
 _ESCAPES = {ord("n"): b"\n", ord("r"): b"\r", ord("t"): b"\t", ord("b"): b"\b", ord("a"): b"\a"}
 
 
@@ -122,6 +125,7 @@ class Parser:
             if (
                 begin + 1 < size
                 and begin > at + 1
+                and (data[at + 1] != _ZERO or begin == at + 2)
                 and data[at] == _DOLLAR
                 and data[begin] == _CR
                 and data[begin + 1] == _LF
@@ -145,6 +149,8 @@ class Parser:
             at = end + 2
             missing -= 1
         self._at = at
+        if at == size:  # nobody may ask for the next one for long
+            self._data, self._at = b"", 0
         if self._missing:
             self._arguments, self._missing, self._bytes = [], 0, 0
         return arguments
@@ -209,8 +215,10 @@ class Parser:
                 raise ProtocolError("too big inline request")
             self._wait()
             return None
-        line = self._data[self._at : end].removesuffix(b"\r")
+        line = self._data[self._at : end]
         self._at = end + 1
+        if not self.trusted and len(line) > MAX_STRANGER_BYTES:
+            raise ProtocolError("unauthenticated inline request")
         return split_line(line)
 
 
@@ -218,8 +226,9 @@ def split_line(line: bytes) -> list[bytes]:
     """The arguments on a typed line, quoted as in redis-cli. Raises ProtocolError."""
     arguments: list[bytes] = []
     at = 0
+    line = line.partition(b"\0")[0]
     while True:
-        while at < len(line) and line[at] in _SPACE:
+        while at < len(line) and line[at] in _BLANK:
             at += 1
         if at == len(line):
             return arguments
@@ -228,7 +237,7 @@ def split_line(line: bytes) -> list[bytes]:
             if line[at] in b"\"'":
                 part, at = _quoted(line, at)
                 argument += part
-                if at < len(line) and line[at] not in _SPACE:
+                if at < len(line) and line[at] not in _BLANK:
                     raise ProtocolError("unbalanced quotes in request")
             else:
                 argument.append(line[at])
@@ -247,7 +256,7 @@ def _quoted(line: bytes, at: int) -> tuple[bytes, int]:
         if line[at] != ord("\\"):
             part.append(line[at])
             at += 1
-        elif quote == ord('"') and re.match(rb"x[0-9a-fA-F]{2}", line[at + 1 : at + 4]):
+        elif quote == ord('"') and _HEX(line, at + 1):
             part.append(int(line[at + 2 : at + 4], 16))
             at += 4
         elif quote == ord('"') and at + 1 < len(line):

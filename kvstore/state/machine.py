@@ -287,7 +287,11 @@ class StateMachine:
         return execute_alone(command, Context(context.keys, context.slot, context.clock, bounds))
 
     def _is_passed_over(self, known: Command, is_late: IsLate) -> bool:
-        """Pass over what is gone in the command's ranges. It depends on what was committed, and no slot pays for it."""
+        """Pass over what is gone in the command's ranges. It depends on what was committed, and no slot pays for it.
+
+        So it must not change anything either, such as remove a key that is due: other replicas do not pass here.
+        """
+        self._keys.is_applying = False
         try:
             while True:
                 self._keys.bound_gone(True)
@@ -300,6 +304,7 @@ class StateMachine:
                     return True
         finally:
             self._keys.bound_gone(False)
+            self._keys.is_applying = True
 
     def _is_expiry_prepared(self, clock: int, is_late: IsLate) -> bool:
         while not self._keys.prepare_expiry(clock):
@@ -467,6 +472,10 @@ class StateMachine:
     def executed_upto(self, session: str) -> int:
         """The sequence of this session up to which all were executed, 0 if none was."""
         return self._sessions.executed_upto(session)
+
+    def is_early(self, session: str, sequence: int, acknowledged: int) -> bool:
+        """Whether a slot that held this request now would find it before its turn in its session."""
+        return self._sessions.is_early(session, sequence, acknowledged)
 
     def changed_bytes(self, command: Command, size: int) -> int:
         """About how many bytes a command of ``size`` bytes changes at most, as far as the slots applied here tell.

@@ -377,6 +377,13 @@ class Sessions:
         session = self._kinds[_kind(name)].sessions.get(name)
         return 0 if session is None else session.executed_upto
 
+    def is_early(self, name: str, sequence: int, acknowledged: int) -> bool:
+        """Whether a request comes before one that it is to follow."""
+        session = self._kinds[_kind(name)].sessions.get(name)
+        if session is None:
+            return sequence > 1 and sequence > acknowledged
+        return session.is_early(sequence, acknowledged)
+
     def take(self) -> SessionChanges:
         """What changed since the last ``take``: no more is looked at, however much the sessions hold."""
         rows = [self._known(name).take(name) for name in self._dirty]

@@ -17,7 +17,22 @@ from hypothesis import strategies as st
 
 from consensus.ballot import Ballot
 from kvstore import clocks
-from kvstore.commands import Command, Done, Expired, Found, Get, Incr, Integer, Missing, Outcomes, Set, Tick, Value
+from kvstore.commands import (
+    Command,
+    Copy,
+    Done,
+    Expired,
+    Found,
+    Get,
+    Incr,
+    Integer,
+    Missing,
+    Outcomes,
+    Set,
+    Tick,
+    Txn,
+    Value,
+)
 from kvstore.errors import (
     CommandError,
     DamagedError,
@@ -244,3 +259,31 @@ def test_a_store_whose_last_commit_fails_can_be_opened_again(tmp_path: Path) -> 
         store.close()
     with EmbeddedStore.open(tmp_path, "test") as again:
         assert again.execute(parse("get x")).result == Found(Value(b"1"), 1, 1, 1)
+
+
+def test_what_was_executed_answers_again_however_much_it_would_cost_now(store: EmbeddedStore) -> None:
+    copies = [Copy(b"k", b"c%d" % number) for number in range(70)]
+    made = Txn([*copies, Set(b"k", Value(b"x" * 1_000_000))])
+    (first,) = store.execute_batch([made], session="s", first_sequence=1)
+    (again,) = store.execute_batch([made], session="s", first_sequence=1)
+    assert again.result == first.result
+    with pytest.raises(CommandError, match="units of work"):
+        store.execute_batch([made], session="s", first_sequence=2)
+    (counted,) = store.execute_batch([Incr(b"n")], session="s", first_sequence=2)
+    assert counted.result == Integer(1)
+
+
+def test_what_comes_before_a_refused_command_of_a_batch_is_executed(store: EmbeddedStore) -> None:
+    store.execute(Set(b"k", Value(b"x" * 1_000_000)))
+    dear = Txn([Copy(b"k", b"c%d" % number) for number in range(70)])
+    batch: list[Command] = [Incr(b"n"), Incr(b"n"), dear, Incr(b"n")]
+    with pytest.raises(CommandError, match="units of work"):
+        store.execute_batch(batch, session="s", first_sequence=1)
+    assert store.executed_upto("s") == 2
+    assert store.execute(Get(b"n")).result == Found(Value(b"2"), 3, 2, 2)
+
+
+def test_nobody_acknowledges_what_comes_later(store: EmbeddedStore) -> None:
+    node = store._node
+    with pytest.raises(CommandError, match="acknowledged sequence is 2, it must be from 0 to 1"):
+        node.execute(Incr(b"n"), lambda _: None, clocks.now() + 1_000, session="s", sequence=1, acknowledged=2)

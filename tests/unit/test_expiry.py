@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from kvstore.commands import (
     Append,
     Cas,
+    Clear,
     Command,
     Condition,
     Copy,
+    Count,
     Delete,
     Entry,
     Exists,
@@ -222,3 +224,38 @@ def test_how_many_keys_expire_is_known_before_and_after_a_commit() -> None:
     state.commit()
     assert state.expiring(1_000) == (1, 100)
     state.close()
+
+
+NOON = 1_700_000_000_000
+
+
+def test_a_look_at_what_is_gone_lets_no_key_expire(tmp_path: Path) -> None:
+    """Whether a node passes over what is gone depends on its commits, and other nodes commit at other times."""
+    due = [b"d%05d" % number for number in range(4_000)]
+    gone = [b"v%05d" % number for number in range(6_000)]
+    never = Condition("slot", b"none", ">", number=5)
+    commands: list[Command] = [
+        *(
+            Txn([Set(key, Value(b"v"), expires=NOON + 1_000) for key in due[at : at + 500]], partial=True)
+            for at in range(0, len(due), 500)
+        ),
+        *(SetMany(gone[at : at + 2_000], [Value(b"x")] * 2_000) for at in range(0, len(gone), 2_000)),
+        *(Delete(gone[at : at + 2_000]) for at in range(0, len(gone), 2_000)),
+    ]
+    look = Txn([*map(Get, due[3_000:3_900]), Count(b"q")], [never], [Set(b"w", Value(b"1")), Count(b"zz")], True)
+    later: list[Command] = [Tick(), look, Clear()]
+    values = [entries.encode(Entry("", 0, 0, NOON, command)) for command in commands]
+    values += [entries.encode(Entry("", 0, 0, NOON + 1_000, command)) for command in later]
+    outcomes = []
+    for commits in (False, True):
+        state = StateMachine(tmp_path / f"{commits}.db")
+        results: list[object] = []
+        for slot, value in enumerate(values, 1):
+            while state.applied_upto < slot:
+                results += [applied.result for applied in state.apply(state.applied_upto + 1, [value])]
+            if commits and slot == len(commands):
+                state.commit()
+        state.commit()
+        outcomes.append((results, state.digest()))
+        state.close()
+    assert outcomes[0] == outcomes[1]

@@ -688,3 +688,35 @@ def test_a_value_that_is_nested_deeply_is_one_bad_line(
     status, done = load(store, path, keep_going=True)
     assert (status, done.summary.commands, done.summary.bad_lines) == (1, 2, 1)
     assert f"{path}:2: the value is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("keep_going", [False, True])
+def test_a_line_that_costs_too_much_when_its_turn_comes_is_a_bad_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], keep_going: bool
+) -> None:
+    """What the keys hold decides it, and they were written by others."""
+    dear = "txn { " + "; ".join(["append big x"] * 70) + " }"
+    path = written(tmp_path, f"incr n\nincr n\n{dear}\nincr n\n{dear}\nincr n\n")
+    with EmbeddedStore.open(tmp_path / "store", "test") as real:
+        real.execute(Set(b"big", Value(b"x" * 1_000_000)))
+        status, one = load(real, path, keep_going=keep_going)
+        assert status == 1
+        assert real.execute(Get(b"n")).result.value.data == (b"4" if keep_going else b"2")  # type: ignore[union-attr]
+        assert (one.summary.commands, one.summary.bad_lines) == ((4, 2) if keep_going else (2, 1))
+        told = capsys.readouterr().err
+        assert f"{path}:3: " in told and "units of work" in told
+        assert (f"{path}:5: " in told) is keep_going
+
+
+def test_what_another_load_has_done_meanwhile_is_not_counted(tmp_path: Path, store: MemoryStore) -> None:
+    path = written(tmp_path, "".join(f"set k{number} 1\n" for number in range(1, 4)))
+
+    def lose(commands: Sequence[Command], *, session: str, first_sequence: int, since: int) -> list[Reply]:
+        raise UnavailableError("no quorum")
+
+    looks = iter([0, 0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "execute_batch", lose)
+        patch.setattr(store, "executed_upto", lambda session: next(looks, 9))
+        status, one = load(store, path)
+    assert (status, one.summary.commands, one.summary.last_line) == (3, 3, 3)

@@ -114,7 +114,7 @@ def test_copies_of_a_waiting_request_count_among_those_that_wait(monkeypatch: py
     heard: list[Reply | Refusal] = []
     for _ in range(10):
         node.execute(LARGE, heard.append, 100, session="s", sequence=1)
-    with pytest.raises(UnavailableError, match="are waiting"):
+    with pytest.raises(UnknownOutcomeError, match="waits already, and so do 10 requests"):
         node.execute(LARGE, heard.append, 100, session="s", sequence=1)
     run(node, 100)
     assert len(heard) == 10

@@ -36,7 +36,7 @@ from kvstore.resp.encoding import encode
 from kvstore.resp.errors import RequestError
 from kvstore.resp.kv_commands import LOG_VALUE_BYTES, MAX_LOG_BYTES, MAX_LOG_ROWS
 from kvstore.resp.lcs import lcs
-from kvstore.resp.parser import MAX_LINE_BYTES, Parser, ProtocolError, split_line
+from kvstore.resp.parser import ARGUMENT_OVERHEAD, MAX_LINE_BYTES, Parser, ProtocolError, split_line
 from kvstore.resp.table import TABLE
 from kvstore.state import entries
 from kvstore.state.machine import StateMachine
@@ -119,6 +119,13 @@ def test_rubbish_is_a_protocol_error_or_waits_for_more(pieces: list[bytes]) -> N
         b"*1\r\n$99999999999\r\n",
         b"*1\r\n*1\r\n$1\r\na\r\n",
         b"*1\r\n:1\r\n",
+        b"*+1\r\n$4\r\nPING\r\n",
+        b"*01\r\n$4\r\nPING\r\n",
+        b"*-0\r\n",
+        b"*1\r\n$+4\r\nPING\r\n",
+        b"*1\r\n$04\r\nPING\r\n",
+        b"*1\r\n$0004\r\nPING\r\n",
+        b"*1\r\n$-0\r\n",
         b"'open\r\n",
         b"x" * (MAX_LINE_BYTES + 1),
         b'"a"b\r\n',
@@ -146,6 +153,27 @@ def test_protocol_errors_are_worded_as_by_redis(data: bytes, what: str) -> None:
 
 def test_a_typed_line_is_split_as_in_redis_cli() -> None:
     assert split_line(b"set  k 'it\\'s' \"\\x00\\t\" a\\b") == [b"set", b"k", b"it's", b"\0\t", b"a\\b"]
+
+
+def test_white_space_on_a_typed_line_is_as_in_redis() -> None:
+    assert parse([b"PING\r\r\n"]) == [[b"PING"]]
+    assert parse([b'ECHO a\rb "c"\r\r\n']) == [[b"ECHO", b"a", b"b", b"c"]]
+    assert parse([b" \x0b ECHO a\x0bb\n"]) == [[b"ECHO", b"a\x0bb"]]
+    assert parse([b"PING\0 what follows\n"]) == [[b"PING"]]
+
+
+def test_a_parsed_request_leaves_nothing_in_the_parser() -> None:
+    parser = Parser()
+    parser.feed(wire([b"SET", b"k", bytes(1_000_000)]))
+    assert parser.next()
+    assert parser._data == b""
+
+
+def test_a_stranger_types_no_long_lines() -> None:
+    parser = Parser(trusted=False)
+    parser.feed(b"PING " + b"a" * 20_000 + b"\n")
+    with pytest.raises(ProtocolError, match="unauthenticated"):
+        parser.next()
 
 
 def test_a_long_pipeline_without_a_pause_is_parsed_whole() -> None:
@@ -198,6 +226,30 @@ def test_reads_that_may_take_long_are_started_one_at_a_time() -> None:
     assert client.node.started == ["keys x*", "keys * COUNT 10", "get a"]
     client.turn()
     assert client.said.endswith(b"*0\r\n*2\r\n$1\r\n0\r\n*1\r\n$1\r\na\r\n$1\r\n1\r\n")
+
+
+@pytest.mark.parametrize("alone", ["KEYS x*", "SCAN 0"])
+def test_rubbish_behind_a_request_that_runs_alone_is_told(alone: str) -> None:
+    client = Client()
+    client.connection.received(packed(alone) + b"*x\r\n")
+    assert client.said == b""
+    client.turn()
+    assert client.said.startswith(b"*")
+    assert client.said.endswith(b"-ERR Protocol error: invalid multibulk length\r\n")
+    assert client.closed
+
+
+def test_requests_that_wait_are_counted_whole() -> None:
+    client = Client()
+    many = [b"MGET", *(b"k%06d" % number for number in range(100_000))]
+    data = packed("INCR a") + wire(many)
+    for at in range(0, len(data), 10_000):
+        client.connection.received(data[at : at + 10_000])
+    assert client.node.started == ["incr a"]
+    assert client.hub.held >= 100_000 * (ARGUMENT_OVERHEAD + 7)
+    client.turn()
+    client.turn()
+    assert client.hub.held < 1_000_000
 
 
 def test_a_client_that_sends_too_much_is_not_read_from() -> None:

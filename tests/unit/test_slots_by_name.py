@@ -11,7 +11,7 @@ from kvstore.commands import Get, Set, Txn, Value
 from kvstore.node import proposals
 from kvstore.node.node import MAX_GAPS_TOLD, Node
 from kvstore.state import entries
-from kvstore.store import SlotReply
+from kvstore.store import Reply, SlotReply
 from tests.unit.test_node import new_node, run
 
 LATER = 1 << 40
@@ -120,3 +120,18 @@ def test_the_window_reaches_as_far_as_ever() -> None:
     node.propose_at(SLOT_WINDOW, b"1", heard.append, LATER)
     run(node, 1)
     assert len(heard) == 1
+
+
+def test_values_behind_a_gap_do_not_fill_the_memory_that_would_close_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proposals, "MAX_MEMORY", 100_000)
+    node = new_node("n1")
+    run(node, 0)
+    heard: list[object] = []
+    for slot in range(10, 30):
+        node.propose_at(slot, b'"' + b"x" * 4_000 + b'"', heard.append, LATER)
+        run(node, slot)
+    assert node.replica.chosen_upto >= 25, "the slots before them have got no-ops"
+    run(node, 200)
+    node.execute(Set(b"k", Value(b"v")), heard.append, LATER, size=3)
+    run(node, 300)
+    assert isinstance(heard[-1], Reply)
