@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-_TRIED_AT_ONCE = 9
-"""Shift: so many bytes are compared with an item of a pattern in a unit of work."""
+_TRIED_AT_ONCE = 7
+_READ_AT_ONCE = 8
+"""Shifts: so many bytes are compared with an item of a pattern in a unit of work, and so many of keys are read."""
 
 
 def matcher(pattern: bytes) -> Callable[[bytes], bool]:
@@ -45,10 +46,11 @@ def match_work(pattern: bytes, size: int) -> int:
     """The work of comparing a pattern with keys of ``size`` bytes in all, besides some for each key and each star.
 
     What follows a star and is not literal is tried at each place of a key, item by item. Literals are found by a search
-    that is linear.
+    that is linear. In a slot all is done twice, for the estimate and then for the command.
     """
     behind = pattern.split(b"*")[1:]
-    return sum([len(part) for part in behind if b"?" in part or b"[" in part]) * size >> _TRIED_AT_ONCE
+    tried = sum([len(part) for part in behind if b"?" in part or b"[" in part])
+    return (tried * size >> _TRIED_AT_ONCE) + (size >> _READ_AT_ONCE)
 
 
 def _split(pattern: bytes) -> list[list[bytes]]:

@@ -14,7 +14,7 @@ import msgspec
 from kvstore.errors import KvstoreError
 from kvstore.node.peer_messages import PeerMessage
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 MAX_GREETING_BYTES = 4_096
 """The largest frame from somebody who has not yet said who it is."""
 MAX_FRAME_BYTES = 512 * 1_048_576

@@ -477,6 +477,7 @@ class Keyspace:
             self._gaps.clear()
             for key, cell in reversed(undo):
                 self._dirty[key] = cell
+                self.removed += cell is None  # a range has to pass over it, though it never was there
 
     # -- ranges -------------------------------------------------------------------------------------------------------
 

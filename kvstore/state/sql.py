@@ -48,7 +48,9 @@ def run(
         cursor = connection.execute(query, tuple(parameters))
         columns = [column[0] for column in cursor.description or ()]
         rows: list[tuple[object, ...]] = []
-        size = 0
+        size = sum(map(len, columns))  # a query may give them any names
+        if 0 < max_bytes < size:
+            raise KvstoreError(f"the columns' names have more than {max_bytes:,} bytes, which is the most sent")
         for row in cursor:
             rows.append(row)
             size += sum(CELL_BYTES + len(cell) if isinstance(cell, str | bytes) else CELL_BYTES for cell in row)

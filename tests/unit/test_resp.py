@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise, product
 from random import Random
 from time import monotonic
-from typing import cast
+from typing import cast, get_args
 
 import msgspec
 import pytest
@@ -21,8 +21,10 @@ from kvstore.commands import (
     Condition,
     Get,
     Push,
+    Read,
     Set,
     SetMany,
+    Simple,
     Txn,
     Value,
 )
@@ -34,7 +36,7 @@ from kvstore.resp.connection import MAX_BACKLOG, MAX_UNSENT
 from kvstore.resp.cursors import Cursors, OwnCursors
 from kvstore.resp.encoding import encode
 from kvstore.resp.errors import RequestError
-from kvstore.resp.kv_commands import LOG_VALUE_BYTES, MAX_LOG_BYTES, MAX_LOG_ROWS
+from kvstore.resp.kv_commands import LOG_VALUE_BYTES, MAX_LOG_BYTES, MAX_LOG_ROWS, _only_reads
 from kvstore.resp.lcs import lcs
 from kvstore.resp.parser import ARGUMENT_OVERHEAD, MAX_LINE_BYTES, Parser, ProtocolError, split_line
 from kvstore.resp.table import TABLE
@@ -676,3 +678,12 @@ def test_what_lost_connections_have_left_is_forgotten_first_and_the_oldest_befor
     lives.add(b"one too many")
     with pytest.raises(RequestError, match="too old"):
         lives.key(kept[0])
+
+
+def test_a_command_without_a_session_is_a_read_by_what_it_is() -> None:
+    reads = set(get_args(Read))
+    for kind in get_args(Simple):
+        packed_command = b"\x92" + bytes([0xA0 + len(kind.__struct_config__.tag)]) + kind.__struct_config__.tag.encode()
+        assert _only_reads([b"KV.EXECUTE", b"", b"0", b"0", packed_command]) is (kind in reads)
+        assert not _only_reads([b"KV.EXECUTE", b"s", b"1", b"1", packed_command])
+    assert not _only_reads([b"KV.EXECUTE", b""])

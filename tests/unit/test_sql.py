@@ -171,3 +171,10 @@ def test_a_process_without_its_node_ends(tmp_path: Path) -> None:
         process.ask(ONE_CALL, time.monotonic() + 0.5)
     assert process._process.wait(10) != 0
     process.close()
+
+
+def test_the_names_of_columns_count_too(ask: Ask) -> None:
+    name = "a" * 400_000
+    outcome = ask(f'WITH t AS (SELECT 1 AS "{name}") SELECT {", ".join(["t.*"] * 100)} FROM t')
+    assert isinstance(outcome, KvstoreError)
+    assert "names have more than" in str(outcome)
