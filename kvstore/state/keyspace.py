@@ -156,6 +156,7 @@ class Keyspace:
         """At least as many keys were removed since the last ``take``."""
         self._removed_in_flight = 0
         self._left_gone = _UNBOUNDED
+        self._noted_gap = NOTED_GAP
         self._due = DueKeys(reader, self._expires)
         self.is_overdue = self._is_due_by(clock)
         """Whether keys may be there that are due and not removed yet."""
@@ -233,6 +234,8 @@ class Keyspace:
     def bound_gone(self, is_bounded: bool) -> None:
         """From here on raise ManyGoneError after passing over ``GONE_AT_ONCE`` keys that are gone; or no longer so."""
         self._left_gone = GONE_AT_ONCE if is_bounded else _UNBOUNDED
+        # Whoever begins again must find less to pass over each time, however it lies.
+        self._noted_gap = 1 if is_bounded else NOTED_GAP
 
     def bound(self, is_bounded: bool) -> None:
         """From here on reads raise TooLongError once they have looked at ``LOOK_WORK``, or no longer do so."""
@@ -608,7 +611,7 @@ class Keyspace:
                 continue
             before = key
             if _exists(layers, key):
-                if gone >= NOTED_GAP:
+                if gone >= self._noted_gap:
                     self._gaps.note(gap, key)
                 gap, gone = key + b"\0", 0
                 yield key, row
@@ -620,9 +623,9 @@ class Keyspace:
             gone += 1
             self._left_gone -= 1
             if self._left_gone < 0:
-                self._gaps.note(gap, key)
+                self._gaps.note(gap, key + b"\0")
                 raise ManyGoneError
-        if gone >= NOTED_GAP:
+        if gone >= self._noted_gap:
             self._gaps.note(gap, b"")
         return None
 

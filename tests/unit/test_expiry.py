@@ -43,7 +43,7 @@ from kvstore.commands import (
     Walk,
 )
 from kvstore.node.node import Node
-from kvstore.state import due, entries
+from kvstore.state import due, entries, keyspace
 from kvstore.state.machine import Batch, StateMachine
 from kvstore.storage.log_store import MemoryLog
 from kvstore.store import Reply
@@ -63,13 +63,13 @@ READS: list[Command] = [
 
 @contextmanager
 def at_once(number: int) -> Iterator[None]:
-    """So many keys are removed in a slot."""
-    before = due.EXPIRED_AT_ONCE
-    due.EXPIRED_AT_ONCE = number
+    """So many keys are removed in a slot, and so many that are gone passed over at once."""
+    before = due.EXPIRED_AT_ONCE, keyspace.GONE_AT_ONCE
+    due.EXPIRED_AT_ONCE = keyspace.GONE_AT_ONCE = number
     try:
         yield
     finally:
-        due.EXPIRED_AT_ONCE = before
+        due.EXPIRED_AT_ONCE, keyspace.GONE_AT_ONCE = before
 
 
 class Replica:
@@ -137,6 +137,36 @@ STEPS = st.tuples(
 
 
 ONE_AGAIN = [(b"a", b"b", 0, 0, passed) for passed in (1, 0, 1)]
+
+
+NEVER = Condition("slot", b"none", ">", number=5)
+LOOKS: list[Command] = [
+    Txn([SetMany(KEYS, [Value(b"1")] * len(KEYS)), *(Expire(key, 1) for key in KEYS)]),
+    Delete([b"x1", b"x2"]),
+    SetMany([b"x1", b"x2"], [Value(b"1")] * 2),
+    Txn([*map(Get, KEYS), Count(b"x")], [NEVER], [Set(b"m", Value(b"1")), Count(b"y")], True),
+    Txn([Set(b"m", Value(b"1")), Scan(b"x", 0)], [], [*map(Get, KEYS), Walk()], True),
+    Count(b""),
+    Tick(),
+    Clear(),
+]
+"""What removes keys, lets many be due, and looks at ranges and at keys in branches that are not executed."""
+
+
+@given(st.lists(st.tuples(st.sampled_from(LOOKS), st.sampled_from([0, 1, 2])), max_size=30), st.integers(0, 2**32))
+@examples(200)
+def test_looks_at_ranges_change_nothing(steps: list[tuple[Command, int]], seed: int) -> None:
+    with TemporaryDirectory() as directory:
+        replicas = [Replica(Path(directory) / f"{number}.db", seed + number, 1) for number in range(3)]
+        clock = 1_000
+        for command, passed in steps:
+            clock += passed
+            entry = entries.encode(Entry("", 0, 0, clock, command))
+            results = [replica.apply(entry) for replica in replicas]
+            assert results[1:] == results[:-1], command
+        assert len({replica.digest() for replica in replicas}) == 1
+        for replica in replicas:
+            replica.state.close()
 
 
 @given(st.lists(STEPS, max_size=60), st.integers(0, 2**32), st.sampled_from([1, 1, 2, 3]))

@@ -533,7 +533,7 @@ LOADS = [
     ),
     mutant(
         "a load sends its next batch although one was refused",
-        (LOAD + "_flush", "self._fail(status_of(error), self._why_stopped(error))", "return"),
+        (LOAD + "_execute_batch", "self._fail(status_of(error), self._why_stopped(error))", "return"),
     ),
     mutant(
         "a load that is started again does not see the session of the last one",
