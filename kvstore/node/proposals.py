@@ -49,6 +49,7 @@ COPIES_ON_DISK = 2
 _FULL = "the disk is full: the write was refused, make room and try again"
 _UNTOLD = {Expired, Forgotten, Unkept}
 
+_BEHIND = "request {} of this session was refused: send it again before any later one"
 _NOT_BROKEN = 0, 0
 
 
@@ -142,6 +143,9 @@ class Proposals:
             check_session(session, sequence, acknowledged, since)
             waiting = self._commands.get((session, sequence))
             if waiting is not None:
+                first = self._first_missing(session, sequence, acknowledged)
+                if 0 < first < sequence:
+                    raise UnknownOutcomeError(f"{_BEHIND.format(first)}; this one waits already, and may happen")
                 self._repeat(waiting, acknowledged, done, deadline)
                 return
             is_done = sequence <= self._state.executed_upto(session)
@@ -241,19 +245,10 @@ class Proposals:
     def _admit_in_order(self, session: str, sequence: int, acknowledged: int, size: int, changed: int) -> None:
         """Refuse what follows a refused request of its session, unless that one is settled."""
         broken = self._broken
-        first, last = broken.get(session, _NOT_BROKEN)
-        if last:
-            # The client has given up what it acknowledges, and other nodes may have taken what this one refused.
-            first = max(first, acknowledged, self._state.executed_upto(session) + 1)
-            if first > last:
-                del broken[session]
-                first = last = 0
-            else:
-                broken[session] = first, max(sequence, last)
-                if first < sequence:
-                    raise UnavailableError(
-                        f"request {first} of this session was refused: send it again before any later one"
-                    )
+        first = self._first_missing(session, sequence, acknowledged)
+        if 0 < first < sequence:
+            raise UnavailableError(_BEHIND.format(first))
+        last = broken[session][1] if first else 0
         try:
             self._admit(size, changed)
         except UnavailableError:
@@ -264,6 +259,20 @@ class Proposals:
                 broken[session] = first + 1, last
             else:
                 del broken[session]
+
+    def _first_missing(self, session: str, sequence: int, acknowledged: int) -> int:
+        """The first request of a session that was refused and not settled since; 0 if there is none."""
+        broken = self._broken
+        first, last = broken.get(session, _NOT_BROKEN)
+        if not last:
+            return 0
+        # The client has given up what it acknowledges, and other nodes may have taken what this one refused.
+        first = max(first, acknowledged, self._state.executed_upto(session) + 1)
+        if first > last:
+            del broken[session]
+            return 0
+        broken[session] = first, max(sequence, last)
+        return first
 
     def _admit_again(self, session: str, sequence: int, size: int) -> None:
         """Let a request that was executed, or given up, ask for its result, which costs no more than a slot.

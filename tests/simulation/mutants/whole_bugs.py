@@ -423,7 +423,7 @@ CLIENTS = [
     ),
     mutant(  # each of the two keeps what the other one lets through from doing harm
         "a request behind a refused one is taken and executed, and its session goes on at the last instead of the gap",
-        (PROPOSALS + "_admit_in_order", "if first < sequence:", "if False:"),
+        (PROPOSALS + "_admit_in_order", "if 0 < first < sequence:", "if False:"),
         ("kvstore.state.sessions:Session.is_early", "return sequence >", "return False and sequence >"),
     ),
     mutant(
