@@ -7,7 +7,7 @@ import sys
 
 from cli.exits import OK, UNAVAILABLE, UNMET, USAGE, columns, complain, write_bytes, write_lines
 from cli.interrupts import Interrupts, interrupted_at_once
-from cli.render import log_lines, result_lines, status_lines, table_lines, trouble, visible
+from cli.render import log_begins, log_lines, result_lines, status_lines, table_lines, trouble, visible
 from cli.target import Target
 from kvstore.commands import Command, Found, Get, Integer, Outcomes, Result, Value, is_read_only
 from kvstore.errors import CommandError
@@ -82,6 +82,8 @@ def execute_text(arguments: list[str], at: Target, output: str) -> int:
 def show_log(first: int, last: int | None, at: Target, output: str) -> int:
     with at.look() as store:
         write_lines(log_lines(store.log(first, last), output, columns(sys.stdout)))
+        if gone := log_begins(first, store.status()):
+            complain(gone, output)
     return OK
 
 

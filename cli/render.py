@@ -263,6 +263,12 @@ def _scan_row(row: Row) -> dict[str, object]:
     }
 
 
+def log_begins(asked: int, status: Status) -> str:
+    """What to say where slots from ``asked`` on were wanted and the first are gone; "" where none are."""
+    first = status.first_slot
+    return "" if asked >= first else f"the log begins at slot {first} now: what slots before it did is in the state"
+
+
 def log_lines(rows: Iterable[LogRow], output: str, width: int = 0) -> Iterator[str]:
     """The log, a row for each slot; json and csv also show session, sequence and stamp."""
     columns = ["slot", "ballot", "status", "value", "result"]
@@ -298,6 +304,7 @@ def status_lines(status: Status, output: str, width: int = 0) -> Iterator[str]:
         "promised": str(status.promised),
         "chosen_upto": status.chosen_upto,
         "applied_upto": status.applied_upto,
+        "first_slot": status.first_slot,
         "last_slot": status.last_slot,
         "gaps": status.gaps,
         "keys": status.keys,
@@ -305,6 +312,7 @@ def status_lines(status: Status, output: str, width: int = 0) -> Iterator[str]:
         "state_bytes": status.state_bytes,
         "data_dir": status.data_dir,
         "writes_refused": status.writes_refused,
+        "trouble": status.trouble,
     }
     if output == "json":
         yield _json(fields)

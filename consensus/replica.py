@@ -72,7 +72,7 @@ class Replica(ReplicaState):
 
     def receive(self, sender: str, message: Message) -> None:
         """A message from another node. It may be late, repeated or out of order."""
-        if sender not in self.configuration.nodes:
+        if sender not in self.configuration.nodes or not self.takes_part:
             return
         match message:
             case Accept():
@@ -117,6 +117,8 @@ class Replica(ReplicaState):
         self._now = max(self._now, now)
         self._wall = wall
         self._support.tick(self._now)
+        if not self.takes_part:
+            return
         if self.role is Role.LEADER:
             self._lead_on()
         elif self._journal.is_full:
@@ -130,6 +132,18 @@ class Replica(ReplicaState):
             self._serve_by_lease(self._phase2)
         if self._queue.overdue(self._now):
             self._ask_read_index()
+
+    def take_part(self) -> None:
+        """From now on this node votes. Its time-out begins anew: nodes that have just met would all ask at once."""
+        if not self.takes_part:
+            self.takes_part = True
+            if self._others:
+                self._election.postpone(self._now)
+
+    def stand_aside(self) -> None:
+        """From now on this node neither votes nor leads, and what it was about to say is not said."""
+        self.takes_part = False
+        self._step_down(self._acceptor.promised)
 
     def campaign(self) -> None:
         """Requests wait: ask to lead soon, if no leader is known."""
@@ -222,7 +236,7 @@ class Replica(ReplicaState):
             self._queue.wall,
         )
         self._messages, self._fetches = [], []
-        return effects
+        return effects if self.takes_part else effects._replace(messages=[], fetches=[])
 
     # -- election: ask first, then phase 1 ---------------------------------------------------------------------------
 

@@ -49,8 +49,11 @@ class ReplicaState:
         chosen_upto: int = 0,
         accepted: Iterable[Run] = (),
         timing: Timing | None = None,
+        takes_part: bool = True,
     ) -> None:
         self.node = node
+        self.takes_part = takes_part
+        """Whether it votes, asks to lead and speaks; otherwise it hears nothing and only lets time pass."""
         self.configuration = Configuration(nodes)
         require(node in self.configuration.nodes, f"{node} is not one of the cluster's nodes")
         self.role = Role.FOLLOWER

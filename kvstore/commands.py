@@ -352,6 +352,17 @@ class Opaque(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="json")
     json: bytes
 
 
+@final
+class Configure(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="configure"):
+    """Configuration ``number`` of the cluster: every node's name, and the random name of its data directory.
+
+    The leader proposes it. It is taken if it is the next one, and changes no key.
+    """
+
+    number: Number
+    members: list[tuple[str, str]]
+
+
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What one slot holds, as MessagePack.
 
@@ -365,7 +376,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     sequence: Number
     acknowledged: Number
     stamp: Number
-    command: Command | Opaque
+    command: Command | Opaque | Configure
     since: Annotated[int, msgspec.Meta(ge=-1, le=MAX_NUMBER)] = -1
 
 

@@ -49,7 +49,10 @@ class LogRow(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """Where a node stands. ``gaps``: the first ranges of slots without a value below ``last_slot``; sizes in bytes."""
+    """Where a node stands. ``gaps``: the first ranges of slots without a value below ``last_slot``; sizes in bytes.
+
+    ``first_slot`` is the first that the log still has: what those before it did is in the state.
+    """
 
     node_id: str
     nodes: list[str]
@@ -67,6 +70,10 @@ class Status(msgspec.Struct, frozen=True):
     data_dir: str | None
     writes_refused: str = ""
     """Why writes are refused for want of room on the disk, "" if they are not."""
+    first_slot: int = 1
+    trouble: str = ""
+    """Why the node takes no part or serves nobody: its data directory is not the one that others know, it has not met
+    all of them yet, or its state differs from theirs. "" if nothing is wrong."""
 
 
 class Store(Protocol):

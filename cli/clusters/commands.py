@@ -20,6 +20,12 @@ def _setting(option: str, metavar: str, help: str) -> object:
 def serve(
     node_id: Annotated[str | None, _setting("--node-id", "ID", "This node's name in the cluster.")] = None,
     data_dir: Annotated[str | None, _setting("--data-dir", "DIR", "Where its log and state are.")] = None,
+    existing_data_dir: Annotated[
+        bool | None,
+        typer.Option(
+            "--existing-data-dir/--no-existing-data-dir", help="Start only if DIR is there: its disk is mounted (no)."
+        ),
+    ] = None,
     client_listen: Annotated[
         str | None, _setting("--client-listen", "HOST:PORT", "For Redis clients (127.0.0.1:6401).")
     ] = None,
@@ -34,6 +40,12 @@ def serve(
         str | None, _setting("--request-timeout", "SECONDS", "Until a request is given up (5).")
     ] = None,
     max_clients: Annotated[str | None, _setting("--max-clients", "NUMBER", "Connections at once (10000).")] = None,
+    keep_slots: Annotated[
+        str | None, _setting("--keep-slots", "NUMBER", "Of the log, once the state has them (100000).")
+    ] = None,
+    keep_mib: Annotated[
+        str | None, _setting("--keep-mib", "MIB", "Of the log: fewer slots, if they have so many (64).")
+    ] = None,
     password_file: Annotated[str | None, _setting("--password-file", "FILE", "Clients must AUTH with it.")] = None,
     heartbeat_ms: Annotated[
         str | None, _setting("--heartbeat-ms", "MS", "Between a leader's heartbeats (100).")
@@ -70,12 +82,15 @@ def serve(
     options = {
         "node_id": node_id,
         "data_dir": data_dir,
+        "existing_data_dir": None if existing_data_dir is None else str(existing_data_dir).lower(),
         "client_listen": client_listen,
         "peer_listen": peer_listen,
         "initial_cluster": initial_cluster,
         "cluster_name": cluster_name,
         "request_timeout": request_timeout,
         "max_clients": max_clients,
+        "keep_slots": keep_slots,
+        "keep_mib": keep_mib,
         "password_file": password_file,
         "heartbeat_ms": heartbeat_ms,
         "election_ms": election_ms,

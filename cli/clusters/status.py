@@ -28,12 +28,13 @@ def show(connect: str, output: str) -> int:
                 serves = node.is_serving()
                 if len(nodes) == 1:
                     write_lines(status_lines(as_status(fields), output, columns(sys.stdout)))
-                refused = str(fields["writes_refused"])
+                refused, trouble = str(fields["writes_refused"]), str(fields.get("trouble", ""))
                 rows.append(
                     ["no" if not serves else "reads only" if refused else "yes", *(fields[name] for name in _COLUMNS)]
                 )
                 if not serves:
-                    complain(f"{address_text(address)} cannot serve now: no quorum confirms a leader to it", output)
+                    why = trouble or "no quorum confirms a leader to it"
+                    complain(f"{address_text(address)} cannot serve now: {why}", output)
                 if refused:
                     serves = False
                     complain(f"{address_text(address)} refuses writes: {refused}", output)

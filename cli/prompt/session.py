@@ -121,8 +121,11 @@ class ReplSession:
         if len(numbers) > 2 or not all(number.isdigit() for number in numbers):
             raise CommandError(f"log takes at most two slot numbers: {META['log'].usage}", 0)
         bounds = [int(number) for number in numbers]
-        rows = self._store.log(bounds[0] if bounds else 1, bounds[1] if len(bounds) > 1 else None)
-        return render.log_lines(rows, self.output or "table", self.width)
+        first = bounds[0] if bounds else 1
+        rows = self._store.log(first, bounds[1] if len(bounds) > 1 else None)
+        yield from render.log_lines(rows, self.output or "table", self.width)
+        if gone := render.log_begins(first, self._store.status()):
+            yield f"({gone})"
 
     def _status(self, text: str) -> Iterator[str]:
         if text:

@@ -48,7 +48,11 @@ class Disk:
     def last(self) -> int:
         return self.log.last
 
-    def append(self, records: Sequence[Record]) -> None:
+    @property
+    def start(self) -> int:
+        return self.log.start
+
+    def append(self, records: Sequence[Record], state_upto: int = 0) -> None:
         """Make these records durable."""
         for record in records:
             self.rows += 1

@@ -53,6 +53,7 @@ class ReadOnlyStore:
             gaps=gaps,
             keys=self._state.count(),
             log_bytes=self._log.bytes(),
+            first_slot=self._log.start,
             state_bytes=self._state.bytes(),
             data_dir=str(self._data_dir.path),
             writes_refused="the disk is full: make room" if self._data_dir.free_bytes() < RESERVE_BYTES else "",

@@ -56,9 +56,11 @@ def as_status(fields: Fields) -> Status:
         gaps=[(first, last) for first, last in json.loads(str(fields["gaps"]))],
         keys=int(fields["keys"] or 0),
         log_bytes=int(fields["log_bytes"] or 0),
+        first_slot=int(fields.get("first_slot") or 1),
         state_bytes=int(fields["state_bytes"] or 0),
         data_dir=str(fields["data_dir"]),
         writes_refused=str(fields["writes_refused"]),
+        trouble=str(fields.get("trouble", "")),
     )
 
 

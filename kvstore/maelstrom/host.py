@@ -24,7 +24,11 @@ from kvstore.node.faults import failed
 from kvstore.node.hosting import BUG, Appends, failure, new_event_loop, open_node
 from kvstore.node.node import Node
 from kvstore.node.peer_messages import PeerMessage
-from kvstore.storage.data_dir import DataDir
+from kvstore.node.snapshot_disk import BEGINS_ANEW, SnapshotDisk
+from kvstore.state.identity import Owner
+from kvstore.state.snapshots import Snapshot
+from kvstore.storage.data_dir import RESERVE_BYTES, DataDir
+from kvstore.storage.log_tail import WHOLE, Keep
 from kvstore.store import Reply, SlotReply
 from kvstore.values import from_json
 
@@ -52,17 +56,22 @@ def run(data_dir: Path | None) -> int:
 
 
 class PipeHost:
-    """Carries lines between the pipes and one node, and the node's records to its disk."""
+    """Carries lines between the pipes and one node, and the node's records to its disk.
+
+    The log stays whole, unless ``keep`` says otherwise: clients may ask for it, or for any of its slots, at any time.
+    """
 
     def __init__(
         self,
         data_dir: Path | None,
         streams: StandardStreams | None = None,
         new_thread: Callable[[str], Executor] = lambda name: ThreadPoolExecutor(1, name),
+        keep: Keep = WHOLE,
     ) -> None:
         self.status = 0
         self._streams = streams or StandardStreams()
         self._new_thread = new_thread
+        self._keep = keep
         self._path = data_dir
         self._data_dir: DataDir | None = None
         self._node: Node | None = None
@@ -71,6 +80,7 @@ class PipeHost:
         self._sent = 0
         self._disk: Executor | None = None
         self._appends: Appends | None = None
+        self._snapshots: SnapshotDisk | None = None
         self._moved = False
         self._closing = False
         self._timer: asyncio.Handle | None = None
@@ -302,12 +312,45 @@ class PipeHost:
         answered(("init_ok", []))
 
     def _open(self, init: wire.InitRequest) -> Node:
-        if self._path is not None:
+        if self._path is not None and self._data_dir is None:
             self._data_dir = DataDir.open(self._path, "kvstore node")
             self._disk = self._new_thread("log")
-        node = open_node(init.node_id, init.node_ids, self._data_dir)
+        node = open_node(
+            init.node_id,
+            init.node_ids,
+            self._data_dir,
+            snapshots=self._open_snapshots if self._data_dir else None,
+            keep=self._keep,
+        )
         self._appends = Appends(node, lambda event, why: self._streams.report(why), Timing().election[0])
         return node
+
+    # -- snapshots ----------------------------------------------------------------------------------------------------
+
+    def _open_snapshots(self, directory: str) -> SnapshotDisk:
+        assert self._data_dir is not None
+        assert self._init is not None
+        owner, thread = Owner(directory, self._init.node_id), self._new_thread("snapshots")
+        self._snapshots = SnapshotDisk(self._data_dir.state_path, owner, thread, RESERVE_BYTES, self._adopted)
+        return self._snapshots
+
+    def _adopted(self, snapshot: Snapshot, is_right: bool) -> None:
+        """All of a snapshot has come."""
+        if self._node is None or self._closing or self._failed.done():
+            return
+        self._node.adopted(snapshot, is_right)
+        if self._node.snapshot is not None:
+            self._node.refuse_requests(BEGINS_ANEW)
+            self._turn()
+
+    def _begin_anew(self, snapshot: Snapshot) -> None:
+        """Open the node with this snapshot in the place of its state. Nothing may be under way."""
+        assert self._node is not None
+        assert self._init is not None
+        assert self._snapshots is not None
+        self._snapshots.close()
+        self._node.install(snapshot)
+        self._node = self._open(self._init)
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
@@ -349,6 +392,8 @@ class PipeHost:
                 self._disk_write(node, turn.records)
         if self._closing and not (self._is_writing or node.has_pending):
             self._end()
+        elif node.snapshot is not None and not self._is_writing and not self._closing:
+            self._begin_anew(node.snapshot)
 
     def _say(self, node: Node, messages: Sequence[tuple[str, PeerMessage]]) -> None:
         """To other nodes, at the end of a turn."""
@@ -391,6 +436,8 @@ class PipeHost:
             self._ended.set_result(None)
 
     def _close(self) -> None:
+        if self._snapshots:
+            self._snapshots.close()
         if self._disk:
             self._disk.shutdown()
         if self._node and not self._failed.done():

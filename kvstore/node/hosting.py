@@ -13,11 +13,13 @@ from consensus.membership import Configuration
 from kvstore import clocks, exit_status, logs
 from kvstore.errors import DamagedError, KvstoreError, StateDamagedError, StorageFullError
 from kvstore.node.node import Node, ReadLater
+from kvstore.node.snapshots import SnapshotStore
 from kvstore.state.identity import Owner
 from kvstore.state.machine import Batch, StateMachine
 from kvstore.storage.data_dir import RESERVE_BYTES, DataDir
 from kvstore.storage.database import reason
 from kvstore.storage.log_store import MemoryLog, SqliteLog
+from kvstore.storage.log_tail import KEEP, Keep
 
 if TYPE_CHECKING:  # a host that needs no event loop does not wait for the import
     from asyncio import AbstractEventLoop
@@ -43,8 +45,13 @@ def open_node(
     background: Callable[[Batch], None] | None = None,
     is_late: Callable[[], bool] | None = None,
     read_later: ReadLater | None = None,
+    takes_part: bool = True,
+    snapshots: Callable[[str], SnapshotStore] | None = None,
+    keep: Keep = KEEP,
 ) -> Node:
-    """A node with its stores in ``data_dir``, or in memory without one; the callbacks as for :class:`Node`.
+    """A node with its stores in ``data_dir``, or in memory without one; the rest as for :class:`Node`.
+
+    ``snapshots`` gives what keeps those of the data directory of this name; ``keep``: how much of the log stays.
 
     Raises DataDirError when the stores cannot be opened, and ValueError for a cluster of an impossible size.
     """
@@ -53,7 +60,7 @@ def open_node(
         return Node(
             node_id,
             nodes,
-            MemoryLog(),
+            MemoryLog(keep),
             StateMachine(None),
             rng=random.Random(random.getrandbits(64)),
             now=clocks.now(),
@@ -62,9 +69,10 @@ def open_node(
             background=background,
             is_late=is_late,
             read_later=read_later,
+            takes_part=takes_part,
         )
     must_exist = data_dir.is_claimed or data_dir.is_named
-    log_store = SqliteLog(data_dir.log_path, node_id=node_id, nodes=nodes, must_exist=must_exist)
+    log_store = SqliteLog(data_dir.log_path, node_id=node_id, nodes=nodes, must_exist=must_exist, keep=keep)
 
     def make() -> Node:
         state = StateMachine(data_dir.state_path, owner=Owner(log_store.directory, node_id))
@@ -82,6 +90,8 @@ def open_node(
                 background=background,
                 is_late=is_late,
                 read_later=read_later,
+                takes_part=takes_part,
+                snapshots=None if snapshots is None else snapshots(log_store.directory),
             )
         except BaseException:
             state.close()
@@ -89,6 +99,10 @@ def open_node(
 
     try:
         data_dir.note_name(log_store.directory)
+        if log_store.snapshot:
+            data_dir.install_snapshot()
+            log_store.forget_snapshot()
+            log.info("snapshot_installed", slot=log_store.start - 1)
         if data_dir.state_is_condemned:
             _set_aside(data_dir, log_store, "damage was found in it while it was in use")
         try:
@@ -103,7 +117,7 @@ def open_node(
 
 def _set_aside(data_dir: DataDir, log_store: SqliteLog, why: str) -> None:
     """Make way for a new state.db. Raises DamagedError where the log cannot bring back what was in it."""
-    first = next((run.first for run in log_store.read(1, log_store.last)), 1)
+    first = max(log_store.start, next((run.first for run in log_store.read(1, log_store.last)), 1))
     if first > 1:
         raise DamagedError(
             f"{data_dir.state_path} cannot be used ({why}), and cannot be made again, as log.db begins at slot {first}:"

@@ -19,14 +19,25 @@ from consensus.election import Timing
 from consensus.log import NO_END
 from consensus.messages import Record, Run
 from consensus.replica import Replica, Role
-from kvstore.commands import Command, Found, Get, Query, Result, Slots
+from kvstore.commands import Command, Configure, Found, Get, Query, Result, Slots
 from kvstore.errors import DamagedError, KvstoreError, Refusal, StateDamagedError, StorageFullError, UnavailableError
 from kvstore.node.fading import FadingReads
 from kvstore.node.faults import failed
 from kvstore.node.log_rows import log_rows
-from kvstore.node.peer_messages import Forward, ForwardSlot, ForwardSlotReply, LeftOut, PeerMessage
+from kvstore.node.peer_messages import (
+    AskSnapshot,
+    Behind,
+    Forward,
+    ForwardSlot,
+    ForwardSlotReply,
+    LeftOut,
+    PeerMessage,
+    Presence,
+    SnapshotPart,
+)
 from kvstore.node.pending import PendingRead, ReadyReads, RecordQueue
 from kvstore.node.proposals import MAX_PENDING, Proposals
+from kvstore.node.snapshots import Snapshots, SnapshotStore
 from kvstore.state import entries
 from kvstore.state.commit_schedule import Commits, is_large
 from kvstore.state.entries import Applied
@@ -34,8 +45,9 @@ from kvstore.state.identity import entry_hash
 from kvstore.state.keyspace import TooLongError
 from kvstore.state.machine import Batch, IsLate, StateMachine
 from kvstore.state.rows import Overlay
+from kvstore.state.snapshots import Snapshot
 from kvstore.state.sql import Table
-from kvstore.storage.log_store import LogStore
+from kvstore.storage.log_store import LogStore, SqliteLog
 from kvstore.store import LogRow, Reply, SlotReply, Status
 
 KEEP_SLOTS = 4_096
@@ -100,7 +112,8 @@ class Node:
     that returns. Without ``background`` the node writes the state itself. ``is_late`` tells within ``apply`` that the
     turn has lasted long enough: what is left comes in the next one (``has_more``). ``read_later`` is given the reads
     that look at too much for one turn; without it they are executed like any other. ``apply`` is called in place of
-    ``state.apply``, by a simulator that looks at every slot.
+    ``state.apply``, by a simulator that looks at every slot. Without ``takes_part`` the node neither votes nor leads
+    until it is told to. Without ``snapshots`` the log of a cluster is never cut: followers could not do without.
     """
 
     def __init__(
@@ -120,7 +133,11 @@ class Node:
         is_late: Callable[[], bool] | None = None,
         read_later: ReadLater | None = None,
         apply: ApplySlots | None = None,
+        takes_part: bool = True,
+        snapshots: SnapshotStore | None = None,
     ) -> None:
+        self.trouble = ""
+        """Why this node takes no requests, "" if it does."""
         self._apply_slots: ApplySlots = apply or state.apply
         recover(log, state, self._apply_slots)
         self._log = log
@@ -134,6 +151,7 @@ class Node:
             chosen_upto=state.applied_upto,
             accepted=log.tail(state.applied_upto),
             timing=timing,
+            takes_part=takes_part,
         )
         # Only those who forwarded a request wait to hear that it is chosen, and those whose reads need it.
         self.replica.urgent_upto = 0
@@ -150,6 +168,7 @@ class Node:
         self._ready: deque[ReadyReads] = deque()
         self._fading = FadingReads(self._proposals.add_tick)
         self._fetches: list[tuple[str, int, int]] = []
+        self._snapshots = Snapshots(snapshots, now) if snapshots is not None else None
         self._keep_slots = KEEP_SLOTS if keep_slots is None else keep_slots
         self._give_up_at = now
         self._is_late = is_late or _never
@@ -182,10 +201,12 @@ class Node:
         ``size``: about how many bytes it has. ``since``: a slot that was applied before the session began. Raises
         CommandError, StorageFullError or UnavailableError when it is not taken.
         """
+        self._require_no_trouble()
         self._proposals.add_command(command, done, deadline, session, sequence, acknowledged, size, since)
 
     def propose_at(self, slot: int, json: bytes, done: Callable[[SlotReply | Refusal], None], deadline: int) -> None:
         """Propose a JSON value for a slot by name. Raises CommandError when the slot is out of range."""
+        self._require_no_trouble()
         self._proposals.add_slot(slot, json, done, deadline)
 
     def query(self, query: Query, done: Callable[[Reply | Refusal], None], deadline: int) -> None:
@@ -193,10 +214,26 @@ class Node:
 
         Raises UnavailableError when it is not taken.
         """
+        self._require_no_trouble()
         if self._reading + len(self._fading) + self._long_reads >= MAX_PENDING:
             raise UnavailableError(f"more than {MAX_PENDING} reads are waiting: send them more slowly")
         self._reading += 1
         self._reads.setdefault(self.replica.read(), []).append(PendingRead(query, done, deadline))
+
+    def _require_no_trouble(self) -> None:
+        if self.trouble:
+            raise UnavailableError(self.trouble)
+
+    def refuse_requests(self, reason: str) -> None:
+        """Take no requests from now on, and answer those that wait; with "" take them again."""
+        self.trouble = reason
+        if reason:
+            self._proposals.refuse_all(reason)
+            reads = [read for waiting in self._reads.values() for read in waiting]
+            self._reads.clear()
+            self._reading = 0
+            for read in reads:
+                read.done(UnavailableError(reason))
 
     @property
     def has_pending(self) -> bool:
@@ -212,6 +249,19 @@ class Node:
     def is_alone(self) -> bool:
         """Whether the cluster has no other node."""
         return len(self.replica.configuration.nodes) == 1
+
+    def take_part(self) -> None:
+        """From now on this node votes and may lead."""
+        self.replica.take_part()
+
+    def stand_aside(self) -> None:
+        """From now on this node neither votes nor leads."""
+        self.replica.stand_aside()
+
+    @property
+    def log_store(self) -> LogStore:
+        """Where its log is kept."""
+        return self._log
 
     def campaign(self) -> None:
         """Ask to lead, unless a leader is at work."""
@@ -250,6 +300,20 @@ class Node:
         return self.replica.ballot
 
     @property
+    def marks(self) -> dict[int, int]:
+        """Checksums of what was applied here, by slot."""
+        return self._state.marks
+
+    @property
+    def configuration(self) -> Configure | None:
+        """The last configuration that was applied here."""
+        return self._state.configuration
+
+    def propose_configuration(self, configuration: Configure) -> bool:
+        """On a leader: put it into the log. Returns whether it was proposed, since one is under way at a time."""
+        return self._proposals.propose_configuration(configuration)
+
+    @property
     def applied_upto(self) -> int:
         """The last slot that was applied here."""
         return self._state.applied_upto
@@ -275,9 +339,11 @@ class Node:
             gaps=replica.gaps(MAX_GAPS_TOLD),
             keys=state.count(),
             log_bytes=self._log.bytes(),
+            first_slot=self._log.start,
             state_bytes=state.bytes(),
             data_dir=data_dir,
             writes_refused=self._proposals.writes_refused,
+            trouble=self.trouble,
         )
 
     def heard_chosen(self, peer: str) -> int:
@@ -353,6 +419,11 @@ class Node:
                 self._proposals.on_forward_slot(sender, message)
             case ForwardSlotReply():
                 self._proposals.on_forward_slot_reply(message)
+            case Presence():
+                pass  # it is for whoever knows the other nodes' data directories
+            case Behind() | AskSnapshot() | SnapshotPart():
+                if self._snapshots is not None:
+                    self._snapshots.receive(sender, message, self._log.start, self.replica.chosen_upto)
             case _:
                 self.replica.receive(sender, message)
 
@@ -371,6 +442,8 @@ class Node:
         self._now, self._wall = now, wall
         self._proposals.now, self._proposals.wall = now, wall
         self.replica.tick(now, wall)
+        if self._snapshots is not None:
+            self._snapshots.tick(now)
         if now >= self._give_up_at:
             self._give_up_at = now + GIVE_UP_INTERVAL
             self._give_up()
@@ -401,6 +474,8 @@ class Node:
         self._fetches += effects.fetches
         messages = self._proposals.take_messages()
         messages += effects.messages
+        if self._snapshots is not None:
+            messages += self._snapshots.take_messages()
         return Turn(self._records.take(self._now), messages)
 
     def apply(self) -> None:
@@ -426,7 +501,11 @@ class Node:
         while self._fetches:
             receiver, first, last = self._fetches.pop(0)
             self.last_done = "fetch"
-            self.replica.supply(receiver, one_message(self._log.read(first, last)))
+            runs = one_message(self._log.read(first, last))
+            if first >= self._log.start:  # which an append may have moved meanwhile
+                self.replica.supply(receiver, runs)
+            elif self._snapshots is not None:
+                self._snapshots.refuse(receiver, self._log.start)
             if self._fetches and self._is_late():
                 self.has_more = True
                 break
@@ -445,7 +524,12 @@ class Node:
 
         Raises StorageFullError when there is no room.
         """
-        self._log.append(records)
+        unneeded = self._state.durable_upto
+        if self._snapshots is not None:
+            unneeded = self._snapshots.kept_from(unneeded)
+        elif not self.is_alone:
+            unneeded = 0
+        self._log.append(records, unneeded)
 
     def persisted(self) -> None:
         """The records of the last turn that had any are durable."""
@@ -486,6 +570,25 @@ class Node:
         self, done: Callable[[UnavailableError | None], None], deadline: int, outcome: Reply | Refusal
     ) -> None:
         self._commits.wait(done, deadline)
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """One that is whole and right, of a later state than this node's: the host is to open the node anew with it."""
+        return None if self._snapshots is None else self._snapshots.ready
+
+    def adopted(self, snapshot: Snapshot, is_right: bool) -> None:
+        """The snapshot store has looked at the whole of what came."""
+        if self._snapshots is not None:
+            self._snapshots.adopted(snapshot, is_right)
+
+    def install(self, snapshot: Snapshot) -> None:
+        """Close, so that the node has this snapshot as its state when it is opened again. Nothing may be under way.
+
+        From here on the snapshot counts; whoever opens the directory next puts it in the place of the state.
+        """
+        assert isinstance(self._log, SqliteLog)  # others are given no snapshots
+        self._log.begin_behind(snapshot.slot, snapshot.name)
+        self.close()
 
     def close(self) -> None:
         """Commit the state as far as the log is durable, and close both stores. Nothing may be under way."""
@@ -537,9 +640,12 @@ class Node:
                 break
         self._chosen = list(waiting)
 
-    def _chosen_value(self, slot: int) -> bytes:
+    def _chosen_value(self, slot: int) -> bytes | None:
+        """What a chosen slot holds; None if the log does not keep it any more."""
         value = self.replica.value(slot)
-        return value if value is not None else next(self._log.read(slot, slot)).values[0]
+        if value is None:
+            value = next((run.values[0] for run in self._log.read(slot, slot)), None)
+        return value
 
     def _serve_reads(self, ready: ReadyReads) -> bool:
         """Serve reads whose slot is applied; False if the turn was over before the last of them."""
@@ -613,6 +719,9 @@ class Node:
         """Execute a read; returns whether it was surely little work, a Get of a short value or of none."""
         outcome: Reply | Refusal
         was_little = False
+        if self.trouble:
+            read.done(UnavailableError(self.trouble))
+            return False
         try:
             result = self._state.query(read.query, self._wall, bounded=self._read_later is not None)
             outcome = Reply(result)
@@ -679,9 +788,11 @@ def _never() -> bool:
 
 
 def check_fits(log: LogStore, state: StateMachine) -> None:
-    """Raises StateDamagedError when the log has another value for the last slot that the state has applied."""
+    """Raises StateDamagedError when the log does not go on from the state's last slot, or has another value there."""
     slot = state.applied_upto
-    if not state.entry or slot > log.last:
+    if slot + 1 < log.start:
+        raise StateDamagedError(f"state.db ends at slot {slot}, and log.db begins at slot {log.start}")
+    if not state.entry or slot < log.start or slot > log.last:
         return
     value = next((run.values[0] for run in log.read(slot, slot)), None)
     if value is None or entry_hash(value) != state.entry:

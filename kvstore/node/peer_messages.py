@@ -7,6 +7,7 @@ import msgspec
 from consensus.ballot import Ballot, Number
 from consensus.messages import Message
 from kvstore.commands import Command
+from kvstore.state.snapshots import Snapshot
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -56,4 +57,42 @@ class ForwardSlotReply(msgspec.Struct, frozen=True, tag="forward_slot_reply"):
     phase1_skipped: bool
 
 
-PeerMessage = Message | Forward | LeftOut | ForwardSlot | ForwardSlotReply
+class Presence(msgspec.Struct, frozen=True, tag="presence"):
+    """What every node tells every other about once a second.
+
+    ``promised`` and ``end`` as in :class:`kvstore.storage.peer_records.Standing`; ``members``: the data directories
+    that the sender knows, by node; ``marks``: checksums of all that it has applied up to some slots, by slot.
+    """
+
+    promised: Ballot
+    end: Number
+    members: dict[str, str]
+    marks: dict[int, int] = {}
+
+
+class Behind(msgspec.Struct, frozen=True, tag="behind"):
+    """The sender's log begins at slot ``start``, behind what it was asked for: a snapshot can be had instead."""
+
+    start: Number
+
+
+class AskSnapshot(msgspec.Struct, frozen=True, tag="ask_snapshot"):
+    """Please send some parts of this snapshot, from ``offset`` on; of whichever there is where ``name`` is empty."""
+
+    name: str
+    offset: Number
+
+
+class SnapshotPart(msgspec.Struct, frozen=True, tag="snapshot_part"):
+    """A part of a snapshot, beginning at ``offset``, with its CRC-32. ``is_last``: of those that answer a question."""
+
+    snapshot: Snapshot
+    offset: Number
+    data: bytes
+    checksum: int
+    is_last: bool
+
+
+PeerMessage = (
+    Message | Forward | LeftOut | ForwardSlot | ForwardSlotReply | Presence | Behind | AskSnapshot | SnapshotPart
+)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 
 from msgspec.structs import replace
 
-from consensus.ballot import Ballot
+from consensus.ballot import NEVER, Ballot
 from consensus.leader import BYTES_PER_MS
 from consensus.log import NO_END
 from consensus.messages import Run
 from consensus.replica import SLOT_WINDOW, Replica, Role
-from kvstore.commands import Command, Early, Entry, Expired, Forgotten, Opaque, Result, Set, Tick, Unkept
+from kvstore.commands import Command, Configure, Early, Entry, Expired, Forgotten, Opaque, Result, Set, Tick, Unkept
 from kvstore.errors import CommandError, DataDirError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.limits import NODE_SESSIONS, check_session
 from kvstore.node.peer_messages import Forward, ForwardSlot, ForwardSlotReply, LeftOut, PeerMessage, Request
@@ -102,6 +102,7 @@ class Proposals:
         self._led_by: tuple[str | None, Ballot] = (None, replica.ballot)
         self._stamp = 0
         self._tick_upto = 0
+        self._configured_under, self._configured_upto = NEVER, 0
         self._messages: list[tuple[str, PeerMessage]] = []
 
     def _begin_session(self) -> None:
@@ -447,6 +448,15 @@ class Proposals:
             ranges = self._replica.propose([entries.encode(Entry("", 0, 0, self._next_stamp(), Tick()))])
             self._tick_upto = ranges[-1][1]
 
+    def propose_configuration(self, configuration: Configure) -> bool:
+        """On a leader: put it into the log, unless one is under way. Returns whether it did."""
+        if self._configured_under == self._replica.ballot and self._configured_upto > self._state.applied_upto:
+            return False
+        self._configured_under = self._replica.ballot
+        ranges = self._replica.propose([entries.encode(Entry("", 0, 0, self._next_stamp(), configuration))])
+        self._configured_upto = ranges[-1][1]
+        return True
+
     # -- outcomes -----------------------------------------------------------------------------------------------------
 
     def complete(self, run: Run, outcomes: list[Applied]) -> None:
@@ -511,9 +521,10 @@ class Proposals:
         if gaps:
             self._drop(gaps, "a request before it in its session was not executed")
 
-    def complete_slots(self, chosen: Callable[[int], bytes], is_late: Callable[[], bool]) -> bool:
-        """Answer the proposals for slots that are known as chosen by now; ``chosen`` gives the value of one.
+    def complete_slots(self, chosen: Callable[[int], bytes | None], is_late: Callable[[], bool]) -> bool:
+        """Answer the proposals for slots that are known as chosen by now.
 
+        ``chosen`` gives the value of one, None where that is not kept any more.
         Returns whether all were looked at: some thousands may wait, and to write down one value may take milliseconds.
         """
         if not self._slots:
@@ -523,7 +534,8 @@ class Proposals:
         if not self._unlooked and self._replica.times_chosen != self._looked_at:
             self._looked_at = self._replica.times_chosen
             self._unlooked.extend(self._slots)
-        slot, json = 0, b""
+        slot = 0
+        json: bytes | None = None
         looked = 0
         while self._unlooked:
             proposal = self._slots.get(self._unlooked.popleft())
@@ -532,8 +544,13 @@ class Proposals:
                 del self._slots[proposal.number]
                 self._close(proposal)
                 if proposal.slot != slot:  # many may ask for one
-                    slot, json = proposal.slot, entries.as_json(chosen(proposal.slot))
-                proposal.done(SlotReply(slot, json, proposal.phase1_skipped))
+                    slot, value = proposal.slot, chosen(proposal.slot)
+                    json = None if value is None else entries.as_json(value)
+                if json is None:
+                    why = f"slot {slot} was chosen long ago, and the log does not keep its value any more"
+                    proposal.done(proposal.refusal(why))
+                else:
+                    proposal.done(SlotReply(slot, json, proposal.phase1_skipped))
                 if is_late():
                     break
             elif looked >= LOOKED_AT_ONCE:
@@ -555,6 +572,10 @@ class Proposals:
             self._drop(late, "no quorum answered in time")
         if is_late:
             self.send_all_again()
+
+    def refuse_all(self, reason: str) -> None:
+        """Answer all that wait, since this node cannot know their outcome any more."""
+        self._drop(self._proposals(), reason)
 
     def storage_failed(self, error: StorageFullError) -> None:
         """The log found no room: answer the requests that depend on this node's disk, and refuse later ones."""

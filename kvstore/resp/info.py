@@ -133,6 +133,7 @@ def _sections(status: ServerStatus, hub: Hub, expiring: tuple[int, int]) -> dict
             "ballot": node.ballot,
             "chosen_upto": node.chosen_upto,
             "applied_upto": node.applied_upto,
+            "trouble": node.trouble,
         },
         "CPU": {"used_cpu_user": status.cpu_ms / 1_000, "used_cpu_sys": 0},
         "Cluster": {"cluster_enabled": 0},

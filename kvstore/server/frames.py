@@ -13,6 +13,7 @@ import msgspec
 
 from kvstore.errors import KvstoreError
 from kvstore.node.peer_messages import PeerMessage
+from kvstore.storage.peer_records import Standing
 
 PROTOCOL_VERSION = 6
 MAX_GREETING_BYTES = 4_096
@@ -26,6 +27,8 @@ PIECE_BYTES = 65_536
 _LENGTH = struct.Struct(">I")
 _MORE = 1 << 31
 _LAST = 1 << 30
+UNKNOWN = Standing("", 0, 0)
+"""What a greeting of an earlier version says of its sender."""
 _encode = msgspec.msgpack.Encoder().encode
 
 KEEP_ALIVE = _LENGTH.pack(0)
@@ -35,7 +38,8 @@ KEEP_ALIVE = _LENGTH.pack(0)
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
     """The dialling node's first frame. ``incarnation`` tells a process from those before it with the same id.
 
-    ``clients``: HOST:PORT where it listens for clients, to be shown to them.
+    ``clients``: HOST:PORT where it listens for clients, to be shown to them. ``standing``: its data directory, and how
+    far that has come; ``members``: the names of all data directories that it knows, by node, its own among them.
     """
 
     cluster: str
@@ -44,16 +48,25 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     version: int
     incarnation: int
     clients: Annotated[str, msgspec.Meta(max_length=300)] = ""
+    standing: Standing = UNKNOWN
+    members: dict[str, str] = {}
 
 
 class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
-    """The answer to a Hello that was accepted: messages may follow."""
+    """The answer to a Hello that was accepted: messages may follow. It says of its sender what a Hello says."""
+
+    standing: Standing = UNKNOWN
+    members: dict[str, str] = {}
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """The answer to a Hello that was refused; the connection is closed."""
+    """The answer to a Hello that was refused; the connection is closed.
+
+    ``directory``: the name of the refusing node's data directory where that of the other one is the reason, else "".
+    """
 
     reason: str
+    directory: str = ""
 
 
 decode_hello = msgspec.msgpack.Decoder(Hello).decode

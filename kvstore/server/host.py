@@ -11,28 +11,37 @@ from concurrent.futures import Executor, Future
 from functools import partial
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from consensus.messages import Accepted, Record, Stored
 from consensus.replica import Role
 from kvstore import clocks, logs
 from kvstore.addresses import address_text
 from kvstore.commands import Command, Query, Result
 from kvstore.errors import KvstoreError, Refusal, StorageFullError, UnavailableError
+from kvstore.node.divergence import Divergence
 from kvstore.node.hosting import Appends, failure, open_node
-from kvstore.node.peer_messages import PeerMessage
+from kvstore.node.peer_messages import PeerMessage, Presence
+from kvstore.node.registration import register
 from kvstore.node.service import OnReply, PeerInfo, ServerStatus
+from kvstore.node.snapshot_disk import BEGINS_ANEW, SnapshotDisk
 from kvstore.server import open_files, process_memory
+from kvstore.server.door import GuardedDoor
 from kvstore.server.latencies import Latencies
 from kvstore.server.long_turns import LONG_NS, LongTurns
 from kvstore.server.peers import Identity, Peers
 from kvstore.server.settings import Settings
 from kvstore.server.time_spent import TimeSpent
+from kvstore.state.identity import Owner
 from kvstore.state.keyspace import free
 from kvstore.state.long_reads import MAX_AT_ONCE, LongReads
 from kvstore.state.machine import Batch
 from kvstore.state.queries import Queries
 from kvstore.state.rows import Overlay
+from kvstore.state.snapshots import Snapshot
 from kvstore.state.sql import Table
-from kvstore.storage.data_dir import DataDir
+from kvstore.storage.data_dir import RESERVE_BYTES, DataDir
+from kvstore.storage.log_store import SqliteLog
 from kvstore.store import LogRow, Reply, SlotReply
 
 TIMED = 8
@@ -85,7 +94,7 @@ class Host:
         data_dir: DataDir,
         clients: Clients,
         long_turns: LongTurns,
-        on_failure: Callable[[int], None],
+        on_end: Callable[[], object],
         new_threads: Callable[[str, int], Executor],
     ) -> None:
         self.settings = settings
@@ -93,7 +102,7 @@ class Host:
         self._flush = clients.flush
         self.peer_address = address_text(settings.peer_listen)
         self._data_dir = data_dir
-        self._on_failure = on_failure
+        self._on_end = on_end
         self._failed = False
         self.failed_with = 0
         """The exit status of a node that can do nothing any more, and answers nobody; 0 while it can."""
@@ -132,25 +141,77 @@ class Host:
             background=self._commit,
             is_late=self._is_late,
             read_later=self._read_later,
+            takes_part=len(settings.peers) == 1,
+            snapshots=partial(self._open_snapshots, new_threads("snapshots", 1)),
+            keep=settings.keep,
         )
+        self.wants_anew = False
+        """Whether the node is to be opened anew, since a snapshot is to take the place of its state."""
         self._appends = Appends(self.node, _tell_of_disk, settings.timing.election[0])
-        identity = Identity(_cluster(settings), settings.node_id, random.getrandbits(63))
-        self.peers = Peers(identity, settings.peers, self._receive, self._resume)
+        identity = Identity(_cluster(settings), settings.node_id, random.getrandbits(62) + 1)
+        store = self.node.log_store
+        assert isinstance(store, SqliteLog)
+        self.door = GuardedDoor(
+            settings.node_id,
+            list(settings.peers),
+            store,
+            identity.incarnation,
+            self._disk,
+            self._membership_changed,
+            settings.timing.election[0],
+            clocks.now(),
+        )
+        self.peers = Peers(identity, settings.peers, self._receive, self._resume, self.door)
+        self._divergence = Divergence(settings.node_id, settings.peers)
         self.peers.clients_at = clients.address
         self._known: tuple[Role, str | None] = (self.node.role, None)
+
+    def _open_snapshots(self, thread: Executor, directory: str) -> SnapshotDisk:
+        owner = Owner(directory, self.settings.node_id)
+        self._snapshots = SnapshotDisk(self._data_dir.state_path, owner, thread, RESERVE_BYTES, self._adopted)
+        return self._snapshots
+
+    def _adopted(self, snapshot: Snapshot, is_right: bool) -> None:
+        """All of a snapshot has come."""
+        if self._stopped:
+            return
+        self.node.adopted(snapshot, is_right)
+        if self.node.snapshot is not None:
+            self.wants_anew = True
+            self.node.refuse_requests(BEGINS_ANEW)
+            self._flush()
+            self._on_end()
 
     async def start(self) -> None:
         """Listen for the other nodes, and begin to take part. Raises OSError if the address cannot be used."""
         self.peer_address = address_text(await self.peers.start(self.settings.peer_listen))
-        if self.settings.node_id == next(iter(self.settings.peers)):
-            # Of nodes that start together one has to be first; a leader that is already at work is not disturbed.
+        if self.node.is_alone:
             self.node.campaign()
         self._tick()
+
+    def _membership_changed(self) -> None:
+        """The node may take part from now on, or must not any more."""
+        if self._stopped:
+            return
+        members, node = self.door.members, self.node
+        if members.takes_part and not node.replica.takes_part:
+            node.take_part()
+            if self.settings.node_id == next(iter(self.settings.peers)):
+                # Of nodes that start together one has to be first; a leader that is already at work is not disturbed.
+                node.campaign()
+        elif members.condemned:
+            node.stand_aside()
+            node.refuse_requests(members.condemned)
+        self._wake()
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
     def _receive(self, sender: str, message: PeerMessage) -> None:
-        if not self._failed:
+        if type(message) is Presence:
+            self.door.heard(sender, message)
+            self._divergence.hear(sender, message.marks)
+            self._compare()
+        elif not self._failed:
             began = self._time_spent.now()
             self.node.receive(sender, message)
             took = self._time_spent.spent("consensus", began)
@@ -183,8 +244,38 @@ class Host:
         open_files.look()
         now = clocks.now()
         self._appends.tick(now)
+        self._be_present(now)
         if now - self._ticked_at > interval >> 1:  # otherwise a turn has just done so
             self._turn()
+
+    def _be_present(self, now: int) -> None:
+        """Tell the others now and then how far this node has come."""
+        if self._stopped:
+            return
+        presence = self.door.presence(now, self.node.marks)
+        if presence is not None:
+            self.peers.send([(peer, presence) for peer in self.peers.addresses])
+            self._compare()
+        self._woken |= register(self.node, self.door.members)
+
+    def _compare(self) -> None:
+        """Serve only while a majority has applied the same."""
+        node, divergence = self.node, self._divergence
+        before = divergence.diverged or divergence.doubt
+        divergence.compare(node.marks)
+        reason = divergence.diverged or divergence.doubt
+        if reason == before or self.door.members.condemned:
+            return
+        node.refuse_requests(reason)
+        if divergence.diverged:
+            log.error("diverged", reason=reason)
+            node.stand_aside()
+            self._data_dir.condemn_state()
+        elif reason:
+            log.error("in_doubt", reason=reason)
+        else:
+            log.info("out_of_doubt")
+        self._wake()
 
     def _turn(self) -> None:
         if self._stopped:
@@ -317,9 +408,10 @@ class Host:
         if self._failed:
             return
         self._failed = self._stopped = True
+        self.door.close()
         self.failed_with = status
         log.error("cannot_go_on", reason=why)
-        self._on_failure(status)
+        self._on_end()
 
     def _unforeseen(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """A callback raised an error that nobody caught, possibly half-way through a turn."""
@@ -358,9 +450,11 @@ class Host:
         if self._timer:
             self._timer.cancel()
         self._stopped = True  # what the threads report below must not give them more to do
+        self.door.close()
         await self.peers.close()
         self._queries.close()
         self._long_reads.close()
+        self._snapshots.close()
         self._disk.shutdown()
         self._state_disk.shutdown()
         await asyncio.sleep(0)  # lets the reports of the threads come in
@@ -368,7 +462,10 @@ class Host:
             self._stored(self._append)
         if not self._failed:
             self._failed = True
-            self.node.close()
+            if self.node.snapshot is not None:
+                self.node.install(self.node.snapshot)
+            else:
+                self.node.close()
 
     # -- the service --------------------------------------------------------------------------------------------------
 
@@ -492,9 +589,10 @@ class Host:
         return clocks.wall()
 
     def status(self) -> ServerStatus:
+        status = self.node.status(str(self._data_dir.path))
         p50, p99 = self._latencies.percentiles(50, 99, now=clocks.now_us())
         return ServerStatus(
-            status=self.node.status(str(self._data_dir.path)),
+            status=replace(status, trouble=status.trouble or self.door.members.trouble),
             client_address=self._clients.address,
             peer_address=self.peer_address,
             uptime_ms=(clocks.now_us() - self._started) // 1_000,

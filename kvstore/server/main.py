@@ -63,25 +63,35 @@ async def serve(settings: Settings, new_threads: Callable[[str, int], Executor],
     ``new_threads`` gives as many threads as are wanted under a name, for what may take long; ``long_turns`` is told of
     what took too long all the same. Raises DataDirError when it cannot start.
     """
+    if settings.existing_data_dir and not settings.data_dir.is_dir():
+        raise DataDirError(
+            f"data directory {settings.data_dir} does not exist, though existing_data_dir demands it:"
+            " mount its disk, or make the directory if this node is new"
+        )
     with DataDir.open(settings.data_dir, f"kvstore serve, node {settings.node_id}") as data_dir:
         data_dir.check_cluster(settings.cluster_name)
-        return await _serve(settings, data_dir, new_threads, long_turns)
+        is_told = asyncio.Event()
+        for number in end_signals.numbers():
+            asyncio.get_running_loop().add_signal_handler(number, is_told.set)
+        while True:
+            status = await _serve(settings, data_dir, new_threads, long_turns, is_told)
+            if status is not None:
+                return status
 
 
 async def _serve(
-    settings: Settings, data_dir: DataDir, new_threads: Callable[[str, int], Executor], long_turns: LongTurns
-) -> int:
+    settings: Settings,
+    data_dir: DataDir,
+    new_threads: Callable[[str, int], Executor],
+    long_turns: LongTurns,
+    is_told: asyncio.Event,
+) -> int | None:
+    """Serve until ``is_told`` to end. Returns None where the node is to be opened anew."""
     loop = asyncio.get_running_loop()
-    ended: asyncio.Future[int] = loop.create_future()
-
-    def end(status: int) -> None:
-        if not ended.done():
-            ended.set_result(status)
-
+    has_ended = asyncio.Event()
     clients = ClientListener(settings, long_turns)
-    host = Host(settings, data_dir, clients, long_turns, end, new_threads)
-    for number in end_signals.numbers():
-        loop.add_signal_handler(number, end, 0)
+    host = Host(settings, data_dir, clients, long_turns, has_ended.set, new_threads)
+    ends = [loop.create_task(event.wait()) for event in (is_told, has_ended)]
     try:
         data_dir.claim(settings.cluster_name)  # after the log is there: a claimed directory without one has lost it
         for start, address in (
@@ -99,11 +109,13 @@ async def _serve(
             nodes=",".join(sorted(settings.peers)),
             applied=host.node.applied_upto,
         )
-        status = await ended
-        if status == 0:
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if is_told.is_set() and not has_ended.is_set():
             await _drain(host, clients)
-        return host.failed_with or status
+        return None if host.wants_anew and not is_told.is_set() else host.failed_with
     finally:
+        for end in ends:
+            end.cancel()
         await clients.close()
         await host.close()
         log.info("ended")

@@ -32,6 +32,7 @@ from kvstore import logs
 from kvstore.addresses import Address, address_text
 from kvstore.node.peer_messages import PeerMessage
 from kvstore.server import listening
+from kvstore.server.door import Door, OpenDoor
 from kvstore.server.frames import (
     KEEP_ALIVE,
     MAX_FRAME_BYTES,
@@ -160,6 +161,7 @@ class OutboundConnection(PeerConnection):
         super().__init__(loop, name)
         self.welcomed = False
         self.refused = ""
+        self.door: Door = OpenDoor()
         self.gap = False
         """Whether messages were dropped since the last one that was sent."""
         self._queue: deque[bytes] = deque()
@@ -212,6 +214,15 @@ class OutboundConnection(PeerConnection):
         answer = decode_answer(body)
         if isinstance(answer, Refused):
             self.refused = answer.reason
+            if answer.directory:
+                self.door.refused(self.name, answer.reason, answer.directory)
+            self.close()
+        else:
+            self.door.enter(self.name, answer.standing, answer.members, self._entered)
+
+    def _entered(self, reason: str, is_stranger: bool) -> None:
+        if reason:
+            log.limited("peer_refused", f"{self.name} {reason}", level="warning", peer=self.name, reason=reason)
             self.close()
         else:
             self.welcomed = True
@@ -223,6 +234,8 @@ class InboundConnection(PeerConnection):
     def __init__(self, loop: asyncio.AbstractEventLoop, peers: Peers) -> None:
         super().__init__(loop, "")
         self.hello: Hello | None = None
+        self._greeting: Hello | None = None
+        """A Hello that is being judged."""
         self._peers = peers
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -231,28 +244,45 @@ class InboundConnection(PeerConnection):
         self._loop.call_later(SILENCE_SECONDS, self._expect_hello)
 
     def _expect_hello(self) -> None:
-        if self.hello is None:
+        if self.hello is None and self._greeting is None:
             self.close()
 
     def received(self, body: bytes) -> None:
         if self.hello is not None:
             self._peers.receive(self.hello.sender, decode_message(body))
             return
-        hello = decode_hello(body)
+        if self._greeting is not None:
+            raise FrameError("a second greeting came before the first was answered")
+        self._greeting = hello = decode_hello(body)
+        reason = self._peers.check(hello)
+        if reason:
+            self._refuse(hello, Refused(reason))
+        else:
+            self._peers.door.enter(hello.sender, hello.standing, hello.members, self._judged)
+
+    def _judged(self, reason: str, is_stranger: bool) -> None:
+        hello = self._greeting
+        if hello is None or self.closed.done():
+            return
+        standing, members = self._peers.door.introduce()
+        if reason:
+            self._refuse(hello, Refused(reason, standing.directory if is_stranger else ""))
+            return
         reason = self._peers.admit(self, hello)
         if reason:
-            peer = hello.sender
-            log.limited(
-                "peer_refused", f"{peer} {reason}", level="warning", peer=peer, address=self.name, reason=reason
-            )
-            self.write(frame(Refused(reason)))
-            if self._transport is not None:
-                self._transport.close()
+            self._refuse(hello, Refused(reason))
             return
         self.hello = hello
         self._reader.limit = MAX_FRAME_BYTES
-        self.write(frame(Welcome()))
+        self.write(frame(Welcome(standing, members)))
         log.info("peer_joined", peer=hello.sender, address=self.name)
+
+    def _refuse(self, hello: Hello, answer: Refused) -> None:
+        peer, reason = hello.sender, answer.reason
+        log.limited("peer_refused", f"{peer} {reason}", level="warning", peer=peer, address=self.name, reason=reason)
+        self.write(frame(answer))
+        if self._transport is not None:
+            self._transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
@@ -263,11 +293,19 @@ class Peers:
     """The connections with the other nodes of the cluster.
 
     ``resume`` is called with a node's id when messages to it may have been lost, before any later one is sent, so
-    that the node can send them again in their order.
+    that the node can send them again in their order. ``door`` judges who else comes, and notes who is believed.
     """
 
-    def __init__(self, identity: Identity, addresses: dict[str, Address], receive: Receive, resume: Resume) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        addresses: dict[str, Address],
+        receive: Receive,
+        resume: Resume,
+        door: Door | None = None,
+    ) -> None:
         self.receive = receive
+        self.door: Door = door or OpenDoor()
         self._resume = resume
         self.addresses = {node: address for node, address in addresses.items() if node != identity.node}
         self.clients_at = ""
@@ -389,7 +427,10 @@ class Peers:
         loop = asyncio.get_running_loop()
         link = OutboundConnection(loop, node)
         own = self._identity
-        hello = Hello(own.cluster, own.node, node, PROTOCOL_VERSION, own.incarnation, self.clients_at)
+        link.door = self.door
+        hello = Hello(
+            own.cluster, own.node, node, PROTOCOL_VERSION, own.incarnation, self.clients_at, *self.door.introduce()
+        )
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await loop.create_connection(lambda: link, *self.addresses[node])
@@ -398,6 +439,7 @@ class Peers:
                     await asyncio.sleep(0.005)
         except (OSError, TimeoutError) as error:
             link.close()
+            self.door.tried(node)
             reason = getattr(error, "strerror", None) or str(error) or "no answer in time"
             log.limited("peer_unreachable", node, peer=node, address=address_text(self.addresses[node]), reason=reason)
             return None
@@ -407,8 +449,8 @@ class Peers:
 
     # -- being dialled ------------------------------------------------------------------------------------------------
 
-    def admit(self, link: InboundConnection, hello: Hello) -> str:
-        """Accept a node's connection; returns the reason why it is refused, "" if it is not."""
+    def check(self, hello: Hello) -> str:
+        """Returns the reason why a node is refused before anybody looks at its data directory, "" if it is not."""
         if hello.version != PROTOCOL_VERSION:
             return f"it speaks version {hello.version} of the protocol, this node version {PROTOCOL_VERSION}"
         if hello.cluster != self._identity.cluster:
@@ -420,9 +462,16 @@ class Peers:
         if hello.sender not in self.addresses:
             return f"{hello.sender} is not a node of this cluster ({', '.join(sorted(self.addresses))})"
         before = self._accepted.get(hello.sender)
-        if before is not None and before.hello is not None:
-            if before.hello.incarnation != hello.incarnation:
-                return f"another process is connected as {hello.sender}: every node needs an id of its own"
+        if before is not None and before.hello is not None and before.hello.incarnation != hello.incarnation:
+            return f"another process is connected as {hello.sender}: every node needs an id of its own"
+        return ""
+
+    def admit(self, link: InboundConnection, hello: Hello) -> str:
+        """Accept a node's connection; returns the reason why it is refused after all, "" if it is not."""
+        if reason := self.check(hello):  # another may have come while this one was judged
+            return reason
+        before = self._accepted.get(hello.sender)
+        if before is not None:
             before.close()
         self._accepted[hello.sender] = link
         return ""

@@ -17,8 +17,10 @@ from consensus.membership import MAX_NODES
 from kvstore.addresses import Address, is_host
 from kvstore.errors import KvstoreError
 from kvstore.logs import Format, Level
+from kvstore.storage.log_tail import KEEP, Keep
 
 MAX_ID = 64
+MIB = 1_048_576
 PREFIX = "KVSTORE_"
 TIMING = Timing(heartbeat=100, election=(600, 1_000), resend=200)
 """Machines do other things as well: a pause of half a second should not change the leader."""
@@ -38,9 +40,11 @@ class Settings(msgspec.Struct, frozen=True):
     client_listen: Address
     peer_listen: Address
     peers: dict[str, Address]
+    existing_data_dir: bool = False
     cluster_name: str = "kvstore"
     request_timeout_ms: int = 5_000
     max_clients: int = 10_000
+    keep: Keep = KEEP
     password: str | None = None
     timing: Timing = TIMING
     log_format: Format = "auto"
@@ -50,12 +54,15 @@ class Settings(msgspec.Struct, frozen=True):
 NAMES = (
     "node_id",
     "data_dir",
+    "existing_data_dir",
     "client_listen",
     "peer_listen",
     "initial_cluster",
     "cluster_name",
     "request_timeout",
     "max_clients",
+    "keep_slots",
+    "keep_mib",
     "password",
     "password_file",
     "heartbeat_ms",
@@ -129,12 +136,17 @@ def load(options: Mapping[str, str | None], environment: Mapping[str, str], file
     return Settings(
         node_id=node_id,
         data_dir=_data_dir(given),
+        existing_data_dir=_is_on(given, "existing_data_dir"),
         client_listen=_address(given, "client_listen", given.text("client_listen", "127.0.0.1:6401")),
         peer_listen=peer_listen,
         peers=_cluster(given, node_id) if given.has("initial_cluster") else {node_id: peer_listen},
         cluster_name=_name(given, "cluster_name", "kvstore"),
         request_timeout_ms=round(_number(given, "request_timeout", "5", 0.1, 600) * 1_000),
         max_clients=int(_number(given, "max_clients", "10000", 1, 100_000)),
+        keep=Keep(
+            int(_number(given, "keep_slots", str(KEEP.slots), 100, 1_000_000_000)),
+            int(_number(given, "keep_mib", str(KEEP.bytes // MIB), 1, 1_000_000) * MIB),
+        ),
         password=_password(given),
         timing=_timing(given),
         log_format=_one_of(given, "log_format", "auto", get_args(Format)),
@@ -161,7 +173,7 @@ def _read(file: Path) -> dict[str, str]:
             raise SettingsError(f"{name} in {file} is not a setting{f': did you mean {near[0]}?' if near else ''}")
         if name == "initial_cluster" and isinstance(value, dict):
             value = ",".join(f"{node}={address}" for node, address in value.items())
-        if name == "read_lease" and isinstance(value, bool):
+        if name in ("read_lease", "existing_data_dir") and isinstance(value, bool):
             value = str(value).lower()
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             remedy = "text, or a table of nodes" if name == "initial_cluster" else "text or a number"

@@ -15,6 +15,7 @@ from kvstore.commands import (
     Append,
     Cas,
     Command,
+    Configure,
     Delete,
     Done,
     Early,
@@ -160,7 +161,9 @@ class Model:
         kind = _kind(name)
         self.forgotten[kind] = max(self.forgotten.get(kind, 0), self.sessions.pop(name).slot)
 
-    def _execute(self, slot: int, command: Command | Opaque) -> Seen:
+    def _execute(self, slot: int, command: Command | Opaque | Configure) -> Seen:
+        if isinstance(command, Configure):
+            return DONE
         if isinstance(command, Opaque):
             text = msgspec.json.decode(command.json)
             is_read = isinstance(text, str) and cost.text_work(command.json) <= cost.MAX_WORK

@@ -7,7 +7,7 @@ import json
 import msgspec
 
 from consensus.messages import NO_OP
-from kvstore.commands import Entry, Opaque, Result
+from kvstore.commands import Configure, Entry, Opaque, Result
 from kvstore.language.canonical import format as format_command
 from kvstore.values import shown_text
 
@@ -34,6 +34,9 @@ def as_text(entry: Entry, size: int) -> str:
     """The canonical text of a command whose entry has ``size`` bytes, or the JSON that was proposed in its place."""
     if isinstance(entry.command, Opaque):
         return shown_text(entry.command.json)
+    if isinstance(entry.command, Configure):
+        members = ", ".join(f"{name}={directory}" for name, directory in entry.command.members)
+        return f"<configuration {entry.command.number}: {members}>"
     if size > SHOWN_BYTES:
         return f"<{entry.command.__struct_config__.tag} of {size:,} bytes>"
     return format_command(entry.command)

@@ -25,8 +25,17 @@ class Owner(NamedTuple):
     node: str
 
 
+class Trail(NamedTuple):
+    """Running checksums of what slots held, and of the results of executing them."""
+
+    entries: int = 0
+    results: int = 0
+
+
 class StateIdentity(NamedTuple):
     """The state after slot ``applied_upto``. ``entry`` is the hash of this slot's value, by which the log is known.
+
+    ``trail`` is the checksum of the slots since the last configuration; ``configuration`` is that, packed.
 
     ``owner`` and ``entry`` are empty in a database of an earlier version, until its first commit, and in a new one.
     """
@@ -36,6 +45,8 @@ class StateIdentity(NamedTuple):
     keys: int
     owner: Owner
     entry: bytes
+    trail: Trail
+    configuration: bytes
 
 
 def entry_hash(value: bytes) -> bytes:
@@ -51,18 +62,24 @@ def read_progress(connection: sqlite3.Connection) -> StateIdentity:
     if not all(type(number) is int and number >= 0 for number in (applied_upto, clock, keys)):
         raise damaged_row("the row of progress")
     if not any(rest):
-        return StateIdentity(applied_upto, clock, keys, Owner("", ""), b"")
-    directory, node, entry, checksum = rest
-    if checksum != _checksum((applied_upto, clock, keys, directory, node, entry)):
+        return StateIdentity(applied_upto, clock, keys, Owner("", ""), b"", Trail(), b"")
+    directory, node, entry, checksum, *more = rest
+    columns: tuple[object, ...] = (applied_upto, clock, keys, directory, node, entry)
+    trail, configuration = Trail(), b""
+    if any(one is not None for one in more):  # else an earlier version wrote it
+        trail, configuration = Trail(*more[:2]), more[2]
+        columns = (*columns, *more)
+    if checksum != _checksum(columns):
         raise damaged_row("the row of progress")
-    return StateIdentity(applied_upto, clock, keys, Owner(directory, node), entry)
+    return StateIdentity(applied_upto, clock, keys, Owner(directory, node), entry, trail, configuration)
 
 
 def write_progress(connection: sqlite3.Connection, progress: StateIdentity) -> None:
     """Note it in the open transaction."""
-    columns = (*progress[:3], *progress.owner, progress.entry)
+    columns = (*progress[:3], *progress.owner, progress.entry, *progress.trail, progress.configuration)
     connection.execute(
-        "UPDATE progress SET applied_upto = ?, clock = ?, keys = ?, directory = ?, node = ?, entry = ?, checksum = ?",
+        "UPDATE progress SET applied_upto = ?, clock = ?, keys = ?, directory = ?, node = ?, entry = ?,"
+        " trail_of_entries = ?, trail_of_results = ?, configuration = ?, checksum = ?",
         (*columns, _checksum(columns)),
     )
 
@@ -137,6 +154,10 @@ def _keep_results_apart(database: Database) -> None:
     database.execute("DROP TABLE old")
 
 
-STATE_SCHEMA = Schema(
-    migrations=(_create, _bound_sessions, _name_owner, _keep_values_apart, _keep_results_apart), page_bytes=8_192
-)
+def _keep_trail(database: Database) -> None:
+    for column in ("trail_of_entries INTEGER", "trail_of_results INTEGER", "configuration BLOB"):
+        database.execute(f"ALTER TABLE progress ADD COLUMN {column}")
+
+
+_MIGRATIONS = (_create, _bound_sessions, _name_owner, _keep_values_apart, _keep_results_apart, _keep_trail)
+STATE_SCHEMA = Schema(migrations=_MIGRATIONS, page_bytes=8_192)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import zlib
+from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -20,6 +22,7 @@ from kvstore import limits
 from kvstore.commands import (
     Clear,
     Command,
+    Configure,
     Count,
     Done,
     Early,
@@ -45,7 +48,7 @@ from kvstore.commands import (
     Txn,
     Walk,
 )
-from kvstore.errors import CommandError, KvstoreError, StateDamagedError
+from kvstore.errors import CommandError, DataDirError, KvstoreError, StateDamagedError
 from kvstore.state import cost
 from kvstore.state.context import Context
 from kvstore.state.cost import (
@@ -59,12 +62,14 @@ from kvstore.state.cost import (
 )
 from kvstore.state.entries import UNREADABLE, Applied, decode
 from kvstore.state.executor import execute, execute_alone
-from kvstore.state.identity import STATE_SCHEMA, Owner, StateIdentity, entry_hash, read_progress, write_progress
+from kvstore.state.identity import STATE_SCHEMA, Owner, StateIdentity, Trail, entry_hash, read_progress, write_progress
 from kvstore.state.keyspace import Changes, Keyspace, ManyGoneError
 from kvstore.state.rows import Overlay
 from kvstore.state.sessions import SessionChanges, Sessions, result_bytes, stored_sessions, write_sessions
 from kvstore.state.sql import Table, run
-from kvstore.storage.database import OnDamage, connect, damaged_row, storage_errors
+from kvstore.storage.database import OnDamage, connect, damaged_row, reason, storage_errors
+from kvstore.storage.files import files
+from kvstore.storage.wal_check import sync_wal
 
 KEEP_RESULTS = 1_000
 MAX_KEPT_BYTES = 4_096
@@ -74,10 +79,17 @@ WRITER_CACHE_KB = 32_768
 READER_CACHE_KB = 16_384
 READ_AT_ONCE = 1_048_576
 """Once values of more bytes were read from the table for slots that are quick otherwise, the time is looked at."""
+SYNC_SLOTS = 8_192
+"""After so many slots what was committed is made durable, so that the log need not keep them."""
 MAX_RESULTS_BYTES = 1_048_576
 """Once the results of slots have more bytes than this, they are told before further slots are executed."""
+MARK_SLOTS = 4_096
+"""After every so many slots replicas compare what they have applied."""
+MARKS = 16
 CHECKPOINT_PAGES = 4_096
 """The WAL is copied into the database when it holds this many pages, and not at every large commit."""
+WAL_BYTES = 67_108_864
+"""The WAL's file is cut to this once it has been copied; a single commit may need as much as the database has."""
 
 
 class Batch(NamedTuple):
@@ -86,6 +98,8 @@ class Batch(NamedTuple):
     upto: int
     clock: int
     entry: bytes
+    trail: Trail
+    configuration: Configure | None
     changes: Changes
     sessions: SessionChanges
     results: list[tuple[int, Result]]
@@ -98,6 +112,8 @@ def _never() -> bool:
     return False
 
 
+_pack = msgspec.msgpack.Encoder().encode
+_DONE = Done()
 _NO_OP_APPLIED = Applied("", 0, None)
 _FORGOTTEN = Forgotten()
 _EARLY = Early()
@@ -159,6 +175,7 @@ class StateMachine:
                 self._reader.execute(f"PRAGMA cache_size = -{READER_CACHE_KB}")
                 self._writer.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KB}")
                 self._writer.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+                self._writer.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
                 if path is not None and not read_only:
                     # A page in the wrong place could hide keys. It takes far less time than the log's rows do.
                     (found,) = self._writer.execute("PRAGMA integrity_check(1)").fetchone()
@@ -169,12 +186,18 @@ class StateMachine:
                 self.applied_upto: int = progress.applied_upto
                 self.clock: int = progress.clock
                 self._entry: bytes = progress.entry
+                self._trail_of_entries, self._trail_of_results = progress.trail
+                self.configuration: Configure | None = _configuration(progress.configuration)
                 self._keys = Keyspace(self._reader, self._writer, progress.keys, self._wait_for_writer, self.clock)
                 self._sessions = Sessions(None if read_only else self._writer)
         except BaseException:
             self.close()
             raise
         self._committed_upto = self.applied_upto
+        self._begins_trail = False
+        self.marks: dict[int, int] = {}
+        """The trail after some of the last slots whose numbers are multiples of MARK_SLOTS, in one configuration."""
+        self._durable_upto = 0
         self._recent: deque[tuple[int, Result | None]] = deque(maxlen=KEEP_RESULTS)
 
     def _note_damage(self, damage: StateDamagedError) -> None:
@@ -214,6 +237,9 @@ class StateMachine:
                         applied.append(_NO_OP_APPLIED if value == NO_OP else _NO_COMMAND_APPLIED)
                         continue
                     command, stamp = entry.command, entry.stamp
+                    if type(command) is Configure:
+                        applied.append(Applied("", 0, self._configure(command)))
+                        break
                     is_quick = is_short = type(command) is Incr or (type(command) is Set and command.ifeq is None)
                     if not (is_quick or self._is_prepared(command, is_late)):
                         break
@@ -253,12 +279,61 @@ class StateMachine:
         finally:
             keys.is_applying = False
             self.applied_upto += len(applied)
+            told = [done.result for done in applied]
+            kinds = set(map(type, told))
             if applied:
                 self._value = values[len(applied) - 1]
-        recent = applied[-KEEP_RESULTS:]
-        results = [done.result if type(done.result) in _SHORT else _if_short(done.result) for done in recent]
+                self._follow(values, told, kinds)
+        recent = told[-KEEP_RESULTS:]
+        results = recent if kinds <= _SHORT else [_if_short(result) for result in recent]
         self._recent.extend(enumerate(results, self.applied_upto - len(recent) + 1))
         return applied
+
+    def _configure(self, command: Configure) -> Result:
+        known = self.configuration.number if self.configuration else 0
+        if command.number != known + 1:
+            return NotMet(f"configuration {known} is in force")
+        self.configuration = command
+        self._begins_trail = True
+        return _DONE
+
+    def _follow(self, values: Sequence[bytes], told: list[Result | None], kinds: set[type]) -> None:
+        """Go on with the checksums of what slots held and of their results, the same however the slots are portioned.
+
+        ``kinds``: of the results.
+        """
+        if self._begins_trail:  # with a configuration, since states of earlier versions have no trail before it
+            self._begins_trail = False
+            self._trail_of_entries = self._trail_of_results = 0
+            self.marks.clear()
+            return
+        upto, count = self.applied_upto, len(told)
+        begin, first = 0, upto - count + 1
+        for slot in range(first + -first % MARK_SLOTS, upto + 1, MARK_SLOTS):
+            end = slot - first + 1
+            self._follow_on(values[begin:end], told[begin:end], kinds, slot)
+            if self.configuration is not None:
+                self._mark_slot(slot)
+            begin = end
+        if begin < count:
+            whole = not begin and len(values) == count
+            self._follow_on(values if whole else values[begin:count], told[begin:], kinds, upto)
+
+    def _follow_on(self, values: Sequence[bytes], told: list[Result | None], kinds: set[type], upto: int) -> None:
+        self._trail_of_entries = zlib.crc32(b"".join(values), self._trail_of_entries)
+        if kinds == _ALL_DONE:  # as most results are; they are left out
+            return
+        if kinds == _ALL_NUMBERS:
+            numbers = [result.number for result in told if type(result) is Integer]
+        else:
+            first = upto - len(told) + 1
+            numbers = [_mark(result, slot) for slot, result in enumerate(told, first) if type(result) is not Done]
+        self._trail_of_results = zlib.crc32(array("q", numbers).tobytes(), self._trail_of_results)
+
+    def _mark_slot(self, slot: int) -> None:
+        self.marks[slot] = self._trail_of_entries << 32 | self._trail_of_results
+        if len(self.marks) > MARKS:
+            del self.marks[min(self.marks)]
 
     def _is_prepared(self, command: Command | Opaque, is_late: IsLate) -> bool:
         """Prepare the keyspace for a command that looks at ranges; False if a later turn has to go on with it."""
@@ -330,6 +405,11 @@ class StateMachine:
         return int(self._committed_upto)
 
     @property
+    def durable_upto(self) -> int:
+        """What the slots up to this one did is on the disk for good; the database may show more. Read on any thread."""
+        return int(self._durable_upto)
+
+    @property
     def uncommitted_bytes(self) -> int:
         """About how many bytes the keys and values have that were changed since the last commit began."""
         return self._keys.dirty_bytes
@@ -357,6 +437,8 @@ class StateMachine:
             self.applied_upto,
             self.clock,
             self.entry,
+            Trail(self._trail_of_entries, self._trail_of_results),
+            self.configuration,
             self._keys.take(),
             self._sessions.take(),
             [(slot, result) for slot, result in self._recent if slot > self._committed_upto and result],
@@ -380,7 +462,20 @@ class StateMachine:
                     raise
         finally:
             self._writer_is_free.set()
+        if batch.upto >= self._durable_upto + SYNC_SLOTS:
+            self._sync(batch.upto)
         return new
+
+    def _sync(self, upto: int) -> None:
+        """Make durable what was committed up to this slot: SQLite does so only when it copies the WAL."""
+        if self._reader is not self._writer:
+            try:
+                sync_wal(self._path)
+                if not self._durable_upto:
+                    files().sync(self._path.parent)  # the WAL may be new
+            except OSError as error:
+                raise DataDirError(f"{self._path} cannot be synced ({reason(error)}): look at its disk") from error
+        self._durable_upto = upto
 
     def _wait_for_writer(self) -> None:
         """Wait until no batch is being written. A batch that could not be written is then among the changes again."""
@@ -396,8 +491,11 @@ class StateMachine:
         results = [(slot, _text(result)) for slot, result in batch.results]
         self._writer.executemany("INSERT OR REPLACE INTO results VALUES (?, ?)", results)
         self._writer.execute("DELETE FROM results WHERE slot <= ?", (batch.upto - KEEP_RESULTS,))
+        size = batch.changes.size + new
+        configuration = _pack(batch.configuration) if batch.configuration else b""
         write_progress(
-            self._writer, StateIdentity(batch.upto, batch.clock, batch.changes.size + new, self._owner, batch.entry)
+            self._writer,
+            StateIdentity(batch.upto, batch.clock, size, self._owner, batch.entry, batch.trail, configuration),
         )
         return new
 
@@ -609,6 +707,22 @@ def _parsed(json: bytes) -> Command | None:
         return None
 
 
+def _configuration(packed: bytes) -> Configure | None:
+    return msgspec.msgpack.decode(packed, type=Configure) if packed else None
+
+
+def _mark(result: Result | None, slot: int) -> int:
+    """What stands for a result that is not Done: a number for itself. A slot that held nothing is named."""
+    if type(result) is Integer:
+        return result.number
+    if result is None:
+        return -slot
+    if result_bytes(result) > MAX_KEPT_BYTES:
+        return result_bytes(result)  # to look at more of it would take longer than the slot did
+    return zlib.crc32(_pack(result)) | 1 << 40
+
+
+_ALL_DONE, _ALL_NUMBERS = {Done}, {Integer}
 _RANGES = {Scan, Walk, Count, Clear}
 _SHORT = {Done, Integer, Missing, NotMet, NoneType}
 

@@ -101,6 +101,11 @@ class DataDir:
         """Whether damage was found in state.db while it was in use."""
         return rebuild_mark(self.state_path).exists()
 
+    def condemn_state(self) -> None:
+        """Note that state.db is wrong, so that the next start makes it again from the log."""
+        with contextlib.suppress(OSError):
+            rebuild_mark(self.state_path).touch()
+
     def set_state_aside(self) -> Path:
         """Move state.db away, with its WAL, so that a new one is made; returns where to. Only the last one is kept.
 
@@ -120,6 +125,29 @@ class DataDir:
         except OSError as error:
             raise DataDirError(_why_not(self.path, error)) from error
         return aside
+
+    @property
+    def snapshot_path(self) -> Path:
+        """The snapshot that came from another node, once it was adopted."""
+        return self.path / "incoming.db"
+
+    def install_snapshot(self) -> None:
+        """Put that in the place of state.db, which nobody has open; again, if that was cut short. Raises DataDirError.
+
+        The log has noted before that the snapshot counts, so that state.db no longer does.
+        """
+        state, copy = self.state_path, self.snapshot_path
+        try:
+            if copy.exists():
+                for path in _beside(state):
+                    files().remove(path)
+                files().rename(copy, state)
+                for path in _beside(copy):
+                    files().remove(path)
+            files().remove(copy.with_suffix(".json"))
+            files().sync(self.path)
+        except OSError as error:
+            raise DataDirError(_why_not(self.path, error)) from error
 
     def claim(self, cluster: str) -> None:
         """Note the name of the cluster whose node lives here, once its log is durable. Raises DataDirError."""
@@ -163,6 +191,10 @@ class DataDir:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _beside(database: Path) -> list[Path]:
+    return [database.with_name(database.name + end) for end in ("-wal", "-shm")]
 
 
 def _has_content(file: Path) -> bool:

@@ -24,6 +24,11 @@ class Files:
             stream.flush()
             os.fsync(stream.fileno())
 
+    def append(self, path: Path, content: bytes) -> None:
+        """Add to a file, which is made if there is none; durable once it is synced."""
+        with path.open("ab") as stream:
+            stream.write(content)
+
     def sync(self, path: Path) -> None:
         """Make durable what was written to a file, or which names are in a directory."""
         handle = os.open(path, os.O_RDONLY)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import sqlite3
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -21,6 +22,8 @@ from consensus.messages import Record, Run, Stored
 from kvstore.errors import DamagedError, DataDirError, KvstoreError, StorageFullError
 from kvstore.storage.database import Schema, connect, storage_errors
 from kvstore.storage.files import files
+from kvstore.storage.log_tail import KEEP, Block, Blocks, Keep
+from kvstore.storage.peer_records import create_records
 from kvstore.storage.wal_check import check_wal, sync_wal
 
 if TYPE_CHECKING:
@@ -59,12 +62,20 @@ class LogStore(Protocol):
     def chosen_upto(self) -> int: ...
 
     @property
-    def last(self) -> int:
-        """The highest slot that holds a value, 0 if none does."""
+    def start(self) -> int:
+        """The first slot that is kept. All slots below it are chosen, and what they did is in the state."""
         ...
 
-    def append(self, records: Sequence[Record]) -> None:
-        """Make records durable, in order, all or none. Raises StorageFullError when there is no room."""
+    @property
+    def last(self) -> int:
+        """The highest slot that holds a value, or held one below ``start``; 0 if there is none."""
+        ...
+
+    def append(self, records: Sequence[Record], state_upto: int = 0) -> None:
+        """Make records durable, in order, all or none. Raises StorageFullError when there is no room.
+
+        ``state_upto``: what the slots up to this one did is durable in the state, so that the log need not keep them.
+        """
         ...
 
     def tail(self, after: int) -> list[Run]:
@@ -72,7 +83,7 @@ class LogStore(Protocol):
         ...
 
     def read(self, first: int, last: int) -> Iterator[Run]:
-        """The same for the slots first..last, a part at a time; may run beside an append."""
+        """The same for those of the slots first..last that are kept, a part at a time; may run beside an append."""
         ...
 
     def bytes(self) -> int:
@@ -85,19 +96,29 @@ class LogStore(Protocol):
 class MemoryLog:
     """A log that ends with its process, for a node that was given no data directory."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: Keep = KEEP) -> None:
         self.promised = NEVER
         self.chosen_upto = 0
+        self._keep = keep
         self._log = Log()
+
+    @property
+    def start(self) -> int:
+        return self._log.start
 
     @property
     def last(self) -> int:
         return self._log.last
 
-    def append(self, records: Sequence[Record]) -> None:
+    def append(self, records: Sequence[Record], state_upto: int = 0) -> None:
         for record in records:
             if isinstance(record, Stored):
                 self._log.put(record.run)
+        surplus = self._log.last - self._log.start - self._keep.slots
+        if self._log.bytes >= self._keep.bytes:
+            surplus = max(surplus, (self._log.last - self._log.start) // 2)
+        if surplus >= self._keep.slots >> 4:
+            self._log.forget(min(state_upto, self._log.start + surplus))
 
     def tail(self, after: int) -> list[Run]:
         return self._log.runs(after + 1, self._log.last)
@@ -125,7 +146,15 @@ def _name_directory(database: Database) -> None:
     database.execute("INSERT INTO directory VALUES (?, ?, ?)", (*columns, _checksum(columns)))
 
 
-LOG_SCHEMA = Schema(migrations=(_create, _name_directory))
+_NAMED_SINCE = 2
+
+
+def _begin_later(database: Database) -> None:
+    columns = {"id": int, "upto": int, "records": int, "round": int, "node": str, "snapshot": str, "checksum": int}
+    database.create_table("cut", columns, pk="id")
+
+
+LOG_SCHEMA = Schema(migrations=(_create, _name_directory, create_records, _begin_later))
 
 
 class SqliteLog:
@@ -134,6 +163,10 @@ class SqliteLog:
     Rows are numbered from 1 without a gap and carry a checksum over all their columns. When the log is opened every one
     is verified, and SQLite's own structure with the index: a row that the index no longer points to
     would go missing without notice. A promise is a row without slots (first 1, last 0).
+
+    The oldest rows go, with the append of new ones, once the state holds durably what their slots did, and a tail is
+    left. What they held is in the one row of ``cut``: up to which slot all are gone, how many rows went, and what they
+    promised. Of the slots from there on every row is left.
     """
 
     def __init__(
@@ -144,6 +177,7 @@ class SqliteLog:
         nodes: Iterable[str] = (),
         read_only: bool = False,
         must_exist: bool = False,
+        keep: Keep = KEEP,
     ) -> None:
         """``must_exist``: a node has run here, so that a log without a node's name has been lost and is not new."""
         self._path = path
@@ -153,9 +187,15 @@ class SqliteLog:
         self._lock = threading.Lock()
         self._failure: DataDirError | None = None
         self.promised = NEVER
+        self.durable_promised = NEVER
+        """As of now, while ``promised`` stays as of opening."""
         self.chosen_upto = 0
+        self.start = 1
+        self.snapshot = ""
+        """The name of the snapshot that is about to be the state, and that this log begins behind; mostly none."""
         self.last = 0
         self._next_id = 1
+        self._blocks = Blocks(keep)
         self._is_named = False
         try:
             if must_exist and not path.exists():
@@ -264,27 +304,49 @@ class SqliteLog:
 
     def _directory(self) -> str:
         """The random name of this data directory, made with its log; "" in a log of an earlier version, read only."""
+        if self._version() < _NAMED_SINCE:
+            return ""
         with storage_errors(self._path):
-            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-            if version < len(LOG_SCHEMA.migrations):
-                return ""
             found = self._connection.execute("SELECT id, name, checksum FROM directory").fetchone()
         if found is None or _checksum(found[:2]) != found[2]:
             raise self._damaged("the name of its data directory is missing, or does not match its checksum")
         return str(found[1])
 
+    def _version(self) -> int:
+        """How many migrations have made the log's schema: not all of them, when a log of an earlier version is read."""
+        with storage_errors(self._path):
+            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        return int(version)
+
+    def _verify_cut(self) -> None:
+        if self._version() < 3:
+            return
+        with storage_errors(self._path):
+            found = self._connection.execute("SELECT * FROM cut").fetchone()
+        if found is None:
+            return
+        if _checksum(found[:-1]) != found[-1]:
+            raise self._damaged("the row that says where it begins does not match its checksum")
+        _, upto, records, number, node, self.snapshot, _ = found
+        self.start, self.last, self.chosen_upto = upto + 1, upto, upto
+        self._next_id = records + 1
+        self.promised = self._blocks.promised = Ballot(number, node)
+
     def _verify(self) -> None:
+        self._verify_cut()
         with storage_errors(self._path):
             for row in self._connection.execute(f"SELECT {_COLUMNS} FROM records ORDER BY id"):
                 if row[0] != self._next_id:
                     raise self._damaged(
                         f"record {self._next_id}, after slot {self.last}, is missing (found {row[0]} in its place)"
                     )
-                _, _, last, number, node, chosen_upto, _ = self._intact(row)
+                _, _, last, number, node, chosen_upto, slots = self._intact(row)
+                self._blocks.add(self._next_id, last, Ballot(number, node), len(slots))
                 self._next_id += 1
                 self.promised = max(self.promised, Ballot(number, node))
                 self.chosen_upto = max(self.chosen_upto, chosen_upto)
                 self.last = max(self.last, last)
+        self.durable_promised = self.promised
 
     def _intact(self, row: tuple[object, ...]) -> _Columns:
         """A row's columns without the checksum, which also proves that they still have the types that were written."""
@@ -303,35 +365,105 @@ class SqliteLog:
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    def append(self, records: Sequence[Record]) -> None:
-        """Make records durable, in order, all or none.
+    def append(self, records: Sequence[Record], state_upto: int = 0) -> None:
+        """Make records durable, in order, all or none; and let go what need not be kept, about twice as much at most.
 
         Raises StorageFullError when there is no room: it can be called again. Any other failure (of a sync, above all)
         leaves unknown what is on disk, so that every later append is refused too.
         """
         rows = []
         identity = self._next_id
-        highest = self.last
+        highest, promised = self.last, self.durable_promised
+        size = 0
         for record in records:
             for first, last, ballot, chosen_upto, slots in _rows(record):
                 columns = (identity, first, last, ballot.round, ballot.node, chosen_upto, slots)
                 rows.append((*columns, _checksum(columns)))
                 identity += 1
                 highest = max(highest, last)
+                promised = max(promised, ballot)
+                size += len(slots)
         with self._lock:
             if self._failure is not None:
                 raise self._failure
+            cut = self._blocks.removable(state_upto, highest, 2 * size)
             try:
                 with storage_errors(self._path), self._connection:
-                    if len(rows) > 1:
+                    if cut or len(rows) > 1:
                         self._connection.execute("BEGIN")
+                    if cut:
+                        self._cut(cut)
                     self._connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
                 if not self._is_named:
                     self._name_durably()
             except DataDirError as error:
                 self._failure = error
                 raise
-            self._next_id, self.last = identity, highest
+            self._next_id, self.last, self.durable_promised = identity, highest, promised
+            for number, _, last, round_, node, _, slots, _ in rows:
+                self._blocks.add(number, last, Ballot(round_, node), len(slots))
+            if cut:
+                self._blocks.removed(cut)
+                self.start = self._start_after(cut)
+
+    def _start_after(self, cut: list[Block]) -> int:
+        return max(self.start, max(block.upto for block in cut) + 1)
+
+    def _cut(self, cut: list[Block]) -> None:
+        """Within a transaction: remove these blocks' rows, and note what they held."""
+        self._remove(cut[-1].next_id, self._start_after(cut) - 1, self.snapshot)
+
+    def _remove(self, next_id: int, upto: int, snapshot: str) -> None:
+        promised = self._blocks.promised
+        columns = (1, upto, next_id - 1, promised.round, promised.node, snapshot)
+        self._connection.execute(
+            "INSERT OR REPLACE INTO cut VALUES (?, ?, ?, ?, ?, ?, ?)", (*columns, _checksum(columns))
+        )
+        self._connection.execute("DELETE FROM records WHERE id < ?", (next_id,))
+
+    def begin_behind(self, slot: int, snapshot: str) -> None:
+        """The state is about to be this snapshot, as of ``slot``: keep what lies behind, and the promise.
+
+        From here on the snapshot counts, and not the state that was here before. The log is to be opened anew.
+        """
+        with storage_errors(self._path), self._connection:
+            self._connection.execute("BEGIN")
+            (next_id,) = self._connection.execute("SELECT min(id) FROM records WHERE last > ?", (slot,)).fetchone()
+            self._remove(next_id or self._next_id, slot, snapshot)
+
+    def forget_snapshot(self) -> None:
+        """The snapshot is the state by now."""
+        with storage_errors(self._path), self._connection:
+            self._connection.execute("BEGIN")
+            self._remove(self._first_id(), self.start - 1, "")
+        self.snapshot = ""
+
+    def _first_id(self) -> int:
+        (first,) = self._connection.execute("SELECT records + 1 FROM cut").fetchone()
+        return int(first)
+
+    def write_records(self, write: Callable[[sqlite3.Connection], None]) -> None:
+        """Have something else in this file written durably; see :class:`kvstore.storage.peer_records.DurableLog`."""
+        with self._lock:
+            if self._failure is not None:
+                raise self._failure
+            try:
+                with storage_errors(self._path), self._connection:
+                    self._connection.execute("BEGIN")
+                    write(self._connection)
+                if not self._is_named:
+                    self._name_durably()
+            except DataDirError as error:
+                self._failure = error
+                raise
+
+    def read_records(self, query: str) -> list[tuple[object, ...]]:
+        """The rows of a query of what was written so."""
+        with storage_errors(self._path):
+            return list(self._connection.execute(query).fetchall())
+
+    def path_of_records(self) -> Path:
+        return self._path
 
     def _name_durably(self) -> None:
         """Sync the directory, which has a WAL since the first append: SQLite does, and ignores whether that failed."""
@@ -347,6 +479,7 @@ class SqliteLog:
         return list(self.read(after + 1, self.last))
 
     def read(self, first: int, last: int) -> Iterator[Run]:
+        first = max(first, self.start)
         last = min(last, self.last)
         while first <= last:
             part, rows = self._part(first, min(first + READ_SLOTS - 1, last))

@@ -38,6 +38,8 @@ LINKS: dict[tuple[str, ...], Sequence[float]] = {
     names: values for names, values in SMALL.items() if names[0].startswith("kvstore.server.peers.")
 }
 """What bounds a link between nodes: only where all are small do values wait, overtake each other and get lost."""
+MARKS: dict[tuple[str, ...], Sequence[float]] = {("kvstore.state.machine.MARK_SLOTS",): (5, 20)}
+"""After how many slots nodes compare what they have applied: no run has thousands."""
 TURNS: dict[tuple[str, ...], Sequence[float]] = {
     ("kvstore.resp.shares.SHARE_SECONDS",): (0.0, 0.000_01),
     ("kvstore.resp.shares.TURN_SECONDS",): (0.0, 0.000_03),
@@ -65,6 +67,17 @@ SESSIONS: dict[tuple[str, ...], Sequence[float]] = {
 }
 """What the store remembers of requests: where little of it is, clients are told that their sessions are unknown."""
 
+CUTS: dict[tuple[str, ...], Sequence[float]] = {
+    ("kvstore.state.machine.SYNC_SLOTS",): (1, 5, 20),
+    ("kvstore.storage.log_tail.BLOCK_ROWS",): (1, 3, 8),
+    ("kvstore.storage.log_tail.BLOCK_BYTES",): (1, 200),
+    ("kvstore.state.snapshots.PART_BYTES",): (20_000, 50_000),
+    ("kvstore.state.snapshots.PAGES_AT_ONCE",): (1,),
+    ("kvstore.node.snapshots.PARTS_AT_ONCE",): (1, 2),
+    ("kvstore.node.snapshots.KEPT",): (10_000,),
+}
+"""What decides how soon a log is cut, and in what parts a state goes to others."""
+
 
 @contextmanager
 def small_bounds(scenario: Scenario, certain: Mapping[tuple[str, ...], Sequence[float]]) -> Iterator[None]:
@@ -90,7 +103,8 @@ def small_bounds(scenario: Scenario, certain: Mapping[tuple[str, ...], Sequence[
 
 def _small(rng: random.Random) -> Iterator[tuple[tuple[str, ...], float]]:
     share = rng.choice([0.0, 0.0, 0.3, 0.6])
-    shares = [(SMALL, share), (LINKS, rng.choice([0.0, 0.0, 1.0])), (TURNS, rng.choice([0.0, 0.0, 0.7]))]
+    shares = [(SMALL, share), (LINKS, rng.choice([0.0, 0.0, 1.0])), (TURNS, rng.choice([0.0, 0.0, 0.7])), (MARKS, 1.0)]
+    shares.append((CUTS, 0.8))
     for bounds, share in shares:
         for names, values in bounds.items():
             if rng.random() < share:

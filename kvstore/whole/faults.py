@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from consensus.simulation.action import LEADER, Action, FaultTarget
+from consensus.simulation.faults import Crash
 from consensus.simulation.network import Weather
 from consensus.simulation.scenario import Scenario
 from kvstore.whole.disk_faults import DiskOperation, Trouble
@@ -53,6 +54,18 @@ class WholeTarget(FaultTarget, Protocol):
 
     def lose_power_again(self, name: str, gaps: Sequence[int], until: int) -> None:
         """A node's machine loses its power, and soon after each start again, after so many ms each time."""
+        ...
+
+    def empty_directories(self, names: Sequence[str]) -> None:
+        """The nodes' data disks are not mounted: they start with empty directories, until ``mount_again``."""
+        ...
+
+    def bring_older_copy(self, name: str, after: int) -> None:
+        """A node's directory is copied and the node started again; so much later the copy is in its place."""
+        ...
+
+    def mount_again(self) -> None:
+        """The directories are as they were."""
         ...
 
 
@@ -173,6 +186,41 @@ class ToldToEnd(WholeAction, frozen=True, kw_only=True):
         return f"{self.node} is told to end"
 
 
+class EmptyDirectories(WholeAction, frozen=True, kw_only=True):
+    """Nodes are started with empty directories in place of theirs, which come back later."""
+
+    nodes: tuple[str, ...]
+
+    def happen(self, world: WholeTarget) -> None:
+        world.empty_directories(self.nodes)
+
+    def end(self, world: FaultTarget) -> None:
+        assert isinstance(world, WholeTarget)
+        world.mount_again()
+
+    @property
+    def title(self) -> str:
+        return f"the data directories of {', '.join(self.nodes)} are empty"
+
+
+class OlderCopy(WholeAction, frozen=True, kw_only=True):
+    """A node is started with an older copy of its directory, and later with the newest one again."""
+
+    node: str
+    after: int
+
+    def happen(self, world: WholeTarget) -> None:
+        world.bring_older_copy(world.resolve(self.node), self.after)
+
+    def end(self, world: FaultTarget) -> None:
+        assert isinstance(world, WholeTarget)
+        world.mount_again()
+
+    @property
+    def title(self) -> str:
+        return f"{self.node}: an older copy of its directory is put back after {self.after} ms"
+
+
 class WrongDate(WholeAction, frozen=True, kw_only=True):
     """The leader's wall clock is set back, and the leader is cut off from the other nodes, but not from clients."""
 
@@ -288,6 +336,10 @@ def whole_actions(scenario: Scenario) -> list[tuple[int, Action]]:
         actions += [(number, action) for number, action in further if kept is None or number in kept]
     if scenario.preset in ("all", "processes", "disks"):
         actions += _power_losses(scenario)
+    if scenario.preset in ("all", "disks"):
+        if _loses_directories_only(scenario):  # where all meet soon, and few other things hide what comes of it
+            actions = [(number, action) for number, action in actions if isinstance(action, Crash)]
+        actions += _lost_directories(scenario)
     for number, draw, presets in _RARE:
         if scenario.preset in presets:
             actions += _rare(scenario, number, draw)
@@ -336,6 +388,30 @@ def _power_losses(scenario: Scenario) -> list[tuple[int, Action]]:
         action = PowerLosses(at=at, until=until, node=_node(rng, scenario.names), gaps=gaps)
         if scenario.faults is None or number in scenario.faults:
             actions.append((number, action))
+    return actions
+
+
+def _loses_directories_only(scenario: Scenario) -> bool:
+    return len(scenario.names) > 1 and scenario.random("directories only").random() < 0.15
+
+
+def _lost_directories(scenario: Scenario) -> list[tuple[int, Action]]:
+    rng, names = scenario.random("directories"), scenario.names
+    actions: list[tuple[int, Action]] = []
+    if len(names) < 2 or (rng.random() < 0.5 and not _loses_directories_only(scenario)):
+        return actions
+    at = rng.randint(300, 700)
+    for number in range(500_000, 500_004):
+        what, after = rng.choice(["one", "all but one", "all but one", "copy", "copy"]), rng.choice([150, 300, 500])
+        until = at + after + rng.choice([400, 700, 1_200])
+        if what == "copy":
+            action: Action = OlderCopy(at=at, until=until, node=_node(rng, names), after=after)
+        else:
+            count = 1 if what == "one" else len(names) - 1
+            action = EmptyDirectories(at=at, until=until, nodes=tuple(rng.sample(names, count)))
+        if until <= scenario.time and (scenario.faults is None or number in scenario.faults):
+            actions.append((number, action))
+        at = until + rng.randint(100, 500)
     return actions
 
 

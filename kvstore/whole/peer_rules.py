@@ -21,8 +21,9 @@ from consensus.messages import (
 from consensus.replica import Replica, Role
 from kvstore.addresses import Address
 from kvstore.limits import NODE_SESSIONS
-from kvstore.node.peer_messages import Forward, LeftOut, PeerMessage
+from kvstore.node.peer_messages import Forward, LeftOut, PeerMessage, Presence
 from kvstore.node.proposals import FORWARD_PATIENCE
+from kvstore.server.door import Door, GuardedDoor
 from kvstore.server.host import Host
 from kvstore.server.main import ClientListener
 from kvstore.server.peers import Identity, OutboundConnection, PeerConnection, Peers, Receive, Resume
@@ -98,6 +99,9 @@ class PeerRules:
         replica = self._replica
         if replica.role is not Role.FOLLOWER:
             self._leader_heard = None
+        if not replica.takes_part:
+            act(sender, message)
+            return
         match message:
             case Heartbeat() | Accept() | Chosen():
                 follows = message.ballot >= replica.promised
@@ -160,6 +164,8 @@ class PeerRules:
         left_out: dict[str, int] = {}
         for receiver, message in messages:
             wrong = ""
+            if not replica.takes_part and not isinstance(message, Presence):
+                self._fail("a node that takes no part says nothing", f"{node} sends {message}")
             match message:
                 case Promise(ballot=ballot):
                     wrong = self._promised.says(node, ballot)
@@ -272,8 +278,9 @@ class WatchedPeers(Peers):
         addresses: dict[str, Address],
         receive: Receive,
         resume: Resume,
+        door: Door | None = None,
     ) -> None:
-        super().__init__(identity, addresses, receive, lambda peer: self._resumes(peer, resume))
+        super().__init__(identity, addresses, receive, lambda peer: self._resumes(peer, resume), door)
         host = getattr(receive, "__self__", None)
         assert isinstance(host, Host)
         name = identity.node
@@ -283,6 +290,8 @@ class WatchedPeers(Peers):
         self._machine = world.servers[name].machine
         self._process = self._machine.incarnation
         self._watches: dict[PeerConnection, LinkWatch] = {}
+        if isinstance(door, GuardedDoor):
+            world.directories.doors[name] = door
         self._rules = PeerRules(
             host.node.replica,
             promised,

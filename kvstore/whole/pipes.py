@@ -70,7 +70,7 @@ class WatchedPipeHost(PipeHost):
     def __init__(
         self, world: PipeWorld, server: ServerMachine, streams: VirtualStreams, new_thread: NewPipeThread
     ) -> None:
-        super().__init__(server.settings.data_dir, streams, new_thread)
+        super().__init__(server.settings.data_dir, streams, new_thread, server.settings.keep)
         self._world = world
         self._server = server
         self._name = server.machine.name

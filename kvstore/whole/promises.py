@@ -13,6 +13,7 @@ from consensus.simulation.violation import Violation
 from kvstore.commands import (
     Append,
     Command,
+    Configure,
     Delete,
     Entry,
     Expired,
@@ -163,7 +164,7 @@ class Promises:
         """A slot of the log, in order: what it executed, and what is stored after it."""
         self._last = slot
         command = entry.command
-        if isinstance(command, Opaque):
+        if isinstance(command, Opaque | Configure):
             return
         parts: Sequence[Command] = command.then if isinstance(command, Txn) else [command]
         tags: dict[bytes, None] = {}

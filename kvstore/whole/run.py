@@ -17,10 +17,15 @@ from consensus.simulation.scenario import Scenario
 from consensus.simulation.trace import Trace
 from consensus.simulation.violation import Violation
 from kvstore import clocks, logs
+from kvstore.node import hosting
+from kvstore.node.node import Node
 from kvstore.server import host
 from kvstore.server.peers import Peers
 from kvstore.simulated.run import Outcome
 from kvstore.state import machine as state_machine
+from kvstore.state.entries import Applied
+from kvstore.state.machine import StateMachine
+from kvstore.storage.log_store import LogStore
 from kvstore.whole.blocking import sleep
 from kvstore.whole.bounds import small_bounds
 from kvstore.whole.calm import end_one_in_calm, judge_elections
@@ -35,6 +40,9 @@ from kvstore.whole.world import CHECK_INTERVAL, PATIENCE, WholeWorld
 
 SHARED_MEMORY = Path("/dev/shm")
 """Where there is a file system in memory, real files cost no time; nothing here needs them to be durable."""
+
+MEETING_TIME = 3_000
+"""Nodes that have not met after so many ms go on to do so under faults."""
 
 
 def simulate_whole(scenario: Scenario, trace: Trace | None = None, others: Sequence[NewWorker] = ()) -> Outcome:
@@ -88,12 +96,13 @@ def _run(scenario: Scenario, world: WholeWorld, others: Sequence[NewWorker]) -> 
     for name in scenario.names:
         world.start(name)
     actions = all_actions(scenario)
+    begin = _meet(scenario, world)
     for _, action in actions:
-        world.timeline.at(action.at, world.note, "", str(action))
-        world.timeline.at(action.at, action.begin, world)
-        world.timeline.at(action.until, action.end, world)
+        world.timeline.at(begin + action.at, world.note, "", str(action))
+        world.timeline.at(begin + action.at, action.begin, world)
+        world.timeline.at(begin + action.until, action.end, world)
     workload.begin()
-    world.run(scenario.time)
+    world.run(begin + scenario.time)
     world.heal()
     workload.stop()
     _settle(world, workload.unfinished)
@@ -109,6 +118,17 @@ def _run(scenario: Scenario, world: WholeWorld, others: Sequence[NewWorker]) -> 
         end_one_in_calm(world)
     world.end_nodes()
     workload.judge()
+
+
+def _meet(scenario: Scenario, world: WholeWorld) -> int:
+    """The time of the first fault: in most runs the nodes of a new cluster have met by then."""
+    if isinstance(world, PipeWorld) or len(scenario.names) == 1 or scenario.random("meeting").random() < 0.15:
+        return 0
+    while not world.directories.all_met and world.timeline.now < MEETING_TIME:
+        world.run(world.timeline.now + CHECK_INTERVAL)
+    have_met = world.directories.all_met
+    world.count("process: all nodes met before the first fault" if have_met else "process: not yet met")
+    return world.timeline.now
 
 
 def _settle(world: WholeWorld, unfinished: Callable[[], str]) -> None:
@@ -128,6 +148,20 @@ class _Watcher(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._world.logged(record.getMessage(), record.levelno, getattr(record, "fields", {}))
+
+
+def _new_node(
+    world: WholeWorld, node: str, nodes: Sequence[str], log: LogStore, state: StateMachine, **more: object
+) -> Node:
+    """A node whose slots the world sees when they are applied: its log does not keep them for ever."""
+
+    def apply(first: int, values: Sequence[bytes], is_late: Callable[[], bool]) -> list[Applied]:
+        done = state.apply(first, values, is_late)
+        world.applied(node, first, values[: len(done)])
+        return done
+
+    new: Callable[..., Node] = Node
+    return new(node, nodes, log, state, apply=apply, **more)
 
 
 @contextmanager
@@ -159,10 +193,12 @@ def _watched(world: WholeWorld) -> Iterator[None]:
     state_machine.Event = lambda: ThreadEvent(world.acting)  # type: ignore[attr-defined,assignment]
     links = LinkRules(world.fail, world.count)
     host.Peers = partial(WatchedPeers, world, PromisedBallots(), links)  # type: ignore[attr-defined,assignment]
+    hosting.Node = partial(_new_node, world)  # type: ignore[attr-defined,assignment]
     try:
         yield
     finally:
         host.Peers = Peers  # type: ignore[attr-defined]
+        hosting.Node = Node  # type: ignore[attr-defined]
         clocks.show_real()
         state_machine.Event = event  # type: ignore[attr-defined]
         logger.removeHandler(watcher)

@@ -342,7 +342,8 @@ class VirtualNetwork:
         """How many faults make a name unknown now."""
         self._listening: dict[Address, VirtualServer] = {}
         self._machines: dict[str, LoopMachine] = {}
-        self._port = 30_000
+        self.last_port = 30_000
+        """The highest port that a client's side has had: ports are not used twice."""
         self.listener: Callable[[Side, bytes], None] | None = None
         """Told of every piece that a side sends."""
 
@@ -419,8 +420,8 @@ class VirtualNetwork:
         """Connect to an address, as a loop's ``create_connection`` does. Raises OSError."""
         await self._look_up(loop, address[0])
         connected: asyncio.Future[Side] = loop.create_future()
-        self._port += 1
-        own = (loop.machine.name, self._port)
+        self.last_port += 1
+        own = (loop.machine.name, self.last_port)
         self._knock(connected, loop, own, address, 0)
         try:
             side = await connected

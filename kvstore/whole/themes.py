@@ -6,10 +6,14 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from consensus.simulation.action import LEADER, Action, FaultTarget
+from consensus.simulation.faults import Crash
 from consensus.simulation.network import Weather
 from consensus.simulation.scenario import Scenario
-from kvstore.whole.bounds import LINKS
+from kvstore.storage.log_tail import Keep
+from kvstore.whole.bounds import CUTS, LINKS
 from kvstore.whole.counted_work import CountedWork
 from kvstore.whole.faults import FailingDisk, WholeAction, WholeTarget, whole_actions
 from kvstore.whole.redis_clients import Act
@@ -133,6 +137,29 @@ def _little_room(rng: random.Random, names: Sequence[str], time: int) -> list[Ac
     return actions
 
 
+def _absences(rng: random.Random, names: Sequence[str], time: int) -> list[Action]:
+    """A node at a time is away for long, and is killed again soon after it is back."""
+    actions: list[Action] = []
+    at = rng.randint(100, 300)
+    while at < time and len(names) > 2:
+        node, until = rng.choice(names), min(at + rng.choice([400, 800, 1_500]), time)
+        actions.append(Killed(at=at, until=until, node=node))
+        for _ in range(rng.randint(0, 4)):
+            until += rng.randint(20, 400)
+            again = until + rng.choice([10, 50])
+            actions.append(
+                rng.choice(
+                    [
+                        Killed(at=until, until=again, node=node),
+                        Crash(at=until, until=again, node=node, effects=rng.randint(1, 20)),
+                    ]
+                )
+            )
+            until += 50
+        at = until + rng.randint(50, 300)
+    return [action for action in actions if action.until <= time]
+
+
 def _no_faults(rng: random.Random, names: Sequence[str], time: int) -> list[Action]:
     return []
 
@@ -146,6 +173,11 @@ def _narrow(world: WholeWorld) -> None:
 
 def _late_commits(world: WholeWorld) -> None:
     world.state_waits = 50_000
+
+
+def _short_logs(world: WholeWorld) -> None:
+    for server in world.servers.values():
+        server.settings = replace(server.settings, keep=Keep(3, 1 << 30))
 
 
 def _late_appends(world: WholeWorld) -> None:
@@ -194,6 +226,7 @@ THEMES: list[Theme] = [
         {("kvstore.storage.log_store.CHECKPOINT_PAGES",): (3, 5, 10)},
     ),
     Theme("little room", _little_room, (large_values,), {("kvstore.server.host.QUICK_US",): (0,)}, _late_appends),
+    Theme("short logs", _absences, (large_values,), CUTS, _short_logs, nodes=3),
     Theme("transactions that read", acts=(read_behind_watch,)),
     Theme("values that look like requests", acts=(lookalikes,)),
 ]

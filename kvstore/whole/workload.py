@@ -241,7 +241,7 @@ class Workload:
 
     def judge(self) -> None:
         """All nodes have ended: their files must agree with each other, and with what clients saw. Raises Violation."""
-        chosen: dict[int, bytes] = {}
+        chosen = self._world.chosen
         held: Counter[tuple[int, bytes]] = Counter()
         digests: dict[int, tuple[str, str]] = {}
         for name, server in self._world.servers.items():
@@ -305,20 +305,20 @@ class Workload:
                 )
 
     def _compare(self, name: str, log: SqliteLog, state: StateMachine, chosen: dict[int, bytes]) -> None:
-        expected = 1
+        expected = log.start
         for run in log.read(1, state.applied_upto):
             if run.first != expected:
                 raise Violation("a log has no gap below what was applied", f"{name}: slot {expected}", nodes=[name])
             for slot, value in enumerate(run.values, run.first):
-                if chosen.setdefault(slot, value) != value:
+                if chosen.get(slot) != value:
                     raise Violation(
                         "in every slot at most one value is chosen",
-                        f"slot {slot}: {name} applied {value!r}, another {chosen[slot]!r}",
+                        f"slot {slot}: {name} has applied {value!r}, another {chosen.get(slot)!r}",
                         nodes=[name],
                         slots=[slot],
                     )
             expected = run.last + 1
-        clock = max((_stamp(chosen[slot]) for slot in range(1, expected)), default=0)
+        clock = max((_stamp(chosen[slot]) for slot in range(1, state.applied_upto + 1)), default=0)
         if state.clock != clock:
             raise Violation(
                 "a state has the time of its log", f"{name}'s shows {state.clock}, its log {clock}", nodes=[name]

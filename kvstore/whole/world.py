@@ -27,8 +27,10 @@ from kvstore.server.main import serve
 from kvstore.server.settings import TIMING, Settings
 from kvstore.simulated.requests import ClientRequest, SlotClaim
 from kvstore.state.entries import UNREADABLE
+from kvstore.storage.log_tail import KEEP, Keep
 from kvstore.whole.blocking import BlockingThread
 from kvstore.whole.counted_work import FIRST_TURNS, MAX_CALLS, CountedWork
+from kvstore.whole.directories import Directories
 from kvstore.whole.disk import DiskContent, SimulatedDisk
 from kvstore.whole.faults import FailingDisk, has_readers
 from kvstore.whole.lines import PORT, Unanswered
@@ -134,6 +136,8 @@ class WholeWorld:
         self.checks: list[Callable[[], None]] = []
         """What must hold all the time: each is called every ``CHECK_INTERVAL``, and raises Violation."""
         self.chosen_upto = 0
+        self.chosen: dict[int, bytes] = {}
+        """What any node has applied, by slot."""
         self.unanswered: list[Unanswered] = []
         self.drained: dict[tuple[str, int], float] = {}
         """The processes that ended because they were told to, and how many ms that took by their own clocks."""
@@ -146,6 +150,11 @@ class WholeWorld:
         self.lines: dict[str, Callable[[str, ClientRequest | SlotClaim], None]] = {}
         self.threads: list[BlockingThread] = []
         """Programs of clients that block; they end with the world."""
+        self._ports_before: dict[str, int] = {}
+        self.directories = Directories(self, self.names, self.timeline.after)
+        self.empty_directories = self.directories.empty
+        self.bring_older_copy = self.directories.bring_older_copy
+        self.mount_again = self.directories.mount_again
         self._weather: dict[int, list[Weather]] = {}
 
     def _server(self, name: str, directory: Path) -> ServerMachine:
@@ -162,6 +171,7 @@ class WholeWorld:
             peers={node: (node, PEER_PORT) for node in self.names},
             request_timeout_ms=self._random.choice([500, 2_000, 5_000]),
             timing=timing,
+            keep=self.scenario.random("keep").choice([KEEP, Keep(3, 1 << 30), Keep(30, 1 << 30), Keep(1_000, 2_000)]),
         )
         server = ServerMachine(machine, SimulatedDisk(directory, self.scenario.random(f"disk {name}")), settings)
         server.room = self.scenario.random(f"room {name}")
@@ -204,12 +214,20 @@ class WholeWorld:
             self.hear_role(server, leads=fields.get("role") == "leader")
         elif event in ("bug", "request_failed"):
             self.fail("no node logs a bug", f"{server.machine.name}: {event}: {fields}", server.machine.name)
+        elif event in ("diverged", "in_doubt"):
+            self.fail("all nodes apply the same", f"{server.machine.name}: {fields.get('reason')}", server.machine.name)
+        elif event == "peer_joined" and fields.get("peer") == self.directories.older_copy:
+            # What the process before it began to dial may still come.
+            if int(str(fields["address"]).rpartition(":")[2]) > self._ports_before[self.directories.older_copy]:
+                self.fail("nobody who knows better lets an older copy in", f"{server.machine.name}: {fields}")
+        elif event == "condemned" and not self.directories.is_strange(server.machine.name):
+            self.fail("no node is condemned that lost nothing", f"{server.machine.name}: {fields}", server.machine.name)
         elif event == "peer_rubbish":
             self.fail("nodes understand each other", f"{server.machine.name}: {fields}", server.machine.name)
         elif event == "state_rebuilt" and not server.has_failed:
             rule = "no process leaves a state that its log does not lead to, unless its disk fails"
             self.fail(rule, f"{server.machine.name}: {self._short(str(fields['reason']))}", server.machine.name)
-        elif level >= logging.WARNING:
+        elif level >= logging.WARNING or event.startswith("snapshot_"):
             self.count(f"log: {event}")
 
     def hear_role(self, server: ServerMachine, *, leads: bool) -> None:
@@ -373,6 +391,24 @@ class WholeWorld:
         server.leads = False
         server.machine.lose_power()
         server.disk.lose_power(torn=torn)
+
+    def applied(self, node: str, first: int, values: Sequence[bytes]) -> None:
+        """A node has applied these slots."""
+        for slot, value in enumerate(values, first):
+            if self.chosen.setdefault(slot, value) != value:
+                self.fail(
+                    "in every slot at most one value is chosen",
+                    f"slot {slot}: {node} applies {value!r}, another {self.chosen[slot]!r}",
+                    node,
+                )
+
+    def stop_for(self, name: str) -> SimulatedDisk:
+        server = self.servers[name]
+        server.leads = False
+        server.machine.kill()
+        server.disk.kill()
+        self._ports_before[name] = self.network.last_port
+        return server.disk
 
     def lose_power_again(self, name: str, gaps: Sequence[int], until: int) -> None:
         server = self.servers[name]

@@ -513,10 +513,10 @@ def test_a_vote_that_becomes_durable_after_a_failure_is_not_cast(tmp_path: Path,
     slow = """
 import time
 append = log_store.SqliteLog.append
-def slowly(self, records):
+def slowly(self, *arguments):
     print("slowly", file=sys.stderr, flush=True)
     time.sleep(0.5)
-    append(self, records)
+    append(self, *arguments)
 log_store.SqliteLog.append = slowly"""
     code = slow + PATIENT + FAILING.format(error="InvariantViolation('rule')", place="node.Node.slot_rows")
     with started(tmp_path / "d", INIT_OF_THREE, changed(code)) as process:
@@ -538,10 +538,10 @@ def test_a_full_disk_is_reported_once(tmp_path: Path) -> None:
     code = """
 from kvstore.errors import StorageFullError
 append = log_store.SqliteLog.append
-def full(self, records):
+def full(self, *arguments):
     if self._path.with_name("full").exists():
         raise StorageFullError("the disk is full")
-    append(self, records)
+    append(self, *arguments)
 log_store.SqliteLog.append = full"""
     with started(tmp_path / "d", command=changed(code)) as process:
         assert process.stdin is not None
@@ -555,3 +555,29 @@ log_store.SqliteLog.append = full"""
         process.stdin.close()
         assert process.wait(10) == 0
         assert process.stderr.read() == b"kvstore node: the disk is full\n"
+
+
+def test_the_log_is_kept_whole_since_clients_may_ask_for_any_slot(tmp_path: Path) -> None:
+    """However little of theirs other hosts keep, and however early the state is durable."""
+    little = [
+        sys.executable,
+        "-c",
+        "import sys\nfrom pathlib import Path\n"
+        "from kvstore.state import commit_schedule, machine\nfrom kvstore.storage import log_tail\n"
+        "commit_schedule.COMMIT_SLOTS = machine.SYNC_SLOTS = 1\nlog_tail.KEEP = log_tail.Keep(3, 1 << 30)\n"
+        "from kvstore.maelstrom import host\nsys.exit(host.run(Path(sys.argv[2]) if sys.argv[1:] else None))",
+    ]
+    with started(tmp_path / "d", command=little) as process:
+        for number in range(2, 302):
+            assert ask(process, request(number, type="write", key="k", value=number))["type"] == "write_ok"
+    first, log = bodies(
+        run(
+            INIT,
+            request(2, type="multi_paxos_propose", slot=1, value="another"),
+            request(3, type="multi_paxos_log"),
+            data_dir=tmp_path / "d",
+            command=little,
+        ).stdout
+    )[1:]
+    assert (first["chosen"], first["value"]) == (True, "set k=2")
+    assert [row["slot"] for row in log["log"]] == list(range(1, 301))

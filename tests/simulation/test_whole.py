@@ -39,6 +39,9 @@ clock: jump
 crash: all at once
 crash: all but the leader, which is cut off
 crash: one leader after the other
+directory: all but one are empty
+directory: an older copy is put back
+directory: one is empty
 disk: a bit flipped
 disk: a record rotted
 disk: a sync that stalls

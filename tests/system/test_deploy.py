@@ -91,7 +91,8 @@ def test_the_image_is_built_from_all_that_an_install_needs() -> None:
 
 
 def options(call: list[str]) -> dict[str, str | None]:
-    return {name: value for name, value in parsed(call).items() if name in NAMES}
+    found = {name: value for name, value in parsed(call).items() if name in NAMES}
+    return {name: str(value).lower() if isinstance(value, bool) else value for name, value in found.items()}
 
 
 def test_the_unit_starts_a_node_with_the_example_file() -> None:
@@ -103,7 +104,9 @@ def test_the_unit_starts_a_node_with_the_example_file() -> None:
     assert settings.node_id == "n1"
     assert settings.peers["n1"] == settings.peer_listen
     assert len(settings.peers) == 3
-    assert settings.data_dir == Path("/var/lib") / re.findall(r"StateDirectory=(.*)", UNIT)[0].replace("%i", "n1")
+    assert settings.data_dir == Path(re.findall(r"RequiresMountsFor=(.*)", UNIT)[0].replace("%i", "n1"))
+    assert settings.existing_data_dir
+    assert "StateDirectory" not in UNIT  # systemd would make it
     assert set(tomllib.loads((DEPLOY / "systemd" / "n1.toml").read_text())) <= set(NAMES)
 
 
@@ -150,6 +153,7 @@ def test_three_nodes_of_the_unit_make_a_cluster(tmp_path: Path) -> None:
         for other, port in enumerate(ports[3:], 1):
             settings = settings.replace(f"10.0.0.{other}:7401", f"127.0.0.1:{port}")
         (tmp_path / f"n{number}.toml").write_text(settings)
+        (tmp_path / f"n{number}").mkdir()
         words = line[1].replace("%i", f"n{number}").replace("/etc/kvstore", str(tmp_path))
         calls.append((shlex.split(words.replace("/var/lib/kvstore", str(tmp_path))), {}))
     with serving(calls, ports[:3]):

@@ -457,3 +457,10 @@ def test_the_health_check_of_something_else_fails_without_a_trace(start: Start) 
                     connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     assert check.returncode == 3, said(check)
     assert f"127.0.0.1:{port} is not a kvstore node: something else listens there" in said(check)
+
+
+def test_a_data_directory_that_must_exist_is_not_made(start: Start, tmp_path: Path) -> None:
+    node = start(*alone(tmp_path / "data", free_ports(1)), "--existing-data-dir")
+    assert node.wait(20) == 3
+    assert "mount its disk" in said(node)
+    assert not (tmp_path / "data").exists()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 import resource
 import shutil
+import socket
 import sqlite3
 import statistics
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from kvstore.handles.remote import RemoteStore
 from kvstore.node.peer_messages import Forward
 from kvstore.node.peer_messages import Request as Forwarded
 from kvstore.state.entries import UNREADABLE
+from kvstore.storage.log_store import SqliteLog
+from kvstore.storage.peer_records import PeerRecords, Standing
 from tests.system.register import Operation, Request, Saw, check
 from tests.system.servers import HOST, Servers, eventually, running
 
@@ -319,7 +322,6 @@ def test_a_full_disk_on_one_node_does_not_stop_the_others(small_disks: Servers, 
 
 def test_ten_thousand_idle_connections(tmp_path: Path) -> None:
     import resource
-    import socket
 
     wanted = 10_000
     # Simulated programs that were killed leave files open, and their runs may have been in this process.
@@ -451,13 +453,32 @@ def test_who_is_named_first_leads_when_all_start(tmp_path: Path) -> None:
         assert servers.leader() == "n1"
 
 
+def standing_of(data_dir: Path) -> Standing:
+    """What a node that does not run would say of its data directory."""
+    with closing(SqliteLog(data_dir / "log.db", read_only=True)) as log:
+        records = PeerRecords(log)
+        process = records.processes[-1]
+        return Standing(log.directory, records.starts, process, log.durable_promised, log.last, records.processes)
+
+
+def received_frame(connection: socket.socket) -> bytes:
+    """The next frame's body."""
+    read, size = b"", 4
+    while len(read) < size:
+        part = connection.recv(size - len(read))
+        assert part, "the connection ended within a frame"
+        read += part
+        if len(read) == 4:
+            size += int.from_bytes(read, "big")
+    return read[4:]
+
+
 def test_rubbish_from_a_node_ends_its_connection_and_harms_nobody(servers: Servers) -> None:
     """What is no message, from somebody who was let in as one of the nodes."""
-    import socket
-
     from kvstore.server.frames import PROTOCOL_VERSION, Hello, Welcome, decode_answer, decode_message, frame
 
     servers.kill("n3")
+    hello = Hello("kvstore/n1,n2,n3", "n3", "n1", PROTOCOL_VERSION, 5, "", standing_of(servers.root / "n3"))
     leader = servers.leader()
     real = frame(Forward(Ballot(1, "n1"), True, [Forwarded("s", 1, 1, Set(b"k", Value(b"v" * 50)))]))[4:]
     rng = random.Random(1)
@@ -474,8 +495,8 @@ def test_rubbish_from_a_node_ends_its_connection_and_harms_nobody(servers: Serve
     with servers.client(leader) as good:
         for number, body in enumerate(bodies):
             with socket.create_connection((HOST, servers.peers["n1"]), timeout=5) as connection:
-                connection.sendall(frame(Hello("kvstore/n1,n2,n3", "n3", "n1", PROTOCOL_VERSION, 5)))
-                assert isinstance(decode_answer(connection.recv(100)[4:]), Welcome)
+                connection.sendall(frame(hello))
+                assert isinstance(decode_answer(received_frame(connection)), Welcome)
                 connection.sendall(len(body).to_bytes(4, "big") + body)
                 with suppress(ConnectionResetError):
                     while connection.recv(100).strip(b"\0"):
@@ -489,8 +510,6 @@ def test_rubbish_from_a_node_ends_its_connection_and_harms_nobody(servers: Serve
 
 def test_strangers_are_refused_and_said_so(servers: Servers, tmp_path: Path) -> None:
     """A node of another cluster, and rubbish, on the port for nodes."""
-    import socket
-
     from kvstore.server.frames import PROTOCOL_VERSION, Hello, Refused, decode_answer, frame
 
     port = servers.peers["n1"]

@@ -9,6 +9,7 @@ import pytest
 
 from consensus.election import Timing
 from kvstore.server.settings import NAMES, Settings, SettingsError, load
+from kvstore.storage.log_tail import Keep
 
 NEEDED = {"node_id": "n1", "data_dir": "data"}
 THREE = "n1=a:1,n2=b:2,n3=[::1]:3"
@@ -50,12 +51,15 @@ def test_the_command_line_goes_before_the_environment_and_that_before_the_file(f
 
 def test_all_settings_can_be_in_the_file(file: Path) -> None:
     values = {
+        "existing_data_dir": "true",
         "client_listen": '"[::]:1"',
         "peer_listen": '"h:2"',
         "initial_cluster": '{n1 = "a:1", n2 = "b:2"}',
         "cluster_name": '"c"',
         "request_timeout": "2",
         "max_clients": "500",
+        "keep_slots": "200",
+        "keep_mib": "2",
         "password": '"secret"',
         "heartbeat_ms": "10",
         "election_ms": '"30..60"',
@@ -71,9 +75,11 @@ def test_all_settings_can_be_in_the_file(file: Path) -> None:
         client_listen=("::", 1),
         peer_listen=("h", 2),
         peers={"n1": ("a", 1), "n2": ("b", 2)},
+        existing_data_dir=True,
         cluster_name="c",
         request_timeout_ms=2_000,
         max_clients=500,
+        keep=Keep(200, 2 * 1_048_576),
         password="secret",
         timing=Timing(heartbeat=10, election=(30, 60), resend=20, lease=30),
         log_format="json",
@@ -109,6 +115,7 @@ def test_all_settings_can_be_in_the_file(file: Path) -> None:
         ({"request_timeout": "0"}, "--request-timeout: '0' must be a number from 0.1 to 600"),
         ({"request_timeout": "nan"}, "--request-timeout: 'nan' must be a number"),
         ({"request_timeout": "5s"}, "--request-timeout: '5s' must be a number"),
+        ({"keep_slots": "99"}, "--keep-slots: '99' must be a number from 100 to 1e\\+09"),
         ({"max_clients": "0"}, "--max-clients: '0' must be a number from 1 to 100000"),
         ({"heartbeat_ms": "4"}, "--heartbeat-ms: '4' must be a number from 5 to 10000"),
         ({"heartbeat_ms": "201"}, "--heartbeat-ms: .*600 ms must be at least three heartbeats of 201 ms: raise"),

@@ -258,16 +258,18 @@ def encode_set(key: bytes, value: bytes) -> bytes:
 
 def test_a_store_of_an_earlier_version_opens_and_learns_its_name(whole: Path, tmp_path: Path) -> None:
     directory = copy_of(whole, tmp_path / "copy")
+    trail = ("trail_of_entries", "trail_of_results", "configuration")
     change(
         directory,
-        *(f"ALTER TABLE progress DROP COLUMN {name}" for name in ("directory", "node", "entry", "checksum")),
+        *(f"ALTER TABLE progress DROP COLUMN {name}" for name in ("directory", "node", "entry", "checksum", *trail)),
         "DROP TABLE session_results",
         "DROP TABLE sessions",
         "CREATE TABLE sessions (session TEXT PRIMARY KEY, acknowledged, last_sequence, last_slot, results, weight)",
         "PRAGMA user_version = 2",
     )
     log = sqlite3.connect(directory / "log.db")
-    log.execute("DROP TABLE directory")
+    for table in ("directory", "peers", "starts", "cut"):
+        log.execute(f"DROP TABLE {table}")
     log.execute("PRAGMA user_version = 1")
     log.close()
     (directory / "id").unlink()

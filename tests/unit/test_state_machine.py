@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -775,3 +776,20 @@ def test_a_slot_that_looks_at_ranges_waits_while_many_keys_are_passed_over(tmp_p
     state.apply(state.applied_upto + 1, [entry(Set(names[7], Value(b"again")))])
     assert state.keys(b"", 10) == [b"a", names[7]]
     state.close()
+
+
+def test_the_wal_of_the_state_does_not_stay_as_long_as_it_was_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvstore.state.machine.WAL_BYTES", 100_000)
+    monkeypatch.setattr("kvstore.state.machine.CHECKPOINT_PAGES", 10)
+    with closing(StateMachine(tmp_path / "state.db")) as state:
+        values = [entry(Set(b"%d" % number, Value(b"." * 5_000))) for number in range(600)]
+        state.apply(1, values)
+        state.commit()
+        wal = tmp_path / "state.db-wal"
+        assert wal.stat().st_size > 2_000_000
+        for slot in range(601, 604):
+            state.apply(slot, values[:1])
+            state.commit()
+        assert wal.stat().st_size <= 100_000

@@ -172,7 +172,7 @@ CUTS = [
     mutant(
         "frames of nodes are bounded as those of strangers",
         (
-            "kvstore.server.peers:InboundConnection.received",
+            "kvstore.server.peers:InboundConnection._judged",
             "self._reader.limit = MAX_FRAME_BYTES",
             "pass",
         ),
@@ -238,7 +238,7 @@ STORES = [
     ),
     mutant(
         "a batch of records is not one transaction",
-        (LOG + "append", "if len(rows) > 1:", "if False:"),
+        (LOG + "append", "if cut or len(rows) > 1:", "if cut:"),
     ),
     mutant(
         "an append that found no room uses up its numbers",
@@ -377,6 +377,126 @@ FACES = [
     mutant(
         "requests without data are performed in one turn, however many there are",
         (CONNECTION + "_look_at_clock", "if clocks.seconds() > self._turn_ends:", "if False:"),
+    ),
+]
+
+MEMBERS = "kvstore.node.members:Members."
+DIRECTORIES = [
+    mutant(
+        "a node takes part before all have noted its directory",
+        (MEMBERS + "takes_part", "self.settled and ", ""),
+    ),
+    mutant(
+        "a node that takes no part votes",
+        (REPLICA + "receive", " or not self.takes_part", ""),
+        (REPLICA + "effects", "effects if self.takes_part else effects", "effects if True else effects"),
+    ),
+    mutant(
+        "another data directory is believed",
+        (MEMBERS + "judge", "if known and known != directory:", "if False:"),
+        (MEMBERS + "judge", "known_of = self.noted.get(name)", "known_of = None"),
+    ),
+    mutant(
+        "an older copy of a data directory is believed",
+        (MEMBERS + "judge", "known_of = self.noted.get(name)", "known_of = None"),
+    ),
+    mutant(
+        "what is noted of others is forgotten in a restart",
+        ("kvstore.storage.peer_records:PeerRecords.note", "self._log.write_records(write)", "pass"),
+    ),
+    mutant(
+        "starts are not counted",
+        ("kvstore.storage.peer_records:PeerRecords.count_start", "self.starts + 1", "self.starts"),
+    ),
+    mutant(
+        "two replicas apply different values",
+        (
+            "kvstore.node.node:Node._apply_chosen",
+            "self._apply_slots(run.first, run.values, self._is_late)",
+            "self._apply_slots(\n"
+            "                run.first,\n"
+            "                run.values if self.node_id != 'n2' or run.first % 9 else [b''] * len(run.values),\n"
+            "                self._is_late,\n"
+            "            )",
+        ),
+    ),
+    mutant(
+        "the checksum of what was applied is not committed with it",
+        (STATE + "__init__", "= progress.trail", "= (0, 0)"),
+    ),
+    mutant(
+        "the checksum depends on how slots are portioned",
+        (
+            STATE + "_follow_on",
+            'zlib.crc32(b"".join(values), self._trail_of_entries)',
+            'zlib.crc32(b"".join(values)) ^ self._trail_of_entries',
+        ),
+    ),
+    mutant(
+        "checksums of different slots are compared",
+        (
+            "kvstore.node.divergence:Divergence.compare",
+            "votes.setdefault(told[slot], [])",
+            "votes.setdefault(told[max(told)], [])",
+        ),
+    ),
+]
+
+SNAPSHOTS = [
+    mutant(
+        "the log is cut beyond what the state holds durably",
+        ("kvstore.node.node:Node.append", "unneeded = self._state.durable_upto", "unneeded = self._state.applied_upto"),
+    ),
+    mutant(
+        "what is committed is taken for durable",
+        (STATE + "_sync", "sync_wal(self._path)", "pass"),
+    ),
+    mutant(
+        "the log begins a slot too late behind a snapshot",
+        ("kvstore.node.node:Node.install", "begin_behind(snapshot.slot, ", "begin_behind(snapshot.slot + 1, "),
+    ),
+    mutant(
+        "the log goes on before the slot of a snapshot",
+        ("kvstore.node.node:Node.install", "begin_behind(snapshot.slot, ", "begin_behind(snapshot.slot - 1, "),
+    ),
+    mutant(
+        "a snapshot counts when a part of it is there",
+        (
+            "kvstore.node.snapshots:Snapshots._on_part",
+            "self._here == part.snapshot.size",
+            "self._here >= part.snapshot.size // 2",
+        ),
+        ("kvstore.state.snapshots:SnapshotFile.adopt", "if _sum(self.path) != ", "if False and _sum(self.path) != "),
+    ),
+    mutant(
+        "parts of a snapshot are put together in any order",
+        ("kvstore.state.snapshots:SnapshotFile.add", "if offset == here:", "if True:"),
+        ("kvstore.state.snapshots:SnapshotFile.adopt", "if _sum(self.path) != ", "if False and _sum(self.path) != "),
+    ),
+    mutant(
+        "the log is cut before the snapshot's place is noted, and the old state stays",
+        ("kvstore.node.hosting:open_node", "data_dir.install_snapshot()", "pass"),
+    ),
+    mutant(
+        "the promise goes with the rows that are cut",
+        (LOG + "_remove", "promised.round, promised.node, snapshot)", '0, "", snapshot)'),
+    ),
+    mutant(
+        "a state stays that of the node that made the snapshot",
+        ("kvstore.state.snapshots:SnapshotFile.adopt", "progress._replace(owner=owner)", "progress"),
+    ),
+    mutant(
+        "what is behind a snapshot is cut while it is handed on",
+        ("kvstore.node.snapshots:Snapshots.kept_from", "min(slot, outgoing.slot)", "slot"),
+        ("kvstore.node.snapshots:Snapshots._on_ask", "snapshot.slot + 1 < start", "False"),
+    ),
+    mutant(
+        "a node whose log begins later tells nobody",
+        ("kvstore.node.snapshots:Snapshots.refuse", "self._messages.append((node, Behind(start)))", "pass"),
+    ),
+    mutant(
+        "a question for a snapshot that is lost is not asked again",
+        ("kvstore.node.snapshots:Snapshots.tick", "now - self._heard_at < patience", "True"),
     ),
 ]
 
@@ -598,6 +718,8 @@ ON_PIPES = [
 ]
 
 WHOLE: list[Mutant] = [
+    *SNAPSHOTS,
+    *DIRECTORIES,
     *CLIENTS,
     *HOSTS,
     *LINKS,
