@@ -103,28 +103,35 @@ def open_node(
             data_dir.install_snapshot()
             log_store.forget_snapshot()
             log.info("snapshot_installed", slot=log_store.start - 1)
+        is_alone = len(nodes) == 1
         if data_dir.state_is_condemned:
-            _set_aside(data_dir, log_store, "damage was found in it while it was in use")
+            _set_aside(data_dir, log_store, "damage was found in it while it was in use", is_alone)
         try:
-            return make()
+            node = make()
         except StateDamagedError as error:
-            _set_aside(data_dir, log_store, str(error))
-        return make()  # once: if that is no good either the disk is not
+            _set_aside(data_dir, log_store, str(error), is_alone)
+            node = make()  # once: if that is no good either the disk is not
+        if node.lacks_state:
+            log.error("state_lost", log_begins=log_store.start)
+        return node
     except BaseException:
         log_store.close()
         raise
 
 
-def _set_aside(data_dir: DataDir, log_store: SqliteLog, why: str) -> None:
-    """Make way for a new state.db. Raises DamagedError where the log cannot bring back what was in it."""
-    first = max(log_store.start, next((run.first for run in log_store.read(1, log_store.last)), 1))
-    if first > 1:
+def _set_aside(data_dir: DataDir, log_store: SqliteLog, why: str, is_alone: bool) -> None:
+    """Make way for a new state.db, made from the log or from another node's snapshot.
+
+    Raises DamagedError where neither can bring back what was in it.
+    """
+    first = log_store.start
+    if first > 1 and is_alone:
         raise DamagedError(
             f"{data_dir.state_path} cannot be used ({why}), and cannot be made again, as log.db begins at slot {first}:"
-            " restore the data directory from a backup, or in a cluster start a new node in its place"
+            " restore the data directory from a backup"
         )
     aside = data_dir.set_state_aside()
-    log.error("state_rebuilt", reason=why, slots=log_store.last, kept=str(aside))
+    log.error("state_rebuilt", reason=why, source="a snapshot" if first > 1 else "the log", kept=str(aside))
 
 
 def new_event_loop() -> AbstractEventLoop:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -50,6 +50,7 @@ from kvstore.state.sql import Table
 from kvstore.storage.log_store import LogStore, SqliteLog
 from kvstore.store import LogRow, Reply, SlotReply, Status
 
+LACKS_STATE = "this node has lost its state, which its log does not reach back to, and gets it from another node"
 KEEP_SLOTS = 4_096
 KEEP_BYTES = 16 * 1_048_576
 """This many applied slots, of this many bytes at most, stay in memory for followers that are a little behind; followers
@@ -73,6 +74,8 @@ there."""
 MAX_GAPS_TOLD = 100
 """A status names so many gaps in the log, the first ones."""
 GIVE_UP_INTERVAL = 50
+ASKED_AGAIN = 1_000
+"""In ms: within this time who asks for a snapshot that is not made yet asks again."""
 """How often, in ms, the node looks for requests whose time is over."""
 
 
@@ -119,7 +122,7 @@ class Node:
     def __init__(
         self,
         node_id: str,
-        nodes: Iterable[str],
+        nodes: Sequence[str],
         log: LogStore,
         state: StateMachine,
         *,
@@ -139,7 +142,14 @@ class Node:
         self.trouble = ""
         """Why this node takes no requests, "" if it does."""
         self._apply_slots: ApplySlots = apply or state.apply
-        recover(log, state, self._apply_slots)
+        others = [name for name in nodes if name != node_id]
+        self.lacks_state = snapshots is not None and bool(others) and log.start > 1 and not state.applied_upto
+        """Whether the state was lost, and the log cannot bring it back: only another node's snapshot can."""
+        if self.lacks_state:
+            self.trouble = LACKS_STATE
+        else:
+            recover(log, state, self._apply_slots)
+        chosen_upto = max(state.applied_upto, log.start - 1)
         self._log = log
         self._state = state
         self.replica = Replica(
@@ -148,10 +158,10 @@ class Node:
             rng=rng,
             now=now,
             promised=log.promised,
-            chosen_upto=state.applied_upto,
-            accepted=log.tail(state.applied_upto),
+            chosen_upto=chosen_upto,
+            accepted=log.tail(chosen_upto),
             timing=timing,
-            takes_part=takes_part,
+            takes_part=takes_part and not self.lacks_state,
         )
         # Only those who forwarded a request wait to hear that it is chosen, and those whose reads need it.
         self.replica.urgent_upto = 0
@@ -168,7 +178,11 @@ class Node:
         self._ready: deque[ReadyReads] = deque()
         self._fading = FadingReads(self._proposals.add_tick)
         self._fetches: list[tuple[str, int, int]] = []
-        self._snapshots = Snapshots(snapshots, now) if snapshots is not None else None
+        self._snapshots: Snapshots | None = None
+        if snapshots is not None:
+            self._snapshots = (
+                Snapshots(snapshots, now, others, log.start - 1) if self.lacks_state else Snapshots(snapshots, now)
+            )
         self._keep_slots = KEEP_SLOTS if keep_slots is None else keep_slots
         self._give_up_at = now
         self._is_late = is_late or _never
@@ -251,8 +265,9 @@ class Node:
         return len(self.replica.configuration.nodes) == 1
 
     def take_part(self) -> None:
-        """From now on this node votes and may lead."""
-        self.replica.take_part()
+        """From now on this node votes and may lead, unless it lacks its state."""
+        if not self.lacks_state:
+            self.replica.take_part()
 
     def stand_aside(self) -> None:
         """From now on this node neither votes nor leads."""
@@ -422,10 +437,19 @@ class Node:
             case Presence():
                 pass  # it is for whoever knows the other nodes' data directories
             case Behind() | AskSnapshot() | SnapshotPart():
-                if self._snapshots is not None:
-                    self._snapshots.receive(sender, message, self._log.start, self.replica.chosen_upto)
+                if self._snapshots is not None and self._can_answer(message):
+                    known_upto = 0 if self.lacks_state else self.replica.chosen_upto
+                    self._snapshots.receive(sender, message, self._log.start, known_upto)
             case _:
                 self.replica.receive(sender, message)
+
+    def _can_answer(self, message: Behind | AskSnapshot | SnapshotPart) -> bool:
+        """False for who asks for a later snapshot than can be made now: what is applied is committed until then."""
+        if type(message) is not AskSnapshot or message.reach <= self._state.committed_upto:
+            return True
+        if message.reach <= self._state.applied_upto:
+            self._commits.wait(_ignore, self._now + ASKED_AGAIN)
+        return False
 
     def resume(self, peer: str) -> None:
         """Messages to this node may have been lost. If it leads, it gets all requests again before any later one."""
@@ -785,6 +809,10 @@ class Node:
 
 def _never() -> bool:
     return False
+
+
+def _ignore(outcome: UnavailableError | None) -> None:
+    """Of a commit that is waited for elsewhere."""
 
 
 def check_fits(log: LogStore, state: StateMachine) -> None:

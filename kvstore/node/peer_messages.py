@@ -77,10 +77,14 @@ class Behind(msgspec.Struct, frozen=True, tag="behind"):
 
 
 class AskSnapshot(msgspec.Struct, frozen=True, tag="ask_snapshot"):
-    """Please send some parts of this snapshot, from ``offset`` on; of whichever there is where ``name`` is empty."""
+    """Please send some parts of this snapshot, from ``offset`` on; of whichever there is where ``name`` is empty.
+
+    It has to be of slot ``reach`` or of a later one.
+    """
 
     name: str
     offset: Number
+    reach: Number = 0
 
 
 class SnapshotPart(msgspec.Struct, frozen=True, tag="snapshot_part"):

@@ -7,6 +7,8 @@ it is here and was found to be right; then the host puts it in the place of the 
 from __future__ import annotations
 
 import zlib
+from collections import deque
+from collections.abc import Sequence
 from typing import Protocol
 
 from kvstore.node.peer_messages import AskSnapshot, Behind, PeerMessage, SnapshotPart
@@ -18,7 +20,9 @@ PATIENCE = 500
 LONGEST_PATIENCE = 4_000
 """How long, in ms, nothing may come before the question is asked again, and for how long if it was in vain before."""
 TRIES = 10
-"""After so many questions without an answer whoever is asked is given up, and the next one that offers is asked."""
+TRIES_WITH_OTHERS = 3
+"""After so many questions without an answer whoever is asked is given up, and the next one that offers is asked; after
+fewer where all others are asked in turn. Meanwhile a snapshot may be made."""
 KEPT = 60_000
 """A snapshot that nobody has asked for this long, in ms, is not needed any more."""
 
@@ -57,9 +61,13 @@ class SnapshotStore(Protocol):
 
 
 class Snapshots:
-    """Both sides. Times are in ms."""
+    """Both sides. Times are in ms.
 
-    def __init__(self, store: SnapshotStore, now: int) -> None:
+    ``ask``: whom to ask at once, one after the other, since this node has lost its state; and for which slot at least,
+    ``reach``, as its log begins behind it.
+    """
+
+    def __init__(self, store: SnapshotStore, now: int, ask: Sequence[str] = (), reach: int = 0) -> None:
         self.ready: Snapshot | None = None
         """What the host is to put in the place of the state."""
         self._store = store
@@ -73,6 +81,8 @@ class Snapshots:
         self._tries = 0
         self._adopting = False
         self._wanted_at = now
+        self._to_ask = deque(ask)
+        self._reach = reach
 
     def take_messages(self) -> list[tuple[str, PeerMessage]]:
         """The messages to other nodes since the last call."""
@@ -104,8 +114,8 @@ class Snapshots:
         """Hand on some parts, or make a snapshot first; the log begins at ``start``."""
         self._wanted_at = self._now
         snapshot = self._store.outgoing
-        if snapshot is not None and snapshot.slot + 1 < start:
-            self._store.drop()  # what comes after it is gone
+        if snapshot is not None and (snapshot.slot + 1 < start or snapshot.slot < ask.reach):
+            self._store.drop()  # what comes after it is gone, here or there
             snapshot = None
         if snapshot is None:
             self._store.make()
@@ -133,7 +143,7 @@ class Snapshots:
         """A part of the state has come."""
         if sender != self._source or zlib.crc32(part.data) != part.checksum:
             return
-        if part.snapshot.slot <= chosen_upto:
+        if part.snapshot.slot <= chosen_upto or part.snapshot.slot < self._reach:
             self._source = self._incoming = None  # the log has brought this node further meanwhile
             return
         if part.snapshot != self._incoming:
@@ -161,16 +171,22 @@ class Snapshots:
         if self._store.outgoing is not None and now - self._wanted_at > KEPT:
             self._store.drop()
         patience = min(PATIENCE << self._tries, LONGEST_PATIENCE)
-        if self._source is None or self._adopting or now - self._heard_at < patience:
+        if self._adopting or self.ready or now - self._heard_at < patience:
             return
-        self._tries += 1
-        if self._tries > TRIES:
+        if self._source is not None:
+            self._tries += 1
+            if self._tries <= (TRIES_WITH_OTHERS if self._to_ask else TRIES):
+                self._ask()
+                return
             self._source = None
-        else:
+        if self._to_ask:
+            self._source = self._to_ask[0]
+            self._to_ask.rotate(-1)
+            self._tries = 0
             self._ask()
 
     def _ask(self) -> None:
         assert self._source is not None
         self._heard_at = self._now
         name, offset = (self._incoming.name, self._here) if self._incoming is not None else ("", 0)
-        self._messages.append((self._source, AskSnapshot(name, offset)))
+        self._messages.append((self._source, AskSnapshot(name, offset, self._reach)))

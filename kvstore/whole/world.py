@@ -224,7 +224,7 @@ class WholeWorld:
             self.fail("no node is condemned that lost nothing", f"{server.machine.name}: {fields}", server.machine.name)
         elif event == "peer_rubbish":
             self.fail("nodes understand each other", f"{server.machine.name}: {fields}", server.machine.name)
-        elif event == "state_rebuilt" and not server.has_failed:
+        elif event in ("state_rebuilt", "state_lost") and not server.has_failed:
             rule = "no process leaves a state that its log does not lead to, unless its disk fails"
             self.fail(rule, f"{server.machine.name}: {self._short(str(fields['reason']))}", server.machine.name)
         elif level >= logging.WARNING or event.startswith("snapshot_"):

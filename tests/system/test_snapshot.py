@@ -7,6 +7,8 @@ import time
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from tests.system.servers import Servers, eventually, running
 
 SMALL_LOG = ("--keep-slots", "100", "--keep-mib", "1")
@@ -74,3 +76,41 @@ def test_kills_at_any_moment_of_a_transfer(tmp_path: Path) -> None:
             servers.wait_until_serving()
             eventually(partial(holds, servers, "n3", number), "n3 has all values")
         assert "snapshot_installed" in servers.log("n3")
+
+
+@pytest.mark.parametrize("how", ["lost", "damaged", "an older copy"])
+def test_a_state_that_its_log_cannot_bring_back_comes_from_another_node(tmp_path: Path, how: str) -> None:
+    with running(tmp_path, arguments=SMALL_LOG) as servers:
+        put(servers, "n1", 0, 1_000)
+        servers.stop("n2")
+        state = (servers.root / "n2") / "state.db"
+        older = state.read_bytes()
+        servers.start("n2")
+        number = outgrow(servers, 1_000)
+        servers.stop("n2")
+        match how:
+            case "lost":
+                state.unlink()
+            case "damaged":
+                content = bytearray(state.read_bytes())
+                content[4_096:] = b"\xff" * (len(content) - 4_096)
+                state.write_bytes(content)
+            case _:
+                state.write_bytes(older)
+        servers.start("n2")
+        servers.wait_until_serving("n2")
+        assert "state_lost" in servers.log("n2") and "snapshot_installed" in servers.log("n2")
+        eventually(lambda: holds(servers, "n2", number), "n2 has all values")
+
+
+def test_a_node_alone_whose_state_is_lost_beside_a_cut_log_says_so_and_does_not_start(tmp_path: Path) -> None:
+    with running(tmp_path, count=1, arguments=SMALL_LOG) as servers:
+        put(servers, "n1", 0, 5_000)
+        while log_begins(servers, "n1") == 1:
+            put(servers, "n1", 0, 5_000)
+        servers.stop("n1")
+        ((servers.root / "n1") / "state.db").unlink()
+        servers.start("n1")
+        assert servers.wait("n1") == 3
+        said = servers.log("n1")
+        assert "log.db begins at slot" in said and "restore the data directory from a backup" in said
