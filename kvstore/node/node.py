@@ -74,9 +74,9 @@ there."""
 MAX_GAPS_TOLD = 100
 """A status names so many gaps in the log, the first ones."""
 GIVE_UP_INTERVAL = 50
+"""How often, in ms, the node looks for requests whose time is over."""
 ASKED_AGAIN = 1_000
 """In ms: within this time who asks for a snapshot that is not made yet asks again."""
-"""How often, in ms, the node looks for requests whose time is over."""
 
 
 class SlotRow(NamedTuple):
