@@ -119,6 +119,10 @@ class PipeWorld(WholeWorld):
         self._receivers: dict[str, HearBody] = {}
         self._clients = 0
 
+    @property
+    def has_begun(self) -> bool:
+        return True  # what nodes on pipes remember is noted by nobody else
+
     async def serve(self, server: ServerMachine, new_threads: Callable[[str, int], VirtualThread]) -> int:
         name = server.machine.name
         troubled = self.scenario.random(f"pipes of {name} {server.machine.incarnation}")

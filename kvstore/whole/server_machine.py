@@ -28,6 +28,8 @@ class ServerMachine:
         self.restart_at = 0
         self.gone = False
         """Whether it is never started again, since its log has rotted."""
+        self.lacks_state = False
+        """Whether its state was lost, and may not have come back from another node yet."""
         self.is_rotten = False
         """Whether bits of its log have changed by themselves."""
         self.when_rotting: Callable[[], bool] = lambda: False

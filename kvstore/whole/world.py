@@ -224,6 +224,9 @@ class WholeWorld:
             self.fail("no node is condemned that lost nothing", f"{server.machine.name}: {fields}", server.machine.name)
         elif event == "peer_rubbish":
             self.fail("nodes understand each other", f"{server.machine.name}: {fields}", server.machine.name)
+        elif event == "snapshot_installed":
+            server.lacks_state = False
+            self.count(f"log: {event}")
         elif event in ("state_rebuilt", "state_lost") and not server.has_failed:
             rule = "no process leaves a state that its log does not lead to, unless its disk fails"
             self.fail(rule, f"{server.machine.name}: {self._short(str(fields['reason']))}", server.machine.name)
@@ -473,8 +476,17 @@ class WholeWorld:
         if action.loses_power:
             server.takes_power = fault
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether all nodes have met, so that a majority is enough from now on."""
+        return self.directories.all_met
+
     def _rot(self, server: ServerMachine) -> bool:
         if server.gone or has_readers(self.scenario):  # who asks this node and no other would wait for ever
+            return False
+        if not self.has_begun:  # without any one of its nodes a new cluster does not
+            return False
+        if any(other.lacks_state for other in self.servers.values()):
             return False
         name = server.machine.name
         self.kill(name, self.timeline.now + RESTART)
@@ -489,13 +501,24 @@ class WholeWorld:
 
     def replace_state(self, name: str, other: str | None) -> None:
         server = self.servers[name]
+        if not self._can_lose_state(server):
+            return
         content: DiskContent = {}
         if other is not None:
             content = server.kept_state if other == name else self.servers[other].disk.copy("state.db")
         self.kill(name, self.timeline.now + RESTART)
         server.disk.kill()
         server.has_failed = True  # it may make its state anew, and has to if this is another node's
+        server.lacks_state = server.settings.keep != KEEP
         server.disk.replace({file: data for file, data in content.items() if not file.endswith("-shm")}, "state.db")
+
+    def _can_lose_state(self, server: ServerMachine) -> bool:
+        """Whether the others could do without this node until it has its state again."""
+        if server.settings.keep == KEEP:
+            return True  # in a run no log becomes so long that it is cut
+        if len(self.servers) < 3 or not self.has_begun:
+            return False
+        return not any(other.gone or other.is_rotten or other.lacks_state for other in self.servers.values())
 
     def forget_name(self, name: str) -> None:
         self.network.unknown[name] += 1
