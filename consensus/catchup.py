@@ -24,6 +24,9 @@ class CatchUp:
         self._fetching = False
         self._fetched_at = now
         self._fetches = 0
+        self.teacher = ""
+        """A node that knows of a later configuration, and so of more slots than those of this one may: it is asked
+        next. "" if there is none."""
 
     def tick(self, now: int) -> None:
         """Time passes, in ms."""
@@ -35,15 +38,18 @@ class CatchUp:
         if self._fetching:
             return None
         wanted = self._learner.wanted()
-        if wanted is None or not self._others:
+        if wanted is None or not (self._others or self.teacher):
             return None
         self._fetching = True
         self._fetched_at = now
         self._fetches += 1
         # The leader at first and then every other time, in between some other node: the leader may be slow or gone.
-        target = self._others[self._fetches % len(self._others)]
-        if leader in self._others and self._fetches % 2:
+        if self.teacher:
+            target, self.teacher = self.teacher, ""
+        elif leader in self._others and self._fetches % 2:
             target = leader
+        else:
+            target = self._others[self._fetches % len(self._others)]
         return target, Fetch(*wanted)
 
     def answered(self) -> None:

@@ -36,7 +36,9 @@ class Election:
     leader that reaches a quorum stays.
     """
 
-    def __init__(self, node: str, configuration: Configuration, timing: Timing, rng: random.Random, now: int) -> None:
+    def __init__(
+        self, node: str, configuration: Configuration, timing: Timing, rng: random.Random, now: int, epoch: int = 0
+    ) -> None:
         self.leader: str | None = None
         self.leader_ballot = NEVER
         self.highest_seen = NEVER
@@ -49,6 +51,7 @@ class Election:
         self._configuration = configuration
         self._timing = timing
         self._random = rng
+        self._epoch = epoch
         if len(configuration.nodes) > 1:
             self.postpone(now)
 
@@ -67,7 +70,8 @@ class Election:
 
     def see(self, ballot: Ballot) -> None:
         """Some node has promised this ballot: to win, this node must use a higher one."""
-        self.highest_seen = max(self.highest_seen, ballot)
+        if ballot.epoch == self._epoch:
+            self.highest_seen = max(self.highest_seen, ballot)
 
     def hurry(self, now: int) -> None:
         """Requests wait and there is no leader: ask soon, but only once until a leader has been heard again."""

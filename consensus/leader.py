@@ -9,7 +9,7 @@ from consensus.ballot import NEVER, Ballot
 from consensus.invariants import require
 from consensus.log import NO_END, Log
 from consensus.membership import Configuration
-from consensus.messages import NO_OP, Prepare, Promise, Run
+from consensus.messages import NO_OP, Prepare, Promise, Run, is_stop
 
 MAX_ACCEPT_SLOTS = 4_096
 MAX_ACCEPT_BYTES = 4 * 1_048_576
@@ -44,6 +44,11 @@ class Phase1:
         """The values to propose from ``first`` on: the one reported with the highest ballot, or no-ops in gaps.
 
         No other value can have been chosen for that slot under an earlier ballot (*Paxos Made Simple*, P2c).
+
+        They end with a stop-sign, if there is one that may have been chosen. Whoever led under its ballot, or adopted
+        it under a later one, proposed nothing beyond it. So what is reported beyond it under an earlier ballot was not
+        chosen, or that leader would have found it; and where something is reported beyond it under a later ballot, the
+        stop-sign was not chosen, or the leader of that ballot would have adopted it.
         """
         highest = Log(self.first)
         for run in sorted((run for runs in self.promises.values() for run in runs), key=lambda run: run.ballot):
@@ -51,7 +56,18 @@ class Phase1:
         values = [NO_OP] * (highest.last - self.first + 1)
         for run in highest.runs(self.first, highest.last):
             values[run.first - self.first : run.last - self.first + 1] = run.values
+        for index, value in enumerate(values):
+            if is_stop(value):
+                if not _is_overtaken(highest, self.first + index):
+                    return values[: index + 1]
+                values[index] = NO_OP
         return values
+
+
+def _is_overtaken(log: Log, slot: int) -> bool:
+    """Whether anything beyond the slot was accepted under a later ballot than what the slot holds."""
+    (own,) = log.runs(slot, slot)
+    return any(run.ballot > own.ballot for run in log.runs(slot + 1, log.last))
 
 
 class Flight:
@@ -77,6 +93,8 @@ class Phase2:
     def __init__(self, ballot: Ballot, first: int, recovered_upto: int, configuration: Configuration, log: Log) -> None:
         self.ballot = ballot
         self.recovered_upto = recovered_upto
+        self.stop_slot = 0
+        """The slot of the stop-sign, beyond which nothing is proposed; 0 while there is none."""
         self.first_proposal: int | None = None
         self._log = log
         self._next_free = first
@@ -104,6 +122,18 @@ class Phase2:
         first, last = gaps[0]
         self._next_free = first
         return first, last - first + 1
+
+    def stop(self, value: bytes) -> list[Run]:
+        """A stop-sign behind all that was proposed, and no-ops for the gaps before it, as runs to store and enqueue.
+
+        What gathers must have been closed.
+        """
+        runs: list[Run] = []
+        for first, last in self._log.gaps(max(self._next_free, self._log.start), self._log.last):
+            runs.extend(self.runs(first, [NO_OP] * (last - first + 1)))
+        self.stop_slot = self._log.last + 1
+        runs.extend(self.runs(self.stop_slot, [value]))
+        return runs
 
     def continues(self, slot: int) -> bool:
         """Whether a value for this slot can join those that gather; if not, these must be closed first."""

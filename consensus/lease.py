@@ -22,8 +22,8 @@ class Support:
     The ``now`` of a call may be old, as long as the clock was read after everything before ``tick`` had arrived.
     """
 
-    def __init__(self, lease: int, now: int) -> None:
-        self.until = now + lease
+    def __init__(self, lease: int, now: int, *, is_new: bool = False) -> None:
+        self.until = now if is_new else now + lease
         """In ms by this node's clock: until then it supports a leader, or may have done so before it was restarted."""
         self._ballot = NEVER
         self._lease = lease

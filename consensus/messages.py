@@ -12,6 +12,13 @@ from consensus.ballot import NEVER, Ballot, Number
 
 NO_OP = b""
 """The value that fills a gap: chosen like any other, executed as nothing."""
+STOP = b"\xc1"
+"""A value that begins with this byte is a stop-sign: the last slot of its configuration, which names the next one. No
+MessagePack begins with it."""
+
+
+def is_stop(value: bytes) -> bool:
+    return value[:1] == STOP
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -186,7 +193,7 @@ class ReadIndexReply(msgspec.Struct, frozen=True, tag="read_index_reply", omit_d
     wall: Number = 0
 
 
-Message = (
+WithBallot = (
     PreVote
     | PreVoteReply
     | Prepare
@@ -198,11 +205,10 @@ Message = (
     | Alive
     | Chosen
     | TakeOver
-    | Fetch
-    | Learn
-    | ReadIndex
     | ReadIndexReply
 )
+"""Messages of one configuration, which their ballot tells."""
+Message = WithBallot | Fetch | Learn | ReadIndex
 
 
 class Promised(msgspec.Struct, frozen=True, tag="promised"):

@@ -31,6 +31,8 @@ from consensus.messages import (
     Run,
     Stored,
     TakeOver,
+    WithBallot,
+    is_stop,
 )
 from consensus.reads import Reader
 from consensus.replica_state import ReplicaState
@@ -72,7 +74,20 @@ class Replica(ReplicaState):
 
     def receive(self, sender: str, message: Message) -> None:
         """A message from another node. It may be late, repeated or out of order."""
-        if sender not in self.configuration.nodes or not self.takes_part:
+        if not self.takes_part:
+            return
+        if isinstance(message, Fetch):
+            self._on_fetch(sender, message)
+            return
+        if self.ended_at:
+            return
+        if isinstance(message, Learn):
+            self._on_learn(message)
+            return
+        if not isinstance(message, ReadIndex) and message.ballot.epoch != self.epoch:
+            self._on_other_epoch(sender, message)
+            return
+        if sender not in self.configuration.everyone:
             return
         match message:
             case Accept():
@@ -92,10 +107,6 @@ class Replica(ReplicaState):
                 is_current = sender == self.leader and message.ballot == self.ballot
                 if is_current and message.incarnation == self._queue.incarnation:
                     self._queue.answer(message.read, message.index, message.wall)
-            case Fetch():
-                self._on_fetch(sender, message)
-            case Learn():
-                self._on_learn(message)
             case PreVote():
                 self._on_pre_vote(sender, message)
             case PreVoteReply():
@@ -105,9 +116,29 @@ class Replica(ReplicaState):
             case Promise():
                 self._on_promise(sender, message)
             case Reject():
-                self._on_reject(message)
+                self._on_reject(sender, message)
             case TakeOver():
                 self._on_take_over(sender, message)
+
+    def _on_other_epoch(self, sender: str, message: WithBallot) -> None:
+        """A message of another configuration: nothing in it counts, and who is behind gets to know."""
+        if message.ballot.epoch < self.epoch:
+            if isinstance(message, PreVote | Prepare | Accept | Heartbeat):
+                self._reject(sender, message.ballot)
+            return
+        chosen_upto = self.chosen_upto
+        match message:
+            case PreVote() | Prepare():
+                chosen_upto = message.first - 1
+            case Accept() | Chosen() | Heartbeat() | Alive():
+                chosen_upto = message.chosen_upto
+        self._hear_of_later(sender, chosen_upto)
+
+    def _hear_of_later(self, sender: str, chosen_upto: int) -> None:
+        """A node knows of a later configuration, and all slots up to this one as chosen: it can tell what they hold."""
+        self._learner.hear_of(chosen_upto)
+        if chosen_upto > self.chosen_upto:
+            self._catch_up.teacher = sender
 
     def tick(self, now: int, wall: int = 0) -> None:
         """Time passes. Call this every few milliseconds in a cluster, and before the other inputs of a turn.
@@ -117,12 +148,14 @@ class Replica(ReplicaState):
         self._now = max(self._now, now)
         self._wall = wall
         self._support.tick(self._now)
-        if not self.takes_part:
+        if not self.takes_part or self.ended_at:
             return
         if self.role is Role.LEADER:
             self._lead_on()
         elif self._journal.is_full:
             pass  # it could neither promise nor prepare
+        elif not self.may_lead:
+            pass
         elif self._now >= self._election.deadline and self._support.allows(self._now):
             self._ask()
         elif self.role is not Role.FOLLOWER and self._now >= self._next_resend:
@@ -161,10 +194,32 @@ class Replica(ReplicaState):
         if heir is not None:
             self._send(heir, TakeOver(self._phase2.ballot))
 
-    def propose(self, values: Sequence[bytes]) -> list[tuple[int, int]]:
-        """On a leader: propose values for the lowest free slots, in order; returns the ranges that they take."""
+    def lead_now(self) -> None:
+        """Run phase 1 at once, without asking: at the beginning of a configuration, when nobody leads yet."""
+        if self.role is Role.FOLLOWER and self.leader is None and self.may_lead and self._support.allows(self._now):
+            self._prepare()
+
+    def propose_stop(self, value: bytes) -> int:
+        """On a leader: end this configuration by a stop-sign, behind all that was proposed; returns its slot.
+
+        Once it is chosen and delivered (``ended_at``) the host begins the next configuration with a new replica, which
+        starts from what the log store holds, as after a restart.
+        """
         phase2 = self._phase2
-        require(phase2 is not None, "only a leader proposes")
+        require(phase2 is not None and not phase2.stop_slot, "only a leader proposes, and one stop-sign")
+        require(is_stop(value), "a stop-sign is told by its first byte")
+        assert phase2 is not None
+        self._propose_runs(phase2, phase2.close())
+        self._propose_runs(phase2, phase2.stop(value))
+        return phase2.stop_slot
+
+    def propose(self, values: Sequence[bytes]) -> list[tuple[int, int]]:
+        """On a leader: propose values for the lowest free slots, in order; returns the ranges that they take.
+
+        Not once it has proposed a stop-sign.
+        """
+        phase2 = self._phase2
+        require(phase2 is not None and not phase2.stop_slot, "only a leader proposes, and nothing behind a stop-sign")
         assert phase2 is not None
         ranges: list[tuple[int, int]] = []
         done = 0
@@ -184,7 +239,7 @@ class Replica(ReplicaState):
         The slot must be from 1 to ``chosen_upto + SLOT_WINDOW``.
         """
         phase2 = self._phase2
-        require(phase2 is not None, "only a leader proposes")
+        require(phase2 is not None and not phase2.stop_slot, "only a leader proposes, and nothing behind a stop-sign")
         require(1 <= slot <= self.chosen_upto + SLOT_WINDOW, f"slot {slot} is outside the window")
         assert phase2 is not None
         self._propose_runs(phase2, phase2.close())
@@ -225,7 +280,12 @@ class Replica(ReplicaState):
         elif self._heartbeats.reads_wait:
             self._beat(self._phase2)
         self._release()
+        if self._phase2 and 0 < self._phase2.stop_slot <= self.chosen_upto:
+            # Nobody else can know it before: what this leader acknowledged by now is all that this configuration will.
+            self._broadcast(Chosen(self._phase2.ballot, self.chosen_upto, []))
         chosen = self._learner.deliver()
+        if chosen and is_stop(chosen[-1].values[-1]):
+            self._end(chosen[-1].last)
         effects = Effects(
             self._journal.take_records(),
             self._journal.recorded,
@@ -237,6 +297,12 @@ class Replica(ReplicaState):
         )
         self._messages, self._fetches = [], []
         return effects if self.takes_part else effects._replace(messages=[], fetches=[])
+
+    def _end(self, slot: int) -> None:
+        """This configuration is over: from now on this replica only teaches what it knows, and says what it must."""
+        require(slot == self.chosen_upto and not self._learner.ahead, f"slots beyond the stop-sign {slot} are chosen")
+        self.ended_at = slot
+        self._step_down(self._acceptor.promised)
 
     # -- election: ask first, then phase 1 ---------------------------------------------------------------------------
 
@@ -252,7 +318,8 @@ class Replica(ReplicaState):
         """Send the PreVote or the Prepare; again and again, because messages may be lost."""
         self._next_resend = self._now + self._timing.resend
         if self.role is Role.ASKING and self._election.asked:
-            self._broadcast(PreVote(self._election.asked, self.chosen_upto + 1))
+            for node in self._others:
+                self._send(node, PreVote(self._election.asked, self.chosen_upto + 1))
         elif self._phase1:
             for node in self._others:
                 if node not in self._phase1.promises:
@@ -276,6 +343,7 @@ class Replica(ReplicaState):
 
     def _prepare(self, released: Ballot = NEVER) -> None:
         """Phase 1a, under a ballot above all that this node ever promised, and durable before anyone hears of it."""
+        require(self.may_lead, "only a voter of the present configuration asks to lead")
         ballot = self._election.next_ballot(self._acceptor.promised)
         require(ballot > self._acceptor.promised, f"ballot {ballot} was used before")
         require(self._support.allows(self._now, released), f"ballot {ballot} is used while another leader is supported")
@@ -289,7 +357,7 @@ class Replica(ReplicaState):
 
     def _on_take_over(self, sender: str, message: TakeOver) -> None:
         released = message.ballot
-        follows = self.role is Role.FOLLOWER and (sender, released) == (self.leader, self.ballot)
+        follows = self.may_lead and self.role is Role.FOLLOWER and (sender, released) == (self.leader, self.ballot)
         if follows and not self._journal.is_full and self._support.allows(self._now, released):
             self._prepare(released)
 
@@ -322,6 +390,8 @@ class Replica(ReplicaState):
         self.role = Role.LEADER
         self._phase1 = None
         self._phase2 = phase2 = Phase2(phase1.ballot, phase1.first, recovered_upto, self.configuration, self._log)
+        if values and is_stop(values[-1]):
+            phase2.stop_slot = recovered_upto
         self._heartbeats = Heartbeats(self.node, self.configuration, phase1.ballot, self._timing, self._now)
         self._election.heard(self.node, phase1.ballot, self._now)
         self._propose_runs(phase2, phase2.runs(phase1.first, values))
@@ -354,9 +424,11 @@ class Replica(ReplicaState):
             self._queue.reopen()
             self._ask_read_index()
 
-    def _on_reject(self, reject: Reject) -> None:
+    def _on_reject(self, sender: str, reject: Reject) -> None:
         self._election.see(reject.promised)
         self._learner.hear_of(reject.chosen_upto)
+        if reject.promised.epoch > self.epoch:
+            self._hear_of_later(sender, reject.chosen_upto)
         current = self._phase1 or self._phase2
         if current is None or current.ballot != reject.ballot:
             return
@@ -430,7 +502,7 @@ class Replica(ReplicaState):
             self._step_down(phase2.ballot)  # another may lead by now, and those who wait are to be told
             return
         for run, votes in phase2.overdue(self._now, self._timing.resend):
-            for node in self._others:
+            for node in self._audience:
                 if node not in votes:
                     self._send(node, self._accept_message(run))
         if self._heartbeats.is_due(self._now):
@@ -518,6 +590,8 @@ class Replica(ReplicaState):
             return
         self._learner.hear_of(learn.chosen_upto)
         for run in learn.runs:
+            if run.ballot.epoch != self.epoch:  # it is behind the stop-sign, where another configuration begins
+                break
             self._learner.require_unchanged(run)
             for first, last in self._learner.unchosen(run.first, run.last):
                 part = run.clip(first, last)
@@ -542,7 +616,7 @@ class Replica(ReplicaState):
             self._messages.append((receiver, message))
 
     def _broadcast(self, message: Message) -> None:
-        self._messages.extend((node, message) for node in self._others)
+        self._messages.extend((node, message) for node in self._audience)
 
     def _release(self) -> None:
         for receiver, message in self._journal.release():

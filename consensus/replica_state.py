@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from enum import Enum
 
 from consensus.acceptor import Acceptor
-from consensus.ballot import NEVER, Ballot
+from consensus.ballot import NEVER, Ballot, beginning
 from consensus.catchup import CatchUp
 from consensus.election import Election, Timing
 from consensus.heartbeats import Heartbeats
@@ -50,28 +50,40 @@ class ReplicaState:
         accepted: Iterable[Run] = (),
         timing: Timing | None = None,
         takes_part: bool = True,
+        learners: Iterable[str] = (),
+        epoch: int = 0,
+        is_new: bool = False,
     ) -> None:
         self.node = node
         self.takes_part = takes_part
         """Whether it votes, asks to lead and speaks; otherwise it hears nothing and only lets time pass."""
-        self.configuration = Configuration(nodes)
-        require(node in self.configuration.nodes, f"{node} is not one of the cluster's nodes")
+        self.configuration = Configuration(nodes, learners)
+        self.epoch = epoch
+        """How many configurations came before this one."""
+        self.ended_at = 0
+        """The slot of the chosen stop-sign that ended this configuration, and that was delivered; 0 until then."""
+        require(node in self.configuration.everyone, f"{node} is not one of the cluster's nodes")
         self.role = Role.FOLLOWER
         self._others = [other for other in self.configuration.nodes if other != node]
+        """The voters but this node."""
+        self._audience = [other for other in self.configuration.everyone if other != node]
+        """All who are told what is proposed and chosen."""
         self._timing = timing or Timing()
         self._now = now
         self._wall = 0
-        self._log = Log(chosen_upto + 1, accepted)
-        self._acceptor = Acceptor(self._log, promised)
+        # What was accepted beyond the stop-sign in an earlier configuration was not chosen.
+        self._log = Log(chosen_upto + 1, (run for run in accepted if run.ballot.epoch == epoch))
+        self._acceptor = Acceptor(self._log, max(promised, beginning(epoch)))
         self._learner = Learner(self._log, chosen_upto)
-        self._election = Election(node, self.configuration, self._timing, rng, now)
+        self._election = Election(node, self.configuration, self._timing, rng, now, epoch)
         self._journal = Journal()
         self._queue = ReadQueue(rng.getrandbits(52), self._timing.resend, now)
         self._catch_up = CatchUp(self._log, self._learner, self._others, self._timing.resend, now)
         self._phase1: Phase1 | None = None
         self._phase2: Phase2 | None = None
         self._heartbeats = Heartbeats(node, self.configuration, NEVER, self._timing, now)
-        self._support = Support(self._timing.lease if self._others else 0, now)
+        # In a configuration that begins now this node has supported nobody yet.
+        self._support = Support(self._timing.lease if self._others else 0, now, is_new=is_new)
         self.heard_chosen: dict[str, int] = {}
         """How far each of the others knew the log to be chosen when it last answered this node as its leader."""
         self._opened: dict[Ballot, int] = {}
@@ -84,6 +96,17 @@ class ReplicaState:
     def leader(self) -> str | None:
         """The leader, as far as this node knows; None if it knows of none."""
         return self.node if self.role is Role.LEADER else self._election.leader
+
+    @property
+    def may_lead(self) -> bool:
+        """Whether it is a voter of the present configuration, as far as it knows what the present one is."""
+        is_present = not self.ended_at and self._acceptor.promised.epoch == self.epoch
+        return is_present and self.node in self.configuration.nodes
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether this leader has proposed a stop-sign: under it nothing more is."""
+        return self._phase2 is not None and self._phase2.stop_slot > 0
 
     @property
     def ballot(self) -> Ballot:

@@ -41,9 +41,10 @@ BUDGETS = {
     "read": 4,
     "hand-over": 5,
     "resign": 6,
+    "stop": 7,
 }
 """The place of what a step spends."""
-TIME, CLOCKS = 7, 8
+TIME, CLOCKS = 8, 9
 
 
 class Seen(NamedTuple):
@@ -204,6 +205,7 @@ class Explorer:
             setup.reads,
             setup.hand_overs,
             setup.resignations,
+            setup.stops,
             setup.clock,
         )
         left = sum(count << 4 * place for place, count in enumerate(counts))
@@ -258,11 +260,25 @@ class Explorer:
         if a.broken or b.broken or c.broken:
             return a.broken or b.broken or c.broken
         chosen = a.votes & b.votes | a.votes & c.votes | b.votes & c.votes
+        if self.setup.stops:
+            chosen = chosen & ~self._later() | self._chosen_later(a.votes, b.votes, c.votes)
         key = (chosen, a.proposed | b.proposed | c.proposed, a.believed | b.believed | c.believed)
         verdict = self._verdicts.get(key)
         if verdict is None:
             verdict = self._verdicts[key] = self._judge(*key)
         return verdict
+
+    def _later(self) -> int:
+        """The votes of the second configuration, as bits."""
+        return sum(1 << bit for bit, (_, ballot, _) in enumerate(self._votes) if ballot.epoch)
+
+    def _chosen_later(self, *votes: int) -> int:
+        """What the voters of the second configuration have chosen."""
+        voters = [held & self._later() for name, held in zip(NODES, votes, strict=True) if name in self.setup.next]
+        if len(voters) == 2:
+            return voters[0] & voters[1]
+        a, b, c = voters
+        return a & b | a & c | b & c
 
     def _judge(self, chosen: int, proposed: int, believed: int) -> str:
         winners: dict[int, tuple[Ballot, bytes]] = {}

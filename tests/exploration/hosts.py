@@ -16,7 +16,19 @@ from consensus.election import Timing
 from consensus.heartbeats import Heartbeats
 from consensus.log import NO_END
 from consensus.membership import Configuration
-from consensus.messages import Accept, Accepted, Alive, Fetch, Prepare, PreVote, PreVoteReply, Promise, ReadIndex
+from consensus.messages import (
+    STOP,
+    Accept,
+    Accepted,
+    Alive,
+    Fetch,
+    Prepare,
+    PreVote,
+    PreVoteReply,
+    Promise,
+    ReadIndex,
+    is_stop,
+)
 from tests.consensus.golden import Patient, describe
 from tests.exploration.setups import Setup
 
@@ -81,11 +93,14 @@ class Host:
         self.replica.tick(0)
         self._settle()
 
-    def _start(self, setup: Setup, now: int) -> Replica:
+    def _start(self, setup: Setup, now: int, *, is_new: bool = False) -> Replica:
         upto = len(self.applied)
+        self.epoch = sum(map(is_stop, self.applied))
         replica = Replica(
             self.node,
-            NODES,
+            setup.next if self.epoch else NODES,
+            epoch=self.epoch,
+            is_new=is_new,
             rng=cast(Patient, Chance(self.crashes + 1)),
             now=now,
             promised=self.promised,
@@ -106,9 +121,11 @@ class Host:
         replica = self.replica
         if replica.role is Role.LEADER:
             yield Step("resend")
-            if self.values < setup.values:
+            if self.values < setup.values and not replica.is_stopping:
                 yield from (Step("propose-at", slot) for slot in range(1, setup.slots + 1) if setup.named)
                 yield from [] if setup.named else [Step("propose")]
+            if setup.stops and not self.epoch:
+                yield Step("stop")
             if setup.heartbeats:
                 yield Step("beat")
             if setup.hand_overs:
@@ -145,6 +162,9 @@ class Host:
             replica.tick(now)
         elif kind in ("propose", "propose-at"):
             self._propose(step.number)
+        elif kind == "stop":
+            if not replica.is_stopping:
+                replica.propose_stop(STOP + self.node.encode())
         elif kind == "beat":
             replica._heartbeats._next = now
             replica.tick(now)
@@ -253,6 +273,9 @@ class Host:
             sent += effects.messages
             if self.writing and self.node not in setup.slow_disks:
                 self._write()
+            elif self.replica.ended_at and not self.writing and self.node in setup.next:
+                is_new = self.promised.epoch <= self.epoch
+                self._start(setup, self.replica.now, is_new=is_new)
             elif not effects.fetches:
                 break
         kept: list[tuple[str, Message]] = []

@@ -14,6 +14,7 @@ class Setup(NamedTuple):
     ``pre_votes``: nodes ask before they use a ballot; otherwise as if everybody had said yes. ``clock``: how many ms
     pass, with leases of ``lease`` ms.
     ``lost``: kinds of messages that never arrive, where what they bring about would be too much to explore.
+    ``stops``: so many stop-signs may be proposed; one that is chosen makes ``next`` the voters.
     """
 
     name: str
@@ -35,6 +36,8 @@ class Setup(NamedTuple):
     lease: int = 0
     clock: int = 0
     lost: tuple[str, ...] = ()
+    stops: int = 0
+    next: tuple[str, ...] = ()
 
 
 QUIET = ("Heartbeat",)
@@ -70,6 +73,8 @@ SMALL = [
         crashing=("n3",),
         lost=QUIET,
     ),
+    Setup("a configuration of all nodes follows", slots=3, stops=1, next=("n1", "n2", "n3"), lost=QUIET),
+    Setup("a configuration without one node follows", slots=3, stops=1, next=("n2", "n3"), lost=QUIET),
 ]
 """What the tests explore: all of it in a minute and a half on one core."""
 STATES = {
