@@ -36,6 +36,11 @@ class Journal:
         return len(self._held) >= MAX_HELD
 
     @property
+    def is_quiet(self) -> bool:
+        """Whether all records are durable."""
+        return self._durable == self.recorded
+
+    @property
     def has_records(self) -> bool:
         """Whether there are records to take."""
         return bool(self._records)

@@ -104,9 +104,14 @@ class ReplicaState:
         return is_present and self.node in self.configuration.nodes
 
     @property
-    def is_stopping(self) -> bool:
-        """Whether this leader has proposed a stop-sign: under it nothing more is."""
-        return self._phase2 is not None and self._phase2.stop_slot > 0
+    def can_propose(self) -> bool:
+        """Whether it leads, and has not proposed a stop-sign, behind which nothing comes."""
+        return self._phase2 is not None and not self._phase2.stop_slot
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether all that it has recorded is durable."""
+        return self._journal.is_quiet
 
     @property
     def ballot(self) -> Ballot:

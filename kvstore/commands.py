@@ -352,15 +352,38 @@ class Opaque(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="json")
     json: bytes
 
 
+class Member(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A node of the cluster: its name, the random name of its data directory, and where others find it.
+
+    ``peer`` and ``client`` are HOST:PORT, "" where they are not known. One that does not vote only learns.
+    """
+
+    name: str
+    directory: str
+    peer: str = ""
+    client: str = ""
+    votes: bool = True
+
+
 @final
 class Configure(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="configure"):
-    """Configuration ``number`` of the cluster: every node's name, and the random name of its data directory.
+    """Configuration ``number`` of the cluster, which the leader proposes. It changes no key.
 
-    The leader proposes it. It is taken if it is the next one, and changes no key.
+    The first one tells who the nodes are that began the cluster, and is taken if there is none yet. Every later one is
+    the stop-sign of the one before; ``first`` is the node that is to ask first whether it may lead.
     """
 
     number: Number
-    members: list[tuple[str, str]]
+    members: list[Member]
+    first: str = ""
+
+    @property
+    def voters(self) -> list[str]:
+        return [member.name for member in self.members if member.votes]
+
+    @property
+    def learners(self) -> list[str]:
+        return [member.name for member in self.members if not member.votes]
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):

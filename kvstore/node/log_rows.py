@@ -42,7 +42,7 @@ def log_rows(
                 yield LogRow(slot, run.ballot, status, "", "", 0, 0, None)
                 continue
             try:
-                entry = entries.decode(value)
+                entry = entries.entry_of(value)
             except entries.UNREADABLE:
                 # Perhaps a newer version wrote it; the state machine did nothing for it.
                 yield LogRow(slot, run.ballot, status, f"<{len(value)} bytes>", "", 0, 0, results.get(slot))

@@ -152,19 +152,15 @@ class Node:
         chosen_upto = max(state.applied_upto, log.start - 1)
         self._log = log
         self._state = state
-        self.replica = Replica(
-            node_id,
-            nodes,
-            rng=rng,
-            now=now,
-            promised=log.promised,
-            chosen_upto=chosen_upto,
-            accepted=log.tail(chosen_upto),
-            timing=timing,
-            takes_part=takes_part and not self.lacks_state,
+        self._id = node_id
+        self._first_nodes = nodes
+        self._rng = rng
+        self._timing = timing
+        self.was_removed = False
+        """Whether this node is not of the cluster any more."""
+        self.replica = self._start_replica(
+            now, chosen_upto, promised=log.promised, takes_part=takes_part and not self.lacks_state
         )
-        # Only those who forwarded a request wait to hear that it is chosen, and those whose reads need it.
-        self.replica.urgent_upto = 0
         self._commits = Commits(state, lambda: self.replica.durable_upto, background, now)
         self._proposals = Proposals(
             self.replica, state, self._commits, rng=rng, now=now, wall=wall, free_bytes=free_bytes
@@ -478,14 +474,67 @@ class Node:
         """How often to call ``tick``, in ms: a cluster has time-outs, a node alone only keys that expire."""
         return 100 if self.is_alone else 10
 
+    def _start_replica(
+        self, now: int, chosen_upto: int, *, promised: Ballot, takes_part: bool, is_new: bool = False
+    ) -> Replica:
+        """The core in the configuration that the state knows, from what the log store holds."""
+        configuration = self._state.configuration
+        replica = Replica(
+            self._id,
+            configuration.voters if configuration else self._first_nodes,
+            learners=configuration.learners if configuration else (),
+            epoch=configuration.number - 1 if configuration else 0,
+            is_new=is_new,
+            rng=self._rng,
+            now=now,
+            promised=promised,
+            chosen_upto=chosen_upto,
+            accepted=self._log.tail(chosen_upto),
+            timing=self._timing,
+            takes_part=takes_part,
+        )
+        # Only those who forwarded a request wait to hear that it is chosen, and those whose reads need it.
+        replica.urgent_upto = 0
+        return replica
+
+    @property
+    def _can_begin_next(self) -> bool:
+        """Whether the present configuration has ended, and all of it is applied here and durable."""
+        ended = self.replica.ended_at
+        if not ended or self.was_removed:
+            return False
+        return self._state.applied_upto >= ended and not self._ready and self.replica.is_quiet
+
+    def _begin_next(self) -> None:
+        """Begin the next configuration. To the core that is a restart: it begins from what the log store holds."""
+        ended, before = self.replica.ended_at, self.replica
+        configuration = self._state.configuration
+        assert configuration is not None
+        if self._id not in configuration.voters + configuration.learners:
+            self.was_removed = True
+            self.refuse_requests(f"this node was removed from the cluster in slot {ended}")
+            return
+        is_new = before.promised.epoch < configuration.number - 1
+        self.replica = self._start_replica(
+            self._now, ended, promised=before.promised, takes_part=before.takes_part, is_new=is_new
+        )
+        self.replica.tick(self._now, self._wall)
+        self._proposals.begin(self.replica)
+        waiting = [read for reads in self._reads.values() for read in reads]
+        self._reads = {self.replica.read(): waiting} if waiting else {}
+        if configuration.first == self._id:
+            self.replica.lead_now()
+
     def turn(self) -> Turn:
         """Pass on what came in; returns what the host must do. Call ``apply`` after it, or after a few turns."""
+        if self._can_begin_next:
+            self._begin_next()
         self._proposals.note_leader()
         if self._reads or self._proposals.has_unsent:
             leader = self.replica.leader
             if leader is None:
                 self.replica.campaign()
-            else:
+            elif leader != self._id or self.replica.can_propose:
                 self._proposals.send(leader)
         effects = self.replica.effects()
         self._records.add(effects.records, effects.upto)
@@ -536,6 +585,7 @@ class Node:
         if self._fading.has_asked:
             self._fading.has_asked = False
             self.has_more = True
+        self.has_more |= self._can_begin_next
         self._tidy()
 
     @property

@@ -12,7 +12,7 @@ from consensus.ballot import NEVER, Ballot
 from consensus.leader import BYTES_PER_MS
 from consensus.log import NO_END
 from consensus.messages import Run
-from consensus.replica import SLOT_WINDOW, Replica, Role
+from consensus.replica import SLOT_WINDOW, Replica
 from kvstore.commands import Command, Configure, Early, Entry, Expired, Forgotten, Opaque, Result, Set, Tick, Unkept
 from kvstore.errors import CommandError, DataDirError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.limits import NODE_SESSIONS, check_session
@@ -371,7 +371,7 @@ class Proposals:
 
     def on_forward(self, sender: str, forward: Forward) -> None:
         """Propose a follower's requests, unless some that its clients sent before them may be missing."""
-        if self._replica.role is not Role.LEADER or forward.ballot != self._replica.ballot:
+        if not self._replica.can_propose or forward.ballot != self._replica.ballot:
             return
         if self._replica.memory_bytes > MAX_MEMORY or self._replica.is_held_up:
             self._begun.discard(sender)
@@ -390,7 +390,7 @@ class Proposals:
     def on_forward_slot(self, sender: str, message: ForwardSlot) -> None:
         """Propose a follower's value for a slot. Ignored while memory is short: the follower repeats it later."""
         replica = self._replica
-        if replica.memory_bytes > MAX_MEMORY or replica.is_held_up or replica.role is not Role.LEADER:
+        if replica.memory_bytes > MAX_MEMORY or replica.is_held_up or not replica.can_propose:
             return
         if message.slot > replica.chosen_upto and replica.is_chosen(message.slot):
             # Asked again: it may lie beyond the ranges that the leader's news has room for.
@@ -440,7 +440,7 @@ class Proposals:
     def expire_keys(self) -> None:
         """When a key is due, move the log's clock on: expiry is a command in the log, not a timer on each node."""
         due = self._state.next_expiry
-        if due is None or due > self.wall or self._replica.role is not Role.LEADER:
+        if due is None or due > self.wall or not self._replica.can_propose:
             return
         if self.wall <= self._state.clock:
             return  # a slot removes keys only when time has passed since the one before
@@ -449,13 +449,33 @@ class Proposals:
             self._tick_upto = ranges[-1][1]
 
     def propose_configuration(self, configuration: Configure) -> bool:
-        """On a leader: put it into the log, unless one is under way. Returns whether it did."""
-        if self._configured_under == self._replica.ballot and self._configured_upto > self._state.applied_upto:
+        """On a leader: put it into the log, unless one is under way. Returns whether it did.
+
+        All but the first end the one before, so that nothing else is proposed until the next one has a leader.
+        """
+        replica = self._replica
+        is_under_way = self._configured_under == replica.ballot and self._configured_upto > self._state.applied_upto
+        if is_under_way or not replica.can_propose:
             return False
-        self._configured_under = self._replica.ballot
-        ranges = self._replica.propose([entries.encode(Entry("", 0, 0, self._next_stamp(), configuration))])
-        self._configured_upto = ranges[-1][1]
+        self._configured_under = replica.ballot
+        entry = Entry("", 0, 0, self._next_stamp(), configuration)
+        if configuration.number > 1:
+            self._configured_upto = replica.propose_stop(entries.stop_sign(entry))
+        else:
+            self._configured_upto = replica.propose([entries.encode(entry)])[-1][1]
         return True
+
+    def begin(self, replica: Replica) -> None:
+        """The next configuration begins, whose leader gets all that is unfinished: the one before has chosen nothing
+        that this node has not applied."""
+        self._replica = replica
+        self._looked_at = replica.times_chosen
+        self._unlooked.clear()
+        self._unlooked.extend(self._slots)
+        self._led_by = (None, replica.ballot)
+        self._tick_upto = 0
+        self._begun.clear()
+        self.send_all_again()
 
     # -- outcomes -----------------------------------------------------------------------------------------------------
 

@@ -168,7 +168,7 @@ class Oracle:
         self._modelled_upto = slot
         if value == NO_OP:
             return
-        entry = entries.decode(value)
+        entry = entries.entry_of(value)
         if isinstance(entry.command, Tick):
             self._counts["expiry: the leader moved the clock on"] += 1
         executed_in, expected = self.replay(slot, entry, node, costs_too_much(applied.result))

@@ -22,7 +22,7 @@ def new_trace() -> Trace:
 
 
 def _text(value: bytes) -> str:
-    entry = entries.decode(value)
+    entry = entries.entry_of(value)
     asked = f"{entry.session}#{entry.sequence} " if entry.session else ""
     return f"{asked}{entries.as_text(entry, 0)}"
 

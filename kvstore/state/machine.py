@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 import msgspec
 
 from consensus.invariants import require
-from consensus.messages import NO_OP
+from consensus.messages import NO_OP, is_stop
 from kvstore import limits
 from kvstore.commands import (
     Clear,
@@ -60,7 +60,7 @@ from kvstore.state.cost import (
     pass_over_ranges,
     text_work,
 )
-from kvstore.state.entries import UNREADABLE, Applied, decode
+from kvstore.state.entries import UNREADABLE, Applied, decode, entry_of
 from kvstore.state.executor import execute, execute_alone
 from kvstore.state.identity import STATE_SCHEMA, Owner, StateIdentity, Trail, entry_hash, read_progress, write_progress
 from kvstore.state.keyspace import Changes, Keyspace, ManyGoneError
@@ -234,6 +234,9 @@ class StateMachine:
                     try:
                         entry = decode(value)
                     except UNREADABLE:
+                        if is_stop(value):
+                            applied.append(Applied("", 0, self._configure(entry_of(value).command)))
+                            break
                         applied.append(_NO_OP_APPLIED if value == NO_OP else _NO_COMMAND_APPLIED)
                         continue
                     command, stamp = entry.command, entry.stamp
@@ -289,7 +292,8 @@ class StateMachine:
         self._recent.extend(enumerate(results, self.applied_upto - len(recent) + 1))
         return applied
 
-    def _configure(self, command: Configure) -> Result:
+    def _configure(self, command: Command | Opaque | Configure) -> Result:
+        assert type(command) is Configure
         known = self.configuration.number if self.configuration else 0
         if command.number != known + 1:
             return NotMet(f"configuration {known} is in force")

@@ -201,7 +201,7 @@ class PipeWorkload(Workload):
 
     def _replay(self, chosen: dict[int, bytes]) -> None:
         for _slot, value in chosen.items():
-            if value != NO_OP and (entry := entries.decode(value)).session:
+            if value != NO_OP and (entry := entries.entry_of(value)).session:
                 self._oracle.asked(entry.session, entry.sequence)  # the nodes ask under sessions of their own
         super()._replay(chosen)
 

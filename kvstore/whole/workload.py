@@ -340,7 +340,7 @@ class Workload:
         """Execute the log on the naive model, which the oracle judges by."""
         for slot in sorted(chosen):
             if chosen[slot] != NO_OP:
-                entry = entries.decode(chosen[slot])
+                entry = entries.entry_of(chosen[slot])
                 executed_in, outcome = self._oracle.replay(slot, entry)
                 if executed_in == slot:
                     self._promises.executed(slot, entry, outcome, self._oracle.model.cells)
@@ -349,6 +349,6 @@ class Workload:
 def _stamp(value: bytes) -> int:
     """The time of day that a slot carries, 0 if none."""
     try:
-        return entries.decode(value).stamp
+        return entries.entry_of(value).stamp
     except entries.UNREADABLE:
         return 0

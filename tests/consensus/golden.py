@@ -82,7 +82,9 @@ class ScenarioError(Exception):
 def values(run: Run) -> str:
     """``1 = a, 2 = no-op``"""
     pairs = enumerate(run.values, run.first)
-    return ", ".join(f"{slot} = {'no-op' if value == NO_OP else value.decode(errors='backslashreplace')}" for slot, value in pairs)
+    return ", ".join(
+        f"{slot} = {'no-op' if value == NO_OP else value.decode(errors='backslashreplace')}" for slot, value in pairs
+    )
 
 
 def under(runs: list[Run]) -> str:

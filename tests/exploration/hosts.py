@@ -121,7 +121,7 @@ class Host:
         replica = self.replica
         if replica.role is Role.LEADER:
             yield Step("resend")
-            if self.values < setup.values and not replica.is_stopping:
+            if self.values < setup.values and replica.can_propose:
                 yield from (Step("propose-at", slot) for slot in range(1, setup.slots + 1) if setup.named)
                 yield from [] if setup.named else [Step("propose")]
             if setup.stops and not self.epoch:
@@ -163,7 +163,7 @@ class Host:
         elif kind in ("propose", "propose-at"):
             self._propose(step.number)
         elif kind == "stop":
-            if not replica.is_stopping:
+            if replica.can_propose:
                 replica.propose_stop(STOP + self.node.encode())
         elif kind == "beat":
             replica._heartbeats._next = now

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from kvstore.commands import Configure, Entry, Incr, Opaque, Set, Value
+from kvstore.commands import Configure, Entry, Incr, Member, Opaque, Set, Value
 from kvstore.node.divergence import Divergence
 from kvstore.state import entries
 from kvstore.state import machine as machines
 from kvstore.state.machine import StateMachine
 
 VOTERS = ["n1", "n2", "n3"]
-CONFIGURE = entries.encode(Entry("", 0, 0, 0, Configure(1, [("n1", "d1"), ("n2", "d2")])))
+CONFIGURE = entries.encode(Entry("", 0, 0, 0, Configure(1, [Member("n1", "d1"), Member("n2", "d2")])))
 
 
 def entry(number: int) -> bytes:
@@ -64,7 +64,7 @@ def test_checksums_do_not_depend_on_how_slots_are_portioned(tmp_path: Path, monk
     assert list(one.marks) == [16, 32]
     other.close()
     again = StateMachine(tmp_path / "state.db")
-    assert again.configuration == Configure(1, [("n1", "d1"), ("n2", "d2")])
+    assert again.configuration == Configure(1, [Member("n1", "d1"), Member("n2", "d2")])
     for state in (one, again):
         for number in range(len(values) + 1, 49):
             state.apply(number, [entry(number)])
