@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -85,6 +85,15 @@ class FaultTarget(Protocol):
 
     def count(self, what: str) -> None:
         """Something worth exercising happened."""
+        ...
+
+
+@runtime_checkable
+class Reconfigurable(Protocol):
+    """A world in which the nodes that vote may change."""
+
+    def reconfigure(self, voters: Sequence[str], first: str) -> None:
+        """The leader, if there is one, makes these nodes the voters, of which one is to ask first."""
         ...
 
 

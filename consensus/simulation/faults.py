@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from consensus.simulation.action import LEADER, Action, FaultTarget
+from consensus.simulation.action import LEADER, Action, FaultTarget, Reconfigurable
 from consensus.simulation.network import Link, Weather
 
 
@@ -395,6 +395,33 @@ PRESETS: dict[str, dict[Draw, int]] = {
     "none": {},
 }
 """Which faults a run may have, each with its weight. Where there are any, the leader also hands over as planned."""
+
+
+class Reconfigure(Action, frozen=True, kw_only=True):
+    """The leader makes these the voters; all others learn."""
+
+    voters: tuple[str, ...]
+    first: str
+
+    def begin(self, world: FaultTarget) -> None:
+        assert isinstance(world, Reconfigurable)
+        world.reconfigure(self.voters, self.first)
+
+    @property
+    def title(self) -> str:
+        return f"{', '.join(self.voters)} become the voters, {self.first} first"
+
+
+def reconfigurations(rng: random.Random, names: Sequence[str], time: int) -> list[Action]:
+    """Changes of who votes, in some of the runs."""
+    actions: list[Action] = []
+    if len(names) < 2 or rng.random() > 0.3:
+        return actions
+    for _ in range(rng.randint(2, 6)):
+        at = rng.randint(0, time)
+        voters = tuple(sorted(rng.sample(list(names), rng.randint(1, len(names)))))
+        actions.append(Reconfigure(at=at, until=at, voters=voters, first=rng.choice(voters)))
+    return actions
 
 
 def schedule(rng: random.Random, names: Sequence[str], time: int, preset: str, *, leases: bool = False) -> list[Action]:

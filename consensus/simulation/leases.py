@@ -51,7 +51,9 @@ class Leases:
         won = self._safety.is_won(ballot)
         for supported, until in self._supports.get(name, {}).items():
             # Once a ballot is won, accepting something under it is a promise too, and so it may be promised once more.
-            if released < supported < ballot and now < until and not won:
+            # What a leader was promised binds its own configuration: it knows of the next before all others.
+            binds = supported.epoch == ballot.epoch and released < supported < ballot
+            if binds and now < until and not won:
                 raise Violation(
                     "an acceptor promises nothing while it supports a leader",
                     f"{name} promises {ballot} at {now} by its clock, it supports {supported} until {until}",

@@ -5,7 +5,7 @@ They are checked on what is durable and on what is sent, never on what a node be
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from consensus.ballot import NEVER, Ballot
 from consensus.log import NO_END
@@ -21,6 +21,7 @@ from consensus.messages import (
     Record,
     Run,
     Stored,
+    is_stop,
 )
 from consensus.simulation.disk import Disk
 from consensus.simulation.violation import Violation
@@ -42,11 +43,30 @@ class Safety:
         """For each slot and ballot the acceptors whose disks hold the value, one bit each."""
         self._values: dict[tuple[int, Ballot], bytes] = {}
         self._bits = {name: 1 << number for number, name in enumerate(names)}
-        self._quorum = len(names) // 2 + 1
+        self._voters = [self._mask(names)]
+        """The voters of each epoch, one bit each."""
+        self._stops: list[int] = []
+        """The stop-signs chosen so far."""
+        self.voters_of: Callable[[bytes], Sequence[str]] = lambda value: names
+        """Who the voters are that a stop-sign names."""
         self._owners: dict[Ballot, tuple[str, int]] = {}
         self._promised: dict[Ballot, int] = {}
         self._told = dict.fromkeys(names, NEVER)
         self._applied = dict.fromkeys(names, 0)
+
+    def _mask(self, names: Sequence[str]) -> int:
+        return sum(self._bits[name] for name in names)
+
+    def _is_quorum(self, name: str, ballot: Ballot, votes: int) -> bool:
+        """Whether these are a majority of the configuration that the ballot is of."""
+        if ballot.epoch >= len(self._voters):
+            raise Violation(
+                "a configuration begins once the stop-sign of the one before is chosen",
+                f"{name} takes part in {ballot}",
+                nodes=[name],
+            )
+        voters = self._voters[ballot.epoch]
+        return (votes & voters).bit_count() > voters.bit_count() // 2
 
     # -- what is durable ----------------------------------------------------------------------------------------------
 
@@ -63,7 +83,7 @@ class Safety:
         for slot, value in enumerate(run.values, run.first):
             votes_of = accepted.setdefault(slot, {})
             votes = votes_of[ballot] = votes_of.get(ballot, 0) | bit
-            if votes.bit_count() >= self._quorum:
+            if self._is_quorum(name, ballot, votes):
                 self._choose(name, slot, ballot, value)
 
     def _choose(self, name: str, slot: int, ballot: Ballot, value: bytes) -> None:
@@ -76,10 +96,31 @@ class Safety:
                 slots=[slot],
             )
         if slot not in self.chosen_in:
+            self._choose_within(name, slot, ballot, value)
             self.chosen_in[slot] = ballot
             self.highest = max(self.highest, slot)
             while self.chosen_upto + 1 in self.chosen:
                 self.chosen_upto += 1
+
+    def _choose_within(self, name: str, slot: int, ballot: Ballot, value: bytes) -> None:
+        """A slot is chosen for the first time: it lies between the stop-signs before and behind its configuration."""
+        epoch, stops = ballot.epoch, self._stops
+        first = stops[epoch - 1] + 1 if epoch else 1
+        last = stops[epoch] if epoch < len(stops) else slot
+        if is_stop(value) and epoch == len(stops):
+            stops.append(slot)
+            self._voters.append(self._mask(self.voters_of(value)))
+            last = slot
+            beyond = [other for other, under in self.chosen_in.items() if other > slot and under.epoch == epoch]
+        else:
+            beyond = []
+        if not first <= slot <= last or beyond:
+            raise Violation(
+                "nothing is chosen beyond the stop-sign of its configuration, or before it",
+                f"slot {slot} is chosen under {ballot}, whose slots are {first}..{last}; chosen beyond: {beyond}",
+                nodes=[name],
+                slots=[slot, *beyond],
+            )
 
     def _propose(self, name: str, run: Run) -> None:
         """A ballot proposes one value for each slot, and the chosen one if the slot is chosen already (P2b)."""
@@ -103,7 +144,7 @@ class Safety:
 
     def is_won(self, ballot: Ballot) -> bool:
         """Whether a majority has promised this ballot."""
-        return self._promised.get(ballot, 0).bit_count() >= self._quorum
+        return self._is_quorum("somebody", ballot, self._promised.get(ballot, 0))
 
     # -- what is sent -------------------------------------------------------------------------------------------------
 
@@ -149,11 +190,11 @@ class Safety:
             )
 
     def _require_promises(self, name: str, ballot: Ballot) -> None:
-        promises = self._promised.get(ballot, 0).bit_count()
-        if promises < self._quorum:
+        promises = self._promised.get(ballot, 0)
+        if not self._is_quorum(name, ballot, promises):
             raise Violation(
                 "a ballot is used once a majority has promised it",
-                f"{name} proposes under {ballot}, which {promises} nodes have promised",
+                f"{name} proposes under {ballot}, which {promises.bit_count()} nodes have promised",
                 nodes=[name],
             )
 

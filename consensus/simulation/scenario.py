@@ -9,7 +9,7 @@ import msgspec
 
 from consensus.election import Timing
 from consensus.simulation.action import Action
-from consensus.simulation.faults import schedule
+from consensus.simulation.faults import Rot, reconfigurations, schedule
 
 DEFAULT_TIME: Final = 5_000
 """How long there are faults, in ms of virtual time."""
@@ -87,5 +87,10 @@ class Scenario(msgspec.Struct, frozen=True):
     def actions(self) -> list[tuple[int, Action]]:
         """The faults with their numbers."""
         leases = bool(self.dials().lease)
-        actions = enumerate(schedule(self.random("faults"), self.names, self.time, self.preset, leases=leases))
+        actions = list(enumerate(schedule(self.random("faults"), self.names, self.time, self.preset, leases=leases)))
+        if self.preset in ("all", "processes") and not self.whole:
+            changes = reconfigurations(self.random("configurations"), self.names, self.time)
+            if changes:  # where a few nodes vote, all of them have to last
+                actions = [(number, action) for number, action in actions if not isinstance(action, Rot)]
+            actions += enumerate(changes, 700_000)
         return [(number, action) for number, action in actions if self.faults is None or number in self.faults]

@@ -58,6 +58,10 @@ class Process(Protocol):
         """How many requests, proposals and reads it holds in memory."""
         ...
 
+    def reconfigure(self, voters: Sequence[str], first: str) -> bool:
+        """It leads: propose a configuration with these voters. Returns whether it did."""
+        ...
+
     def crash(self) -> None:
         """The process ends, and everything that is not durable is lost."""
         ...

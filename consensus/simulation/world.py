@@ -481,6 +481,15 @@ class World:
                 self.count("election: the leader hands over")
             machine.process.replica.hand_over()
 
+    def reconfigure(self, voters: Sequence[str], first: str) -> None:
+        """The leader proposes a configuration."""
+        machine = self.machines[self.resolve(LEADER)]
+        if machine.process is None or machine.paused or machine.process.replica.role is not Role.LEADER:
+            return
+        self._plan_turn(machine, machine.process)
+        if machine.process.reconfigure(voters, first):
+            self.count("configuration: proposed")
+
     def bad_weather(self, action: Action, weather: Weather) -> None:
         if self._healed or self.timeline.now >= action.until:
             return

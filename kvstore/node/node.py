@@ -16,8 +16,9 @@ from typing import Literal, NamedTuple, TypeAlias
 from consensus.ballot import Ballot
 from consensus.catchup import one_message
 from consensus.election import Timing
+from consensus.invariants import require
 from consensus.log import NO_END
-from consensus.messages import Record, Run
+from consensus.messages import Record, Run, is_stop
 from consensus.replica import Replica, Role
 from kvstore.commands import Command, Configure, Found, Get, Query, Result, Slots
 from kvstore.errors import DamagedError, KvstoreError, Refusal, StateDamagedError, StorageFullError, UnavailableError
@@ -483,7 +484,7 @@ class Node:
             self._id,
             configuration.voters if configuration else self._first_nodes,
             learners=configuration.learners if configuration else (),
-            epoch=configuration.number - 1 if configuration else 0,
+            epoch=self._state.epoch,
             is_new=is_new,
             rng=self._rng,
             now=now,
@@ -509,12 +510,13 @@ class Node:
         """Begin the next configuration. To the core that is a restart: it begins from what the log store holds."""
         ended, before = self.replica.ended_at, self.replica
         configuration = self._state.configuration
+        require(self._state.epoch == before.epoch + 1, f"the stop-sign in slot {ended} names no next configuration")
         assert configuration is not None
         if self._id not in configuration.voters + configuration.learners:
             self.was_removed = True
             self.refuse_requests(f"this node was removed from the cluster in slot {ended}")
             return
-        is_new = before.promised.epoch < configuration.number - 1
+        is_new = before.promised.epoch < self._state.epoch
         self.replica = self._start_replica(
             self._now, ended, promised=before.promised, takes_part=before.takes_part, is_new=is_new
         )
@@ -895,8 +897,32 @@ def recover(log: LogStore, state: StateMachine, apply: ApplySlots) -> None:
             apply(first, run.clip(first, run.last).values, _never)
             if is_large(state):
                 state.commit()
+    while log.promised.epoch > state.epoch:
+        _end_configuration(log, state, apply)
     if state.applied_upto < log.chosen_upto:
         raise DamagedError(
             f"log.db lacks slot {state.applied_upto + 1}, though slots up to {log.chosen_upto} were chosen:"
             " restore the whole data directory from a backup"
         )
+
+
+def _end_configuration(log: LogStore, state: StateMachine, apply: ApplySlots) -> None:
+    """Apply the slots up to the stop-sign of the configuration that the state knows.
+
+    This node has promised something in a later one. It did so once all of them were applied here and durable, so that
+    they are chosen, though the log may not say so.
+    """
+    while True:
+        first = state.applied_upto + 1
+        run = next(log.read(first, first + APPLY_SLOTS - 1), None)
+        if run is None or run.first != first:
+            raise DamagedError(
+                f"log.db lacks slot {first}, though a later configuration of the cluster has begun:"
+                " restore the whole data directory from a backup"
+            )
+        found = next((slot for slot, value in enumerate(run.values, first) if is_stop(value)), 0)
+        values = run.clip(first, found).values if found else run.values
+        while state.applied_upto < first + len(values) - 1:
+            apply(state.applied_upto + 1, values[state.applied_upto + 1 - first :], _never)
+        if found:
+            return

@@ -13,7 +13,7 @@ from consensus.replica import Replica
 from consensus.simulation.disk import Disk, RottenRecord
 from consensus.simulation.service import Damaged
 from consensus.simulation.violation import Violation
-from kvstore.commands import Found, Get, Integer, Ttl, is_read_only
+from kvstore.commands import Configure, Found, Get, Integer, Member, Ttl, is_read_only
 from kvstore.errors import CommandError, DamagedError, Refusal, StorageFullError, UnavailableError, UnknownOutcomeError
 from kvstore.node.node import Node
 from kvstore.node.peer_messages import Forward, ForwardSlot, PeerMessage
@@ -102,6 +102,11 @@ class SimulatedNode:
 
     def storage_failed(self) -> None:
         self._node.storage_failed(StorageFullError(NO_ROOM))
+
+    def reconfigure(self, voters: Sequence[str], first: str) -> bool:
+        known = self._node.configuration
+        members = [Member(name, "", votes=known is None or name in voters) for name in self._environment.names]
+        return self._node.propose_configuration(Configure(known.number + 1 if known else 1, members, first))
 
     def crash(self) -> None:
         self._state.close()

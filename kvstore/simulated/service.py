@@ -12,6 +12,7 @@ from consensus.simulation.scenario import Scenario
 from consensus.simulation.service import SimulatedClient
 from consensus.simulation.violation import Violation
 from consensus.simulation.world import World
+from kvstore.commands import Configure
 from kvstore.node.peer_messages import PeerMessage
 from kvstore.simulated.clients import PlainClient, SessionClient, SlotClient, draws, nothing, probe
 from kvstore.simulated.node import SimulatedNode
@@ -21,6 +22,12 @@ from kvstore.simulated.state import Environment, SimulatedState, empty_database
 from kvstore.state import entries
 
 MAX_CLIENTS = 5
+
+
+def _voters_of(value: bytes) -> Sequence[str]:
+    command = entries.entry_of(value).command
+    assert isinstance(command, Configure)
+    return command.voters
 
 
 class SimulatedStore:
@@ -38,6 +45,7 @@ class SimulatedStore:
             world.safety.applied,
             world.count,
         )
+        world.safety.voters_of = _voters_of
         self._databases = {name: empty_database() for name in scenario.names}
         self._nodes: dict[str, SimulatedNode] = {}
         self._starts = 0

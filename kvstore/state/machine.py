@@ -394,6 +394,11 @@ class StateMachine:
         return self._entry
 
     @property
+    def epoch(self) -> int:
+        """How many stop-signs were applied."""
+        return self.configuration.number - 1 if self.configuration else 0
+
+    @property
     def next_expiry(self) -> int | None:
         """No key is due before this time (ms since 1970); None when no key expires."""
         return self._keys.next_expiry
