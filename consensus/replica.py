@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from consensus.ballot import NEVER, Ballot
+from consensus.ballot import NEVER, Ballot, beginning
 from consensus.heartbeats import Heartbeats
 from consensus.invariants import require
 from consensus.leader import Phase1, Phase2
@@ -130,9 +130,17 @@ class Replica(ReplicaState):
         match message:
             case PreVote() | Prepare():
                 chosen_upto = message.first - 1
-            case Accept() | Chosen() | Heartbeat() | Alive():
+            case Accept() | Chosen() | Heartbeat() | Alive() | Reject():
                 chosen_upto = message.chosen_upto
         self._hear_of_later(sender, chosen_upto)
+
+    def _call(self) -> None:
+        """Nobody leads this configuration yet: tell its nodes of it, since those that may lead may not know of it.
+
+        The leader of the one before said so once, when it was over; that may have been lost.
+        """
+        self._next_call = self._now + self._timing.resend
+        self._broadcast(Reject(beginning(self.epoch - 1), self._acceptor.promised, self.chosen_upto))
 
     def _hear_of_later(self, sender: str, chosen_upto: int) -> None:
         """A node knows of a later configuration, and all slots up to this one as chosen: it can tell what they hold."""
@@ -160,6 +168,8 @@ class Replica(ReplicaState):
             self._ask()
         elif self.role is not Role.FOLLOWER and self._now >= self._next_resend:
             self._canvass()
+        if self.epoch and self.leader is None and self._now >= self._next_call:
+            self._call()
         self._catch_up.tick(self._now)
         if self._phase2 and self._heartbeats.holds_lease(self._now):
             self._serve_by_lease(self._phase2)

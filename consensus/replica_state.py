@@ -88,6 +88,7 @@ class ReplicaState:
         """How far each of the others knew the log to be chosen when it last answered this node as its leader."""
         self._opened: dict[Ballot, int] = {}
         self._next_resend = now
+        self._next_call = now
         self._news = News(self._learner)
         self._messages: list[tuple[str, Message]] = []
         self._fetches: list[tuple[str, int, int]] = []

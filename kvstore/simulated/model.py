@@ -105,6 +105,7 @@ class Model:
         self.sessions: dict[str, ModelSession] = {}
         """Those that are known, the one used last at the end."""
         self.forgotten: dict[str, int] = {}
+        self.configuration = 0
 
     def apply(self, slot: int, entry: Entry, too_much: bool) -> Seen:
         """Execute an entry unless it was executed before; returns its result. ``too_much``: it costs too much."""
@@ -163,7 +164,9 @@ class Model:
 
     def _execute(self, slot: int, command: Command | Opaque | Configure) -> Seen:
         if isinstance(command, Configure):
-            return DONE
+            is_next = command.number == self.configuration + 1
+            self.configuration += is_next
+            return DONE if is_next else NOT_MET
         if isinstance(command, Opaque):
             text = msgspec.json.decode(command.json)
             is_read = isinstance(text, str) and cost.text_work(command.json) <= cost.MAX_WORK
