@@ -458,7 +458,7 @@ class Proposals:
         if is_under_way or not replica.can_propose:
             return False
         self._configured_under = replica.ballot
-        entry = Entry("", 0, 0, self._next_stamp(), configuration)
+        entry = Entry("", 0, 0, 0, configuration)  # it moves no time
         if configuration.number > 1:
             self._configured_upto = replica.propose_stop(entries.stop_sign(entry))
         else:

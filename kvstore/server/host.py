@@ -17,7 +17,7 @@ from consensus.messages import Accepted, Record, Stored
 from consensus.replica import Role
 from kvstore import clocks, logs
 from kvstore.addresses import address_text
-from kvstore.commands import Command, Query, Result
+from kvstore.commands import Command, Configure, Query, Result
 from kvstore.errors import KvstoreError, Refusal, StorageFullError, UnavailableError
 from kvstore.node.divergence import Divergence
 from kvstore.node.hosting import Appends, failure, open_node
@@ -572,6 +572,11 @@ class Host:
 
     def executed_upto(self, session: str) -> int:
         return self.node.executed_upto(session)
+
+    def propose_configuration(self, configuration: Configure) -> bool:
+        """On a leader: put it into the log, unless one is under way. Returns whether it did."""
+        self._wake()
+        return self.node.propose_configuration(configuration)
 
     def changed(self) -> int:
         return self.node.changed

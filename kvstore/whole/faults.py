@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from consensus.simulation.action import LEADER, Action, FaultTarget
-from consensus.simulation.faults import Crash
+from consensus.simulation.faults import Crash, Rot, reconfigurations
 from consensus.simulation.network import Weather
 from consensus.simulation.scenario import Scenario
 from kvstore.whole.disk_faults import DiskOperation, Trouble
@@ -343,6 +343,15 @@ def whole_actions(scenario: Scenario) -> list[tuple[int, Action]]:
     for number, draw, presets in _RARE:
         if scenario.preset in presets:
             actions += _rare(scenario, number, draw)
+    changes = reconfigurations(scenario.random("configurations"), scenario.names, scenario.time)
+    if scenario.preset in ("all", "processes") and changes:
+        # Where a few nodes vote, all of them have to last.
+        actions = [(number, action) for number, action in actions if not isinstance(action, Rot | AnotherState)]
+        actions += [
+            (number, action)
+            for number, action in enumerate(changes, 700_000)
+            if scenario.faults is None or number in scenario.faults
+        ]
     return actions
 
 
@@ -401,7 +410,7 @@ def _lost_directories(scenario: Scenario) -> list[tuple[int, Action]]:
     if len(names) < 2 or (rng.random() < 0.5 and not _loses_directories_only(scenario)):
         return actions
     at = rng.randint(300, 700)
-    for number in range(500_000, 500_004):
+    for number in range(800_000, 800_004):
         what, after = rng.choice(["one", "all but one", "all but one", "copy", "copy"]), rng.choice([150, 300, 500])
         until = at + after + rng.choice([400, 700, 1_200])
         if what == "copy":

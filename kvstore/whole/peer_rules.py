@@ -73,7 +73,7 @@ class PeerRules:
         count: Callable[[str], None],
         patience: int = PATIENCE,
     ) -> None:
-        self._replica = replica
+        self.replica = replica
         self._patience = patience
         self._promised = promised
         self._fail = fail
@@ -96,7 +96,7 @@ class PeerRules:
 
     def receives(self, sender: str, message: PeerMessage, act: Callable[[str, PeerMessage], None]) -> None:
         """Have the process act upon a message."""
-        replica = self._replica
+        replica = self.replica
         if replica.role is not Role.FOLLOWER:
             self._leader_heard = None
         if not replica.takes_part:
@@ -132,7 +132,7 @@ class PeerRules:
                 act(sender, message)
 
     def _learned(self, learn: Learn) -> None:
-        replica = self._replica
+        replica = self.replica
         for run in learn.runs:
             for held in replica.accepted(run.first, run.last):
                 if held.ballot > replica.promised:
@@ -151,16 +151,16 @@ class PeerRules:
             if taken:
                 self._fail(
                     "a leader takes what was handed on under its own ballot",
-                    f"{self._replica.node} leads under {ballot}, and takes what {sender} sent under {forward.ballot}",
+                    f"{self.replica.node} leads under {ballot}, and takes what {sender} sent under {forward.ballot}",
                 )
-        elif self._replica.role is Role.LEADER and forward.requests:
+        elif self.replica.role is Role.LEADER and forward.requests:
             self._forwards.append((sender, forward.anew, taken))
 
     # -- what it says -------------------------------------------------------------------------------------------------
 
     def sends(self, messages: Iterable[tuple[str, PeerMessage]]) -> None:
         """These leave at the end of a turn."""
-        replica, node = self._replica, self._replica.node
+        replica, node = self.replica, self.replica.node
         left_out: dict[str, int] = {}
         for receiver, message in messages:
             wrong = ""
@@ -201,11 +201,11 @@ class PeerRules:
             if reply.granted:
                 self._fail(
                     "a node that hears a leader helps nobody to depose it",
-                    f"{self._replica.node} would promise {reply.ballot} to {candidate}",
+                    f"{self.replica.node} would promise {reply.ballot} to {candidate}",
                 )
 
     def _leads_on(self, ballot: Ballot) -> None:
-        replica = self._replica
+        replica = self.replica
         if ballot != self._leads:
             self._leads = ballot
             # Its election counts as an answer of all.
@@ -220,11 +220,11 @@ class PeerRules:
 
     def _teaches(self, receiver: str, learn: Learn) -> None:
         for run in learn.runs:
-            unknown = next((slot for slot in range(run.first, run.last + 1) if not self._replica.is_chosen(slot)), 0)
+            unknown = next((slot for slot in range(run.first, run.last + 1) if not self.replica.is_chosen(slot)), 0)
             if unknown:
                 self._fail(
                     "a node teaches what it knows as chosen",
-                    f"{self._replica.node} teaches {receiver} slot {unknown}, which may not be chosen",
+                    f"{self.replica.node} teaches {receiver} slot {unknown}, which may not be chosen",
                 )
 
     def _hands_on(self, forward: Forward) -> None:
@@ -239,13 +239,13 @@ class PeerRules:
                 if sequences != sorted(sequences):
                     self._fail(
                         "a node hands on its clients' requests in the order in which they came",
-                        f"{self._replica.node} sends its requests {sequences} in one message",
+                        f"{self.replica.node} sends its requests {sequences} in one message",
                     )
-        elif forward.ballot == ballot and self._replica.now > since + FORWARD_PATIENCE + 2 * SLACK:
+        elif forward.ballot == ballot and self.replica.now > since + FORWARD_PATIENCE + 2 * SLACK:
             self._fail(
                 "a node hands on again what a leader left out",
-                f"{self._replica.node} was told at {since} that its requests are left out, and sends later ones"
-                f" at {self._replica.now}",
+                f"{self.replica.node} was told at {since} that its requests are left out, and sends later ones"
+                f" at {self.replica.now}",
             )
 
     def _judge_forwards(self, left_out: dict[str, int]) -> None:
@@ -261,7 +261,7 @@ class PeerRules:
                 elif not anew and self._begun.get(sender) is False:
                     self._fail(
                         "a leader takes no request before those that may be missing",
-                        f"{self._replica.node} takes a Forward of {sender}, of which it left one out before",
+                        f"{self.replica.node} takes a Forward of {sender}, of which it left one out before",
                     )
                 self._begun[sender] = taken and (anew or self._begun.get(sender, True))
 
@@ -292,20 +292,33 @@ class WatchedPeers(Peers):
         self._watches: dict[PeerConnection, LinkWatch] = {}
         if isinstance(door, GuardedDoor):
             world.directories.doors[name] = door
-        self._rules = PeerRules(
-            host.node.replica,
-            promised,
+        self._promised = promised
+        self._host = host
+        world.hosts[name] = host
+        self._rules = self._new_rules()
+        self.receive = lambda sender, message: self._receives(sender, message, receive)
+        world.checks += [self._look_at_links, self._look_at_memory]
+
+    def _new_rules(self) -> PeerRules:
+        world, name = self._world, self._identity.node
+        return PeerRules(
+            self._host.node.replica,
+            self._promised,
             lambda rule, found: world.fail(rule, found, name),
             world.count,
         )
-        self.receive = lambda sender, message: self._receives(sender, message, receive)
-        self._host = host
-        world.checks += [self._look_at_links, self._look_at_memory]
+
+    @property
+    def _present_rules(self) -> PeerRules:
+        """Those of the present configuration."""
+        if self._rules.replica is not self._host.node.replica:
+            self._rules = self._new_rules()
+        return self._rules
 
     def send(self, messages: Iterable[tuple[str, PeerMessage]]) -> None:
         kept = list(messages)
         own = self._identity
-        self._rules.sends(kept)
+        self._present_rules.sends(kept)
         for receiver, message in kept:
             self._link_rules.sends(own.node, own.incarnation, receiver, message)
         super().send(kept)
@@ -323,7 +336,7 @@ class WatchedPeers(Peers):
         hello = self._accepted[sender].hello
         assert hello is not None
         self._link_rules.receives(sender, hello.incarnation, self._identity.node, message)
-        self._rules.receives(sender, message, receive)
+        self._present_rules.receives(sender, message, receive)
 
     def _look_at_memory(self) -> None:
         if self._machine.incarnation != self._process or not self._machine.is_up or self._is_closing():

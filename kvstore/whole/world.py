@@ -20,8 +20,10 @@ from consensus.simulation.timeline import Timeline, Ts
 from consensus.simulation.trace import Trace
 from consensus.simulation.violation import Violation
 from kvstore import exit_status
+from kvstore.commands import Configure
 from kvstore.errors import DataDirError, KvstoreError
 from kvstore.server.frames import MAX_FRAME_BYTES, FrameReader, decode_message
+from kvstore.server.host import Host
 from kvstore.server.long_turns import LongTurns
 from kvstore.server.main import serve
 from kvstore.server.settings import TIMING, Settings
@@ -151,6 +153,8 @@ class WholeWorld:
         self.threads: list[BlockingThread] = []
         """Programs of clients that block; they end with the world."""
         self._ports_before: dict[str, int] = {}
+        self.hosts: dict[str, Host] = {}
+        """Of the last process of each node."""
         self.directories = Directories(self, self.names, self.timeline.after)
         self.empty_directories = self.directories.empty
         self.bring_older_copy = self.directories.bring_older_copy
@@ -525,6 +529,19 @@ class WholeWorld:
 
     def know_name(self, name: str) -> None:
         self.network.unknown[name] -= 1
+
+    def reconfigure(self, voters: Sequence[str], first: str) -> None:
+        """The leader proposes a configuration in which these vote and the others learn."""
+        leaders = [host for name, host in self.hosts.items() if self.servers[name].leads and host.node.leads]
+        if not leaders or self.failure is not None:
+            return
+        host = max(leaders, key=lambda host: host.node.ballot)
+        known = host.node.configuration
+        if known is None or not self.servers[host.settings.node_id].machine.is_up:
+            return
+        members = [replace(member, votes=member.name in voters) for member in known.members]
+        if host.propose_configuration(Configure(known.number + 1, members, first)):
+            self.count("configuration: proposed")
 
     def leave_room(self, name: str, room: int | None) -> None:
         self.servers[name].disk.free = room
