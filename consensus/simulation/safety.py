@@ -213,6 +213,8 @@ class Safety:
         self._promised[promise.ballot] = self._promised.get(promise.ballot, 0) | self._bits[name]
         reported = {slot: run.ballot for run in promise.accepted for slot in range(run.first, run.last + 1)}
         for run in disk.log.runs(promise.first, NO_END):
+            if run.ballot.epoch < promise.ballot.epoch:
+                continue  # it lies beyond the stop-sign, and was not chosen
             for slot in range(run.first, run.last + 1):
                 # A chosen value may have been learned, not accepted, since the promise was written down.
                 if slot not in self.chosen and reported.get(slot, NEVER) < run.ballot < promise.ballot:
