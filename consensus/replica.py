@@ -281,7 +281,10 @@ class Replica(ReplicaState):
 
     def effects(self) -> Effects:
         """End the turn; returns everything that has come up to be done since the last call."""
-        if self._phase2:
+        if self._phase2 and 0 < self._phase2.stop_slot <= self.chosen_upto:
+            # Nobody else can know it before: what this leader acknowledged by now is all that this configuration will.
+            self._broadcast(Chosen(self._phase2.ballot, *self._news.tell_all()))
+        elif self._phase2:
             self._depart(self._phase2)
         if self._queue.close_turn():
             self._ask_read_index()
@@ -290,9 +293,6 @@ class Replica(ReplicaState):
         elif self._heartbeats.reads_wait:
             self._beat(self._phase2)
         self._release()
-        if self._phase2 and 0 < self._phase2.stop_slot <= self.chosen_upto:
-            # Nobody else can know it before: what this leader acknowledged by now is all that this configuration will.
-            self._broadcast(Chosen(self._phase2.ballot, self.chosen_upto, []))
         chosen = self._learner.deliver()
         if chosen and is_stop(chosen[-1].values[-1]):
             self._end(chosen[-1].last)

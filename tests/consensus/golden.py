@@ -24,6 +24,7 @@ moves them. A message is shown when it arrives or is lost, and what its receiver
 ``elect NODE``                  ``timeout`` and ``deliver`` in one, without the details
 ``propose NODE VALUE...``       propose values for the lowest free slots; this node must lead
 ``propose-at NODE SLOT VALUE``  propose a value for a slot by name; this node must lead
+``configure NODE VOTER...``     propose that these are the voters from now on; this node must lead
 ``read NODE``                   a linearizable read arrives at this node
 ``slow-disk NODE``              from now on nothing becomes durable on this node until it syncs
 ``sync NODE``                   all that this node has recorded becomes durable; its disk is slow no longer
@@ -49,6 +50,7 @@ from typing import NamedTuple
 from consensus import NEVER, NO_END, NO_OP, Ballot, InvariantViolation, Log, Message, Record, Replica, Role, Run, Stored
 from consensus.catchup import one_message
 from consensus.messages import (
+    STOP,
     Accept,
     Accepted,
     Alive,
@@ -64,6 +66,7 @@ from consensus.messages import (
     ReadIndexReply,
     Reject,
     TakeOver,
+    is_stop,
 )
 
 DIRECTORY = Path(__file__).parent / "scenarios"
@@ -82,9 +85,14 @@ class ScenarioError(Exception):
 def values(run: Run) -> str:
     """``1 = a, 2 = no-op``"""
     pairs = enumerate(run.values, run.first)
-    return ", ".join(
-        f"{slot} = {'no-op' if value == NO_OP else value.decode(errors='backslashreplace')}" for slot, value in pairs
-    )
+    return ", ".join(f"{slot} = {text(value)}" for slot, value in pairs)
+
+
+def text(value: bytes) -> str:
+    """A value as people read it. A stop-sign names the voters that follow."""
+    if is_stop(value):
+        return f"stop: {value[1:].decode()}"
+    return "no-op" if value == NO_OP else value.decode()
 
 
 def under(runs: list[Run]) -> str:
@@ -179,6 +187,9 @@ class Host:
         self.unsynced: list[Record] = []
         self.unsynced_upto = 0
         self.applied = 0
+        self.next: list[str] = []
+        """The voters of the configuration that is to follow the one that has ended."""
+        self.epoch = 0
         self.role = Role.FOLLOWER
         self.replica: Replica | None = None
         self.start()
@@ -194,6 +205,22 @@ class Host:
             now=self.now,
             promised=self.promised,
             accepted=self.disk.runs(1, NO_END),
+        )
+
+    def begin_next(self) -> None:
+        """A stop-sign was applied, and all up to it is durable."""
+        self.epoch += 1
+        self.names, self.next = self.next, []
+        self.role = Role.FOLLOWER
+        self.replica = Replica(
+            self.name,
+            self.names,
+            rng=Patient(self.incarnation),
+            now=self.now,
+            promised=self.promised,
+            chosen_upto=self.applied,
+            accepted=self.disk.runs(self.applied + 1, NO_END),
+            epoch=self.epoch,
         )
 
     def crash(self) -> None:
@@ -311,6 +338,10 @@ class Script:
             yield f"refused: slot {slot} is taken"
         yield from self._turn(name)
 
+    def do_configure(self, name: str, *voters: str) -> Iterator[str]:
+        self._replica(name).propose_stop(STOP + " ".join(voters).encode())
+        return self._turn(name)
+
     def do_read(self, name: str) -> Iterator[str]:
         yield f"{name} gives it the number {self._replica(name).read()}"
         yield from self._turn(name)
@@ -364,7 +395,7 @@ class Script:
         runs = host.replica.accepted(slot, slot) if host.replica else host.disk.runs(slot, slot)
         if not runs:
             return "-"
-        value = "no-op" if runs[0].values[0] == NO_OP else runs[0].values[0].decode()
+        value = text(runs[0].values[0])
         known = host.replica is not None and host.replica.is_chosen(slot)
         return f"{value}@{runs[0].ballot}{'*' if known else ''}"
 
@@ -389,10 +420,19 @@ class Script:
             for run in effects.chosen:
                 self._apply(host, run)
                 yield f"{name} applies {values(run)}"
+                if is_stop(run.values[-1]):
+                    host.next = run.values[-1][1:].decode().split()
             if effects.reads:
                 yield f"{name} serves its reads up to number {effects.reads}"
             for receiver, first, last in effects.fetches:
                 replica.supply(receiver, one_message(host.disk.runs(first, last)))
+            if host.next and not host.unsynced:
+                if name not in host.next:
+                    yield f"{name} is not of the cluster any more"
+                    return
+                host.begin_next()
+                replica = self._replica(name)
+                yield f"{name} begins the next configuration, of {' '.join(host.names)}"
             if host.is_slow or not host.unsynced:
                 if effects.records:
                     yield f"{name} waits for its disk"
