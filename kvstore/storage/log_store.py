@@ -526,7 +526,8 @@ class SqliteLog:
 
     def close(self) -> None:
         if self._key is not None:
-            self._reader.close()
+            if self._reader is not self._connection:  # it is where the log could not be opened
+                self._reader.close()
             if not self._read_only:
                 with suppress(KvstoreError), storage_errors(self._path):
                     self._empty_wal()

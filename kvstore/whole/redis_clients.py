@@ -306,9 +306,11 @@ async def _optimistic_round(client: RedisClient, line: RedisLine) -> None:
     await asyncio.sleep(rng.choice([0, 0, 0.02, 0.2]))
     changes = rng.random() < 0.3  # a change of its own counts too
     if changes and not await client.ask(line, set_request(client, rng.choice(keys), prefix=b"%d" % rng.randrange(9))):
+        await client.ask(line, _ok("UNWATCH"))
         return
     again, forgets = rng.random() < 0.5, rng.random() < (0.3 if changes else 0.05)
     if again and not await client.ask(line, Ask(("WATCH", *keys), "watch", keys=keys)):
+        await client.ask(line, _ok("UNWATCH"))
         return
     if forgets and not await client.ask(line, _ok("UNWATCH")):
         return

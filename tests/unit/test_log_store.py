@@ -23,6 +23,7 @@ from consensus.ballot import NEVER, Ballot
 from consensus.messages import Promised, Record, Run, Stored
 from kvstore.errors import DamagedError, DataDirError, StorageFullError
 from kvstore.storage import log_store
+from kvstore.storage.files import Files
 from kvstore.storage.log_store import LogStore, MemoryLog, SqliteLog
 
 B1, B2 = Ballot(1, "n1"), Ballot(2, "n2")
@@ -412,3 +413,25 @@ def test_a_store_without_a_write_ahead_log_is_not_used(tmp_path: Path, monkeypat
     monkeypatch.setattr(sqlite3, "connect", partial(connect, factory=Stubborn))
     with pytest.raises(DataDirError, match="cannot have a write-ahead log"):
         SqliteLog(tmp_path / "log.db", node_id="n1", nodes=["n1"])
+
+
+def test_a_log_that_cannot_be_opened_leaves_an_index_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing it removes the WAL, whose frames an older index would count that comes back after a power loss."""
+    log = SqliteLog(tmp_path / "log.db", node_id="n1", nodes=["n1"])
+    log.append([Stored(Run(1, Ballot(1, "n1"), [b"a"]), 0)])
+    killed = tmp_path / "killed"
+    shutil.copytree(tmp_path, killed, ignore=shutil.ignore_patterns("killed"))
+    log.close()
+    synced: list[str] = []
+    monkeypatch.setattr(Files, "sync_open", lambda files, path, handle: synced.append(path.name))
+
+    def fail(log: SqliteLog) -> None:
+        raise DataDirError("the disk fails")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(SqliteLog, "_verify", fail)
+        with pytest.raises(DataDirError, match="the disk fails"):
+            SqliteLog(killed / "log.db", node_id="n1", nodes=["n1"])
+    assert not (killed / "log.db-wal").exists()
+    assert synced == ["log.db-shm"]
+    SqliteLog(killed / "log.db", node_id="n1", nodes=["n1"]).close()

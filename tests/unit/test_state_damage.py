@@ -14,7 +14,9 @@ from kvstore.commands import Clear, Expire, Found, Get, Incr, Scan, Set, Value
 from kvstore.errors import DamagedError, DataDirError, StateDamagedError
 from kvstore.handles.embedded import EmbeddedStore
 from kvstore.handles.opening import open_read_only
+from kvstore.node.hosting import open_node
 from kvstore.state.entries import encode
+from kvstore.storage.data_dir import DataDir
 from kvstore.storage.database import rebuild_mark
 from kvstore.storage.log_store import SqliteLog
 
@@ -242,12 +244,29 @@ def test_without_the_beginning_of_the_log_it_is_refused_and_left_alone(whole: Pa
     from consensus.ballot import Ballot
     from consensus.messages import Run, Stored
 
-    later.append([Stored(Run(KEYS + 100, Ballot(1, "n1"), values), 0)])
+    later.append([Stored(Run(KEYS + 100, Ballot(1, "n1"), values), KEYS + 99)])
     later.close()
     rubbish(directory)
     with pytest.raises(DamagedError, match=rf"cannot be made again, as log.db begins at slot {KEYS + 100}"):
         EmbeddedStore.open(directory, "test")
     assert (directory / "state.db").read_bytes().startswith(b"rubbish")
+
+
+def test_a_log_whose_first_slots_have_not_come_yet_has_a_state_made_anew(whole: Path, tmp_path: Path) -> None:
+    from consensus.ballot import Ballot
+    from consensus.messages import Run, Stored
+
+    directory = tmp_path / "copy"
+    with DataDir.open(directory, "test") as data_dir:
+        log = SqliteLog(data_dir.log_path, node_id="n1", nodes=["n1", "n2", "n3"])
+        log.append([Stored(Run(3, Ballot(1, "n2"), [encode_set(b"k", b"v")]), 0)])
+        log.close()
+    shutil.copy(whole / "state.db", directory / "state.db")
+    with DataDir.open(directory, "test") as data_dir:
+        node = open_node("n1", ["n1", "n2", "n3"], data_dir)
+        assert (node.applied_upto, node.replica.last_slot) == (0, 3)
+        node.close()
+    assert was_rebuilt(directory)
 
 
 def encode_set(key: bytes, value: bytes) -> bytes:
