@@ -206,7 +206,7 @@ def test_an_open_quote_or_brace_waits_for_more(text: str) -> None:
         ("get ''", "0 bytes"),
         (f"set k {'v' * (MAX_VALUE_BYTES + 1)}", "1,048,577 bytes, at most 1,048,576"),
         (f"incr k {2**63}", "it must be from"),
-        ("txn { " + "get a; " * (MAX_TXN_COMMANDS + 1) + "}", f"{MAX_TXN_COMMANDS + 1} commands"),
+        ("txn { " + "get a; " * (MAX_TXN_COMMANDS + 1) + "}", f"{MAX_TXN_COMMANDS + 1:,} commands"),
     ],
 )
 def test_limits(text: str, words: str) -> None:
