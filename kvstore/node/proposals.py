@@ -481,9 +481,9 @@ class Proposals:
             self._tick_upto = ranges[-1][1]
 
     def fill_gaps(self) -> None:
-        """On a leader: once much waits in memory behind slots that nobody has named, those go.
+        """On a leader: once much waits in memory behind slots without a value, these get no-ops, the lowest first.
 
-        Otherwise nothing that could take these slots would be taken any more, for want of memory.
+        Otherwise nothing that could take them would be taken any more, for want of memory.
         """
         replica = self._replica
         if replica.memory_bytes <= MAX_MEMORY >> GAP_SHARE or replica.role is not Role.LEADER:
