@@ -23,7 +23,7 @@ from kvstore.resp.long_reply import LongReply
 from kvstore.resp.parser import Parser, ProtocolError
 from kvstore.resp.requests import Reading, Requests
 from kvstore.resp.room import LARGE_BYTES, MAX_LARGE_BYTES_EACH
-from kvstore.resp.shares import SHARE_SECONDS
+from kvstore.resp.shares import SECONDS_PER_READ, SHARE_SECONDS
 from kvstore.resp.spec import NEITHER, READS, Effect, InMulti, OnClient, OnData, OnNode, OnServer, OnWalk, Spec, word
 from kvstore.resp.states import (
     ALL_SENT,
@@ -252,10 +252,12 @@ class Connection:
     def received(self, data: bytes) -> None:
         """Take bytes from the client, and start the requests in them."""
         if self._state not in OPEN:
+            self._shares.put_off(len(data))  # it is thrown away, which takes as long
             return
         self.client.heard_at = now = clocks.seconds()
         shares = self._shares
         if (self._state is READING and shares.is_over) or self._unread:
+            shares.put_off(len(data))
             self._unread.append(data)  # even to look for the requests in it takes time: a thousand others may do so too
             self._yield()
             self._tell_held()
@@ -273,10 +275,10 @@ class Connection:
         if self._out:
             self.flush()
         if not self._is_heavy:
-            shares.spent += len(data) * SECONDS_PER_BYTE
+            shares.spent += SECONDS_PER_READ + len(data) * SECONDS_PER_BYTE
             return
         took = clocks.seconds() - now
-        shares.spent += took
+        shares.spent += SECONDS_PER_READ + took
         if took > SHARE_SECONDS:
             shares.note(self, took)
 
@@ -324,7 +326,7 @@ class Connection:
         self._move(TAKES_AGAIN)
         self._ask_again()
         self._tell_held()
-        self._resume()
+        self._go_on()
         if self._out:
             self.flush()
 
@@ -683,7 +685,7 @@ class Connection:
         if self._put_off:
             self._ask_again()
         if order.waiting or self._state is FULL:
-            self._resume()
+            self._go_on()
 
     def puts_off_get(self, reply: PipelinedReply) -> bool:
         """Whether the outcome of a plain GET is to be forgotten, and asked for again later."""
@@ -732,18 +734,27 @@ class Connection:
             self._asked_for_flush = True
             self.hub.wants_flush(self)
 
+    def _go_on(self) -> None:
+        """The same as ``_resume``, in a later turn if this one is over: hundreds of clients may be told so at once."""
+        if not self._shares.is_over:
+            self._resume()
+        elif not self._order.is_advancing and (self._order.waiting or len(self._order.unsent) <= LOW_BACKLOG):
+            self._yield()
+
     def _resume(self) -> None:
         """Start the requests that waited, and read on once few are left."""
-        order = self._order
-        if not order.is_advancing:
-            self._is_heavy = False
-            self._turn_ends = clocks.seconds() + self._shares.share_seconds
-        if not order.advance():
+        order, shares = self._order, self._shares
+        if order.is_advancing:
             return
+        began = clocks.seconds()
+        self._is_heavy = False
+        self._turn_ends = began + shares.share_seconds
+        order.advance()
         if self._state is FULL and not order.waiting and len(order.unsent) <= LOW_BACKLOG:
             self._move(FEW_PENDING)
             self._read_requests()  # those that have arrived already, which may be too many again
             self._read_on()
+        shares.spent += clocks.seconds() - began
 
     def _read_on(self) -> None:
         if self._state is READING:

@@ -220,7 +220,7 @@ class Hub:
 
     def flush(self) -> None:
         """Send what the turn brought, in one write for each connection; if it is much, the rest in the next turn."""
-        self.shares.spent = 0.0
+        self.shares.begin()
         self.shares.room.look()
         if self._largest:
             self._largest = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 
 from kvstore import clocks
@@ -13,6 +13,10 @@ SHARE_SECONDS = 0.002
 """How long one client's requests are started in one turn; what is left over is started in the next one."""
 TURN_SECONDS = 0.010
 """How long all clients' requests together are started in one turn; those left over come first in the next one."""
+SECONDS_PER_READ = 8e-6
+"""About how long it takes to read from a socket, and to find nothing much there."""
+SECONDS_PER_BYTE_READ = 1e-9
+"""About how much longer for each byte: mostly to have memory for it."""
 
 
 def _nothing() -> None: ...
@@ -35,6 +39,8 @@ class Shares:
         self.turn_seconds = math.inf if soon is None else TURN_SECONDS
         self.spent = 0.0
         """How many seconds of this turn went to clients' requests."""
+        self.late = 0.0
+        """About how many seconds of it went to bytes that were only put off, or thrown away."""
         self.deferred = 0
         """How often a client had to wait for a further turn."""
         self.turn_done: Callable[[], None] = _nothing
@@ -42,7 +48,7 @@ class Shares:
         self.room = Room(self._let)
         self._soon = soon
         self._took = took
-        self._waiting: deque[Sharer] = deque()
+        self._waiting: OrderedDict[Sharer, None] = OrderedDict()
         self._is_asked_for = False
 
     @property
@@ -55,22 +61,30 @@ class Shares:
         """Whether nobody waits for a turn."""
         return not self._waiting
 
+    def put_off(self, size: int) -> None:
+        """So many bytes came with which nothing is done now."""
+        self.late += SECONDS_PER_READ + size * SECONDS_PER_BYTE_READ
+
+    def begin(self) -> None:
+        """A turn begins, or what the node itself had to do in it is done: clients have its time again."""
+        self.spent = self.late = 0.0
+
     def wait(self, client: Sharer) -> None:
-        """Let a client carry on in a later turn; to be called once until then."""
+        """Let a client carry on in a later turn, once, however often it asks until then."""
         self.deferred += 1
         self._let(client)
 
     def _let(self, client: Sharer) -> None:
-        self._waiting.append(client)
+        self._waiting[client] = None
         self.ask()
 
     def next_turn(self) -> None:
         """Let those that wait carry on, one after the other, while there is time in this turn."""
         self._is_asked_for = False
-        self.spent = 0.0
+        self.begin()
         now = began = clocks.seconds()
         for _ in range(len(self._waiting)):
-            client = self._waiting.popleft()
+            client, _ = self._waiting.popitem(last=False)
             before = now
             client.carry_on()
             self.room.was_served(client)

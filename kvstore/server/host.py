@@ -21,6 +21,7 @@ from kvstore.node.hosting import Appends, failure, open_node
 from kvstore.node.peer_messages import PeerMessage
 from kvstore.node.service import OnReply, PeerInfo, ServerStatus
 from kvstore.server import open_files, process_memory
+from kvstore.server.collector import Collector
 from kvstore.server.latencies import Latencies
 from kvstore.server.long_turns import LONG_NS, LongTurns
 from kvstore.server.peers import Identity, Peers
@@ -44,6 +45,8 @@ QUICK_US = 3_000
 longer than this many microseconds."""
 TURN_MS = 10
 """After so long the host lets the event loop look for what else has come in, though the node has more to do."""
+FEW = 1_000
+"""With more requests than this at once a node is busy."""
 APPLY_US = 5_000
 """After so many microseconds no further slot is applied and no further read is served in a turn."""
 MAX_QUERIES = 256
@@ -120,6 +123,7 @@ class Host:
         long_turns.processor = self._time_spent.processor
         self._tick_due = 0
         self._long_at_tick = 0
+        self._collector = Collector()
         self._late_at = 0
         self._reads = self._writes = 0
         self._querying = 0
@@ -183,6 +187,7 @@ class Host:
         open_files.look()
         now = clocks.now()
         self._appends.tick(now)
+        self._collector.look(now, self.node.waiting > FEW)
         if now - self._ticked_at > interval >> 1:  # otherwise a turn has just done so
             self._turn()
 
@@ -193,12 +198,10 @@ class Host:
         self._turning = True
         self._time_spent.begin("log" if self._append else "idle")
         self._woken = True
-        began = now = clocks.now()
-        while (
-            self._woken and now - began < TURN_MS
-        ):  # a request that was waiting for the answer of another comes in with the next turn
+        began = clocks.now()
+        # A request that was waiting for the answer of another comes in with the next turn.
+        while self._woken and (now := clocks.now()) - began < TURN_MS:
             self._woken = False
-            now = clocks.now()
             if now != self._ticked_at or self.settings.timing.lease:
                 # After everything has come in: a lease may serve only reads that arrived before the clock was read.
                 self._ticked_at = now
@@ -230,7 +233,7 @@ class Host:
             self._long_turns.took(
                 self._time_spent.longest_phase,
                 self._time_spent.turn_took,
-                f"{node.last_done}, slot {node.applied_upto}",
+                f"{node.last_done}, slot {node.applied_upto}, {self._time_spent.parts}",
                 self._time_spent.turn_processor,
             )
         known = (node.role, node.leader)

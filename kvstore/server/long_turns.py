@@ -24,7 +24,7 @@ class LongTurns:
         self.longest = ""
         self.processor: Callable[[], int] | None = None
         """How many ns the event loop's thread has had a processor since its last turn began or ended."""
-        self._collecting_since = 0
+        self._collecting_since = (0, 0)
 
     def watch_collector(self) -> None:
         """From now on count what the interpreter's search for circles takes, too."""
@@ -32,10 +32,11 @@ class LongTurns:
 
     def _collects(self, phase: str, about: dict[str, int]) -> None:
         if phase == "start":
-            self._collecting_since = time.monotonic_ns()
+            self._collecting_since = (time.monotonic_ns(), time.thread_time_ns())
         else:
-            took = time.monotonic_ns() - self._collecting_since
-            self.took("collector", took, f"generation {about['generation']}")
+            began, had = self._collecting_since
+            took, processor = time.monotonic_ns() - began, time.thread_time_ns() - had
+            self.took("collector", took, f"generation {about['generation']}", processor)
 
     def took(self, what: str, nanoseconds: int, detail: str = "", processor: int = -1) -> None:
         """Something ended; ``what`` is its kind, of which there are few, and ``detail`` says more.

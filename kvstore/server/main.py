@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import os
 import socket
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
+from importlib import import_module
 from typing import cast
 
 from kvstore import logs
@@ -21,10 +21,11 @@ from kvstore.node.service import Service
 from kvstore.resp.connection import Connection
 from kvstore.resp.hub import Hub
 from kvstore.resp.shares import Shares
-from kvstore.server import open_files
+from kvstore.server import collector, open_files
 from kvstore.server.host import Host
 from kvstore.server.listening import Listener, listen
 from kvstore.server.long_turns import LongTurns
+from kvstore.server.readers import Readers
 from kvstore.server.settings import Settings
 from kvstore.storage.data_dir import DataDir
 
@@ -40,10 +41,8 @@ log = logs.get("server")
 
 def run(settings: Settings) -> int:
     """Serve until a signal asks it to end; returns the exit status. Raises DataDirError when it cannot start."""
-    # A search for cycles among hundreds of thousands of values would stop the node for longer than anything it does.
-    gc.freeze()
-    # One among the young ones looks at 90,000 at most, for 25 ms: at a million it took 200.
-    gc.set_threshold(30_000, 3, 555)
+    import_module("kvstore.language.parser")  # not in the turn in which the first text is proposed
+    collector.begin()
     long_turns = LongTurns()
     long_turns.watch_collector()
     try:
@@ -133,7 +132,9 @@ class ClientListener:
     def __init__(self, settings: Settings, long_turns: LongTurns) -> None:
         self.address = address_text(settings.client_listen)
         self._listen = settings.client_listen
-        self._hub = Hub(settings.password, Shares(asyncio.get_running_loop().call_soon, long_turns.took))
+        soon = asyncio.get_running_loop().call_soon
+        self._hub = Hub(settings.password, Shares(soon, long_turns.took))
+        self._readers = Readers(self._hub.shares, soon)
         self._hub.max_clients = open_files.room_for_clients(settings.max_clients)
         self.flush = self._hub.flush
         self._open: dict[ClientProtocol, None] = {}  # in the order in which they came
@@ -146,7 +147,7 @@ class ClientListener:
         self._hub.leads = leads
         self._hub.shares.room.is_closed = service.is_behind
         self._listener = await listen(
-            lambda: ClientProtocol(service, self._hub, self._open),
+            lambda: ClientProtocol(service, self._hub, self._open, self._readers),
             self._listen,
             at_once=ACCEPTED_AT_ONCE,
             backlog=BACKLOG,
@@ -179,9 +180,12 @@ class ClientListener:
 class ClientProtocol(asyncio.Protocol):
     """Carries bytes between a client's socket and its connection."""
 
-    def __init__(self, service: Service, hub: Hub, registry: dict[ClientProtocol, None]) -> None:
+    def __init__(self, service: Service, hub: Hub, registry: dict[ClientProtocol, None], readers: Readers) -> None:
         self._service = service
         self._hub = hub
+        self._readers = readers
+        self.has_come = False
+        self._is_held = self._is_paused = False
         self._registry = registry
         self._stopped = False
         self._transport: asyncio.Transport | None = None
@@ -199,6 +203,7 @@ class ClientProtocol(asyncio.Protocol):
         transport.set_write_buffer_limits(high=1_048_576)
         _keep_alive(transport.get_extra_info("socket"))
         self._registry[self] = None
+        self._readers.add(self)
         self._connection = Connection(
             self._service,
             self._hub,
@@ -212,11 +217,13 @@ class ClientProtocol(asyncio.Protocol):
         )
 
     def data_received(self, data: bytes) -> None:
+        self.has_come = True
         if self._connection is not None:
             try:
                 self._connection.received(data)
             except Exception as error:
                 self._connection.give_up(error)
+        self._readers.look()
 
     def pause_writing(self) -> None:
         if self._connection is not None:
@@ -231,6 +238,7 @@ class ClientProtocol(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._registry.pop(self, None)
+        self._readers.remove(self)
         if self._connection is not None:
             self._connection.lost()
         self._connection = self._transport = None
@@ -250,10 +258,18 @@ class ClientProtocol(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def hold(self, wanted: bool) -> None:
+        self._is_held = wanted
+        self._read_or_not()
+
     def _pause(self, wanted: bool) -> None:
+        self._is_paused = wanted
+        self._read_or_not()
+
+    def _read_or_not(self) -> None:
         if self._transport is None or self._transport.is_closing():
             return
-        if wanted or self._stopped:
+        if self._is_paused or self._is_held or self._stopped:
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 Phase: TypeAlias = Literal["requests", "consensus", "log", "apply", "replies", "idle"]
+PART_NS = 1_000_000
+"""Parts of a turn that took longer than this are told one by one."""
 
 
 class TimeSpent:
@@ -34,8 +36,7 @@ class TimeSpent:
         self._apart = 0
         """Nanoseconds since the last turn that ``spent`` has already given to a phase."""
         self._began = self._at
-        self._longest = 0
-        self._longest_phase: Phase = "idle"
+        self._parts: list[tuple[int, Phase]] = []
         self.turn_processor = 0
         """How many nanoseconds of the last turn the thread had a processor."""
 
@@ -62,7 +63,9 @@ class TimeSpent:
         self.nanoseconds["requests"] += busy
         self.nanoseconds[waiting] += between - busy
         self._at, self._cpu_at, self._apart = now, cpu, 0
-        self._began, self._longest = now, 0
+        self._began = now
+        if self._parts:
+            self._parts = []
 
     def mark(self, phase: Phase) -> None:
         """In a turn: the time since the last mark, or the turn's beginning, belongs to this phase."""
@@ -70,8 +73,8 @@ class TimeSpent:
         took = now - self._at
         self.nanoseconds[phase] += took
         self._at = now
-        if took > self._longest:
-            self._longest, self._longest_phase = took, phase
+        if took > PART_NS:
+            self._parts.append((took, phase))
 
     @property
     def turn_took(self) -> int:
@@ -81,7 +84,12 @@ class TimeSpent:
     @property
     def longest_phase(self) -> Phase:
         """In which phase the longest part of the turn was."""
-        return self._longest_phase
+        return max(self._parts)[1] if self._parts else "idle"
+
+    @property
+    def parts(self) -> str:
+        """The parts of the turn of more than a millisecond, in their order."""
+        return " + ".join(f"{phase} {took // 1_000_000}" for took, phase in self._parts)
 
     def end(self) -> None:
         """The turn is over."""

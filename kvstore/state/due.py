@@ -21,6 +21,10 @@ Due: TypeAlias = tuple[int, bool, bytes]
 """When a key is due, whether SQLite holds it as a BLOB, and the key: in the order of SQLite's index."""
 
 
+def _never(key: bytes) -> int:
+    return 0
+
+
 class DueKeys:
     """The times at which keys expire. Each may be outdated: only what the key holds now says when it is due.
 
@@ -38,6 +42,10 @@ class DueKeys:
         self._passed: Due | None = None
         self._next_left: int | None = None
         self.next: int | None = self._earliest(-1)
+
+    def close(self) -> None:
+        """It is used no more."""
+        self._expires_at = _never
 
     def add(self, key: bytes, expires: int) -> None:
         """A key was given a time."""

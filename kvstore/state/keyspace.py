@@ -161,6 +161,10 @@ class Keyspace:
         self.is_overdue = self._is_due_by(clock)
         """Whether keys may be there that are due and not removed yet."""
 
+    def close(self) -> None:
+        """It is used no more, and refers to nothing that refers to it."""
+        self._due.close()
+
     @property
     def size(self) -> int:
         """The number of keys, those included that are due and not removed yet."""
@@ -471,6 +475,11 @@ class Keyspace:
         """From here on changes can be rolled back."""
         self._undo = []
         self._grown = 0
+
+    def break_off(self) -> None:
+        """Roll back all changes since ``begin``, if there was one."""
+        if self._undo is not None:
+            self.end(keep=False)
 
     def end(self, keep: bool) -> None:
         """Keep or roll back all changes since ``begin``."""

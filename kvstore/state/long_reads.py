@@ -7,7 +7,7 @@ must see is committed. Later slots do not show, and nothing that the event loop 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Executor, Future
+from concurrent.futures import Executor, Future
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -60,9 +60,9 @@ class LongReads:
         ):
             connection.execute("BEGIN")
             upto, clock, size = connection.execute("SELECT applied_upto, clock, keys FROM progress").fetchone()
-            keys = Keyspace(connection, connection, size, clock=clock)
-            context = Context(keys, upto, max(clock, now), of_read())
-            return self._walk(query, context, deadline) if isinstance(query, Walk) else look(query, context)
+            with closing(Keyspace(connection, connection, size, clock=clock)) as keys:
+                context = Context(keys, upto, max(clock, now), of_read())
+                return self._walk(query, context, deadline) if isinstance(query, Walk) else look(query, context)
 
     def _walk(self, walk: Walk, context: Context, deadline: int) -> Result:
         """A walk of any length. Its keys are counted as they are, since nothing else comes with them."""
@@ -108,10 +108,9 @@ def _noted(damage: StateDamagedError) -> None:
 
 
 def _tell(done: Callable[[ReadOutcome], None], running: Future[Result]) -> None:
-    try:
-        outcome: ReadOutcome = running.result()
-    except CancelledError:
+    if running.cancelled():
         return
-    except Exception as error:
-        outcome = error
-    done(outcome)
+    error = running.exception()  # not by way of result(), which would leave a circle of the error and what it passed
+    if error is not None and not isinstance(error, Exception):
+        raise error
+    done(error or running.result())

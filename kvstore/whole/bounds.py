@@ -41,6 +41,8 @@ LINKS: dict[tuple[str, ...], Sequence[float]] = {
 TURNS: dict[tuple[str, ...], Sequence[float]] = {
     ("kvstore.resp.shares.SHARE_SECONDS",): (0.0, 0.000_01),
     ("kvstore.resp.shares.TURN_SECONDS",): (0.0, 0.000_03),
+    ("kvstore.server.readers.LATE_SECONDS",): (0.0, 0.000_02),
+    ("kvstore.server.readers.READ_AGAIN",): (1, 2),
 }
 """How long clients' requests may take: here only to look at the clock takes any time, a microsecond."""
 ROOM: dict[tuple[str, ...], Sequence[float]] = {

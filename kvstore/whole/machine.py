@@ -12,6 +12,9 @@ from consensus.simulation.clocks import Clocks
 from consensus.simulation.timeline import Timeline, Ts
 from kvstore.whole.loop import ConnectionSide, LoopMachine, LoopNetwork, VirtualLoop
 
+LATE_TIMERS = 20_000
+"""In ms: so long after a clock has changed its rate some timers come late that were planned before."""
+
 Program = Callable[["VirtualMachine"], Coroutine[object, object, int]]
 
 
@@ -240,6 +243,12 @@ class VirtualMachine:
     def wall(self) -> int:
         """Milliseconds since 1970, by its own clock."""
         return self.clocks.wall((self.timeline.now + self.spent) / 1_000)
+
+    @property
+    def has_late_timers(self) -> bool:
+        """Whether some timers may come late, since its clock went more slowly when they were planned."""
+        changed = self.clocks.changed_at
+        return changed is not None and self.timeline.now / 1_000 < changed + LATE_TIMERS
 
     def call_at(self, when: float, action: Callable[[*Ts], None], *arguments: *Ts) -> None:
         """Do something when the monotonic clock shows ``when``, in seconds, if the process still runs then."""

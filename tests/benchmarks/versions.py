@@ -73,9 +73,9 @@ def serve() -> None:
     """Run the rounds that standard input asks for, until it ends; what they took goes to standard output."""
     # A development install looks for what this tree lacks in the present one, which would mix the two versions.
     sys.meta_path[:] = [finder for finder in sys.meta_path if finder in (BuiltinImporter, FrozenImporter, PathFinder)]
-    # As a server has it (kvstore/server/main.py).
+    # As a server has it (kvstore/server/collector.py).
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    gc.disable()
     for line in sys.stdin.buffer:
         report = run(msgspec.json.decode(line, type=Order))
         sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")

@@ -13,7 +13,7 @@ from consensus.simulation.scenario import Scenario
 from kvstore.simulated.run import Outcome, new_trace
 from kvstore.whole.run import simulate_whole
 
-ENOUGH = 60
+ENOUGH = 100
 """So many seeds reach every situation. CI runs them; by default there are fewer, which only have to keep the rules."""
 SEEDS = int(os.environ.get("KVSTORE_WHOLE_SEEDS", "20"))
 SITUATIONS = """\
@@ -25,6 +25,7 @@ client: closes its half
 client: gives up
 client: goes away with requests under way
 client: much at once
+client: nobody is read from in this turn any more
 client: reads locally
 client: reads slowly
 client: sends rubbish

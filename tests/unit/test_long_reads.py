@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
 import time
@@ -356,3 +357,22 @@ def test_a_long_read_that_waits_for_others_is_given_up(server: Server, monkeypat
     assert [type(outcome) for outcome in server.heard] == [UnavailableError] * 2
     server.finish(1)
     assert len(server.results()) == 1 and server.started == 1 and not server.node.has_pending
+
+
+@pytest.mark.parametrize("deadline", [LATER, -1])
+def test_a_long_read_leaves_no_circle(server: Server, deadline: int) -> None:
+    """Nor does one that is given up: the collector looks late."""
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            ended = threading.Event()
+            server.reads.start(Walk(b"", 0), 0, deadline, lambda outcome, ended=ended: ended.set())  # type: ignore[misc]
+            assert ended.wait(10)
+        both = threading.Barrier(long_reads.MAX_AT_ONCE + 1)
+        for _ in range(long_reads.MAX_AT_ONCE):
+            server.reads._threads.submit(both.wait)
+        both.wait(10)  # the threads have let go of the reads
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -20,6 +20,7 @@ from kvstore.resp.shares import Shares
 from kvstore.resp.spec import Compiled, OnClient, OnData, OnNode, OnServer, OnTransaction, OnWalk
 from kvstore.resp.table import TABLE
 from kvstore.server.main import ClientProtocol
+from kvstore.server.readers import Readers
 from tests.unit.resp_client import Client, Node, packed
 from tests.unit.test_node import new_node, run
 
@@ -181,7 +182,7 @@ def test_what_fails_outside_a_request_costs_its_client_the_connection_and_nobody
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     connection = FaultyConnection()
-    protocol = ClientProtocol(Node(), hub.Hub(), {})  # type: ignore[arg-type]
+    protocol = ClientProtocol(Node(), hub.Hub(), {}, Readers(Shares(), [].append))  # type: ignore[arg-type]
     protocol._connection = connection  # type: ignore[assignment]
     protocol.data_received(b"x")
     protocol.resume_writing()

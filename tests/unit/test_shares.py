@@ -422,3 +422,23 @@ def test_the_list_of_clients_names_what_each_asked_for_last() -> None:
     for line, name in (("PING", b"ping"), ("SET k v", b"set"), ("GET k", b"get"), ("SET k v PX 9", b"set")):
         client.ask(line)
         assert b" cmd=%b " % name in client.connection.client.describe().encode()
+
+
+def test_who_asks_for_a_turn_twice_gets_one() -> None:
+    loop = Loop()
+    shares = Shares(loop.soon)
+    client, other = Client(hub=Hub(shares=shares)), Client(hub=Hub(shares=shares))
+    shares.spent = 1.0
+    for asking in (client, client, other, client):
+        shares.wait(asking.connection)
+    assert len(shares._waiting) == 2
+    loop.turn()
+    assert shares.is_idle and not loop.ready
+
+
+def test_what_is_thrown_away_takes_of_the_turn_too() -> None:
+    client = Client(hub=Hub(shares=Shares(Loop().soon)))
+    client.connection.received(packed("get a") + packed("quit"))
+    before = client.hub.shares.late
+    client.connection.received(bytes(MIB))
+    assert not client.closed and client.hub.shares.late > before

@@ -128,7 +128,7 @@ WHOLE: dict[str, int] = {
     "the clock of the log is not committed": 0,
     "requests are sent again in reverse order after a gap": 11,
     "a Forward of an earlier ballot is taken": 89,
-    "a leader takes a Forward though those before it may be missing": 30,
+    "a leader takes a Forward though those before it may be missing": 106,
     "what a leader left out is not sent again": 8,
     "never proposed is said of what was handed on": 8,
     "of two callers with the same request only the last one hears": 164,
@@ -182,4 +182,5 @@ WHOLE: dict[str, int] = {
     "what was kept for a client that is gone still counts": 0,
     "callers of a request that is answered still count as waiting": 14,
     "a store goes on with a connection that owes it replies": 8,
+    "a client that was not read from, since a turn was over, never is again": 23,
 }

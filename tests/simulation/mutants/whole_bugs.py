@@ -354,10 +354,14 @@ FACES = [
         (CONNECTION + "_read_on", "self._pause(False)", "pass"),
     ),
     mutant(
+        "a client that was not read from, since a turn was over, never is again",
+        ("kvstore.server.readers:Readers._read_again", "reader.hold(False)", "pass"),
+    ),
+    mutant(
         "a client that takes its replies again is not read from again",
         (
             CONNECTION + "writable",
-            "self._move(TAKES_AGAIN)\n    self._ask_again()\n    self._tell_held()\n    self._resume()",
+            "self._move(TAKES_AGAIN)\n    self._ask_again()\n    self._tell_held()\n    self._go_on()",
             "pass",
         ),
     ),
