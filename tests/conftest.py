@@ -50,6 +50,7 @@ SOURCES_ONLY = {
     "tests/simulation/test_mutants.py::test_a_patch_that_no_longer_fits_is_an_error": PLANTED,
     "tests/simulation/test_whole_mutants.py::test_a_bug_is_shown_by_its_seed": PLANTED,
     "tests/unit/test_reads_of_due_keys.py::test_a_read_does_not_wait_for_a_clock_that_was_set_back": REPLACED,
+    "tests/unit/test_totality.py::test_a_command_that_fails_for_no_foreseen_reason_is_a_recorded_failure": PLANTED,
     "tests/simulation/test_runs.py::test_a_failure_is_made_smaller_and_still_is_the_same": PLANTED,
 }
 """The tests that cannot run on compiled modules, each with the reason that ``pytest -rs`` shows."""
@@ -60,6 +61,7 @@ LONG = re.compile(
     | tests/simulation/test_whole_mutants\.py::test_a_bug_is_shown_by_its_seed
     | tests/system/hostile/ .* \[three\ nodes
     | tests/system/hostile/test_memory\.py::test_the_figure_is_not_exceeded\[ (?!unfinished\+)
+    | tests/system/test_server_faults\.py::test_256_writers
     | tests/differential/ .* -1\]
     """,
     re.VERBOSE,

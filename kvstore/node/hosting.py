@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import errno
 import random
+import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
 from consensus.election import Timing
 from consensus.invariants import InvariantViolation
 from consensus.membership import Configuration
 from kvstore import clocks, exit_status, logs
-from kvstore.errors import DamagedError, KvstoreError, StateDamagedError, StorageFullError
+from kvstore.errors import DamagedError, DataDirError, KvstoreError, StateDamagedError, StorageFullError
 from kvstore.node.node import Node, ReadLater
-from kvstore.state.identity import Owner
+from kvstore.state.identity import STATE_SCHEMA, Owner, read_progress
 from kvstore.state.machine import Batch, StateMachine
 from kvstore.storage.data_dir import RESERVE_BYTES, DataDir
-from kvstore.storage.database import reason
+from kvstore.storage.database import connect, reason
 from kvstore.storage.log_store import MemoryLog, SqliteLog
 
 if TYPE_CHECKING:  # a host that needs no event loop does not wait for the import
@@ -64,6 +66,8 @@ def open_node(
             read_later=read_later,
         )
     must_exist = data_dir.is_claimed or data_dir.is_named
+    if not must_exist:
+        _check_log_is_not_lost(data_dir)
     log_store = SqliteLog(data_dir.log_path, node_id=node_id, nodes=nodes, must_exist=must_exist)
 
     def make() -> Node:
@@ -99,6 +103,23 @@ def open_node(
     except BaseException:
         log_store.close()
         raise
+
+
+def _check_log_is_not_lost(data_dir: DataDir) -> None:
+    """Raises DamagedError for a state without a log. What is in it was durable in the log before."""
+    if data_dir.log_path.exists() or not data_dir.state_path.exists():
+        return
+    try:
+        with closing(connect(data_dir.state_path, STATE_SCHEMA, synchronous="NORMAL", read_only=True)) as state:
+            slots = read_progress(state).applied_upto
+    except (DataDirError, sqlite3.Error):  # nothing can be had from it; it is kept
+        return
+    if slots:
+        raise DamagedError(
+            f"{data_dir.log_path} is missing, though {data_dir.state_path} has what {slots:,} slots of it did. This"
+            " node must not vote without it: restore the data directory from a backup; to begin anew with nothing, move"
+            " all files away"
+        )
 
 
 def _set_aside(data_dir: DataDir, log_store: SqliteLog, why: str) -> None:

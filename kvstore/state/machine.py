@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -14,9 +15,9 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-from consensus.invariants import require
+from consensus.invariants import InvariantViolation, require
 from consensus.messages import NO_OP
-from kvstore import limits
+from kvstore import limits, logs
 from kvstore.commands import (
     Clear,
     Command,
@@ -65,6 +66,8 @@ from kvstore.state.rows import Overlay
 from kvstore.state.sessions import SessionChanges, Sessions, result_bytes, stored_sessions, write_sessions
 from kvstore.state.sql import Table, run
 from kvstore.storage.database import OnDamage, connect, damaged_row, storage_errors
+
+log = logs.get("state")
 
 KEEP_RESULTS = 1_000
 MAX_KEPT_BYTES = 4_096
@@ -234,11 +237,14 @@ class StateMachine:
                         recorded = _EARLY
                     elif recorded is None:
                         context.slot, context.clock = slot, self.clock
-                        recorded = (
-                            self._result_of_text(command.json, context)
-                            if type(command) is Opaque
-                            else _result(command, context, is_short)
-                        )
+                        try:
+                            recorded = (
+                                self._result_of_text(command.json, context)
+                                if type(command) is Opaque
+                                else _result(command, context, is_short)
+                            )
+                        except Exception as error:
+                            recorded = self._fault(error, slot)
                         if session:
                             session.record(sequence, acknowledged, slot, recorded)
                     elif session:
@@ -259,6 +265,19 @@ class StateMachine:
         results = [done.result if type(done.result) in _SHORT else _if_short(done.result) for done in recent]
         self._recent.extend(enumerate(results, self.applied_upto - len(recent) + 1))
         return applied
+
+    def _fault(self, error: Exception, slot: int) -> Failed:
+        """The result of a command with which nobody reckoned. Raises again what is no fault of the command's code.
+
+        Its replicas run the same code on the same state: it fails on all of them, and would at every start. So it must
+        not end them.
+        """
+        if isinstance(error, NOT_OF_A_COMMAND):
+            raise error
+        self._keys.break_off()
+        trace = "".join(traceback.format_exception(error)).rstrip()
+        log.limited("slot_failed", type(error).__name__, level="error", slot=slot, trace=trace)
+        return Failed(FAULT)
 
     def _is_prepared(self, command: Command | Opaque, is_late: IsLate) -> bool:
         """Prepare the keyspace for a command that looks at ranges; False if a later turn has to go on with it."""
@@ -618,6 +637,9 @@ def _parsed(json: bytes) -> Command | None:
         return None
 
 
+NOT_OF_A_COMMAND = (InvariantViolation, KvstoreError, sqlite3.Error, OSError, MemoryError)
+"""What the same command need not meet on another replica: the node ends, and may start again."""
+FAULT = "the store could not execute this command: the nodes' logs have the trace (slot_failed): please report it"
 _RANGES = {Scan, Walk, Count, Clear}
 _SHORT = {Done, Integer, Missing, NotMet, NoneType}
 

@@ -202,7 +202,7 @@ class WholeWorld:
             self.note(server.machine.name, f"logs {event} {told}")
         if event == "role":
             self.hear_role(server, leads=fields.get("role") == "leader")
-        elif event in ("bug", "request_failed"):
+        elif event in ("bug", "request_failed", "slot_failed"):
             self.fail("no node logs a bug", f"{server.machine.name}: {event}: {fields}", server.machine.name)
         elif event == "peer_rubbish":
             self.fail("nodes understand each other", f"{server.machine.name}: {fields}", server.machine.name)

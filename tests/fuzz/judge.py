@@ -14,7 +14,7 @@ from tests.fuzz.outcome import Outcome
 from tests.system.servers import SOURCES, Servers, eventually
 
 SETTLING_SECONDS = 120.0
-_FAULT = re.compile(r"^\S+ \w+\s+(bug|request_failed)\b|^Traceback", re.MULTILINE)
+_FAULT = re.compile(r"^\S+ \w+\s+(bug|request_failed|slot_failed)\b|^Traceback", re.MULTILINE)
 """In a node's log: a fault of the program, whether or not it ended anything."""
 _LONG_TURN = re.compile(r"^.*\blong_turn\b.*\b(\d+) ms on a processor.*$", re.MULTILINE)
 

@@ -311,3 +311,15 @@ def test_the_log_of_another_directory_is_refused(whole: Path, tmp_path: Path) ->
     shutil.copy(tmp_path / "another" / "log.db", directory / "log.db")
     with pytest.raises(DataDirError, match=r"log\.db in .* is another data directory's"):
         EmbeddedStore.open(directory, "test")
+
+
+def test_a_state_whose_log_is_gone_is_refused(tmp_path: Path) -> None:
+    """Not even the random name of the directory is left, and it would begin anew with nothing."""
+    with EmbeddedStore.open(tmp_path, "test") as store:
+        store.execute(Set(b"a", Value(b"1")))
+    for lost in ("log.db", "log.db-wal", "log.db-shm", "id"):
+        (tmp_path / lost).unlink(missing_ok=True)
+    for _ in range(2):
+        with pytest.raises(DamagedError, match=r"log\.db is missing, though .*state\.db has what \d+ slots"):
+            EmbeddedStore.open(tmp_path, "test")
+    assert not (tmp_path / "log.db").exists() and (tmp_path / "state.db").exists()

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consensus.invariants import InvariantViolation
 from consensus.messages import NO_OP
 from kvstore import commands
 from kvstore.commands import Command, Condition, Entry, Failed, Opaque, Set, Simple, Txn, Value
-from kvstore.state import entries
-from kvstore.state.machine import StateMachine
+from kvstore.state import entries, strings
+from kvstore.state.context import Context
+from kvstore.state.machine import FAULT, StateMachine
 from tests.examples import examples
 
 numbers = st.integers(-(2**63), 2**64 - 1) | st.sampled_from([0, 1, -1, 2**62, 2**63 - 1, 2**63, 2**53])
@@ -119,3 +121,28 @@ def test_what_was_said_to_be_json_is_not_looked_at_again_and_may_be_anything() -
     found = state.query(commands.Get(b"a"), 0)
     assert isinstance(found, commands.Found) and found.value == other
     state.close()
+
+
+def test_a_command_that_fails_for_no_foreseen_reason_is_a_recorded_failure(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(command: commands.Append, context: Context) -> commands.Result:
+        raise planted
+
+    monkeypatch.setattr(strings, "append", broken)
+    planted: Exception = ZeroDivisionError("planted")
+    command = Txn([Set(b"a", Value(b"1")), commands.Append(b"a", b"2")])
+    value = entries.encode(Entry("s", 1, 1, 0, command))
+    states = StateMachine(None), StateMachine(None)
+    for state in states:
+        (done,) = state.apply(1, [value])
+        assert done.result == Failed(FAULT) and state.count() == 0
+        assert state.apply(2, [value])[0].result == done.result
+        (after,) = state.apply(3, [entries.encode(Entry("s", 2, 1, 0, Set(b"b", Value(b"1"))))])
+        assert after.result == commands.Done() and state.count() == 1
+    assert {record.getMessage() for record in caplog.records} == {"slot_failed"}
+    for planted in (MemoryError(), OSError("planted"), InvariantViolation("planted")):
+        with pytest.raises(type(planted)):
+            states[0].apply(4, [entries.encode(Entry("s", 3, 1, 0, command))])
+    for state in states:
+        state.close()
