@@ -67,8 +67,15 @@ def reach(nodes: Sequence[Address], patience: float, *, tells: bool = False) -> 
     from kvstore.handles.remote import RemoteStore
     from kvstore.server.settings import client_password
 
-    tell = (lambda text: print(text, file=sys.stderr, flush=True)) if tells and sys.stderr.isatty() else None
+    tell = _tell if tells and sys.stderr.isatty() else None
     return RemoteStore(nodes, password=client_password(os.environ), patience=patience, on_wait=tell)
+
+
+def _tell(text: str) -> None:
+    from cli.exits import columns
+    from cli.render import wrapped
+
+    print("\n".join(wrapped([text], columns(sys.stderr))), file=sys.stderr, flush=True)
 
 
 def target(data_dir: Path | None, connect: str | None, arguments: list[str]) -> Target:

@@ -22,7 +22,7 @@ def show(connect: str, output: str) -> int:
     serving = True
     nodes = addresses(connect)
     for address in nodes:
-        with reach([address], PATIENCE) as node:
+        with reach([address], PATIENCE, tells=True) as node:
             try:
                 fields = node.fields()
                 serves = node.is_serving()

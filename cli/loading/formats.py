@@ -105,13 +105,24 @@ def read_commands(lines: Iterable[bytes], skip: int) -> Iterator[Item]:
             skip -= 1
             yield number, None
             continue
-        try:
-            text = _text(line[:-1] if line[-1:] == b"\r" else line)
-            if stripped[-1:] == b";":
-                check_end(text)
-            yield number, parse(text)
-        except CommandError as error:
-            yield number, error
+        yield number, _made(_from_command, line)
+
+
+def _from_command(line: bytes) -> Command:
+    text = _text(line[:-1] if line[-1:] == b"\r" else line)
+    if line.strip()[-1:] == b";":
+        check_end(text)
+    return parse(text)
+
+
+def _made(make: Callable[[bytes], Command], line: bytes) -> Command | CommandError:
+    """What a line means, or what is wrong with it: a bad one must not end the others."""
+    try:
+        return make(line)
+    except CommandError as error:
+        return error
+    except MemoryError:
+        return CommandError(f"memory ran out while this line of {len(line):,} bytes was read: it may be too long")
 
 
 SPACES: Final = 8
@@ -136,10 +147,7 @@ def read_jsonl(lines: Iterable[bytes], skip: int) -> Iterator[Item]:
             skip -= 1
             yield number, None
             continue
-        try:
-            yield number, _from_object(line)
-        except CommandError as error:
-            yield number, error
+        yield number, _made(_from_object, line)
 
 
 def _from_object(line: bytes) -> Command:
@@ -155,21 +163,24 @@ def _from_object(line: bytes) -> Command:
     except RecursionError:
         raise CommandError(f"the value is JSON nested more than {MAX_NESTING} levels deep") from None
     key, value = item.key.encode("utf-8"), bytes(item.value)
-    if len(line) - len(key) - len(value) > _FRAME + SPACES:
-        _refuse_repeated(line)
     command = Set(key, from_json(value))
     check(command)
+    if len(line) - len(key) - len(value) > _FRAME + SPACES:
+        _refuse_repeated(line)
     return command
 
 
 def _refuse_repeated(line: bytes) -> None:
-    """Parsers differ in which of two fields of one name they take."""
+    """Parsers differ in which of two fields of one name they take. The last value is known to be a good one."""
     names: list[str] = []
 
     def note(pairs: list[tuple[str, object]]) -> None:
         names[:] = [name for name, _ in pairs]  # the outermost object comes last
 
-    json.loads(line, object_pairs_hook=note, parse_int=str)
+    try:
+        json.loads(line, object_pairs_hook=note, parse_int=str)
+    except RecursionError:  # in an earlier value
+        raise CommandError(f"the value is JSON nested more than {MAX_NESTING} levels deep") from None
     for name in ("key", "value"):
         if names.count(name) > 1:
             raise CommandError(f'"{name}" is given twice: leave one of them out')
@@ -229,6 +240,8 @@ def _records(texts: _Texts, rows: Iterator[list[str]]) -> Iterator[tuple[int, li
             yield line, error
         except csv.Error as error:
             yield line, CommandError(f"not a record: {error}")
+        except MemoryError:
+            yield line, CommandError("memory ran out while this record was read: it may be too long")
         else:
             if record:
                 yield line, record

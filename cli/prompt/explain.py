@@ -32,7 +32,8 @@ def explain(text: str, status: Status) -> Iterator[str]:
     else:
         yield "phase 1     run first: there is no leader"
     yield f"phase 2     accept slot {free} under ballot {status.ballot}; each acceptor syncs its log before it votes"
-    yield f"chosen      when {of} have accepted it; from then on no other value can be chosen in this slot"
+    have = "has" if quorum == 1 else "have"
+    yield f"chosen      when {of} {have} accepted it; from then on no other value can be chosen in this slot"
     yield "applied     to the state database, after all slots before it; only then is it answered"
 
 

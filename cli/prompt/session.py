@@ -60,7 +60,7 @@ class ReplSession:
             "log": self._log,
             "status": self._status,
             "sql": self._sql,
-            "explain": lambda text: explain(text, self._store.status()),
+            "explain": self._explain,
             "timing": self._set_timing,
             "output": self._set_output,
             "help": self._help,
@@ -135,6 +135,9 @@ class ReplSession:
         with ended_by_repetition():
             columns, rows = self._store.sql(text.rstrip(";"))
         return render.table_lines(columns, rows, self.output or "table", self.width)
+
+    def _explain(self, text: str) -> Iterator[str]:
+        return render.wrapped(explain(text, self._store.status()), self.width)
 
     def _set_timing(self, text: str) -> Iterator[str]:
         if text not in ("", "on", "off"):

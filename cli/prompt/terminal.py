@@ -36,6 +36,7 @@ TICK = 0.1
 MAX_COMPLETIONS = 50
 MAX_HIGHLIGHTED = 10_000
 """Longer input, in characters, is shown without colours, so that pasting a large value stays fast."""
+GREETING = "Each write takes one slot of the log. help lists the commands, Tab completes, Ctrl-D leaves."
 _INTERRUPTED = "interrupted; a write may have happened, or may still happen: check before you repeat it"
 
 STYLE = Style.from_dict(
@@ -85,7 +86,8 @@ class _Prompt:
 
     async def run(self) -> None:
         ticking = asyncio.create_task(self._tick())
-        print("Each write takes one slot of the log. help lists the commands, Tab completes, Ctrl-D leaves.")
+        self._session.width = self._prompt.output.get_size().columns
+        print("\n".join(wrapped([GREETING], self._session.width)))
         try:
             while True:
                 try:

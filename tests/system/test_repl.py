@@ -202,7 +202,12 @@ def test_tables_fit_the_terminal(tmp_path: Path, columns: int) -> None:
 
 
 def test_help_and_errors_break_between_words(narrow: Terminal) -> None:
-    narrow.type("help txn\r")
+    assert "lists the\ncommands, Tab" in narrow.shown()
+    narrow.type("explain incr x\r")
+    narrow.expect("only then is it")
+    told = " ".join(narrow.shown().split())
+    assert "each acceptor syncs its log before it votes chosen when 1 of 1 node has accepted it" in told
+    narrow.type("\x0chelp txn\r")
     narrow.expect("txn { if value a")
     shown = " ".join(narrow.shown().split())
     assert "all or nothing Conditions: value KEY = VALUE [JSON], value KEY != VALUE, version KEY OP N" in shown

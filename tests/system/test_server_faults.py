@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import resource
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +30,7 @@ from kvstore.handles.remote import RemoteStore
 from kvstore.node.peer_messages import Forward
 from kvstore.node.peer_messages import Request as Forwarded
 from kvstore.state.entries import UNREADABLE
+from tests.fuzz.sender import packed
 from tests.system.register import Operation, Request, Saw, check
 from tests.system.servers import HOST, Servers, eventually, running
 
@@ -169,6 +172,50 @@ def test_large_values_through_any_node_upset_nobody(servers: Servers) -> None:
     assert servers.leader() == leader
     assert servers.status(leader)["promised"] == rounds
     assert int(servers.status(leader)["last_slot"]) < 90, "hardly any was proposed twice"
+
+
+async def _write(port: int, until: float) -> int:
+    """Write without a pause until then; returns how many writes were acknowledged."""
+    reader, writer = await asyncio.open_connection(HOST, port)
+    count = 0
+    while time.monotonic() < until:
+        writer.write(packed([b"SET", b"k%d" % (count % 100), b"v" * 100]))
+        assert await reader.readexactly(5) == b"+OK\r\n"
+        count += 1
+    writer.close()
+    return count
+
+
+async def _write_many(port: int, writers: int, until: float) -> tuple[int, float]:
+    """So many writers. Returns how many writes were acknowledged, and for how long this process stood still at most."""
+    writing = asyncio.gather(*(_write(port, until) for _ in range(writers)))
+    longest = 0.0
+    while not writing.done():
+        before = time.monotonic()
+        await asyncio.sleep(0.02)
+        longest = max(longest, time.monotonic() - before)
+    return sum(await writing), longest
+
+
+def test_256_writers_and_a_follower_that_comes_and_goes_cost_no_leader_its_role(tmp_path: Path) -> None:
+    """A follower is stopped, goes on, is killed and starts again. A machine that stands still says nothing."""
+    for attempt in range(5):
+        root = tmp_path / str(attempt)
+        root.mkdir()
+        with running(root, 3) as servers, ThreadPoolExecutor(1) as beside:
+            leader = servers.leader()
+            before = servers.status(leader)["ballot"]
+            follower = next(name for name in servers.names if name != leader)
+            writing = beside.submit(asyncio.run, _write_many(servers.ports[leader], 256, time.monotonic() + 12))
+            for action in (servers.pause, servers.resume, servers.kill, servers.start):
+                time.sleep(2)
+                action(follower)
+            count, stood_still = writing.result()
+            assert count > 1_000
+            if servers.leader() == leader and servers.status(leader)["ballot"] == before:
+                return
+            assert stood_still > 0.3, servers.log(follower) + servers.log(leader)
+    pytest.skip("this machine stood still for more than 0.3 s in each of five runs")
 
 
 def test_what_was_acknowledged_survives_the_loss_of_everything_but_the_disks(servers: Servers) -> None:

@@ -204,7 +204,7 @@ def test_status_of_a_cluster_fails_while_a_node_refuses_writes(
         def is_serving(self) -> bool:
             return True
 
-    monkeypatch.setattr(health, "reach", lambda nodes, patience: Remote())
+    monkeypatch.setattr(health, "reach", lambda nodes, patience, tells: Remote())
     assert health.show("h:1,h:2", "plain") == exit_status.UNAVAILABLE
     out, err = capsys.readouterr()
     assert out.count("reads only") == 2

@@ -678,16 +678,42 @@ def test_the_progress_line() -> None:
     assert progress_text("f.kv", 0, 0, 0, 5, 1.0) == "f.kv  0.0 MB  5 commands  5 commands/s"
 
 
-@pytest.mark.parametrize("deep", [500, 100_000])
+@pytest.mark.parametrize("before", ["", " " * 50, '"value": 1, ', "itself"])
+@pytest.mark.parametrize("deep", [500, *range(940, 1_000, 3), 100_000])
 def test_a_value_that_is_nested_deeply_is_one_bad_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], store: MemoryStore, deep: int
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], store: MemoryStore, deep: int, before: str
 ) -> None:
-    lines = ['{"key": "a", "value": 1}', '{"key": "b", "value": ' + "[" * deep + "]" * deep + "}"]
+    value = "[" * deep + "]" * deep
+    first, last = (f'"value": {value}, ', "1") if before == "itself" else (before, value)
+    lines = ['{"key": "a", "value": 1}', f'{{"key": "b", {first}"value": {last}}}']
     path = tmp_path / "deep.jsonl"
     path.write_text("\n".join([*lines, '{"key": "c", "value": 3}']) + "\n")
     status, done = load(store, path, keep_going=True)
     assert (status, done.summary.commands, done.summary.bad_lines) == (1, 2, 1)
-    assert f"{path}:2: the value is" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"{path}:2: the value is" in told or (before == "itself" and f'{path}:2: "value" is given twice' in told)
+
+
+@pytest.mark.parametrize("kind", ["commands", "jsonl", "csv"])
+def test_a_line_for_which_there_is_no_memory_is_one_bad_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: MemoryStore, kind: str
+) -> None:
+    def text(line: bytes) -> str:
+        if line.startswith((b"set b", b"b", b'{"key": "d"')):
+            raise MemoryError
+        return line.rstrip(b"\n").decode()
+
+    monkeypatch.setattr(load_formats, "_text", text)
+    path = tmp_path / f"file.{kind}"
+    path.write_text(
+        {
+            "commands": "set a 1\nset b 2\nset c 3\n",
+            "jsonl": "".join(f'{{"key": "{key}", "value": 1}}\n' for key in "adc"),
+            "csv": "key,value\na,1\nb,2\nc,3\n",
+        }[kind]
+    )
+    status, done = load(store, path, keep_going=True)
+    assert (status, done.summary.commands, done.summary.bad_lines) == (1, 2, 1)
 
 
 @pytest.mark.parametrize("keep_going", [False, True])
