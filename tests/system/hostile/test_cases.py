@@ -293,6 +293,19 @@ def b3_slots_far_ahead(servers: Servers, name: str) -> None:
     assert say(servers, name, ("SET", "after", "it"), seconds=60) == [b"OK"]
 
 
+def e1_requests_behind_a_refused_one(servers: Servers, name: str) -> None:
+    """Whoever sends lines of a file one after the other would never send the refused one again."""
+    more = [execute("gap", n, Incr(b"e1", 1)) for n in (1, 2, 3, 4)]
+    long = Value(b"[" + b",".join([b"1"] * 500_000) + b"]", True)
+    refused = execute("gap", 2, Txn([Incr(b"e1", 1), *[Cas(b"list", long, long)] * 3]))
+    answers = say(servers, name, more[0], refused, more[2], more[3], ("KV.SESSION", "gap"), ("GET", "e1"))
+    error(answers[1], "bytes of JSON in all")
+    error(answers[2], "session")
+    error(answers[3], "session")
+    assert answers[4:] == [1, b"1"]
+    assert say(servers, name, *more, ("GET", "e1"))[-1] == b"4"
+
+
 def e3_sequences_that_peers_refuse(servers: Servers, name: str) -> None:
     lost = servers.log(name).count("peer_lost")
     for sequence in (2**62 + 1, 2**63 - 1):
