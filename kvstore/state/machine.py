@@ -637,7 +637,10 @@ def _parsed(json: bytes) -> Command | None:
         return None
 
 
-NOT_OF_A_COMMAND = (InvariantViolation, KvstoreError, sqlite3.Error, OSError, MemoryError)
+NOT_OF_A_COMMAND = (
+    *(InvariantViolation, KvstoreError, sqlite3.Error, UnicodeDecodeError),  # a damaged row may be no text
+    *(OSError, MemoryError, RecursionError),
+)
 """What the same command need not meet on another replica: the node ends, and may start again."""
 FAULT = "the store could not execute this command: the nodes' logs have the trace (slot_failed): please report it"
 _RANGES = {Scan, Walk, Count, Clear}

@@ -11,6 +11,7 @@ from consensus.invariants import InvariantViolation
 from consensus.messages import NO_OP
 from kvstore import commands
 from kvstore.commands import Command, Condition, Entry, Failed, Opaque, Set, Simple, Txn, Value
+from kvstore.errors import DamagedError
 from kvstore.state import entries, strings
 from kvstore.state.context import Context
 from kvstore.state.machine import FAULT, StateMachine
@@ -141,8 +142,9 @@ def test_a_command_that_fails_for_no_foreseen_reason_is_a_recorded_failure(
         (after,) = state.apply(3, [entries.encode(Entry("s", 2, 1, 0, Set(b"b", Value(b"1"))))])
         assert after.result == commands.Done() and state.count() == 1
     assert {record.getMessage() for record in caplog.records} == {"slot_failed"}
-    for planted in (MemoryError(), OSError("planted"), InvariantViolation("planted")):
-        with pytest.raises(type(planted)):
+    no_text = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "a damaged row")
+    for planted in (MemoryError(), RecursionError(), OSError("planted"), InvariantViolation("planted"), no_text):
+        with pytest.raises(DamagedError if planted is no_text else type(planted)):
             states[0].apply(4, [entries.encode(Entry("s", 3, 1, 0, command))])
     for state in states:
         state.close()
