@@ -116,9 +116,9 @@ def _check_log_is_not_lost(data_dir: DataDir) -> None:
         return
     if slots:
         raise DamagedError(
-            f"{data_dir.log_path} is missing, though {data_dir.state_path} has what its slots up to {slots:,} did. This"
-            " node must not vote without it: restore the data directory from a backup; to begin anew with nothing, move"
-            " all files away"
+            f"{data_dir.log_path} is missing, though {data_dir.state_path} has what its slots up to {slots:,} did."
+            " This node must not vote without it: restore the data directory from a backup; to begin anew with nothing,"
+            " move all files away"
         )
 
 

@@ -320,6 +320,8 @@ def test_a_state_whose_log_is_gone_is_refused(tmp_path: Path) -> None:
     for lost in ("log.db", "log.db-wal", "log.db-shm", "id"):
         (tmp_path / lost).unlink(missing_ok=True)
     for _ in range(2):
-        with pytest.raises(DamagedError, match=r"log\.db is missing, though .*state\.db has what its slots up to \d+ did"):
+        with pytest.raises(
+            DamagedError, match=r"log\.db is missing, though .*state\.db has what its slots up to \d+ did"
+        ):
             EmbeddedStore.open(tmp_path, "test")
     assert not (tmp_path / "log.db").exists() and (tmp_path / "state.db").exists()
