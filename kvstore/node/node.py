@@ -26,7 +26,7 @@ from kvstore.node.faults import failed
 from kvstore.node.log_rows import log_rows
 from kvstore.node.peer_messages import Forward, ForwardSlot, ForwardSlotReply, LeftOut, PeerMessage
 from kvstore.node.pending import PendingRead, ReadyReads, RecordQueue
-from kvstore.node.proposals import MAX_PENDING, Proposals
+from kvstore.node.proposals import MAX_PENDING, REFUSED_AT_ONCE, Proposals
 from kvstore.state import entries
 from kvstore.state.commit_schedule import Commits, is_large
 from kvstore.state.entries import Applied
@@ -371,6 +371,7 @@ class Node:
         self._now, self._wall = now, wall
         self._proposals.now, self._proposals.wall = now, wall
         self.replica.tick(now, wall)
+        self._proposals.tell_given_up()
         if now >= self._give_up_at:
             self._give_up_at = now + GIVE_UP_INTERVAL
             self._give_up()
@@ -499,19 +500,32 @@ class Node:
     def _give_up(self) -> None:
         """Answer the requests whose time is over."""
         self._proposals.give_up()
-        for number, reads in list(self._reads.items()):
-            late = [read for read in reads if read.deadline <= self._now]
-            if late:
-                self._reading -= len(late)
-                self._reads[number] = [read for read in reads if read.deadline > self._now]
-                if not self._reads[number]:
-                    del self._reads[number]
-            for read in late:
-                read.done(UnavailableError("no quorum confirmed a leader in time: nothing was read"))
+        self._give_up_reads()
         self._commits.tell(self._now, self._proposals.log_full)
         while self._long_waiting and self._long_waiting[0].deadline <= self._now:
             self._long_reads -= 1
             self._long_waiting.popleft().done(UnavailableError("the read did not begin in time: nothing was read"))
+
+    def _give_up_reads(self) -> None:
+        """As many as may be told in one go; the next tick goes on."""
+        left = REFUSED_AT_ONCE
+        for number, reads in list(self._reads.items()):
+            late: list[PendingRead] = []
+            others: list[PendingRead] = []
+            for read in reads:
+                (late if len(late) < left and read.deadline <= self._now else others).append(read)
+            if not late:
+                continue
+            left -= len(late)
+            self._reading -= len(late)
+            self._reads[number] = others
+            if not others:
+                del self._reads[number]
+            for read in late:
+                read.done(UnavailableError("no quorum confirmed a leader in time: nothing was read"))
+            if left == 0:
+                self._give_up_at = self._now
+                return
 
     # -- what was chosen ----------------------------------------------------------------------------------------------
 

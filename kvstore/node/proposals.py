@@ -41,6 +41,8 @@ GAP_SHARE = 3
 """In so much of that memory, as a shift, values may wait behind slots without one; followers keep twice as much."""
 FILLED_AT_ONCE = 4_096
 LOOKED_AT_ONCE = 1_024
+REFUSED_AT_ONCE = 4_096
+"""So many callers are told in one go that their requests are given up, of tens of thousands that may be at once."""
 """Of so many proposals for slots that wait it is looked in a turn whether their slots are chosen."""
 COPIES_ON_DISK = 2
 """A request is written to log.db and to its WAL, and what it changes to state.db and to its WAL."""
@@ -90,6 +92,8 @@ class Proposals:
         self._pending_bytes = 0
         self.changed = 0
         """About how many bytes all requests together change that were taken so far."""
+        self._given_up: deque[tuple[CommandProposal | SlotProposal, str]] = deque()
+        """Requests given up, each with the reason, whose callers are still to be told."""
         self._repeats = 0
         """How many callers wait for a request that somebody else waits for too."""
         self._broken: OrderedDict[str, tuple[int, int]] = OrderedDict()
@@ -118,7 +122,7 @@ class Proposals:
     @property
     def waiting(self) -> int:
         """The number of requests that wait for their outcome."""
-        return len(self._commands) + len(self._slots)
+        return len(self._commands) + len(self._slots) + len(self._given_up)
 
     # -- admission ----------------------------------------------------------------------------------------------------
 
@@ -632,9 +636,20 @@ class Proposals:
             self._close(proposal)
             if isinstance(proposal, CommandProposal):
                 del self._commands[proposal.request.session, proposal.request.sequence]
-                self._tell(proposal, proposal.refusal(why))
             else:
                 del self._slots[proposal.number]
+            self._given_up.append((proposal, why))
+        self.tell_given_up()
+
+    def tell_given_up(self) -> None:
+        """Tell some of those whose requests were given up, the first ones first. Every tick tells more."""
+        for _ in range(REFUSED_AT_ONCE):
+            if not self._given_up:
+                return
+            proposal, why = self._given_up.popleft()
+            if isinstance(proposal, CommandProposal):
+                self._tell(proposal, proposal.refusal(why))
+            else:
                 proposal.done(proposal.refusal(why))
 
     def _tell(self, proposal: CommandProposal, outcome: Reply | Refusal) -> None:
