@@ -499,7 +499,8 @@ class Node:
 
     def _give_up(self) -> None:
         """Answer the requests whose time is over."""
-        self._proposals.give_up()
+        if not self._proposals.give_up():
+            self._give_up_at = self._now
         self._give_up_reads()
         self._commits.tell(self._now, self._proposals.log_full)
         while self._long_waiting and self._long_waiting[0].deadline <= self._now:

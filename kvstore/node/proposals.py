@@ -588,21 +588,29 @@ class Proposals:
                 break
         return not self._slots or (not self._unlooked and self._replica.times_chosen == self._looked_at)
 
-    def give_up(self) -> None:
-        """Answer the requests whose time is over, and hand on again what a leader may never have received."""
+    def give_up(self) -> bool:
+        """Answer the requests whose time is over, and hand on again what a leader may never have received.
+
+        Returns whether all were: of tens of thousands some are left for the next tick.
+        """
         follows = self._replica.leader not in (None, self._replica.node)
         patience = FORWARD_PATIENCE + self._pending_bytes // BYTES_PER_MS
         is_late = self._anew_at <= self.now
+        is_all = True
         late: list[CommandProposal | SlotProposal] = []
         for proposal in self._proposals():
             if proposal.deadline <= self.now:
-                late.append(proposal)
+                if len(late) == REFUSED_AT_ONCE:
+                    is_all = False
+                else:
+                    late.append(proposal)
             elif follows and proposal.tried and proposal.sent_at + patience <= self.now:
                 is_late = True
         if late:
             self._drop(late, "no quorum answered in time")
         if is_late:
             self.send_all_again()
+        return is_all
 
     def storage_failed(self, error: StorageFullError) -> None:
         """The log found no room: answer the requests that depend on this node's disk, and refuse later ones."""
