@@ -41,9 +41,9 @@ GAP_SHARE = 3
 """In so much of that memory, as a shift, values may wait behind slots without one; followers keep twice as much."""
 FILLED_AT_ONCE = 4_096
 LOOKED_AT_ONCE = 1_024
+"""Of so many proposals for slots that wait it is looked in a turn whether their slots are chosen."""
 REFUSED_AT_ONCE = 4_096
 """So many callers are told in one go that their requests are given up, of tens of thousands that may be at once."""
-"""Of so many proposals for slots that wait it is looked in a turn whether their slots are chosen."""
 COPIES_ON_DISK = 2
 """A request is written to log.db and to its WAL, and what it changes to state.db and to its WAL."""
 
@@ -93,7 +93,8 @@ class Proposals:
         self.changed = 0
         """About how many bytes all requests together change that were taken so far."""
         self._given_up: deque[tuple[CommandProposal | SlotProposal, str]] = deque()
-        """Requests given up, each with the reason, whose callers are still to be told."""
+        """Requests given up, each with the reason, whose callers are still to be told. Until then they count as
+        waiting: their memory is still held."""
         self._repeats = 0
         """How many callers wait for a request that somebody else waits for too."""
         self._broken: OrderedDict[str, tuple[int, int]] = OrderedDict()
@@ -305,7 +306,7 @@ class Proposals:
         if full is not None:
             raise StorageFullError(str(full))  # not the same one again: each raise adds to its traceback
         if (
-            len(self._commands) + len(self._slots) + self._repeats >= MAX_PENDING
+            self.waiting + self._repeats >= MAX_PENDING
             or self._pending_bytes > MAX_MEMORY
             or self._replica.memory_bytes > MAX_MEMORY
             or self._replica.is_held_up
@@ -641,7 +642,7 @@ class Proposals:
         for proposal in self._proposals():
             if id(proposal) not in dropped or proposal.closed:
                 continue
-            self._close(proposal)
+            proposal.closed = True
             if isinstance(proposal, CommandProposal):
                 del self._commands[proposal.request.session, proposal.request.sequence]
             else:
@@ -655,6 +656,7 @@ class Proposals:
             if not self._given_up:
                 return
             proposal, why = self._given_up.popleft()
+            self._pending_bytes -= proposal.size
             if isinstance(proposal, CommandProposal):
                 self._tell(proposal, proposal.refusal(why))
             else:

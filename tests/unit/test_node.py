@@ -697,11 +697,10 @@ def test_requests_of_many_sessions_are_given_up_in_one_pass() -> None:
 
     node._proposals._commands = Counting(node._proposals._commands)
     run(node, 100)
-    looks_at_all = looks
     while node.waiting:
-        node.tick(100, 100)  # tells some more
+        node.tick(100, 100)  # gives up some more
     assert [type(outcome) for outcome in heard] == [UnavailableError] * (count + 1)
-    assert looks_at_all < 20
+    assert looks < 20
     assert node.waiting == 0
 
 
@@ -757,3 +756,23 @@ def test_callers_of_requests_given_up_at_once_are_told_some_after_the_others(mon
     assert told == [20, 35, 40, 40]
     assert heard[:10] + heard[20:30] + heard[35:] == list(range(25))
     assert not node.has_pending
+
+
+def test_requests_given_up_take_room_until_their_callers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proposals, "REFUSED_AT_ONCE", 4)
+    monkeypatch.setattr(proposals, "MAX_PENDING", 10)
+    node = new_node("n1")
+    heard: list[Reply | Refusal] = []
+    for _ in range(10):
+        node.execute(LARGE, heard.append, 100, size=1_000)
+    node._proposals.storage_failed(StorageFullError("full"))
+    node._proposals.log_full = None  # there is room again at once
+    for told in (4, 8):
+        assert len(heard) == told
+        for _ in range(4):  # in the place of those who know
+            node.execute(LARGE, lambda outcome: None, 999, size=1_000)
+        with pytest.raises(UnavailableError, match="more than 10 requests"):
+            node.execute(LARGE, heard.append, 999, size=1_000)
+        node._proposals.tell_given_up()
+    assert [type(outcome) for outcome in heard] == [UnavailableError] * 10
+    assert node._proposals._pending_bytes == 8_000
